@@ -1,0 +1,200 @@
+"""What a chain follower records: blocks in any order, manifests in block order, collateral.
+
+Each function checks its input first and stores all of it or nothing.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+
+from django.db import transaction
+
+from allowance import validation
+from allowance.ledger import KEPT_BLOCKS, Steps, assign, block_ns, forget
+from allowance.locks import lock_chain
+from allowance.models import Account, Block, ManifestSync, Miner, NeuronList
+
+logger = logging.getLogger(__name__)
+
+
+def record_block(
+    *, number: int, timestamp: dt.datetime, stake_share: float, hotkeys: Iterable[str] | None = None
+) -> None:
+    """Record a minted block: our `stake_share` at it, 0 to 1, and the `hotkeys` registered (left out: as before).
+
+    Blocks may come late, in any order and twice; only the first word on a number counts. Raises ValueError for bad
+    input, and for a timestamp that does not lie between those of the blocks around it.
+    """
+    number = validation.block_number(number)
+    timestamp = validation.timestamp(timestamp)
+    stake_share = validation.stake_share(stake_share)
+    names = None if hotkeys is None else sorted({validation.hotkey(h) for h in hotkeys})
+    with transaction.atomic():
+        lock_chain()
+        known = Block.objects.filter(pk=number).first()
+        if known is not None:
+            if (known.timestamp, known.stake_share) != (timestamp, stake_share):
+                logger.warning("Block %d came again with other contents; what was recorded first stays.", number)
+            return
+        before = Block.objects.filter(number__lt=number).order_by("-number").first()
+        after = Block.objects.filter(number__gt=number).order_by("number").first()
+        if before and before.timestamp > timestamp or after and after.timestamp < timestamp:
+            raise ValueError(
+                f"Block {number} at {timestamp.isoformat()} does not lie between its neighbours in time; "
+                "check the follower's clock and its order of blocks."
+            )
+        block = Block(number=number, timestamp=timestamp, stake_share=stake_share)
+        if names is not None:
+            block.neurons = _neuron_list(names)
+            _register(set(names), number)
+        if after and after.number == number + 1:
+            block.ns = ns_between(block, after)
+        block.save(force_insert=True)
+        if before and before.number == number - 1:
+            before.ns = ns_between(before, block)
+            before.save(update_fields=["ns"])
+
+
+def record_manifests(
+    *, block: int, axons: Mapping[str, Mapping[str, object]], executors: Mapping[str, Mapping[str, int]]
+) -> None:
+    """Record a manifest sync made when the chain was at `block`.
+
+    `axons` are the miners asked: hotkey to `address`, `ip_version`, `port`. `executors` are their answers: hotkey to
+    count by class. Who did not answer has 0 in every class; who was not asked stays as it is. A lower count voids what
+    the miner gave in that class before `block`. The same sync again changes nothing; raises ValueError for bad input,
+    and for a sync older than the newest recorded.
+    """
+    block = validation.block_number(block)
+    miners = {name: validation.axon(name, axon) for name, axon in axons.items()}
+    answers = {name: validation.manifest(name, counts) for name, counts in executors.items()}
+    if unasked := sorted(answers.keys() - miners.keys()):
+        raise ValueError(f"Manifest without an axon: {', '.join(unasked[:5])}. Leave it out, or add the axon.")
+    where = {name: {k: v for k, v in asdict(m).items() if k != "hotkey_ss58"} for name, m in sorted(miners.items())}
+    digest = _digest([where, answers])
+    with transaction.atomic():
+        lock_chain()
+        if ManifestSync.objects.filter(block=block, digest=digest).exists():
+            return
+        newest = ManifestSync.objects.order_by("-block").first()
+        if newest is not None and newest.block > block:
+            raise ValueError(
+                f"Manifests at block {block} are older than those recorded at {newest.block}; record them in block order."
+            )
+        _locate(where)
+        if newest is None:
+            _register_asked(set(miners))
+        ManifestSync.objects.create(block=block, digest=digest, axons=where, executors=answers)
+        _declare(block, set(miners), answers)
+
+
+def record_collateral(*, hotkey: str, wei: int | str) -> None:
+    """Record that a miner's collateral is now `wei`, 0 to 2**256 - 1. Raises ValueError for anything else."""
+    Miner.objects.update_or_create(hotkey=validation.hotkey(hotkey), defaults={"wei": validation.wei(wei)})
+
+
+def ns_between(block: Block, successor: Block) -> int:
+    """Return what one executor earned for us in `block`, in nanoseconds."""
+    return block_ns((successor.timestamp - block.timestamp) // dt.timedelta(microseconds=1), block.stake_share)
+
+
+def presence_history() -> Iterator[tuple[int, set[str]]]:
+    """Yield (block, hotkeys registered from it on), ascending.
+
+    Before the first list of neurons, those asked in the first manifest sync count as registered.
+    """
+    first = ManifestSync.objects.order_by("pk").first()
+    if first is not None:
+        yield -1, set(first.axons)
+    lists = {pk: set(hotkeys) for pk, hotkeys in NeuronList.objects.values_list("pk", "hotkeys")}
+    rows = Block.objects.filter(neurons__isnull=False).order_by("number").values_list("number", "neurons_id")
+    for number, pk in rows.iterator():
+        yield number, lists[pk or 0]
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _neuron_list(names: list[str]) -> NeuronList:
+    return NeuronList.objects.get_or_create(digest=_digest(names), defaults={"hotkeys": names})[0]
+
+
+def _register(names: set[str], number: int) -> None:
+    """Make `names` the registered neurons from block `number` up to the next block with a list of its own."""
+    listed = Block.objects.filter(neurons__isnull=False)
+    before = listed.filter(number__lt=number).order_by("-number").select_related("neurons").first()
+    if before is not None and before.neurons is not None:
+        previous = set(before.neurons.hotkeys)
+    else:
+        first = ManifestSync.objects.order_by("pk").first()
+        previous = set(first.axons) if first else set()
+    after = listed.filter(number__gt=number).order_by("number").first()
+    _set_presence(names - previous, 1, number, after and after.number)
+    _set_presence(previous - names, 0, number, after and after.number)
+
+
+def _register_asked(names: set[str]) -> None:
+    """Take who was asked in the first sync as registered in all blocks before the first list of neurons."""
+    after = Block.objects.filter(neurons__isnull=False).order_by("number").first()
+    _set_presence(names, 1, 0, after and after.number)
+
+
+def _set_presence(names: set[str], value: int, start: int, stop: int | None) -> None:
+    if not names:
+        return
+    if value:
+        Miner.objects.bulk_create([Miner(hotkey=name) for name in sorted(names)], ignore_conflicts=True)
+    horizon = start - KEPT_BLOCKS
+    changed = []
+    for miner in Miner.objects.filter(hotkey__in=names):
+        presence = forget(assign(miner.presence, value, start, stop), horizon)
+        if presence != miner.presence:
+            miner.presence = presence
+            changed.append(miner)
+    Miner.objects.bulk_update(changed, ["presence"], batch_size=256)
+
+
+def _locate(axons: Mapping[str, Mapping[str, str | int]]) -> None:
+    Miner.objects.bulk_create([Miner(hotkey=name) for name in axons], ignore_conflicts=True)
+    changed = []
+    for miner in Miner.objects.filter(hotkey__in=axons):
+        axon = axons[miner.hotkey]
+        if {"address": miner.address, "ip_version": miner.ip_version, "port": miner.port} != axon:
+            miner.address, miner.ip_version, miner.port = str(axon["address"]), int(axon["ip_version"]), int(axon["port"])
+            changed.append(miner)
+    Miner.objects.bulk_update(changed, ["address", "ip_version", "port"], batch_size=256)
+
+
+def _declare(block: int, asked: set[str], answers: Mapping[str, Mapping[str, int]]) -> None:
+    """Bring the accounts of who was asked to the counts that they declared."""
+    known = {(a.miner_id, a.executor_class): a for a in Account.objects.filter(miner__in=asked)}
+    declared = {(name, cls): n for name, counts in answers.items() for cls, n in counts.items()}
+    Account.objects.bulk_create(
+        [
+            Account(miner_id=name, executor_class=cls, executors=n, counts=assign((), n, block))
+            for (name, cls), n in sorted(declared.items())
+            if n and (name, cls) not in known
+        ]
+    )
+    changed = []
+    for key, account in known.items():
+        executors, voided_before, counts = declared_step(
+            (account.executors, account.voided_before, account.counts), block, declared.get(key, 0)
+        )
+        if executors != account.executors:
+            account.executors, account.voided_before = executors, voided_before
+            account.counts = forget(counts, block - KEPT_BLOCKS)
+            changed.append(account)
+    Account.objects.bulk_update(changed, ["executors", "voided_before", "counts"], batch_size=256)
+
+
+def declared_step(before: tuple[int, int, Steps], block: int, count: int) -> tuple[int, int, Steps]:
+    """Return an account's (executors, voided_before, counts) after it declared `count` at `block`."""
+    executors, voided_before, counts = before
+    return count, block if count < executors else voided_before, assign(counts, count, block)

@@ -1,0 +1,244 @@
+"""The arithmetic of allowance: pure functions over a window of blocks and the balances of accounts.
+
+Amounts are whole executor-nanoseconds, so that sums are exact. A set of blocks is an int whose bit k stands for block
+`base + k`. A step function of the block number is a tuple of (first block, value), ascending, 0 before the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from allowance.types import BLOCK_DURATION_US, BLOCK_EXPIRY, MAX_BLOCK_DURATION_US, Miner
+
+Steps = tuple[tuple[int, int], ...]
+Nanoseconds = npt.NDArray[np.int64]
+
+NS = 1_000_000_000
+
+KEPT_BLOCKS = 2 * BLOCK_EXPIRY
+"""How far behind the newest block a balance remembers. Older blocks can't be used any more, whatever a job's start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The blocks that a job may use: block `low + i` gives `ns[i]` nanoseconds for each executor, 0 if unknown."""
+
+    low: int
+    ns: Nanoseconds
+    newest: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What the ledger knows of a miner in one executor class: the rows of the account and its miner, as a value."""
+
+    miner: Miner
+    wei: int
+    executor_class: str
+    executors: int
+    counts: Steps
+    presence: Steps
+    voided_before: int = 0
+    base: int = 0
+    held: int = 0
+    spent: int = 0
+
+    @property
+    def registered(self) -> bool:
+        """Tell whether the newest neuron list has the miner."""
+        return present(self.presence)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One account's amounts in a window. `earned` counts unvoided blocks only; `earliest` is its oldest free block."""
+
+    balance: Balance
+    earned: int
+    free: int
+    spent: int
+    earliest: int | None
+
+    @property
+    def unspent(self) -> int:
+        return self.earned - self.spent
+
+    @property
+    def order(self) -> tuple[float, float, int, str]:
+        """Sort key: earliest free block, then highest free share, then most free; a hotkey settles what is left.
+
+        An int divided by an int is rounded correctly, so equal shares are equal floats.
+        """
+        earliest = np.inf if self.earliest is None else self.earliest
+        return earliest, -(self.free / self.earned if self.earned else 0.0), -self.free, self.balance.miner.hotkey_ss58
+
+
+def present(presence: Steps) -> bool:
+    """Tell whether a miner with this presence is registered at the newest block."""
+    return bool(presence and presence[-1][1])
+
+
+def to_ns(seconds: float) -> int:
+    """Return `seconds` in nanoseconds, the nearest, and never 0 for something."""
+    return max(1, round(seconds * NS))
+
+
+def to_seconds(ns: int) -> float:
+    """Return nanoseconds in seconds."""
+    return ns / NS
+
+
+def block_ns(duration_us: int, stake_share: float) -> int:
+    """Return what one executor earns for us in a block, in nanoseconds, rounded to nearest."""
+    counted = BLOCK_DURATION_US if duration_us > MAX_BLOCK_DURATION_US else duration_us
+    return round(counted * 1000 * stake_share)
+
+
+def value_at(steps: Steps, block: int) -> int:
+    """Return the value of a step function at `block`."""
+    value = 0
+    for first, then in steps:
+        if first > block:
+            break
+        value = then
+    return value
+
+
+def assign(steps: Steps, value: int, start: int, stop: int | None = None) -> Steps:
+    """Return the step function that is `value` from `start` up to `stop` (left out: for ever), else as before."""
+    before = [step for step in steps if step[0] < start]
+    after = [] if stop is None else [(stop, value_at(steps, stop)), *(step for step in steps if step[0] > stop)]
+    changed: list[tuple[int, int]] = []
+    for first, then in [*before, (start, value), *after]:
+        if then != (changed[-1][1] if changed else 0):
+            changed.append((first, then))
+    return tuple(changed)
+
+
+def forget(steps: Steps, horizon: int) -> Steps:
+    """Return the step function without what only matters before `horizon`."""
+    standing = value_at(steps, horizon)
+    return (*([(horizon, standing)] if standing else []), *(step for step in steps if step[0] > horizon))
+
+
+def to_bits(blocks: Iterable[int], base: int) -> int:
+    """Return the set of `blocks`; those below `base` are forgotten."""
+    bits = 0
+    for block in blocks:
+        if block >= base:
+            bits |= 1 << (block - base)
+    return bits
+
+
+def rebase(balance: Balance, newest: int) -> Balance:
+    """Return the balance that forgets blocks which `newest` puts out of everybody's reach."""
+    base = newest - KEPT_BLOCKS
+    if base <= balance.base:
+        return balance
+    shift = base - balance.base
+    return replace(balance, base=base, held=balance.held >> shift, spent=balance.spent >> shift)
+
+
+def free_again(balance: Balance, blocks: Iterable[int]) -> Balance:
+    """Return the balance with a hold on `blocks` given up."""
+    return replace(balance, held=balance.held & ~to_bits(blocks, balance.base))
+
+
+def hold(balance: Balance, blocks: Iterable[int]) -> Balance:
+    """Return the balance with a hold on `blocks`."""
+    return replace(balance, held=balance.held | to_bits(blocks, balance.base))
+
+
+def spend(balance: Balance, blocks: Iterable[int]) -> Balance:
+    """Return the balance with a hold on `blocks` turned into an expense."""
+    bits = to_bits(blocks, balance.base)
+    return replace(balance, held=balance.held & ~bits, spent=balance.spent | bits)
+
+
+def survey(window: Window, balances: Sequence[Balance]) -> list[Standing]:
+    """Return the standing of every balance, in the order given."""
+    if not balances:
+        return []
+    earned = _earned(window, balances)
+    spent = _mask([b.spent for b in balances], balances, window)
+    free = earned * ~(spent | _mask([b.held for b in balances], balances, window))
+    some = free.astype(bool)
+    first = some.argmax(axis=1) if window.ns.size else np.zeros(len(balances), dtype=np.int64)
+    return [
+        Standing(balance, e, f, s, window.low + i if f else None)
+        for balance, e, f, s, i in zip(
+            balances,
+            earned.sum(axis=1).tolist(),
+            free.sum(axis=1).tolist(),
+            (earned * spent).sum(axis=1).tolist(),
+            first.tolist(),
+            strict=True,
+        )
+    ]
+
+
+def standings(window: Window, balances: Sequence[Balance]) -> list[Standing]:
+    """Return the standing of every registered miner, the one whose allowance is to be used first in front."""
+    registered = [balance for balance in balances if balance.registered]
+    return sorted(survey(window, registered), key=lambda standing: standing.order)
+
+
+def take(window: Window, balance: Balance, need: int) -> list[int] | None:
+    """Return the oldest free blocks that add up to `need` nanoseconds, ascending, or None if there are too few."""
+    taken = _mask([balance.held | balance.spent], [balance], window)
+    free = (_earned(window, [balance]) * ~taken)[0]
+    sums = free.cumsum()
+    if not sums.size or sums[-1] < need:
+        return None
+    last = int(sums.searchsorted(need))
+    return [window.low + int(i) for i in free[: last + 1].nonzero()[0]]
+
+
+def earned_by_block(window: Window, balance: Balance) -> Nanoseconds:
+    """Return what each block of the window gave, voided and forgotten ones too."""
+    return _rates(window, [balance])[0] * window.ns
+
+
+def _earned(window: Window, balances: Sequence[Balance]) -> Nanoseconds:
+    rates = _rates(window, balances)
+    for row, balance in zip(rates, balances, strict=True):
+        row[: max(0, max(balance.voided_before, balance.base) - window.low)] = 0
+    earned: Nanoseconds = rates * window.ns
+    return earned
+
+
+def _rates(window: Window, balances: Sequence[Balance]) -> Nanoseconds:
+    """Executors that count, by balance and block: as declared, and none while the miner was not registered."""
+    rates = np.zeros((len(balances), window.ns.size), dtype=np.int64)
+    for row, balance in zip(rates, balances, strict=True):
+        for first, count in balance.counts:
+            row[max(0, first - window.low) :] = count
+        for left, back in _absences(balance.presence):
+            row[max(0, left - window.low) : None if back is None else max(0, back - window.low)] = 0
+    return rates
+
+
+def _absences(presence: Steps) -> Iterator[tuple[int, int | None]]:
+    left: int | None = 0
+    for block, registered in presence:
+        if registered and left is not None:
+            yield left, block
+        left = None if registered else block
+    if left is not None:
+        yield left, None
+
+
+def _mask(sets: Sequence[int], balances: Sequence[Balance], window: Window) -> npt.NDArray[np.bool_]:
+    """Sets of blocks as rows of booleans over the window."""
+    width = window.ns.size
+    size, limit = (width + 7) // 8, (1 << width) - 1
+    packed = b"".join(
+        ((bits >> shift if shift >= 0 else bits << -shift) & limit).to_bytes(size, "little")
+        for bits, shift in ((bits, window.low - b.base) for bits, b in zip(sets, balances, strict=True))
+    )
+    rows = np.frombuffer(packed, dtype=np.uint8).reshape(len(balances), size)
+    return np.unpackbits(rows, axis=1, count=width, bitorder="little").astype(bool)

@@ -1,0 +1,179 @@
+"""The ledger's tables.
+
+History: Block, NeuronList, ManifestSync and Reservation say what happened. Derived: the step functions of Miner and
+Account, and an account's balance; `check_ledger` recomputes them.
+"""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+
+from allowance.fields import BitsField, StepsField, WeiField
+from allowance.ledger import Balance
+from allowance.types import HOTKEY_LENGTH
+from allowance.types import Miner as MinerValue
+
+
+class NeuronList(models.Model):
+    """The hotkeys registered at some block. Blocks with the same neurons share one."""
+
+    digest = models.CharField(max_length=64, unique=True)
+    hotkeys: models.JSONField[list[str], list[str]] = models.JSONField()
+
+    def __str__(self) -> str:
+        return f"{len(self.hotkeys)} neurons ({self.digest[:8]})"
+
+
+class Block(models.Model):
+    """A minted block. `ns` is what one executor earned for us in it, unknown until the next block is recorded."""
+
+    number = models.PositiveBigIntegerField(primary_key=True)
+    timestamp = models.DateTimeField()
+    stake_share = models.FloatField()
+    ns = models.PositiveBigIntegerField(null=True)
+    neurons = models.ForeignKey(
+        NeuronList, on_delete=models.PROTECT, null=True, help_text="Left out: the same as in the block before."
+    )
+
+    class Meta:
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(stake_share__gte=0, stake_share__lte=1), name="block_stake_share_is_a_share"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"Block {self.number}"
+
+
+class ManifestSync(models.Model):
+    """The answers of all miners to one round of asking for their manifests, as they came."""
+
+    block = models.PositiveBigIntegerField()
+    digest = models.CharField(max_length=64)
+    axons: models.JSONField[dict[str, dict[str, str | int]], dict[str, dict[str, str | int]]] = models.JSONField()
+    executors: models.JSONField[dict[str, dict[str, int]], dict[str, dict[str, int]]] = models.JSONField()
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("block", "digest"), name="manifest_sync_recorded_once"),)
+
+    def __str__(self) -> str:
+        return f"Manifests at block {self.block}"
+
+
+class Miner(models.Model):
+    """A neuron of the subnet: where it listens, its collateral, and since when it is registered."""
+
+    hotkey = models.CharField(max_length=HOTKEY_LENGTH, primary_key=True)
+    address = models.CharField(max_length=255, blank=True)
+    ip_version = models.PositiveSmallIntegerField(default=4)
+    port = models.PositiveIntegerField(default=0)
+    wei = WeiField(default=0, verbose_name="collateral in Wei")
+    presence = StepsField(default=tuple)
+
+    class Meta:
+        constraints = (models.CheckConstraint(condition=~Q(hotkey=""), name="miner_has_a_hotkey"),)
+
+    def __str__(self) -> str:
+        return self.hotkey
+
+    @property
+    def value(self) -> MinerValue:
+        """The miner as callers know it."""
+        return MinerValue(self.address, self.ip_version, self.port, self.hotkey)
+
+
+class Account(models.Model):
+    """The allowance of one miner in one executor class.
+
+    `counts` are the executors declared from a block on, `voided_before` the block of the last drop; `held` and `spent`
+    are sets of blocks, bit k for block `base + k`.
+    """
+
+    miner = models.ForeignKey(Miner, on_delete=models.PROTECT, db_index=False)
+    executor_class = models.CharField(max_length=64)
+    executors = models.PositiveIntegerField(default=0)
+    counts = StepsField(default=tuple)
+    voided_before = models.PositiveBigIntegerField(default=0)
+    base = models.PositiveBigIntegerField(default=0)
+    held = BitsField(default=0)
+    spent = BitsField(default=0)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=("executor_class", "miner"), name="one_account_per_miner_and_class"),
+        )
+        indexes = (models.Index(fields=("miner",), name="account_of_miner"),)
+
+    def __str__(self) -> str:
+        return f"{self.miner_id} {self.executor_class}"
+
+    @property
+    def balance(self) -> Balance:
+        """The row as a value for the arithmetic; reads the miner's row too."""
+        return Balance(
+            self.miner.value,
+            self.miner.wei,
+            self.executor_class,
+            self.executors,
+            self.counts,
+            self.miner.presence,
+            self.voided_before,
+            self.base,
+            self.held,
+            self.spent,
+        )
+
+
+class ReservationState(models.TextChoices):
+    HELD = "held"
+    SPENT = "spent"
+    RELEASED = "released"
+    LAPSED = "lapsed"
+
+
+class Reservation(models.Model):
+    """Blocks of one account that are spoken for, and how that ended.
+
+    A reservation is lapsed from `expires_at` on, whether or not its row says so yet: ask `state_at`.
+    """
+
+    account = models.ForeignKey(Account, on_delete=models.PROTECT, db_index=False)
+    job_uuid = models.UUIDField(null=True, blank=True)
+    blocks: models.JSONField[list[int], list[int]] = models.JSONField()
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    state = models.CharField(max_length=8, choices=ReservationState.choices, default=ReservationState.HELD)
+    ended_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = (
+            models.CheckConstraint(
+                condition=Q(state__in=ReservationState.values), name="reservation_has_a_known_state"
+            ),
+            models.CheckConstraint(
+                condition=Q(state=ReservationState.HELD, ended_at=None)
+                | (~Q(state=ReservationState.HELD) & Q(ended_at__isnull=False)),
+                name="reservation_ends_once",
+            ),
+            models.CheckConstraint(condition=Q(expires_at__gt=models.F("created_at")), name="reservation_holds"),
+        )
+        indexes = (
+            models.Index(fields=("account", "expires_at"), name="reservation_held", condition=Q(state="held")),
+            models.Index(fields=("account", "-created_at"), name="reservation_of_account"),
+            models.Index(fields=("job_uuid",), name="reservation_of_job"),
+        )
+
+    def __str__(self) -> str:
+        return f"Reservation {self.pk}"
+
+
+class ChainLock(models.Model):
+    """The one row that whoever records blocks or manifests locks first (see allowance.locks)."""
+
+    class Meta:
+        constraints = (models.CheckConstraint(condition=Q(pk=1), name="one_chain_lock"),)
+
+    def __str__(self) -> str:
+        return "chain lock"

@@ -1,0 +1,172 @@
+"""Reserve, spend, release: the transactions that change a balance, each under its account's lock."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from uuid import UUID
+
+import numpy as np
+from django.db import transaction
+from django.db.models import F, Max, Q
+
+from allowance import ledger
+from allowance.ledger import KEPT_BLOCKS, Balance, Window
+from allowance.locks import lock_account
+from allowance.models import Account, Block, Reservation, ReservationState
+from allowance.types import (
+    BLOCK_EXPIRY,
+    HOLD_MARGIN,
+    CannotReserveAllowanceException,
+    Miner,
+    ReservationAlreadySpent,
+    ReservationException,
+    ReservationExpired,
+    ReservationNotFound,
+    ReservationReleased,
+)
+
+
+def held_at(now: dt.datetime) -> Q:
+    """Select the reservations that are live holds at `now`: the one place that says when a hold ends by itself."""
+    return Q(state=ReservationState.HELD, expires_at__gt=now)
+
+
+def lapsed_at(now: dt.datetime) -> Q:
+    """Select the reservations that lapsed by `now` and whose blocks nobody has tidied up yet."""
+    return Q(state=ReservationState.HELD, expires_at__lte=now)
+
+
+def state_at(reservation: Reservation, now: dt.datetime) -> ReservationState:
+    """Return what has become of a reservation by `now`."""
+    state = ReservationState(reservation.state)
+    lapsed = state is ReservationState.HELD and reservation.expires_at <= now
+    return ReservationState.LAPSED if lapsed else state
+
+
+def window(job_start_block: int | None) -> Window:
+    """Return the blocks that a job starting at `job_start_block` may use (left out: at the newest block)."""
+    newest = Block.objects.aggregate(newest=Max("number"))["newest"]
+    start = job_start_block if job_start_block is not None else newest or 0
+    low = max(0, start - BLOCK_EXPIRY, (newest or 0) - KEPT_BLOCKS)
+    ns = np.zeros(max(1, (newest or 0) - low + 1), dtype=np.int64)
+    for number, earned in Block.objects.filter(number__gte=low, ns__gt=0).values_list("number", "ns"):
+        ns[number - low] = earned
+    return Window(low, ns, newest)
+
+
+def balances(executor_class: str, now: dt.datetime) -> list[Balance]:
+    """Return the balances of a class as they are at `now`: the blocks of lapsed reservations are free."""
+    rows = Account.objects.filter(executor_class=executor_class).values_list(
+        *("miner__address", "miner__ip_version", "miner__port", "miner", "miner__wei", "executor_class", "executors"),
+        *("counts", "miner__presence", "voided_before", "base", "held", "spent"),
+    )
+    found = {row[3]: Balance(Miner(*row[:4]), *row[4:]) for row in rows}
+    lapsed = Reservation.objects.filter(lapsed_at(now), account__executor_class=executor_class)
+    for miner, blocks in lapsed.values_list("account__miner", "blocks"):
+        found[miner] = ledger.free_again(found[miner], blocks)
+    return list(found.values())
+
+
+def balance_under_lock(account: Account, now: dt.datetime) -> Balance:
+    """Return the balance of a locked account at `now`, and mark what has lapsed as lapsed."""
+    balance = account.balance
+    lapsed = list(Reservation.objects.filter(lapsed_at(now), account=account).values_list("pk", "blocks"))
+    for _, blocks in lapsed:
+        balance = ledger.free_again(balance, blocks)
+    if lapsed:
+        Reservation.objects.filter(pk__in=[pk for pk, _ in lapsed]).update(
+            state=ReservationState.LAPSED, ended_at=F("expires_at")
+        )
+    return balance
+
+
+def hold(
+    account: Account,
+    balance: Balance,
+    blocks: Sequence[int],
+    *,
+    seconds: float,
+    job_uuid: UUID | None,
+    now: dt.datetime,
+    newest: int,
+) -> Reservation:
+    """Hold `blocks` of a locked account from `now` on, for a job of `seconds` and the margin."""
+    _store(account, ledger.rebase(ledger.hold(balance, blocks), newest))
+    return Reservation.objects.create(
+        account=account,
+        job_uuid=job_uuid,
+        blocks=list(blocks),
+        created_at=now,
+        expires_at=now + dt.timedelta(seconds=seconds) + HOLD_MARGIN,
+    )
+
+
+def reserve(
+    *,
+    miner: str,
+    executor_class: str,
+    seconds: float,
+    job_start_block: int,
+    job_uuid: UUID | None,
+    now: dt.datetime,
+) -> Reservation:
+    """Reserve whole blocks of one account, the oldest free first, until they add up to `seconds`.
+
+    Raises CannotReserveAllowanceException if they don't, or if the miner is not registered.
+    """
+    with transaction.atomic():
+        account = lock_account(miner=miner, executor_class=executor_class)
+        if account is None:
+            raise CannotReserveAllowanceException(
+                miner=miner, executor_class=executor_class, required=seconds, available=0.0
+            )
+        balance = balance_under_lock(account, now)
+        usable = window(job_start_block)
+        blocks = ledger.take(usable, balance, ledger.to_ns(seconds)) if balance.registered else None
+        if blocks is None:
+            free = ledger.survey(usable, [balance])[0].free if balance.registered else 0
+            raise CannotReserveAllowanceException(
+                miner=miner, executor_class=executor_class, required=seconds, available=ledger.to_seconds(free)
+            )
+        return hold(
+            account, balance, blocks, seconds=seconds, job_uuid=job_uuid, now=now, newest=usable.newest or 0
+        )
+
+
+def spend(reservation_id: int, *, now: dt.datetime) -> None:
+    """Spend a held reservation: its blocks are gone for good. Raises a ReservationException if it isn't held."""
+    _end(reservation_id, ReservationState.SPENT, now)
+
+
+def release(reservation_id: int, *, now: dt.datetime) -> None:
+    """Release a held reservation: its blocks are free again. Raises a ReservationException if it isn't held."""
+    _end(reservation_id, ReservationState.RELEASED, now)
+
+
+REFUSALS: dict[ReservationState, type[ReservationException]] = {
+    ReservationState.SPENT: ReservationAlreadySpent,
+    ReservationState.RELEASED: ReservationReleased,
+    ReservationState.LAPSED: ReservationExpired,
+}
+
+
+def _end(reservation_id: int, end: ReservationState, now: dt.datetime) -> None:
+    with transaction.atomic():
+        account = lock_account(reservation=reservation_id)
+        if account is None:
+            raise ReservationNotFound(reservation_id)
+        reservation = Reservation.objects.get(pk=reservation_id)
+        state = state_at(reservation, now)
+        if state is not ReservationState.HELD:
+            raise REFUSALS[state](reservation_id)
+        change = ledger.spend if end is ReservationState.SPENT else ledger.free_again
+        _store(account, change(account.balance, reservation.blocks))
+        reservation.state, reservation.ended_at = end, now
+        reservation.save(update_fields=["state", "ended_at"])
+
+
+def _store(account: Account, balance: Balance) -> None:
+    account.base, account.held, account.spent = balance.base, balance.held, balance.spent
+    account.save(update_fields=["base", "held", "spent"])
+

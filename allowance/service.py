@@ -1,0 +1,177 @@
+"""The ledger's public face. Every method that touches the database has an async twin named a…"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from uuid import UUID
+
+from django.db.models import Max
+from django.utils import timezone
+
+from allowance import chain, ledger, reservations, validation
+from allowance.ledger import Standing
+from allowance.models import Account, Block
+from allowance.models import Miner as MinerRow
+from allowance.threads import in_database_thread
+from allowance.types import Miner, NoBlockRecorded, NotEnoughAllowanceException
+
+
+class Allowance:
+    """Find, reserve, spend and release allowance; record what the chain says. Holds no state."""
+
+    def find_miners_with_allowance(
+        self, *, allowance_seconds: float, executor_class: str, job_start_block: int
+    ) -> list[tuple[str, float]]:
+        """Return (hotkey, available seconds) of the registered miners that have `allowance_seconds`, never empty.
+
+        The first has the earliest free block, then the highest free share of its total, then the most free. Raises
+        NotEnoughAllowanceException if there is none, JobTooLong above an hour, ValueError for no sensible number.
+        """
+        seconds = validation.seconds(allowance_seconds)
+        start = validation.block_number(job_start_block)
+        balances = reservations.balances(executor_class, timezone.now())
+        standings = ledger.standings(reservations.window(start), balances)
+        need = ledger.to_ns(seconds)
+        found = [(s.balance.miner.hotkey_ss58, ledger.to_seconds(s.free)) for s in standings if s.free >= need]
+        if not found:
+            raise not_enough(seconds, standings)
+        return found
+
+    def reserve_allowance(
+        self,
+        *,
+        miner: str,
+        executor_class: str,
+        allowance_seconds: float,
+        job_start_block: int,
+        job_uuid: UUID | str | None = None,
+    ) -> tuple[int, list[int]]:
+        """Reserve whole blocks of a miner, the oldest free first, and return (reservation id, blocks).
+
+        They are held for `allowance_seconds` and 100 s more. Raises CannotReserveAllowanceException if the miner has
+        too little, JobTooLong above an hour, ValueError for bad input.
+        """
+        reservation = reservations.reserve(
+            miner=validation.hotkey(miner),
+            executor_class=executor_class,
+            seconds=validation.seconds(allowance_seconds),
+            job_start_block=validation.block_number(job_start_block),
+            job_uuid=None if job_uuid is None else validation.job_uuid(job_uuid),
+            now=timezone.now(),
+        )
+        return reservation.pk, reservation.blocks
+
+    def spend_allowance(self, reservation_id: int) -> None:
+        """Spend a held reservation. Raises ReservationNotFound, ReservationAlreadySpent or ReservationExpired."""
+        reservations.spend(reservation_id, now=timezone.now())
+
+    def undo_allowance_reservation(self, reservation_id: int) -> None:
+        """Release a held reservation. Raises ReservationNotFound, ReservationAlreadySpent or ReservationExpired."""
+        reservations.release(reservation_id, now=timezone.now())
+
+    def get_current_block(self) -> int:
+        """Return the number of the newest block recorded. Raises NoBlockRecorded before the first."""
+        newest: int | None = Block.objects.aggregate(newest=Max("number"))["newest"]
+        if newest is None:
+            raise NoBlockRecorded
+        return newest
+
+    def get_manifests(self) -> dict[str, dict[str, int]]:
+        """Return each miner's executor counts by class, as its newest manifest has them."""
+        manifests: dict[str, dict[str, int]] = {}
+        rows = Account.objects.order_by("miner", "executor_class").values_list("miner", "executor_class", "executors")
+        for miner, executor_class, executors in rows:
+            manifests.setdefault(miner, {})[executor_class] = executors
+        return manifests
+
+    def miners(self) -> list[Miner]:
+        """Return the miners that are registered at the newest block and have an address, by hotkey."""
+        return [
+            row.value
+            for row in MinerRow.objects.exclude(address="").order_by("hotkey")
+            if ledger.present(row.presence)
+        ]
+
+    def record_block(
+        self, *, number: int, timestamp: dt.datetime, stake_share: float, hotkeys: Iterable[str] | None = None
+    ) -> None:
+        """Record a minted block; see `allowance.chain.record_block`."""
+        chain.record_block(number=number, timestamp=timestamp, stake_share=stake_share, hotkeys=hotkeys)
+
+    def record_manifests(
+        self, *, block: int, axons: Mapping[str, Mapping[str, object]], executors: Mapping[str, Mapping[str, int]]
+    ) -> None:
+        """Record a manifest sync; see `allowance.chain.record_manifests`."""
+        chain.record_manifests(block=block, axons=axons, executors=executors)
+
+    def record_collateral(self, *, hotkey: str, wei: int | str) -> None:
+        """Record a miner's collateral in Wei; see `allowance.chain.record_collateral`."""
+        chain.record_collateral(hotkey=hotkey, wei=wei)
+
+    async def afind_miners_with_allowance(
+        self, *, allowance_seconds: float, executor_class: str, job_start_block: int
+    ) -> list[tuple[str, float]]:
+        return await in_database_thread(self.find_miners_with_allowance)(
+            allowance_seconds=allowance_seconds, executor_class=executor_class, job_start_block=job_start_block
+        )
+
+    async def areserve_allowance(
+        self,
+        *,
+        miner: str,
+        executor_class: str,
+        allowance_seconds: float,
+        job_start_block: int,
+        job_uuid: UUID | str | None = None,
+    ) -> tuple[int, list[int]]:
+        return await in_database_thread(self.reserve_allowance)(
+            miner=miner,
+            executor_class=executor_class,
+            allowance_seconds=allowance_seconds,
+            job_start_block=job_start_block,
+            job_uuid=job_uuid,
+        )
+
+    async def aspend_allowance(self, reservation_id: int) -> None:
+        await in_database_thread(self.spend_allowance)(reservation_id)
+
+    async def aundo_allowance_reservation(self, reservation_id: int) -> None:
+        await in_database_thread(self.undo_allowance_reservation)(reservation_id)
+
+    async def aget_current_block(self) -> int:
+        return await in_database_thread(self.get_current_block)()
+
+    async def aget_manifests(self) -> dict[str, dict[str, int]]:
+        return await in_database_thread(self.get_manifests)()
+
+    async def aminers(self) -> list[Miner]:
+        return await in_database_thread(self.miners)()
+
+    async def arecord_block(
+        self, *, number: int, timestamp: dt.datetime, stake_share: float, hotkeys: Iterable[str] | None = None
+    ) -> None:
+        await in_database_thread(self.record_block)(
+            number=number, timestamp=timestamp, stake_share=stake_share, hotkeys=hotkeys
+        )
+
+    async def arecord_manifests(
+        self, *, block: int, axons: Mapping[str, Mapping[str, object]], executors: Mapping[str, Mapping[str, int]]
+    ) -> None:
+        await in_database_thread(self.record_manifests)(block=block, axons=axons, executors=executors)
+
+    async def arecord_collateral(self, *, hotkey: str, wei: int | str) -> None:
+        await in_database_thread(self.record_collateral)(hotkey=hotkey, wei=wei)
+
+
+def not_enough(seconds: float, standings: Sequence[Standing]) -> NotEnoughAllowanceException:
+    """Return the refusal that says who, of `standings`, has the most available and the most unspent."""
+    available = max(standings, key=lambda s: s.free, default=None)
+    unspent = max(standings, key=lambda s: s.unspent, default=None)
+    return NotEnoughAllowanceException(
+        required_allowance=seconds,
+        highest_available_allowance=ledger.to_seconds(available.free) if available else 0.0,
+        highest_available_allowance_ss58=available.balance.miner.hotkey_ss58 if available and available.free else None,
+        highest_unspent_allowance=ledger.to_seconds(unspent.unspent) if unspent else 0.0,
+        highest_unspent_allowance_ss58=unspent.balance.miner.hotkey_ss58 if unspent and unspent.unspent else None,
+    )

@@ -1,0 +1,141 @@
+"""The words of the ledger: executor classes, miners, limits and errors."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from enum import StrEnum
+
+BLOCK_EXPIRY = 722
+"""A job that starts at block S may use blocks from S - BLOCK_EXPIRY on."""
+
+MAX_JOB_RUN_TIME = 3600
+"""The longest job there is, in seconds."""
+
+HOLD_MARGIN = dt.timedelta(seconds=100)
+"""A reservation holds for the job's seconds and this much more."""
+
+MAX_BLOCK_DURATION_US = 12_500_000
+BLOCK_DURATION_US = 12_000_000
+"""A block that took longer than the maximum counts as one of ordinary length, in microseconds."""
+
+MAX_WEI = 2**256 - 1
+MAX_EXECUTORS = 100_000
+"""No miner has more executors of a class; it keeps every sum of a window inside 64 bits."""
+
+MAX_BLOCK_NUMBER = 2**32 - 1
+"""Bittensor's block numbers are unsigned 32-bit integers."""
+
+HOTKEY_LENGTH = 48
+"""An ss58 address of the network has 48 characters; none is longer."""
+
+
+class ExecutorClass(StrEnum):
+    """The kinds of machine that a job may ask for."""
+
+    spin_up_4min__gpu_24gb = "spin_up-4min.gpu-24gb"
+    always_on__gpu_24gb = "always_on.gpu-24gb"
+    always_on__llm__a6000 = "always_on.llm.a6000"
+    always_on__test = "always_on.test"
+    always_on__cpu__8c__16gb = "always_on.cpu.8c.16gb"
+
+
+@dataclass(frozen=True, slots=True)
+class Miner:
+    """Where to reach a miner, and its name on the network."""
+
+    address: str
+    ip_version: int
+    port: int
+    hotkey_ss58: str
+
+
+class AllowanceException(Exception):  # noqa: N818 (the contract's name)
+    """Say that the ledger could not do what it was asked."""
+
+
+class NotEnoughAllowanceException(AllowanceException):
+    """Say that no miner has the seconds, and who came nearest.
+
+    Amounts are executor-seconds; a hotkey is None where no miner has anything at all.
+    """
+
+    def __init__(
+        self,
+        *,
+        required_allowance: float,
+        highest_available_allowance: float,
+        highest_available_allowance_ss58: str | None,
+        highest_unspent_allowance: float,
+        highest_unspent_allowance_ss58: str | None,
+    ) -> None:
+        self.required_allowance = required_allowance
+        self.highest_available_allowance = highest_available_allowance
+        self.highest_available_allowance_ss58 = highest_available_allowance_ss58
+        self.highest_unspent_allowance = highest_unspent_allowance
+        self.highest_unspent_allowance_ss58 = highest_unspent_allowance_ss58
+        advice = (
+            "Retry when a reservation is released or lapses."
+            if highest_unspent_allowance >= required_allowance
+            else "Retry with a shorter job, or when more blocks have been minted."
+        )
+        super().__init__(
+            f"No miner has {required_allowance:g} s of allowance: the most available is "
+            f"{highest_available_allowance:g} s ({highest_available_allowance_ss58 or 'no miner'}), the most unspent "
+            f"{highest_unspent_allowance:g} s ({highest_unspent_allowance_ss58 or 'no miner'}). {advice}"
+        )
+
+
+class CannotReserveAllowanceException(AllowanceException):
+    """Say that this miner has not the seconds (any more). Amounts are executor-seconds."""
+
+    def __init__(self, *, miner: str, executor_class: str, required: float, available: float) -> None:
+        self.miner = miner
+        self.executor_class = executor_class
+        self.required = required
+        self.available = available
+        super().__init__(
+            f"Miner {miner} has {available:g} s of {executor_class} to give, {required:g} s are needed. "
+            "Ask find_miners_with_allowance again and reserve with another miner."
+        )
+
+
+class JobTooLong(AllowanceException):
+    """Say that a job asks for more than MAX_JOB_RUN_TIME."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        super().__init__(f"A job may take {MAX_JOB_RUN_TIME} s, this one asks for {seconds:g} s. Split it up.")
+
+
+class NoBlockRecorded(AllowanceException):
+    """Say that the chain follower has not recorded anything yet."""
+
+    def __init__(self) -> None:
+        super().__init__("No block is recorded yet. Start the chain follower, or replay a journal.")
+
+
+class ReservationException(AllowanceException):
+    """Say why the reservation `reservation_id` can't be spent or released."""
+
+    sentence = "Reservation {id} can't be used."
+
+    def __init__(self, reservation_id: int) -> None:
+        self.reservation_id = reservation_id
+        super().__init__(self.sentence.format(id=reservation_id))
+
+
+class ReservationNotFound(ReservationException):
+    sentence = "There is no reservation {id}. Check the id that the route carried."
+
+
+class ReservationReleased(ReservationNotFound):
+    sentence = "Reservation {id} was released, its blocks are free again. Pick a miner anew."
+
+
+class ReservationAlreadySpent(ReservationException):
+    sentence = "Reservation {id} is spent already. Nothing is left to do."
+
+
+class ReservationExpired(ReservationException):
+    sentence = "Reservation {id} lapsed unspent, its blocks are free again. Pick a miner anew."

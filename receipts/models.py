@@ -1,0 +1,76 @@
+"""The three kinds of receipts. Each is unique by job; a receipt is evidence, so it is never changed."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from django.db import models
+from django.db.models import Q
+
+HOTKEY_LENGTH = 48
+
+
+class ValidUntilField(models.DateTimeField):
+    """The instant at which a receipt's ttl ends, filled in at every insert: only a column of its own can be indexed."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "editable": False})
+
+    def pre_save(self, model_instance: models.Model, add: bool) -> dt.datetime:
+        receipt: Any = model_instance
+        value: dt.datetime = receipt.timestamp + dt.timedelta(seconds=receipt.ttl)
+        setattr(receipt, self.attname, value)
+        return value
+
+
+class Receipt(models.Model):
+    """What all receipts say: which job, by which miner, for which validator, and when it was written."""
+
+    job_uuid = models.UUIDField(unique=True)
+    miner_hotkey = models.CharField(max_length=HOTKEY_LENGTH)
+    validator_hotkey = models.CharField(max_length=HOTKEY_LENGTH)
+    timestamp = models.DateTimeField()
+
+    class Meta:
+        abstract = True
+        constraints: tuple[models.BaseConstraint, ...] = (
+            models.CheckConstraint(
+                condition=~Q(miner_hotkey="") & ~Q(validator_hotkey=""), name="%(class)s_names_both_sides"
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"{self._meta.verbose_name} of {self.job_uuid}"
+
+
+class JobStartedReceipt(Receipt):
+    """The validator sent the job; it keeps an executor busy for `ttl` seconds, unless a finished receipt ends it."""
+
+    executor_class = models.CharField(max_length=64)
+    is_organic = models.BooleanField(default=True)
+    ttl = models.PositiveIntegerField(help_text="seconds")
+    valid_until = ValidUntilField()
+
+    class Meta(Receipt.Meta):
+        indexes = (models.Index(fields=("executor_class", "valid_until"), name="started_valid"),)
+
+
+class JobAcceptedReceipt(Receipt):
+    """The miner took the job; as good as a started receipt for another `ttl` seconds."""
+
+    time_accepted = models.DateTimeField()
+    ttl = models.PositiveIntegerField(help_text="seconds")
+    valid_until = ValidUntilField()
+
+    class Meta(Receipt.Meta):
+        indexes = (models.Index(fields=("valid_until",), name="accepted_valid"),)
+
+
+class JobFinishedReceipt(Receipt):
+    """The job is over; `block_numbers` are the blocks of allowance that paid for it."""
+
+    time_started = models.DateTimeField()
+    time_took_us = models.PositiveBigIntegerField(help_text="microseconds")
+    score_str = models.CharField(max_length=64)
+    block_numbers: models.JSONField[list[int], list[int]] = models.JSONField(default=list)

@@ -1,0 +1,93 @@
+"""System checks for settings with which the router would be wrong or stuck."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Tags, register
+
+from allowance import validation
+from routing.dynamic import CONSTANCE_SETTINGS
+
+
+@register(Tags.database)
+def check_sqlite(**_kwargs: Any) -> list[CheckMessage]:
+    """Insist on IMMEDIATE transactions and write-ahead logging: without them writers fail instead of queueing."""
+    errors: list[CheckMessage] = []
+    for alias, database in settings.DATABASES.items():
+        if database["ENGINE"] != "django.db.backends.sqlite3":
+            continue
+        options = database.get("OPTIONS", {})
+        if str(options.get("transaction_mode", "")).upper() != "IMMEDIATE":
+            errors.append(
+                Error(
+                    f"SQLite database {alias!r} does not begin its transactions IMMEDIATE.",
+                    hint='Put "transaction_mode": "IMMEDIATE" into its OPTIONS.',
+                    id="routing.E001",
+                )
+            )
+        if "journal_mode=wal" not in str(options.get("init_command", "")).lower().replace(" ", ""):
+            errors.append(
+                Error(
+                    f"SQLite database {alias!r} does not log ahead.",
+                    hint='Put "init_command": "PRAGMA journal_mode=WAL;" into its OPTIONS.',
+                    id="routing.E002",
+                )
+            )
+    return errors
+
+
+@register()
+def check_dynamic_settings(**_kwargs: Any) -> list[CheckMessage]:
+    """Insist on the dynamic settings' keys."""
+    config = getattr(settings, "CONSTANCE_CONFIG", {})
+    return [
+        Error(
+            f"CONSTANCE_CONFIG lacks {key}.",
+            hint="Merge routing.dynamic.CONSTANCE_SETTINGS into CONSTANCE_CONFIG, and CONSTANCE_FIELDS into "
+            "CONSTANCE_ADDITIONAL_FIELDS.",
+            id="routing.E003",
+        )
+        for key in CONSTANCE_SETTINGS
+        if key not in config
+    ]
+
+
+@register()
+def check_fixed_miners(**_kwargs: Any) -> list[CheckMessage]:
+    """Insist on a debug key that can be a hotkey, and on addresses that can be called."""
+    errors: list[CheckMessage] = []
+    key = getattr(settings, "DEBUG_MINER_KEY", None)
+    if key:
+        try:
+            validation.hotkey(key)
+        except ValueError as error:
+            hint = "Set DEBUG_MINER_KEY to the hotkey of the miner that is to get every job, or to nothing."
+            errors.append(Error(f"DEBUG_MINER_KEY: {error}", hint=hint, id="routing.E004"))
+    for prefix in ("DEBUG_MINER", "TRUSTED_MINER") if key else ("TRUSTED_MINER",):
+        address, port = getattr(settings, f"{prefix}_ADDRESS", None), getattr(settings, f"{prefix}_PORT", None)
+        try:
+            if address:
+                ipaddress.ip_address(address)
+            validation.whole(port or 0, f"{prefix}_PORT", 65535)
+        except ValueError as error:
+            hint = f"Set {prefix}_ADDRESS to an IP address and {prefix}_PORT to 1 to 65535."
+            errors.append(Error(f"{prefix}: {error}", hint=hint, id="routing.E005"))
+    return errors
+
+
+@register(Tags.database)
+def check_threads(**_kwargs: Any) -> list[CheckMessage]:
+    """Insist on a number of threads, and on no connection pool besides theirs."""
+    errors: list[CheckMessage] = []
+    threads = getattr(settings, "ALLOWANCE_THREADS", 1)
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+        hint = "8 is a good start: as many picks run side by side, each with a database connection."
+        errors.append(Error(f"ALLOWANCE_THREADS is {threads!r}, not a number above 0.", hint=hint, id="routing.E006"))
+    for alias, database in settings.DATABASES.items():
+        if database.get("OPTIONS", {}).get("pool"):
+            hint = 'Remove "pool" from its OPTIONS: idle threads would hold its slots. Set CONN_MAX_AGE=None instead.'
+            errors.append(Error(f"Database {alias!r} has a connection pool.", hint=hint, id="routing.E007"))
+    return errors

@@ -1,0 +1,166 @@
+"""The one decision: gather, filter, rank, reserve.
+
+A refusal of a candidate is a value, its verdict. The live pick and the dry run call the same function; they differ only
+in the book. Whoever wants an exception asks `refusal` for the one that the decision deserves.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Sequence
+from numbers import Real
+
+from allowance import ledger, reservations, validation
+from allowance.ledger import Window
+from allowance.service import not_enough
+from allowance.types import NotEnoughAllowanceException
+from routing import conf
+from routing.book import Book, Reserved, busy
+from routing.reliability import incident_counts, score
+from routing.types import (
+    AllMinersBusy,
+    Candidate,
+    Decision,
+    Gate,
+    Job,
+    JobRoute,
+    NotEnoughCollateralException,
+    OrganicJobRequest,
+    Policy,
+    Verdict,
+)
+
+NOT_REACHED = Verdict(None, 0, 0, "fit, but a better one got the job")
+
+
+def decide(
+    request: OrganicJobRequest,
+    book: Book,
+    *,
+    now: dt.datetime,
+    policy: Policy | None = None,
+    exclude: Collection[str] = (),
+) -> Decision:
+    """Decide where a job goes, and reserve there in `book`; `policy` left out: the dynamic settings in force.
+
+    Raises ValueError for bad input and JobTooLong above an hour; that nobody takes the job is a decision too.
+    """
+    if fixed := fixed_route(request):
+        job = Job(request.uuid, request.executor_class, _total_seconds(request))
+        return Decision(job, now, None, None, (), fixed)
+    job = check_request(request)
+    banned = check_exclude(exclude)
+    policy = policy or conf.policy()
+    window = reservations.window(None)
+    candidates = gather(job, book, window, now, policy)
+    for candidate in candidates:
+        candidate.verdict = judge(candidate, job, policy, banned)
+    ranked = rank(candidates)
+    route = walk(ranked, job, book, window, now)
+    return Decision(job, now, window.newest, policy, tuple(candidates), route)
+
+
+def refusal(decision: Decision) -> NotEnoughAllowanceException | NotEnoughCollateralException | AllMinersBusy:
+    """Return the exception for a decision without a route: lack of allowance over collateral over executors."""
+    gates = {candidate.verdict.gate for candidate in decision.candidates}
+    if gates <= {Gate.EXCLUDED, Gate.ALLOWANCE}:
+        asked = [c.standing for c in decision.candidates if c.verdict.gate is Gate.ALLOWANCE]
+        return not_enough(decision.job.seconds, asked)
+    if gates <= {Gate.EXCLUDED, Gate.ALLOWANCE, Gate.COLLATERAL}:
+        return NotEnoughCollateralException(decision)
+    return AllMinersBusy(decision)
+
+
+def fixed_route(request: OrganicJobRequest) -> JobRoute | None:
+    """Return the route of a job that is not to be routed: to the debug miner, or else to the trusted one."""
+    if debug := conf.debug_miner():
+        return JobRoute(debug, [], None)
+    if request.on_trusted_miner:
+        return JobRoute(conf.trusted_miner(), None, None)
+    return None
+
+
+def check_request(request: OrganicJobRequest) -> Job:
+    """Return the job of a request. Raises ValueError for a bad uuid or limit, JobTooLong above an hour."""
+    for part in (request.download_time_limit, request.execution_time_limit, request.upload_time_limit):
+        if not isinstance(part, Real) or not part >= 0:
+            raise ValueError(f"A time limit must be 0 s or more, not {part!r:.80}.")
+    seconds = validation.seconds(_total_seconds(request))
+    return Job(str(validation.job_uuid(request.uuid)), str(request.executor_class), seconds)
+
+
+def check_exclude(exclude: Collection[str]) -> frozenset[str]:
+    """Return the hotkeys to leave out. Raises ValueError for a bare string, whose letters would be meant otherwise."""
+    if isinstance(exclude, str):
+        raise ValueError(f"exclude takes several hotkeys: [{exclude!r:.80}], not {exclude!r:.80}.")
+    return frozenset(exclude)
+
+
+def gather(job: Job, book: Book, window: Window, now: dt.datetime, policy: Policy) -> list[Candidate]:
+    """Return all that the decision will look at, in the order of the allowance."""
+    standings = ledger.standings(window, book.balances(job.executor_class, now))
+    ongoing = book.ongoing(job.executor_class, now)
+    incidents = incident_counts(job.executor_class, now, policy.window)
+    candidates = []
+    for standing in standings:
+        hotkey, executors = standing.balance.miner.hotkey_ss58, standing.balance.executors
+        count = incidents.get(hotkey, 0)
+        jobs = len(ongoing.get(hotkey, ()))
+        candidates.append(Candidate(standing, jobs, count, score(count, executors), NOT_REACHED))
+    return candidates
+
+
+def judge(candidate: Candidate, job: Job, policy: Policy, banned: frozenset[str]) -> Verdict:
+    """Return the verdict of the gates that come before the ranking."""
+    if candidate.hotkey in banned:
+        return Verdict(Gate.EXCLUDED, 0, 1, "excluded by the caller")
+    if candidate.standing.free < ledger.to_ns(job.seconds):
+        free = candidate.free_seconds
+        return Verdict(Gate.ALLOWANCE, job.seconds, free, f"{free:g} s free, {job.seconds:g} s needed")
+    if candidate.wei < policy.minimum_wei:
+        sentence = f"{candidate.wei} Wei of collateral, {policy.minimum_wei} needed"
+        return Verdict(Gate.COLLATERAL, policy.minimum_wei, candidate.wei, sentence)
+    return NOT_REACHED
+
+
+def rank(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return who passed the gates, the most reliable first; equals stay in the order of the allowance."""
+    ranked = sorted((c for c in candidates if c.verdict.gate is None), key=lambda c: -c.score)
+    for place, candidate in enumerate(ranked, start=1):
+        candidate.rank = place
+    return ranked
+
+
+def walk(
+    ranked: Sequence[Candidate], job: Job, book: Book, window: Window, now: dt.datetime
+) -> JobRoute | None:
+    """Reserve with the first candidate that can take the job, and give each that can't its verdict.
+
+    A candidate whose account somebody else has locked is passed over at first and asked again, with patience, if the
+    others fail: a lock does not make a miner busy.
+    """
+    open_to_all = []
+    for candidate in ranked:
+        if verdict := busy(candidate.standing.balance, candidate.ongoing):
+            candidate.verdict = verdict
+        else:
+            open_to_all.append(candidate)
+    for wait in (False, True):
+        locked = []
+        for candidate in open_to_all:
+            outcome = book.reserve(candidate, job, window, now, wait=wait)
+            if isinstance(outcome, Reserved):
+                candidate.verdict = Verdict(None, job.seconds, candidate.free_seconds, "gets the job")
+                return JobRoute(candidate.miner, outcome.blocks, outcome.reservation_id)
+            if outcome is None:
+                locked.append(candidate)
+            else:
+                candidate.verdict = outcome
+        open_to_all = locked
+    for candidate in open_to_all:
+        candidate.verdict = Verdict(Gate.RESERVATION, 1, 0, "its account was deleted meanwhile")
+    return None
+
+
+def _total_seconds(request: OrganicJobRequest) -> float:
+    return request.download_time_limit + request.execution_time_limit + request.upload_time_limit

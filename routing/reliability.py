@@ -1,0 +1,48 @@
+"""Incidents, and what they do to a miner's score."""
+
+from __future__ import annotations
+
+import datetime as dt
+from uuid import UUID
+
+from django.db.models import Count
+
+from allowance import validation
+from routing.models import MinerIncident
+from routing.types import MinerIncidentType
+
+
+def score(incidents: int, executors: int) -> float:
+    """Return the reliability of a miner: minus incidents per executor, 0 at best.
+
+    Without executors it counts as having one. Whole numbers divide with correct rounding, so equal ratios score equal.
+    """
+    return -(incidents / (executors or 1)) if incidents else 0.0
+
+
+def incident_counts(executor_class: str, now: dt.datetime, window: dt.timedelta) -> dict[str, int]:
+    """Return how many incidents each miner had in a class in the `window` up to `now`, both edges inside."""
+    rows = MinerIncident.objects.filter(executor_class=executor_class, timestamp__range=(now - window, now))
+    return dict(rows.values_list("hotkey_ss58address").annotate(Count("pk")).order_by())
+
+
+def record_incident(
+    *, incident_type: str, hotkey: str, job_uuid: UUID | str, executor_class: str, timestamp: dt.datetime
+) -> None:
+    """Record an incident. A second one of the same miner and job changes nothing; raises ValueError for bad input."""
+    if incident_type not in MinerIncidentType.values:
+        raise ValueError(
+            f"Unknown incident type {incident_type!r:.80}; there are: {', '.join(MinerIncidentType.values)}."
+        )
+    MinerIncident.objects.bulk_create(
+        [
+            MinerIncident(
+                type=MinerIncidentType(incident_type),
+                timestamp=validation.timestamp(timestamp),
+                hotkey_ss58address=validation.hotkey(hotkey),
+                job_uuid=validation.job_uuid(job_uuid),
+                executor_class=validation.executor_class(executor_class),
+            )
+        ],
+        ignore_conflicts=True,
+    )

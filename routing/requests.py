@@ -1,0 +1,142 @@
+"""The wire message that asks for a job, field for field ComputeHorde's."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
+
+from allowance.types import ExecutorClass
+
+
+class Signature(BaseModel):
+    """Who signed the request, when (UNIX time in nanoseconds), and the signature in base64."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    signature_type: str = ""
+    signatory: str = ""
+    timestamp_ns: int = 0
+    signature: Base64Bytes
+
+
+class InlineVolume(BaseModel):
+    volume_type: Literal["inline"] = "inline"
+    contents: str
+    relative_path: str | None = None
+
+
+class ZipUrlVolume(BaseModel):
+    volume_type: Literal["zip_url"] = "zip_url"
+    contents: str
+    relative_path: str | None = None
+
+
+class SingleFileVolume(BaseModel):
+    volume_type: Literal["single_file"] = "single_file"
+    url: str
+    relative_path: str
+
+
+class HuggingfaceVolume(BaseModel):
+    volume_type: Literal["huggingface_volume"] = "huggingface_volume"
+    repo_id: str
+    repo_type: str | None = None
+    revision: str | None = None
+    relative_path: str | None = None
+    allow_patterns: str | list[str] | None = None
+    token: str | None = None
+
+
+PlainVolume = Annotated[
+    InlineVolume | ZipUrlVolume | SingleFileVolume | HuggingfaceVolume, Field(discriminator="volume_type")
+]
+
+
+class MultiVolume(BaseModel):
+    volume_type: Literal["multi_volume"] = "multi_volume"
+    volumes: list[PlainVolume]
+    relative_path: str | None = None
+
+
+Volume = Annotated[
+    InlineVolume | ZipUrlVolume | SingleFileVolume | HuggingfaceVolume | MultiVolume,
+    Field(discriminator="volume_type"),
+]
+
+
+class ZipAndHttpPostUpload(BaseModel):
+    output_upload_type: Literal["zip_and_http_post"] = "zip_and_http_post"
+    url: str
+    form_fields: dict[str, str] | None = None
+
+
+class ZipAndHttpPutUpload(BaseModel):
+    output_upload_type: Literal["zip_and_http_put"] = "zip_and_http_put"
+    url: str
+
+
+class SingleFilePostUpload(BaseModel):
+    output_upload_type: Literal["single_file_post"] = "single_file_post"
+    url: str
+    relative_path: str
+    form_fields: dict[str, str] | None = None
+    signed_headers: dict[str, str] | None = None
+
+
+class SingleFilePutUpload(BaseModel):
+    output_upload_type: Literal["single_file_put"] = "single_file_put"
+    url: str
+    relative_path: str
+    signed_headers: dict[str, str] | None = None
+
+
+SingleFileUpload = Annotated[SingleFilePostUpload | SingleFilePutUpload, Field(discriminator="output_upload_type")]
+SystemOutput = Annotated[ZipAndHttpPostUpload | ZipAndHttpPutUpload, Field(discriminator="output_upload_type")]
+
+
+class MultiUpload(BaseModel):
+    output_upload_type: Literal["multi_upload"] = "multi_upload"
+    uploads: list[SingleFileUpload]
+    system_output: SystemOutput | None = None
+
+
+OutputUpload = Annotated[
+    ZipAndHttpPostUpload | ZipAndHttpPutUpload | SingleFilePostUpload | SingleFilePutUpload | MultiUpload,
+    Field(discriminator="output_upload_type"),
+]
+
+
+class StreamingDetails(BaseModel):
+    public_key: str
+    executor_ip: str | None = None
+
+
+class V2JobRequest(BaseModel):
+    """A user's job, as the facilitator sends it to a validator; time limits are whole seconds.
+
+    Whether the uuid and the limits make sense is for the router to say: a message that breaks those rules is
+    well-formed, and its refusal names the job.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["job.new"] = "job.new"
+    message_type: Literal["V2JobRequest"] = "V2JobRequest"
+    signature: Signature | None = None
+    uuid: str
+    job_namespace: str | None = None
+    executor_class: ExecutorClass
+    docker_image: str
+    args: list[str]
+    env: dict[str, str]
+    use_gpu: bool
+    volume: Volume | None = None
+    output_upload: OutputUpload | None = None
+    artifacts_dir: str | None = None
+    on_trusted_miner: bool = False
+    download_time_limit: int
+    execution_time_limit: int
+    upload_time_limit: int
+    streaming_start_time_limit: int
+    streaming_details: StreamingDetails | None = None

@@ -1,0 +1,64 @@
+"""The router's public face: async methods, each one line over a synchronous one."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Collection
+from uuid import UUID
+
+from django.utils import timezone
+
+from allowance.threads import in_database_thread
+from routing.book import LiveBook
+from routing.pipeline import decide, refusal
+from routing.reliability import record_incident
+from routing.types import Gate, JobRoute, NotEnoughCollateralException, OrganicJobRequest
+
+logger = logging.getLogger(__name__)
+
+
+class Routing:
+    """Pick miners and take note of what they do wrong. Holds no state."""
+
+    async def pick_miner_for_job_request(
+        self, request: OrganicJobRequest, *, exclude: Collection[str] = (), now: dt.datetime | None = None
+    ) -> JobRoute:
+        """Pick the miner for a job and reserve the allowance that pays for it; see `pick`."""
+        return await in_database_thread(self.pick)(request, exclude=exclude, now=now)
+
+    def pick(
+        self, request: OrganicJobRequest, *, exclude: Collection[str] = (), now: dt.datetime | None = None
+    ) -> JobRoute:
+        """Pick the miner for a job and reserve the allowance that pays for it, for the job's seconds and 100 s more.
+
+        `exclude` are hotkeys not to ask (again); `now` defaults to the clock. Every call reserves: spend or release what
+        the route carries. Raises ValueError for bad input, JobTooLong above an hour, then whichever holds first of
+        NotEnoughAllowanceException, NotEnoughCollateralException, AllMinersBusy; nothing is held then.
+        """
+        decision = decide(request, LiveBook(), now=now or timezone.now(), exclude=exclude)
+        if decision.route is None:
+            error = refusal(decision)
+            if isinstance(error, NotEnoughCollateralException):
+                logger.warning("Filtered out %d miners for their collateral. %s", decision.counts[Gate.COLLATERAL], error)
+            raise error
+        return decision.route
+
+    async def report_miner_incident(
+        self, type: str, hotkey_ss58address: str, job_uuid: UUID | str, executor_class: str
+    ) -> None:
+        """Record that a miner rejected or failed a job; see `report_incident`."""
+        await in_database_thread(self.report_incident)(type, hotkey_ss58address, job_uuid, executor_class)
+
+    def report_incident(self, type: str, hotkey_ss58address: str, job_uuid: UUID | str, executor_class: str) -> None:
+        """Record that a miner rejected or failed a job. Counts once per miner and job, however often it is reported.
+
+        Raises ValueError for a bad uuid, an empty hotkey, an unknown type or class; nothing is stored then.
+        """
+        record_incident(
+            incident_type=type,
+            hotkey=hotkey_ss58address,
+            job_uuid=job_uuid,
+            executor_class=executor_class,
+            timestamp=timezone.now(),
+        )

@@ -1,0 +1,218 @@
+"""The words of routing: requests, routes, decisions and refusals."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from django.db.models import TextChoices
+
+from allowance.ledger import Standing, to_seconds
+from allowance.types import HOTKEY_LENGTH, ExecutorClass, Miner
+
+__all__ = [
+    "TRUSTED_MINER_FAKE_KEY",
+    "AllMinersBusy",
+    "Candidate",
+    "Decision",
+    "ExecutorClass",
+    "Gate",
+    "Job",
+    "JobRoute",
+    "JobRoutingException",
+    "Miner",
+    "MinerIncidentType",
+    "NotEnoughCollateralException",
+    "OrganicJobRequest",
+    "Policy",
+    "Verdict",
+]
+
+TRUSTED_MINER_FAKE_KEY = "0" * HOTKEY_LENGTH
+"""The hotkey of the pseudo-miner that trusted jobs go to."""
+
+
+class MinerIncidentType(TextChoices):
+    """What a miner can do wrong."""
+
+    MINER_JOB_REJECTED = "MINER_JOB_REJECTED", "rejected the job"
+    MINER_JOB_FAILED = "MINER_JOB_FAILED", "failed the job"
+    MINER_HORDE_FAILED = "MINER_HORDE_FAILED", "its horde failed"
+
+
+class OrganicJobRequest(Protocol):
+    """What the router needs to know of a job; limits in seconds."""
+
+    @property
+    def uuid(self) -> str: ...
+    @property
+    def executor_class(self) -> str: ...
+    @property
+    def download_time_limit(self) -> int: ...
+    @property
+    def execution_time_limit(self) -> int: ...
+    @property
+    def upload_time_limit(self) -> int: ...
+    @property
+    def on_trusted_miner(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class JobRoute:
+    """Where a job goes, and what pays for it.
+
+    `allowance_blocks` is None for the trusted miner and empty for the debug miner; neither has a reservation.
+    """
+
+    miner: Miner
+    allowance_blocks: list[int] | None
+    allowance_reservation_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a request comes down to."""
+
+    uuid: str
+    executor_class: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The dynamic settings in force: least collateral in Wei (0: any), length of the reliability window."""
+
+    minimum_wei: int
+    window: dt.timedelta
+
+
+class Gate(StrEnum):
+    """What a candidate may fail at, in the order in which it is asked."""
+
+    EXCLUDED = "excluded"
+    ALLOWANCE = "allowance"
+    COLLATERAL = "collateral"
+    EXECUTORS = "executors"
+    RESERVATION = "reservation"
+
+
+SUMMARY = {
+    Gate.EXCLUDED: "excluded by the caller",
+    Gate.ALLOWANCE: "without allowance",
+    Gate.COLLATERAL: "below the collateral of {minimum_wei} Wei",
+    Gate.EXECUTORS: "busy",
+    Gate.RESERVATION: "taken by another job meanwhile",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a candidate: the gate it failed at (None: at none), what was required and seen there, and why."""
+
+    gate: Gate | None
+    required: float
+    observed: float
+    sentence: str
+
+
+@dataclass(slots=True)
+class Candidate:
+    """One miner as the decision saw it. `rank` counts from 1, and is None for who was not ranked."""
+
+    standing: Standing
+    ongoing: int
+    incidents: int
+    score: float
+    verdict: Verdict
+    rank: int | None = None
+
+    @property
+    def miner(self) -> Miner:
+        return self.standing.balance.miner
+
+    @property
+    def hotkey(self) -> str:
+        return self.miner.hotkey_ss58
+
+    @property
+    def executors(self) -> int:
+        return self.standing.balance.executors
+
+    @property
+    def wei(self) -> int:
+        return self.standing.balance.wei
+
+    @property
+    def free_seconds(self) -> float:
+        return to_seconds(self.standing.free)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Why a job goes where it goes, or nowhere: the one value that the pick, the dry run and the refusals read.
+
+    Debug and trusted miners are fixed routes: nothing was asked, so `policy` is None and there are no candidates.
+    """
+
+    job: Job
+    at: dt.datetime
+    block: int | None
+    policy: Policy | None
+    candidates: tuple[Candidate, ...]
+    route: JobRoute | None
+
+    @property
+    def counts(self) -> dict[Gate, int]:
+        """How many candidates failed at each gate; gates at which none did are left out."""
+        counted = Counter(c.verdict.gate for c in self.candidates)
+        return {gate: counted[gate] for gate in Gate if counted[gate]}
+
+    @property
+    def summary(self) -> str:
+        """One line: how many miners could take the job, and what the others failed at."""
+        if self.policy is None:
+            return "a fixed route, no miner was asked"
+        passed = sum(c.verdict.gate is None for c in self.candidates)
+        failed = ", ".join(
+            f"{n} {SUMMARY[gate].format(minimum_wei=self.policy.minimum_wei)}"
+            for gate, n in sorted(self.counts.items(), key=lambda item: -item[1])
+        )
+        return f"{passed} of {len(self.candidates)} miners" + (f": {failed}" if failed else "")
+
+
+class JobRoutingException(Exception):  # noqa: N818 (the contract's name)
+    """Say that no miner can take the job; `decision` tells why, per candidate."""
+
+    advice = ""
+
+    def __init__(self, decision: Decision) -> None:
+        self.decision = decision
+        super().__init__(
+            f"No miner for job {decision.job.uuid} ({decision.job.executor_class}, {decision.job.seconds:g} s): "
+            f"{decision.summary}. {self.advice}"
+        )
+
+    @property
+    def candidates(self) -> Sequence[Candidate]:
+        return self.decision.candidates
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why not, by hotkey."""
+        return {c.hotkey: c.verdict.sentence for c in self.candidates}
+
+
+class AllMinersBusy(JobRoutingException):
+    """Every miner that has allowance and collateral is at its executors' limit."""
+
+    advice = "Retry when a job has finished or a reservation lapses."
+
+
+class NotEnoughCollateralException(JobRoutingException):
+    """Every miner that has allowance posted less collateral than required."""
+
+    advice = "Lower DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI, or wait until miners post more."
