@@ -134,6 +134,11 @@ def to_bits(blocks: Iterable[int], base: int) -> int:
     return bits
 
 
+def to_blocks(bits: int, base: int) -> list[int]:
+    """Return the blocks of a set, ascending."""
+    return [base + k for k in range(bits.bit_length()) if bits >> k & 1]
+
+
 def rebase(balance: Balance, newest: int) -> Balance:
     """Return the balance that forgets blocks which `newest` puts out of everybody's reach."""
     base = newest - KEPT_BLOCKS
@@ -164,8 +169,8 @@ def survey(window: Window, balances: Sequence[Balance]) -> list[Standing]:
     if not balances:
         return []
     earned = _earned(window, balances)
-    spent = _mask([b.spent for b in balances], balances, window)
-    free = earned * ~(spent | _mask([b.held for b in balances], balances, window))
+    spent = mask([b.spent for b in balances], balances, window)
+    free = earned * ~(spent | mask([b.held for b in balances], balances, window))
     some = free.astype(bool)
     first = some.argmax(axis=1) if window.ns.size else np.zeros(len(balances), dtype=np.int64)
     return [
@@ -189,7 +194,7 @@ def standings(window: Window, balances: Sequence[Balance]) -> list[Standing]:
 
 def take(window: Window, balance: Balance, need: int) -> list[int] | None:
     """Return the oldest free blocks that add up to `need` nanoseconds, ascending, or None if there are too few."""
-    taken = _mask([balance.held | balance.spent], [balance], window)
+    taken = mask([balance.held | balance.spent], [balance], window)
     free = (_earned(window, [balance]) * ~taken)[0]
     sums = free.cumsum()
     if not sums.size or sums[-1] < need:
@@ -232,8 +237,8 @@ def _absences(presence: Steps) -> Iterator[tuple[int, int | None]]:
         yield left, None
 
 
-def _mask(sets: Sequence[int], balances: Sequence[Balance], window: Window) -> npt.NDArray[np.bool_]:
-    """Sets of blocks as rows of booleans over the window."""
+def mask(sets: Sequence[int], balances: Sequence[Balance], window: Window) -> npt.NDArray[np.bool_]:
+    """Return sets of blocks, one for each balance, as rows of booleans over the window."""
     width = window.ns.size
     size, limit = (width + 7) // 8, (1 << width) - 1
     packed = b"".join(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from uuid import UUID
 
 import numpy as np
-from django.db import transaction
+from django.core.management.color import no_style
+from django.db import connection, transaction
 from django.db.models import F, Max, Q
 
 from allowance import ledger
@@ -170,3 +171,39 @@ def _store(account: Account, balance: Balance) -> None:
     account.base, account.held, account.spent = balance.base, balance.held, balance.spent
     account.save(update_fields=["base", "held", "spent"])
 
+
+
+def restore(reservation: Reservation, *, miner: str, executor_class: str) -> None:
+    """Store a reservation under its old id, as a journal has it; one that is there already changes nothing.
+
+    Raises ValueError if the id means another reservation here, if the account is missing, or if a block is taken.
+    """
+    with transaction.atomic():
+        account = lock_account(miner=miner, executor_class=executor_class)
+        if account is None:
+            raise ValueError(f"Reservation {reservation.pk}: {miner} has no account for {executor_class}.")
+        reservation.account = account
+        known = Reservation.objects.filter(pk=reservation.pk).first()
+        if known is not None:
+            if _content(known) != _content(reservation):
+                raise ValueError(f"Reservation {reservation.pk} means something else here. Restore into an empty database.")
+            return
+        live = reservation.state in {ReservationState.HELD, ReservationState.SPENT}
+        bits = ledger.to_bits(reservation.blocks, account.base)
+        if live and bits & (account.held | account.spent):
+            raise ValueError(f"Reservation {reservation.pk} holds blocks that another one has.")
+        reservation.save(force_insert=True)
+        if live:
+            balance = ledger.hold(account.balance, reservation.blocks)
+            if reservation.state == ReservationState.SPENT:
+                balance = ledger.spend(balance, reservation.blocks)
+            newest = Block.objects.aggregate(newest=Max("number"))["newest"] or 0
+            _store(account, ledger.rebase(balance, newest))
+        with connection.cursor() as cursor:
+            for statement in connection.ops.sequence_reset_sql(no_style(), [Reservation]):
+                cursor.execute(statement)
+
+
+def _content(reservation: Reservation) -> tuple[object, ...]:
+    r = reservation
+    return r.account_id, r.job_uuid, r.blocks, r.created_at, r.expires_at, r.state, r.ended_at

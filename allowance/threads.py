@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from threading import Barrier
 from typing import ParamSpec, TypeVar
 
 from channels.db import database_sync_to_async
 from django.conf import settings
+from django.db import connections
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,3 +31,18 @@ def in_database_thread(function: Callable[P, R]) -> Callable[P, Awaitable[R]]:
     The default of Channels is one thread for all, in which one slow query holds up every socket.
     """
     return database_sync_to_async(function, thread_sensitive=False, executor=database_pool())
+
+
+def close_database_pool() -> None:
+    """Close the connections of the pool's threads and end them; the next call starts a new pool."""
+    pool = database_pool()
+    everyone = Barrier(pool._max_workers)
+
+    def close() -> None:
+        everyone.wait()  # so that each thread gets one of these
+        connections.close_all()
+
+    for done in [pool.submit(close) for _ in range(pool._max_workers)]:
+        done.result()
+    pool.shutdown()
+    database_pool.cache_clear()

@@ -23,8 +23,9 @@ class Receipts:
 
     def record(self, receipt: JobStarted | JobAccepted | JobFinished) -> None:
         """Record a receipt. A second one of its kind for the same job changes nothing."""
-        table = TABLES[type(receipt)]
-        table._default_manager.bulk_create([table(**receipt.model_dump())], ignore_conflicts=True)
+        kind, table = next((kind, table) for kind, table in TABLES.items() if isinstance(receipt, kind))
+        row = table(**{name: getattr(receipt, name) for name in kind.model_fields})
+        table._default_manager.bulk_create([row], ignore_conflicts=True)
 
     def get_busy_executor_count(self, executor_class: str, at_time: dt.datetime) -> dict[str, int]:
         """Return how many executors of a class each miner has busy at `at_time`, by hotkey; idle ones are left out.

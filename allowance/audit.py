@@ -1,0 +1,173 @@
+"""Recompute every balance from history, and say where the ledger differs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from django.db import transaction
+
+from allowance import ledger
+from allowance.chain import declared_step, ns_between, presence_history
+from allowance.ledger import Balance, Steps, Window
+from allowance.locks import lock_account, lock_chain
+from allowance.models import Account, Block, ManifestSync, Miner, Reservation, ReservationState
+from allowance.reservations import window
+from allowance.types import BLOCK_EXPIRY
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Something that the ledger says, and what history says instead."""
+
+    subject: str
+    field: str
+    stored: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.field} is {self.stored}, history says {self.expected}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What became of all that a miner earned for us in a class, in nanoseconds, over the blocks still remembered."""
+
+    earned: int
+    free: int
+    held: int
+    spent: int
+    lapsed_out: int
+    voided: int
+
+
+def check_ledger(*, repair: bool = False) -> Iterator[Difference]:
+    """Yield the differences between the ledger and its history; with `repair`, rewrite what is derived.
+
+    What follows from the chain is compared under the chain lock, then each account under its own, one at a time, so that
+    routing goes on meanwhile. Reservations that overlap are told, but no rewriting mends them.
+    """
+    with transaction.atomic():
+        lock_chain()
+        found = [*_check_blocks(repair), *_check_presence(repair), *_check_declared(repair)]
+    yield from found
+    newest = window(None).newest or 0
+    for pk in Account.objects.order_by("pk").values_list("pk", flat=True):
+        yield from _check_account(pk, newest, repair)
+
+
+def sums(balance: Balance, usable: Window, newest: int) -> Sums:
+    """Sort every nanosecond earned in the window into what became of it: voided, spent, held, lapsed out, or free."""
+    earned = ledger.earned_by_block(usable, balance)
+    blocks = usable.low + np.arange(earned.size)
+    remembered = blocks >= balance.base
+    spent, held = (ledger.mask([bits], [balance], usable)[0] for bits in (balance.spent, balance.held))
+    voided = blocks < balance.voided_before
+    old = blocks < newest - BLOCK_EXPIRY
+
+    def total(where: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> int:
+        return int(earned[where & remembered].sum())
+
+    return Sums(
+        earned=total(np.ones_like(voided)),
+        free=total(~voided & ~spent & ~held & ~old),
+        held=total(~voided & held),
+        spent=total(~voided & spent),
+        lapsed_out=total(~voided & ~spent & ~held & old),
+        voided=total(voided),
+    )
+
+
+def _check_blocks(repair: bool) -> Iterator[Difference]:
+    block: Block | None = None
+    for successor in Block.objects.order_by("number").iterator():
+        if block is not None:
+            expected = ns_between(block, successor) if successor.number == block.number + 1 else None
+            yield from _check_ns(block, expected, repair)
+        block = successor
+    if block is not None:
+        yield from _check_ns(block, None, repair)
+
+
+def _check_ns(block: Block, expected: int | None, repair: bool) -> Iterator[Difference]:
+    if block.ns != expected:
+        yield Difference(str(block), "ns", str(block.ns), str(expected))
+        if repair:
+            Block.objects.filter(pk=block.pk).update(ns=expected)
+
+
+def _check_presence(repair: bool) -> Iterator[Difference]:
+    expected: defaultdict[str, Steps] = defaultdict(tuple)
+    previous: set[str] = set()
+    for number, names in presence_history():
+        for name in names ^ previous:
+            expected[name] = ledger.assign(expected[name], int(name in names), max(0, number))
+        previous = names
+    horizon = (window(None).newest or 0) - ledger.KEPT_BLOCKS
+    for miner in Miner.objects.iterator():
+        stored, history = (ledger.forget(steps, horizon) for steps in (miner.presence, expected[miner.hotkey]))
+        if stored != history:
+            yield Difference(f"Miner {miner}", "presence", str(stored), str(history))
+            if repair:
+                Miner.objects.filter(pk=miner.pk).update(presence=history)
+
+
+def _check_declared(repair: bool) -> Iterator[Difference]:
+    """Fold the manifest syncs, in the order in which they were recorded, into what the accounts should say."""
+    accounts = {(a.miner_id, a.executor_class): a for a in Account.objects.all()}
+    expected: dict[tuple[str, str], tuple[int, int, Steps]] = dict.fromkeys(accounts, (0, 0, ()))
+    horizon = 0
+    for sync in ManifestSync.objects.order_by("pk").iterator():
+        horizon = sync.block - ledger.KEPT_BLOCKS
+        declared = {(name, cls): n for name, counts in sync.executors.items() for cls, n in counts.items() if n}
+        for key in expected.keys() | declared.keys():
+            if key[0] in sync.axons:
+                expected[key] = declared_step(expected.get(key, (0, 0, ())), sync.block, declared.get(key, 0))
+    for (miner, executor_class), (executors, voided_before, counts) in sorted(expected.items()):
+        account = accounts.get((miner, executor_class)) or Account(miner_id=miner, executor_class=executor_class)
+        counts = ledger.forget(counts, horizon)
+        stored = (account.executors, account.voided_before, ledger.forget(account.counts, horizon))
+        if stored != (executors, voided_before, counts):
+            yield Difference(
+                f"Account {account}",
+                "executors, voided before, counts",
+                str(stored),
+                str((executors, voided_before, counts)),
+            )
+            if repair:
+                account.executors, account.voided_before, account.counts = executors, voided_before, counts
+                account.save(update_fields=["executors", "voided_before", "counts"] if account.pk else None)
+
+
+def _check_account(pk: int, newest: int, repair: bool) -> list[Difference]:
+    with transaction.atomic():
+        account = lock_account(pk=pk)
+        if account is None:
+            return []
+        owners: dict[str, dict[int, int]] = {ReservationState.HELD: {}, ReservationState.SPENT: {}}
+        found = []
+        for reservation in Reservation.objects.filter(account=account, state__in=owners).order_by("pk").iterator():
+            for block in reservation.blocks:
+                others = [mine[block] for mine in owners.values() if block in mine]
+                if others:
+                    found.append(
+                        Difference(str(reservation), f"block {block}", f"also in reservation {others[0]}", "its own")
+                    )
+                owners[reservation.state][block] = reservation.pk
+        balance = account.balance
+        for name, mine in (("held", owners[ReservationState.HELD]), ("spent", owners[ReservationState.SPENT])):
+            stored, expected = getattr(account, name), ledger.to_bits(mine, account.base)
+            if stored != expected:
+                blocks = (str(ledger.to_blocks(bits, account.base)) for bits in (stored, expected))
+                found.append(Difference(f"Account {account}", name, *blocks))
+                balance = replace(balance, **{name: expected})
+        if repair and balance != account.balance:
+            account.held, account.spent = balance.held, balance.spent
+            account.save(update_fields=["held", "spent"])
+        usable = window(max(0, newest - BLOCK_EXPIRY))
+        parts = sums(account.balance, usable, newest)
+        if parts.earned != parts.free + parts.held + parts.spent + parts.lapsed_out + parts.voided:
+            found.append(Difference(f"Account {account}", "sum of the parts", str(parts), f"{parts.earned} ns earned"))
+        return found

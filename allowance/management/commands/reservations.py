@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandParser
+from django.utils import timezone
+from rich.console import Console
+from rich.table import Table
+
+from allowance import allowance
+from allowance.models import Reservation
+from allowance.reservations import held_at
+from allowance.types import AllowanceException
+
+
+class Command(BaseCommand):
+    help = (
+        "List the live reservations, the next to lapse first; or spend or release one. "
+        "Exit code: 0 done, 1 the reservation is not held."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        end = parser.add_mutually_exclusive_group()
+        end.add_argument("--spend", type=int, metavar="ID", help="spend this reservation")
+        end.add_argument("--release", type=int, metavar="ID", help="release this reservation")
+        parser.add_argument("--format", choices=["text", "json"], default="text")
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        try:
+            if options["spend"] is not None:
+                allowance().spend_allowance(options["spend"])
+                self.report(options, options["spend"], "spent")
+            elif options["release"] is not None:
+                allowance().undo_allowance_reservation(options["release"])
+                self.report(options, options["release"], "released")
+            else:
+                self.list_live(options["format"])
+        except AllowanceException as error:
+            self.stderr.write(str(error))
+            raise SystemExit(1) from error
+
+    def report(self, options: dict[str, Any], pk: int, end: str) -> None:
+        as_json = options["format"] == "json"
+        self.stdout.write(json.dumps({"id": pk, "state": end}) if as_json else f"Reservation {pk} is {end}.")
+
+    def list_live(self, form: str) -> None:
+        now = timezone.now()
+        live = Reservation.objects.filter(held_at(now)).select_related("account").order_by("expires_at", "pk")
+        if form == "json":
+            for row in live.iterator():
+                self.stdout.write(
+                    json.dumps(
+                        {
+                            "id": row.pk,
+                            "miner": row.account.miner_id,
+                            "executor_class": row.account.executor_class,
+                            "job_uuid": row.job_uuid and str(row.job_uuid),
+                            "blocks": row.blocks,
+                            "created_at": row.created_at.isoformat(),
+                            "expires_at": row.expires_at.isoformat(),
+                        }
+                    )
+                )
+            return
+        table = Table("id", "miner", "executor class", "job", "blocks", "lapses in", title="Live reservations")
+        for row in live.iterator():
+            table.add_row(
+                str(row.pk),
+                row.account.miner_id,
+                row.account.executor_class,
+                str(row.job_uuid or ""),
+                str(len(row.blocks)),
+                f"{(row.expires_at - now).total_seconds():.0f} s",
+            )
+        if table.row_count:
+            Console(file=self.stdout._out).print(table)
+        else:
+            self.stdout.write("No live reservations.")
