@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from django.db import transaction
+from django.db.models import QuerySet
 
 from allowance import ledger
 from allowance.chain import declared_step, ns_between, presence_history
@@ -53,19 +54,23 @@ def check_ledger(*, repair: bool = False) -> Iterator[Difference]:
         lock_chain()
         found = [*_check_blocks(repair), *_check_presence(repair), *_check_declared(repair)]
     yield from found
-    newest = window(None).newest or 0
-    for pk in Account.objects.order_by("pk").values_list("pk", flat=True):
-        yield from _check_account(pk, newest, repair)
+    usable = window(None, before=BLOCK_EXPIRY)
+    live: defaultdict[int, list[Reservation]] = defaultdict(list)
+    for reservation in _live_reservations():
+        live[reservation.account_id].append(reservation)
+    for account in Account.objects.select_related("miner").order_by("pk"):
+        if _compare(account, live[account.pk], usable).differences:  # a hint: it may have changed between two queries
+            yield from _check_account(account.pk, usable, repair)
 
 
-def sums(balance: Balance, usable: Window, newest: int) -> Sums:
+def sums(balance: Balance, usable: Window) -> Sums:
     """Sort every nanosecond earned in the window into what became of it: voided, spent, held, lapsed out, or free."""
     earned = ledger.earned_by_block(usable, balance)
     blocks = usable.low + np.arange(earned.size)
     remembered = blocks >= balance.base
     spent, held = (ledger.mask([bits], [balance], usable)[0] for bits in (balance.spent, balance.held))
     voided = blocks < balance.voided_before
-    old = blocks < newest - BLOCK_EXPIRY
+    old = blocks < (usable.newest or 0) - BLOCK_EXPIRY
 
     def total(where: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> int:
         return int(earned[where & remembered].sum())
@@ -141,33 +146,47 @@ def _check_declared(repair: bool) -> Iterator[Difference]:
                 account.save(update_fields=["executors", "voided_before", "counts"] if account.pk else None)
 
 
-def _check_account(pk: int, newest: int, repair: bool) -> list[Difference]:
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """An account against its live reservations: what differs, and the sets of blocks that it should have."""
+
+    differences: list[Difference]
+    held: int
+    spent: int
+
+
+def _check_account(pk: int, usable: Window, repair: bool) -> list[Difference]:
     with transaction.atomic():
         account = lock_account(pk=pk)
         if account is None:
             return []
-        owners: dict[str, dict[int, int]] = {ReservationState.HELD: {}, ReservationState.SPENT: {}}
-        found = []
-        for reservation in Reservation.objects.filter(account=account, state__in=owners).order_by("pk").iterator():
-            for block in reservation.blocks:
-                others = [mine[block] for mine in owners.values() if block in mine]
-                if others:
-                    found.append(
-                        Difference(str(reservation), f"block {block}", f"also in reservation {others[0]}", "its own")
-                    )
-                owners[reservation.state][block] = reservation.pk
-        balance = account.balance
-        for name, mine in (("held", owners[ReservationState.HELD]), ("spent", owners[ReservationState.SPENT])):
-            stored, expected = getattr(account, name), ledger.to_bits(mine, account.base)
-            if stored != expected:
-                blocks = (str(ledger.to_blocks(bits, account.base)) for bits in (stored, expected))
-                found.append(Difference(f"Account {account}", name, *blocks))
-                balance = replace(balance, **{name: expected})
-        if repair and balance != account.balance:
-            account.held, account.spent = balance.held, balance.spent
+        compared = _compare(account, _live_reservations().filter(account=account), usable)
+        if repair:
+            account.held, account.spent = compared.held, compared.spent
             account.save(update_fields=["held", "spent"])
-        usable = window(max(0, newest - BLOCK_EXPIRY))
-        parts = sums(account.balance, usable, newest)
-        if parts.earned != parts.free + parts.held + parts.spent + parts.lapsed_out + parts.voided:
-            found.append(Difference(f"Account {account}", "sum of the parts", str(parts), f"{parts.earned} ns earned"))
-        return found
+        return compared.differences
+
+
+def _live_reservations() -> QuerySet[Reservation]:
+    return Reservation.objects.filter(state__in=[ReservationState.HELD, ReservationState.SPENT]).order_by("pk")
+
+
+def _compare(account: Account, live: Iterable[Reservation], usable: Window) -> Comparison:
+    found: list[Difference] = []
+    owners: dict[int, int] = {}
+    expected = {ReservationState.HELD: 0, ReservationState.SPENT: 0}
+    for reservation in live:
+        for block in reservation.blocks:
+            owner = owners.setdefault(block, reservation.pk)
+            if owner != reservation.pk:
+                found.append(Difference(str(reservation), f"block {block}", f"also in reservation {owner}", "its own"))
+        expected[ReservationState(reservation.state)] |= ledger.to_bits(reservation.blocks, account.base)
+    for state, should in expected.items():
+        says = account.held if state is ReservationState.HELD else account.spent
+        if says != should:
+            blocks = (str(ledger.to_blocks(bits, account.base)) for bits in (says, should))
+            found.append(Difference(f"Account {account}", state.value, *blocks))
+    parts = sums(account.balance, usable)
+    if parts.earned != parts.free + parts.held + parts.spent + parts.lapsed_out + parts.voided:
+        found.append(Difference(f"Account {account}", "sum of the parts", str(parts), f"{parts.earned} ns earned"))
+    return Comparison(found, expected[ReservationState.HELD], expected[ReservationState.SPENT])

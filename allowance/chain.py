@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from typing import TypeVar
 
 from django.db import transaction
 
@@ -20,6 +21,8 @@ from allowance.locks import lock_chain
 from allowance.models import Account, Block, ManifestSync, Miner, NeuronList
 
 logger = logging.getLogger(__name__)
+
+Row = TypeVar("Row", Miner, Account)
 
 
 def record_block(
@@ -146,52 +149,57 @@ def _register_asked(names: set[str]) -> None:
 
 
 def _set_presence(names: set[str], value: int, start: int, stop: int | None) -> None:
-    if not names:
-        return
-    if value:
-        Miner.objects.bulk_create([Miner(hotkey=name) for name in sorted(names)], ignore_conflicts=True)
-    horizon = start - KEPT_BLOCKS
+    known = {miner.hotkey: miner for miner in Miner.objects.filter(hotkey__in=names)}
     changed = []
-    for miner in Miner.objects.filter(hotkey__in=names):
-        presence = forget(assign(miner.presence, value, start, stop), horizon)
+    for name in sorted(names):
+        miner = known.get(name) or Miner(hotkey=name)
+        presence = forget(assign(miner.presence, value, start, stop), start - KEPT_BLOCKS)
         if presence != miner.presence:
             miner.presence = presence
             changed.append(miner)
-    Miner.objects.bulk_update(changed, ["presence"], batch_size=256)
+    _upsert(changed, ["hotkey"], ["presence"])
 
 
 def _locate(axons: Mapping[str, Mapping[str, str | int]]) -> None:
-    Miner.objects.bulk_create([Miner(hotkey=name) for name in axons], ignore_conflicts=True)
+    known = {miner.hotkey: miner for miner in Miner.objects.filter(hotkey__in=axons)}
     changed = []
-    for miner in Miner.objects.filter(hotkey__in=axons):
-        axon = axons[miner.hotkey]
+    for name, axon in axons.items():
+        miner = known.get(name) or Miner(hotkey=name)
         if {"address": miner.address, "ip_version": miner.ip_version, "port": miner.port} != axon:
             miner.address, miner.ip_version, miner.port = str(axon["address"]), int(axon["ip_version"]), int(axon["port"])
             changed.append(miner)
-    Miner.objects.bulk_update(changed, ["address", "ip_version", "port"], batch_size=256)
+    _upsert(changed, ["hotkey"], ["address", "ip_version", "port"])
 
 
 def _declare(block: int, asked: set[str], answers: Mapping[str, Mapping[str, int]]) -> None:
     """Bring the accounts of who was asked to the counts that they declared."""
-    known = {(a.miner_id, a.executor_class): a for a in Account.objects.filter(miner__in=asked)}
-    declared = {(name, cls): n for name, counts in answers.items() for cls, n in counts.items()}
-    Account.objects.bulk_create(
-        [
-            Account(miner_id=name, executor_class=cls, executors=n, counts=assign((), n, block))
-            for (name, cls), n in sorted(declared.items())
-            if n and (name, cls) not in known
-        ]
-    )
+    declared = {(name, cls): n for name, counts in answers.items() for cls, n in counts.items() if n}
+    accounts = {(a.miner_id, a.executor_class): a for a in Account.objects.filter(miner__in=asked)}
     changed = []
-    for key, account in known.items():
-        executors, voided_before, counts = declared_step(
-            (account.executors, account.voided_before, account.counts), block, declared.get(key, 0)
+    for name, cls in sorted(accounts.keys() | declared.keys()):
+        count, old = declared.get((name, cls), 0), accounts.get((name, cls), Account())
+        if count != old.executors:
+            executors, voided_before, counts = declared_step(
+                (old.executors, old.voided_before, old.counts), block, count
+            )
+            changed.append(
+                Account(
+                    miner_id=name,
+                    executor_class=cls,
+                    executors=executors,
+                    voided_before=voided_before,
+                    counts=forget(counts, block - KEPT_BLOCKS),
+                )
+            )
+    _upsert(changed, ["executor_class", "miner"], ["executors", "voided_before", "counts"])
+
+
+def _upsert(rows: list[Row], key: list[str], fields: list[str]) -> None:
+    """Write `fields` of rows, old and new, in one statement; an old row keeps its other columns."""
+    if rows:
+        type(rows[0])._default_manager.bulk_create(
+            rows, update_conflicts=True, unique_fields=key, update_fields=fields
         )
-        if executors != account.executors:
-            account.executors, account.voided_before = executors, voided_before
-            account.counts = forget(counts, block - KEPT_BLOCKS)
-            changed.append(account)
-    Account.objects.bulk_update(changed, ["executors", "voided_before", "counts"], batch_size=256)
 
 
 def declared_step(before: tuple[int, int, Steps], block: int, count: int) -> tuple[int, int, Steps]:

@@ -45,10 +45,10 @@ def state_at(reservation: Reservation, now: dt.datetime) -> ReservationState:
     return ReservationState.LAPSED if lapsed else state
 
 
-def window(job_start_block: int | None) -> Window:
-    """Return the blocks that a job starting at `job_start_block` may use (left out: at the newest block)."""
+def window(job_start_block: int | None, *, before: int = 0) -> Window:
+    """Return the blocks that a job starting at `job_start_block` may use (left out: `before` the newest block)."""
     newest = Block.objects.aggregate(newest=Max("number"))["newest"]
-    start = job_start_block if job_start_block is not None else newest or 0
+    start = job_start_block if job_start_block is not None else (newest or 0) - before
     low = max(0, start - BLOCK_EXPIRY, (newest or 0) - KEPT_BLOCKS)
     ns = np.zeros(max(1, (newest or 0) - low + 1), dtype=np.int64)
     for number, earned in Block.objects.filter(number__gte=low, ns__gt=0).values_list("number", "ns"):

@@ -28,6 +28,7 @@ from routing.types import (
     OrganicJobRequest,
     Policy,
     Verdict,
+    wei_text,
 )
 
 NOT_REACHED = Verdict(None, 0, 0, "fit, but a better one got the job")
@@ -118,7 +119,7 @@ def judge(candidate: Candidate, job: Job, policy: Policy, banned: frozenset[str]
         free = candidate.free_seconds
         return Verdict(Gate.ALLOWANCE, job.seconds, free, f"{free:g} s free, {job.seconds:g} s needed")
     if candidate.wei < policy.minimum_wei:
-        sentence = f"{candidate.wei} Wei of collateral, {policy.minimum_wei} needed"
+        sentence = f"{wei_text(candidate.wei)} posted, {wei_text(policy.minimum_wei)} needed"
         return Verdict(Gate.COLLATERAL, policy.minimum_wei, candidate.wei, sentence)
     return NOT_REACHED
 

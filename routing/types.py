@@ -103,10 +103,17 @@ class Gate(StrEnum):
 SUMMARY = {
     Gate.EXCLUDED: "excluded by the caller",
     Gate.ALLOWANCE: "without allowance",
-    Gate.COLLATERAL: "below the collateral of {minimum_wei} Wei",
+    Gate.COLLATERAL: "below the collateral of {minimum_wei}",
     Gate.EXECUTORS: "busy",
     Gate.RESERVATION: "taken by another job meanwhile",
 }
+
+
+def wei_text(wei: int) -> str:
+    """Return an amount of Wei for people: exact, but round numbers are short, as in 25e15 Wei."""
+    digits = str(wei).rstrip("0")
+    zeros = len(str(wei)) - len(digits)
+    return f"{digits}e{zeros} Wei" if wei and zeros > 3 else f"{wei} Wei"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +185,7 @@ class Decision:
             return "a fixed route, no miner was asked"
         passed = sum(c.verdict.gate is None for c in self.candidates)
         failed = ", ".join(
-            f"{n} {SUMMARY[gate].format(minimum_wei=self.policy.minimum_wei)}"
+            f"{n} {SUMMARY[gate].format(minimum_wei=wei_text(self.policy.minimum_wei))}"
             for gate, n in sorted(self.counts.items(), key=lambda item: -item[1])
         )
         return f"{passed} of {len(self.candidates)} miners" + (f": {failed}" if failed else "")

@@ -1,0 +1,257 @@
+"""The ledger in the admin: all of it to be read, none of it to be changed by hand."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlencode
+from uuid import UUID
+
+from django.contrib import admin
+from django.contrib.admin.utils import quote
+from django.core.paginator import Paginator
+from django.db.models import Model, Q, QuerySet
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+
+from allowance import ledger, reservations
+from allowance.models import Account, Block, ChainLock, ManifestSync, Miner, NeuronList, Reservation, ReservationState
+
+if TYPE_CHECKING:
+    ModelAdmin = admin.ModelAdmin[Any]
+else:
+    ModelAdmin = admin.ModelAdmin
+
+MAX_LISTED = 10_000
+"""A list ends there: counting all rows of a big table takes too long. Search and filters reach the others."""
+
+
+def never(self: object, request: HttpRequest, obj: Model | None = None) -> bool:
+    """Permit nobody: rows follow from each other, or from what happened; a change by hand makes them false."""
+    return False
+
+
+class ReadOnlyAdmin(ModelAdmin):
+    """Pages that are read only, and as fast with many rows as with few.
+
+    No `date_hierarchy`: it truncates the date of every row. No facets: they count all rows once for each choice.
+    """
+
+    exact: tuple[str, Callable[[str], object]] | None = None
+    """The indexed column that a search term names if it parses: `__exact` of Django would cast the column instead."""
+
+    heavy: tuple[str, ...] = ()
+    """Columns that only the page of one row needs."""
+
+    show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
+    ordering: ClassVar[tuple[str, ...]] = ("-pk",)
+    has_add_permission = has_change_permission = has_delete_permission = never
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).defer(*self.heavy)
+
+    def get_paginator(self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any) -> Paginator[Any]:
+        return super().get_paginator(request, queryset[:MAX_LISTED], *args, **kwargs)
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        if self.exact is not None:
+            column, parse = self.exact
+            try:
+                return queryset.filter(**{column: parse(search_term)}), False
+            except ValueError:
+                pass
+        return super().get_search_results(request, queryset, search_term)
+
+
+def link(text: object, model: type[Model], pk: object = None, **query: object) -> str:
+    """Return the link to a row's page, or, without `pk`, to the list of its kind with `query`."""
+    page = f"admin:{model._meta.app_label}_{model._meta.model_name}_"
+    address = reverse(page + "changelist") if pk is None else reverse(page + "change", args=[quote(str(pk))])
+    return format_html('<a href="{}">{}</a>', address + (f"?{urlencode(query)}" if query else ""), text)
+
+
+def to_the_second(time: dt.datetime) -> str:
+    """Return a time as readable as the admin's own format, which stops at minutes, but with the seconds."""
+    return f"{timezone.localtime(time):%Y-%m-%d %H:%M:%S %Z}"
+
+
+@admin.register(NeuronList)
+class NeuronListAdmin(ReadOnlyAdmin):
+    """Found by a block that brought the list, or by digest."""
+
+    exact = ("block__number", int)
+    heavy = ("hotkeys",)
+    list_display = ("digest", "blocks")
+    search_fields = ("digest__startswith",)
+    fields = ("digest", "blocks", "names")
+
+    @admin.display(description="brought by")
+    def blocks(self, neurons: NeuronList) -> str:
+        return link("blocks", Block, neurons__id__exact=neurons.pk)
+
+    @admin.display(description="hotkeys")
+    def names(self, neurons: NeuronList) -> str:
+        return "\n".join(neurons.hotkeys)
+
+
+@admin.register(Block)
+class BlockAdmin(ReadOnlyAdmin):
+    """Found by number, or by the digest of the neuron list that it brought."""
+
+    exact = ("number", int)
+    list_display = ("number", "minted", "stake_share", "seconds", "brought")
+    list_filter = ("timestamp", ("neurons", admin.EmptyFieldListFilter))
+    search_fields = ("neurons__digest__startswith",)
+    fields = ("number", "minted", "stake_share", "seconds", "neurons")
+
+    @admin.display(description="minted", ordering="timestamp")
+    def minted(self, block: Block) -> str:
+        return to_the_second(block.timestamp)
+
+    @admin.display(description="seconds per executor", empty_value="not known before the next block")
+    def seconds(self, block: Block) -> float | None:
+        return None if block.ns is None else ledger.to_seconds(block.ns)
+
+    @admin.display(description="neurons", empty_value="as before")
+    def brought(self, block: Block) -> str | None:
+        return None if block.neurons_id is None else link("new list", NeuronList, block.neurons_id)
+
+
+@admin.register(ManifestSync)
+class ManifestSyncAdmin(ReadOnlyAdmin):
+    """Found by block, or by digest."""
+
+    exact = ("block", int)
+    heavy = ("axons", "executors")
+    list_display = ("block", "digest")
+    search_fields = ("digest__startswith",)
+    fields = ("block", "digest", "answers")
+
+    @admin.display(description="answers")
+    def answers(self, sync: ManifestSync) -> str:
+        return "\n".join(
+            f"{hotkey} at {axon['address']} port {axon['port']}: "
+            + (", ".join(f"{n} {c}" for c, n in sync.executors.get(hotkey, {}).items()) or "none")
+            for hotkey, axon in sync.axons.items()
+        )
+
+
+@admin.register(Miner)
+class MinerAdmin(ReadOnlyAdmin):
+    """Found by the beginning of a hotkey, or by address."""
+
+    list_display = ("hotkey", "registered", "wei", "address", "port")
+    list_filter = (("address", admin.EmptyFieldListFilter),)
+    ordering = ("hotkey",)
+    search_fields = ("hotkey__startswith", "address__exact")
+    fields = ("hotkey", "registered", "wei", "address", "ip_version", "port", "presence", "accounts")
+
+    @admin.display(description="registered", boolean=True)
+    def registered(self, miner: Miner) -> bool:
+        return ledger.present(miner.presence)
+
+    @admin.display(description="accounts")
+    def accounts(self, miner: Miner) -> str:
+        return link("accounts", Account, miner__hotkey__exact=miner.pk)
+
+
+@admin.register(Account)
+class AccountAdmin(ReadOnlyAdmin):
+    """Found by the beginning of a hotkey. What is free, held and spent takes arithmetic: see an account's page."""
+
+    heavy = ("counts", "held", "spent")
+    list_display = ("hotkey", "executor_class", "executors", "voided_before")
+    list_filter = ("executor_class",)
+    ordering = ("executor_class", "miner_id")
+    search_fields = ("miner__hotkey__startswith",)
+    fields = ("miner", "executor_class", "executors", "counts", "voided_before", "seconds", "taken")
+
+    @admin.display(description="miner", ordering="miner_id")
+    def hotkey(self, account: Account) -> str:
+        return account.miner_id
+
+    @admin.display(description="seconds")
+    def seconds(self, account: Account) -> str:
+        """Return what a job that starts now could have, and who has the rest."""
+        balances = reservations.balances(account.executor_class, timezone.now())
+        mine = [balance for balance in balances if balance.miner.hotkey_ss58 == account.miner_id]
+        (standing,) = ledger.survey(reservations.window(None), mine)
+        held = ledger.to_seconds(standing.unspent - standing.free)
+        free, spent, earned = (ledger.to_seconds(ns) for ns in (standing.free, standing.spent, standing.earned))
+        return f"{free:.3f} free\n{held:.3f} held\n{spent:.3f} spent\n{earned:.3f} earned in the window of a job"
+
+    @admin.display(description="reservations")
+    def taken(self, account: Account) -> str:
+        return link("reservations", Reservation, account__id__exact=account.pk)
+
+
+class StateFilter(admin.SimpleListFilter):
+    """The states as of now: a row that nobody has touched since it lapsed still says held."""
+
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
+        return [(state.value, state.label) for state in ReservationState]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        now = timezone.now()
+        match self.value():
+            case None:
+                return queryset
+            case ReservationState.HELD:
+                return queryset.filter(reservations.held_at(now))
+            case ReservationState.LAPSED:
+                return queryset.filter(Q(state=ReservationState.LAPSED) | reservations.lapsed_at(now))
+            case state:
+                return queryset.filter(state=state)
+
+
+@admin.register(Reservation)
+class ReservationAdmin(ReadOnlyAdmin):
+    """Found by job, or by the beginning of a hotkey."""
+
+    exact = ("job_uuid", UUID)
+    heavy = ("account__counts", "account__held", "account__spent")
+    list_display = ("id", "state_now", "held_until", "block_count", "account_link", "job_uuid", "created")
+    list_filter = (StateFilter, "account__executor_class", "created_at")
+    list_select_related = ("account",)
+    search_fields = ("account__miner__hotkey__startswith",)
+    fields = ("id", "account_link", "job_uuid", "state_now", "created", "held_until", "ended", "blocks")
+
+    @admin.display(description="state")
+    def state_now(self, reservation: Reservation) -> str:
+        return reservations.state_at(reservation, timezone.now()).label
+
+    @admin.display(description="held until", ordering="expires_at")
+    def held_until(self, reservation: Reservation) -> str:
+        now = timezone.now()
+        until = to_the_second(reservation.expires_at)
+        held = reservations.state_at(reservation, now) is ReservationState.HELD
+        return f"{until} ({(reservation.expires_at - now).total_seconds():.0f} s left)" if held else until
+
+    @admin.display(description="blocks")
+    def block_count(self, reservation: Reservation) -> int:
+        return len(reservation.blocks)
+
+    @admin.display(description="account", ordering="account_id")
+    def account_link(self, reservation: Reservation) -> str:
+        return link(reservation.account, Account, reservation.account_id)
+
+    @admin.display(description="created", ordering="created_at")
+    def created(self, reservation: Reservation) -> str:
+        return to_the_second(reservation.created_at)
+
+    @admin.display(description="ended")
+    def ended(self, reservation: Reservation) -> str | None:
+        return None if reservation.ended_at is None else to_the_second(reservation.ended_at)
+
+
+# There is nothing to read in it but that it is there: a follower has recorded something.
+admin.site.register(ChainLock, ReadOnlyAdmin)

@@ -1,0 +1,239 @@
+"""Replay a recorded subnet into SQLite, route a stream of jobs, and tell how it went: `python -m project.demo`."""
+
+from __future__ import annotations
+
+import datetime as dt
+import gzip
+import heapq
+import json
+import os
+import random
+import secrets
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import django
+
+ROOT = Path(__file__).resolve().parent.parent
+JOURNAL = ROOT / "tests/conformance/cases/mockchain-100/journal.jsonl.gz"
+DATABASE = ROOT / "demo.sqlite3"
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
+os.environ.update(DEBUG="1", DATABASE_URL=f"sqlite:///{DATABASE}", LOG_LEVEL="ERROR")
+django.setup()
+
+from constance import config  # noqa: E402
+from django.contrib.auth import get_user_model  # noqa: E402
+from django.core.management import call_command  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.progress import track  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from allowance import allowance, reservations  # noqa: E402
+from allowance.types import ExecutorClass  # noqa: E402
+from receipts import receipts  # noqa: E402
+from receipts.schemas import JobFinished, JobStarted  # noqa: E402
+from routing import report  # noqa: E402
+from routing.book import LiveBook  # noqa: E402
+from routing.journal import replay  # noqa: E402
+from routing.pipeline import decide  # noqa: E402
+from routing.reliability import record_incident  # noqa: E402
+from routing.requests import V2JobRequest  # noqa: E402
+from routing.types import Decision, MinerIncidentType  # noqa: E402
+
+JOBS = 300
+CLASSES = (ExecutorClass.always_on__gpu_24gb, ExecutorClass.always_on__llm__a6000, ExecutorClass.spin_up_4min__gpu_24gb)
+VALIDATOR = "validator"
+ETH = 10**18
+STREAM = dt.timedelta(minutes=10)
+"""How long the stream of jobs takes on the subnet's clock. It ends now, so that dry runs find a living subnet."""
+
+
+def main() -> None:
+    """Run the demo; it makes its database anew each time."""
+    console = report.wide_console(sys.stdout)
+    for leftover in ROOT.glob(f"{DATABASE.name}*"):
+        leftover.unlink()
+    call_command("migrate", verbosity=0)
+    rng = random.Random(12)  # noqa: S311 (a demo that is the same each time)
+    start = dt.datetime.now(dt.UTC) - STREAM
+    replayed = Counter(replay(_progress(console, list(_moved_lines(start)))))
+    miners = [miner.hotkey_ss58 for miner in allowance().miners()]
+    console.print(
+        f"Replayed {replayed['block']} blocks and {replayed['manifests']} manifest syncs of a subnet with "
+        f"{len(miners)} miners, moved to end {STREAM.seconds // 60} minutes ago.\n",
+        soft_wrap=True,
+    )
+    _set_the_scene(rng, miners, start)
+    stream = Stream(rng, start)
+    for _ in track(range(JOBS), "Routing jobs", console=console, disable=not console.is_terminal):
+        stream.next_job()
+    _explain(console, stream.decisions)
+    _summarise(console, stream)
+    _what_next(console)
+
+
+def _progress(console: Console, lines: list[bytes]) -> Iterator[bytes]:
+    yield from track(lines, "Replaying the journal", console=console, disable=not console.is_terminal)
+
+
+def _moved_lines(end: dt.datetime) -> Iterator[bytes]:
+    """Yield the journal with its clock moved so that its last block was minted at `end`."""
+    with gzip.open(JOURNAL) as file:
+        events = [json.loads(line) for line in file]
+    shift = end - max(dt.datetime.fromisoformat(e["timestamp"]) for e in events if "timestamp" in e)
+    for event in events:
+        if "timestamp" in event:
+            event["timestamp"] = (dt.datetime.fromisoformat(event["timestamp"]) + shift).isoformat()
+        yield json.dumps(event).encode()
+
+
+def _set_the_scene(rng: random.Random, miners: list[str], now: dt.datetime) -> None:
+    """Record collateral, incidents of the last two days, and receipts of jobs that other validators run."""
+    config.DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI = ETH // 100
+    for miner in miners:
+        allowance().record_collateral(hotkey=miner, wei=rng.choice([0, ETH // 200, ETH // 100, ETH // 10, ETH]))
+        for _ in range(rng.choice([0, 0, 0, 1, 2, 5])):
+            record_incident(
+                incident_type=rng.choice(MinerIncidentType.values),
+                hotkey=miner,
+                job_uuid=_uuid(rng),
+                executor_class=rng.choice(CLASSES),
+                timestamp=now - dt.timedelta(hours=rng.uniform(0, 48)),
+            )
+        for _ in range(rng.choice([0, 0, 1, 3])):
+            receipts().record(_started(_uuid(rng), miner, rng.choice(CLASSES), now, ttl=1800))
+
+
+class Stream:
+    """A validator's day in ten minutes: jobs come in, run, fail or finish."""
+
+    def __init__(self, rng: random.Random, now: dt.datetime) -> None:
+        self.rng = rng
+        self.now = now
+        self.decisions: list[Decision] = []
+        self.seconds: list[float] = []
+        self.running: list[tuple[dt.datetime, UUID, dt.datetime, str, list[int]]] = []
+
+    def next_job(self) -> None:
+        """Let time pass, end what is over, route one more job, and start it."""
+        self.now += STREAM / JOBS
+        while self.running and self.running[0][0] <= self.now:
+            self.finish(*heapq.heappop(self.running))
+        uuid, executor_class = _uuid(self.rng), self.rng.choices(CLASSES, (1, 1, 4))[0]
+        request = _request(uuid, executor_class, self.rng.choice([20, 60, 120, 300, 600, 900, 1500]))
+        before = time.perf_counter()
+        decision = decide(request, LiveBook(), now=self.now)
+        self.seconds.append(time.perf_counter() - before)
+        self.decisions.append(decision)
+        if decision.route is None or decision.route.allowance_reservation_id is None:
+            return
+        hotkey, blocks = decision.route.miner.hotkey_ss58, decision.route.allowance_blocks or []
+        reservation, chance = decision.route.allowance_reservation_id, self.rng.random()
+        if chance < 0.1:
+            self.report(MinerIncidentType.MINER_JOB_REJECTED, hotkey, uuid, executor_class)
+            reservations.release(reservation, now=self.now)
+        elif chance < 0.9:  # the others keep their reservation without a word, until it lapses
+            receipts().record(_started(uuid, hotkey, executor_class, self.now, ttl=int(decision.job.seconds) + 60))
+            reservations.spend(reservation, now=self.now)
+            over = self.now + dt.timedelta(seconds=decision.job.seconds * self.rng.uniform(0.2, 1))
+            heapq.heappush(self.running, (over, uuid, self.now, hotkey, blocks))
+
+    def finish(self, over: dt.datetime, uuid: UUID, started: dt.datetime, hotkey: str, blocks: list[int]) -> None:
+        """Record that a job is over."""
+        receipt = JobFinished(
+            job_uuid=uuid,
+            miner_hotkey=hotkey,
+            validator_hotkey=VALIDATOR,
+            timestamp=over,
+            time_started=started,
+            time_took_us=(over - started) // dt.timedelta(microseconds=1),
+            score_str="1",
+            block_numbers=blocks,
+        )
+        receipts().record(receipt)
+
+    def report(self, kind: MinerIncidentType, hotkey: str, uuid: UUID, executor_class: str) -> None:
+        """Record an incident now."""
+        record_incident(
+            incident_type=kind, hotkey=hotkey, job_uuid=uuid, executor_class=executor_class, timestamp=self.now
+        )
+
+
+def _explain(console: Console, decisions: list[Decision]) -> None:
+    routed = [d for d in decisions if d.route and d.counts]
+    refused = [d for d in decisions if not d.route]
+    for title, found in (("Why a job went where it went", routed), ("Why a job went nowhere", refused)):
+        if found:
+            console.print(title, style="bold underline")
+            report.show(max(found, key=lambda d: len(d.counts)), console, most=8)
+            console.print()
+
+
+def _summarise(console: Console, stream: Stream) -> None:
+    console.print("Summary", style="bold underline")
+    outcomes = Counter(report.outcome(d) for d in stream.decisions)
+    busiest = Counter(d.route.miner.hotkey_ss58 for d in stream.decisions if d.route).most_common(5)
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, n in outcomes.most_common():
+        table.add_row(name, str(n))
+    table.add_row("busiest miners", ", ".join(f"{miner} ({n})" for miner, n in busiest))
+    cuts = statistics.quantiles(stream.seconds, n=20)
+    table.add_row("time per pick", f"p50 {cuts[9] * 1000:.1f} ms, p95 {cuts[18] * 1000:.1f} ms (SQLite)")
+    console.print(table)
+    console.print()
+
+
+def _what_next(console: Console) -> None:
+    password = secrets.token_urlsafe(9)
+    get_user_model().objects.create_superuser("demo", password=password)
+    console.print("Try next", style="bold underline")
+    console.print(f"make serve, then http://127.0.0.1:8000/admin/ as demo with password {password}")
+    console.print("and on this database (export DEBUG=1 DATABASE_URL=sqlite:///demo.sqlite3):")
+    for command in (
+        f"dry_run_routing --executor-class {ExecutorClass.always_on__gpu_24gb} --seconds 300 --top 10",
+        f"dry_run_routing --executor-class {ExecutorClass.always_on__gpu_24gb} --seconds 300 --min-collateral {2 * ETH}",
+        "reservations",
+        "check_ledger",
+    ):
+        console.print(f"  .venv/bin/python manage.py {command}", soft_wrap=True)
+
+
+def _uuid(rng: random.Random) -> UUID:
+    return UUID(int=rng.getrandbits(128), version=4)
+
+
+def _started(uuid: UUID, miner: str, executor_class: str, now: dt.datetime, *, ttl: int) -> JobStarted:
+    return JobStarted(
+        job_uuid=uuid,
+        miner_hotkey=miner,
+        validator_hotkey=VALIDATOR,
+        executor_class=executor_class,
+        is_organic=True,
+        timestamp=now,
+        ttl=ttl,
+    )
+
+
+def _request(uuid: UUID, executor_class: ExecutorClass, seconds: int) -> V2JobRequest:
+    return V2JobRequest(
+        uuid=str(uuid),
+        executor_class=executor_class,
+        docker_image="example/image:1",
+        args=[],
+        env={},
+        use_gpu=True,
+        download_time_limit=seconds // 10,
+        execution_time_limit=seconds - 2 * (seconds // 10),
+        upload_time_limit=seconds // 10,
+        streaming_start_time_limit=0,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+from pydantic import ValidationError
+from rich.console import Console
+
+from allowance.types import AllowanceException, ExecutorClass
+from routing import conf, report
+from routing.book import DryBook
+from routing.pipeline import decide
+from routing.requests import V2JobRequest
+from routing.types import Decision, Policy
+
+class Command(BaseCommand):
+    help = (
+        "Tell where jobs would go, and why, miner by miner. Writes nothing. "
+        "Exit code: 0 all routed, 1 some not, 2 bad input."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        job = parser.add_argument_group("the job")
+        job.add_argument("--executor-class", metavar="CLASS", help=f"one of {', '.join(ExecutorClass)}")
+        job.add_argument("--seconds", type=int, metavar="N", help="how long it may take in all")
+        job.add_argument("--job", metavar="FILE", help="a V2JobRequest in JSON")
+        job.add_argument("--jobs", metavar="FILE", help="many, one a line: each sees the reservations of those before it")
+        what_if = parser.add_argument_group("what if")
+        what_if.add_argument("--min-collateral", type=int, metavar="WEI", help="the threshold were this")
+        what_if.add_argument("--window", type=float, metavar="HOURS", help="the reliability window were this long")
+        what_if.add_argument("--exclude", action="append", default=[], metavar="HOTKEY", help="without it (repeatable)")
+        what_if.add_argument("--at", metavar="TIME", help="it were this time (ISO 8601, with a zone)")
+        parser.add_argument("--top", type=int, metavar="N", help="show the first N candidates only")
+        parser.add_argument("--format", choices=["text", "json"], default="text")
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        try:
+            policy = what_if(options["min_collateral"], options["window"])
+            now = moment(options["at"])
+            requests = list(read_requests(options))
+        except ValueError as error:
+            raise CommandError(str(error), returncode=2) from error
+        book, refused = DryBook(), 0
+        console = report.wide_console(self.stdout._out)
+        for where, request in requests:
+            try:
+                decision = decide(request, book, now=now, policy=policy, exclude=options["exclude"])
+            except (ValueError, AllowanceException) as error:
+                raise CommandError(f"{where}: {error}", returncode=2) from error
+            refused += decision.route is None
+            self.tell(decision, console, options)
+        if len(requests) > 1 and options["format"] == "text":
+            console.print(f"{len(requests) - refused} of {len(requests)} jobs routed.", style="bold")
+        if refused:
+            raise SystemExit(1)
+
+    def tell(self, decision: Decision, console: Console, options: dict[str, Any]) -> None:
+        if options["format"] == "json":
+            self.stdout.write(json.dumps(report.as_json(decision)))
+        else:
+            report.show(decision, console, most=options["top"])
+            console.print()
+
+
+def what_if(minimum_wei: int | None, hours: float | None) -> Policy:
+    """Return the policy in force, with what the options change."""
+    policy = conf.policy()
+    if minimum_wei is not None:
+        policy = conf.make_policy(minimum_wei, policy.window / dt.timedelta(hours=1))
+    if hours is not None:
+        policy = replace(policy, window=conf.make_policy(0, hours if math.isfinite(hours) else -1.0).window)
+    return policy
+
+
+def moment(text: str | None) -> dt.datetime:
+    """Return the time that `text` names, or now. Raises ValueError for anything but a time with a zone."""
+    if text is None:
+        return timezone.now()
+    at = parse_datetime(text)
+    if at is None or at.utcoffset() is None:
+        raise ValueError(f"--at takes a time with a zone, as 2026-01-31T12:00:00+00:00, not {text!r:.80}.")
+    return at
+
+
+def read_requests(options: dict[str, Any]) -> Iterator[tuple[str, V2JobRequest]]:
+    """Yield the jobs that the options name, each with the place to name in a complaint."""
+    by_hand = options["executor_class"] is not None or options["seconds"] is not None
+    if by_hand + (options["job"] is not None) + (options["jobs"] is not None) != 1:
+        raise ValueError("Name a job: --executor-class and --seconds, or --job FILE, or --jobs FILE.")
+    if by_hand:
+        if options["executor_class"] is None or options["seconds"] is None:
+            raise ValueError("--executor-class and --seconds go together.")
+        fields = {"uuid": str(uuid4()), "executor_class": options["executor_class"], "docker_image": "", "args": []}
+        limits = {"download_time_limit": 0, "execution_time_limit": options["seconds"], "upload_time_limit": 0}
+        job = {**fields, **limits, "env": {}, "use_gpu": False, "streaming_start_time_limit": 0}
+        yield "--executor-class", parse_request("--executor-class", json.dumps(job).encode())
+        return
+    name: str = options["job"] or options["jobs"]
+    try:
+        content = Path(name).read_bytes()
+    except OSError as error:
+        raise ValueError(f"Can't read {name}: {error.strerror}.") from error
+    if options["job"] is not None:
+        yield name, parse_request(name, content)
+        return
+    for number, line in enumerate(content.splitlines(), start=1):
+        if line.strip():
+            where = f"{name}, line {number}"
+            yield where, parse_request(where, line)
+
+
+def parse_request(where: str, content: bytes) -> V2JobRequest:
+    """Return the request that `content` is. Raises ValueError, in one sentence, if it is none."""
+    try:
+        return V2JobRequest.model_validate_json(content)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False)[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        raise ValueError(f"{where}: {field + ': ' if field else ''}{problem['msg']}") from None

@@ -1,0 +1,140 @@
+"""A decision for people and for programs."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from allowance.ledger import to_seconds
+from routing.pipeline import refusal
+from routing.types import Candidate, Decision, Gate, JobRoute
+
+WIDE = 140
+"""Columns that a table with whole hotkeys takes."""
+
+STYLES = {None: "green", Gate.EXECUTORS: "yellow", Gate.RESERVATION: "yellow"}
+
+
+def outcome(decision: Decision) -> str:
+    """Return `routed`, or the name of the refusal."""
+    return "routed" if decision.route else type(refusal(decision)).__name__
+
+
+def as_json(decision: Decision) -> dict[str, object]:
+    """Return all of a decision as JSON values; Wei as a string, because JSON's numbers end before 2**256."""
+    policy = decision.policy
+    return {
+        "uuid": decision.job.uuid,
+        "executor_class": decision.job.executor_class,
+        "seconds": decision.job.seconds,
+        "at": decision.at.isoformat(),
+        "block": decision.block,
+        "minimum_collateral_wei": policy and str(policy.minimum_wei),
+        "window_hours": policy and policy.window.total_seconds() / 3600,
+        "outcome": outcome(decision),
+        "sentence": sentence(decision),
+        "summary": decision.summary,
+        "route": decision.route and _route(decision.route),
+        "candidates": [_candidate(c) for c in in_order(decision)],
+        "counts": {gate.value: n for gate, n in decision.counts.items()},
+    }
+
+
+def in_order(decision: Decision) -> list[Candidate]:
+    """Return the candidates by rank, then those that were not ranked, in the order of the gates."""
+    gates = list(Gate)
+    return sorted(
+        decision.candidates,
+        key=lambda c: (c.rank is None, c.rank or 0, -gates.index(c.verdict.gate) if c.verdict.gate else 0),
+    )
+
+
+def sentence(decision: Decision) -> str:
+    """Return what the job's fate is, in one line."""
+    if not decision.route:
+        return str(refusal(decision))
+    miner = decision.route.miner
+    blocks = decision.route.allowance_blocks
+    paid = f", paid with {len(blocks)} blocks ({blocks[0]} to {blocks[-1]})" if blocks else ", no allowance needed"
+    return f"Routed to {miner.hotkey_ss58} at {miner.address}:{miner.port}{paid}."
+
+
+def wide_console(file: TextIO) -> Console:
+    """Return a console that folds and cuts to the terminal's width, and that is wide enough where there is none."""
+    console = Console(file=file, highlight=False)
+    return console if console.is_terminal else Console(file=file, highlight=False, width=2 * WIDE)
+
+
+def show(decision: Decision, console: Console, *, most: int | None = None) -> None:
+    """Print the ranked candidates with their verdicts (the first `most`, if given), the fate and a summary."""
+    job = decision.job
+    console.print(
+        f"Job {job.uuid}: {job.executor_class}, {job.seconds:g} s, at block {decision.block}", style="bold", soft_wrap=True
+    )
+    if decision.candidates:
+        candidates = in_order(decision)
+        console.print(_table(candidates[:most], whole_hotkeys=console.width >= WIDE))
+        if most is not None and len(candidates) > most:
+            console.print(f"… and {len(candidates) - most} more", style="dim")
+    console.print(Text(sentence(decision), style="green" if decision.route else "red"), soft_wrap=True)
+    console.print(decision.summary, soft_wrap=True)
+
+
+def _table(candidates: list[Candidate], *, whole_hotkeys: bool) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("rank", justify="right")
+    table.add_column("hotkey", no_wrap=True)
+    for name in ("score", "incidents", "executors", "ongoing", "free s", "collateral"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict")
+    for c in candidates:
+        verdict = "passed" if c.verdict.gate is None else c.verdict.gate.value
+        table.add_row(
+            str(c.rank or "–"),
+            Text(c.hotkey if whole_hotkeys or len(c.hotkey) < 16 else f"{c.hotkey[:9]}…{c.hotkey[-5:]}"),
+            f"{c.score:.3f}",
+            str(c.incidents),
+            str(c.executors),
+            str(c.ongoing),
+            f"{c.free_seconds:.1f}",
+            f"{c.wei:.3g}" if c.wei >= 10**9 else str(c.wei),
+            Text(f"{verdict}: {c.verdict.sentence}", style=STYLES.get(c.verdict.gate, "red")),
+        )
+    return table
+
+
+def _route(route: JobRoute) -> dict[str, object]:
+    return {
+        "hotkey": route.miner.hotkey_ss58,
+        "address": route.miner.address,
+        "ip_version": route.miner.ip_version,
+        "port": route.miner.port,
+        "allowance_blocks": route.allowance_blocks,
+    }
+
+
+def _candidate(c: Candidate) -> dict[str, object]:
+    return {
+        "rank": c.rank,
+        "hotkey": c.hotkey,
+        "score": c.score,
+        "incidents": c.incidents,
+        "executors": c.executors,
+        "ongoing": c.ongoing,
+        "free_seconds": c.free_seconds,
+        "unspent_seconds": to_seconds(c.standing.unspent),
+        "collateral_wei": str(c.wei),
+        "verdict": {
+            "gate": c.verdict.gate,
+            "required": _number(c.verdict.required),
+            "observed": _number(c.verdict.observed),
+            "sentence": c.verdict.sentence,
+        },
+    }
+
+
+def _number(value: float) -> float | str:
+    return str(value) if isinstance(value, int) and value >= 2**53 else value

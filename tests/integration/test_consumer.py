@@ -1,0 +1,253 @@
+"""The socket: who is let in, and what becomes of good and bad messages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from asgiref.sync import sync_to_async
+from channels.testing import WebsocketCommunicator
+from django.conf import settings
+from django.contrib.auth.models import AnonymousUser, Permission, User
+from django.db import connections
+from django.test import Client
+
+from allowance.models import Reservation
+from allowance.threads import in_database_thread
+from project.asgi import application
+from routing.consumers import JobConsumer
+from tests.factories import CLASS, FIRST_BLOCK, fill_ledger
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
+
+JSON = dict[str, Any]
+PATIENCE = 5.0
+"""Seconds to wait for an answer: a slow machine is not a failure."""
+
+LOCALHOST = (b"origin", b"http://localhost")
+
+
+@pytest.fixture(autouse=True)
+def ledger(ledger_clean_at_the_end: None) -> None:
+    fill_ledger("hot-1")
+
+
+@pytest.fixture
+def stranger(transactional_db: None) -> User:
+    return User.objects.create_user("stranger")
+
+
+@pytest.fixture
+def facilitator(transactional_db: None) -> User:
+    user = User.objects.create_user("facilitator")
+    user.user_permissions.add(Permission.objects.get(content_type__app_label="routing", codename="route_jobs"))
+    return user
+
+
+@asynccontextmanager
+async def socket(user: User) -> AsyncIterator[WebsocketCommunicator]:
+    """Connect as `user`."""
+    communicator = WebsocketCommunicator(JobConsumer.as_asgi(), "/ws/jobs/")
+    communicator.scope["user"] = user
+    assert (await communicator.connect(PATIENCE))[0]
+    yield communicator
+    await communicator.disconnect(timeout=PATIENCE)
+
+
+async def ask(communicator: WebsocketCommunicator, **changes: object) -> JSON:
+    """Send a job and return the answer."""
+    await communicator.send_json_to(job(**changes))
+    return await answer(communicator)
+
+
+async def answer(communicator: WebsocketCommunicator) -> JSON:
+    """Return what comes next."""
+    message: JSON = await communicator.receive_json_from(PATIENCE)
+    return message
+
+
+def job(**changes: object) -> JSON:
+    """Return a good V2JobRequest of 60 s, but for `changes`."""
+    return {
+        "uuid": str(uuid4()),
+        "executor_class": CLASS,
+        "docker_image": "backenddevelopersltd/compute-horde-job-echo:v0-latest",
+        "args": [],
+        "env": {},
+        "use_gpu": False,
+        "download_time_limit": 10,
+        "execution_time_limit": 40,
+        "upload_time_limit": 10,
+        "streaming_start_time_limit": 0,
+        **changes,
+    }
+
+
+async def reservations() -> list[Reservation]:
+    return await in_database_thread(lambda: list(Reservation.objects.select_related("account")))()
+
+
+async def closed_with(user: AnonymousUser | User | None) -> int:
+    """Return the code with which `user` is closed, having sent a good job as early as can be."""
+    communicator = WebsocketCommunicator(JobConsumer.as_asgi(), "/ws/jobs/")
+    communicator.scope["user"] = user
+    await communicator.send_input({"type": "websocket.connect"})
+    await communicator.send_json_to(job())
+    assert (await communicator.receive_output(PATIENCE))["type"] == "websocket.accept"
+    closing: JSON = await communicator.receive_output(PATIENCE)
+    await communicator.send_json_to(job())
+    assert await communicator.receive_nothing(timeout=0.3)
+    assert await reservations() == []
+    await communicator.disconnect(timeout=PATIENCE)
+    assert closing["type"] == "websocket.close"
+    code: int = closing["code"]
+    return code
+
+
+@pytest.mark.parametrize("user", [None, AnonymousUser()], ids=["no-user", "anonymous"])
+async def test_whoever_is_not_logged_in_is_closed_and_never_heard(user: AnonymousUser | None) -> None:
+    assert await closed_with(user) == 4401
+
+
+async def test_whoever_lacks_the_permission_is_closed_and_never_heard(stranger: User) -> None:
+    assert await closed_with(stranger) == 4403
+
+
+async def test_whoever_is_inactive_lacks_the_permission(facilitator: User) -> None:
+    facilitator.is_active = False
+    assert await closed_with(facilitator) == 4403
+
+
+async def test_a_job_is_routed_and_its_allowance_reserved(facilitator: User) -> None:
+    request = job()
+    async with socket(facilitator) as communicator:
+        await communicator.send_json_to(request)
+        routed = await answer(communicator)
+    (reservation,) = await reservations()
+    assert routed == {
+        "type": "job.routed",
+        "uuid": request["uuid"],
+        "miner": {"address": "10.0.0.1", "ip_version": 4, "port": 9000, "hotkey_ss58": "hot-1"},
+        "allowance_blocks": [FIRST_BLOCK, FIRST_BLOCK + 1, FIRST_BLOCK + 2, FIRST_BLOCK + 3, FIRST_BLOCK + 4],
+        "allowance_reservation_id": reservation.pk,
+    }
+    assert str(reservation.job_uuid) == request["uuid"]
+    assert reservation.blocks == routed["allowance_blocks"]
+    assert (reservation.account.miner_id, reservation.account.executor_class) == ("hot-1", CLASS)
+
+
+async def test_a_job_for_the_trusted_miner_reserves_nothing(facilitator: User) -> None:
+    async with socket(facilitator) as communicator:
+        routed = await ask(communicator, on_trusted_miner=True)
+    assert (routed["miner"]["hotkey_ss58"], routed["allowance_reservation_id"]) == ("0" * 48, None)
+    assert await reservations() == []
+
+
+async def test_a_refusal_names_its_reason(facilitator: User) -> None:
+    request = job(execution_time_limit=1000)
+    async with socket(facilitator) as communicator:
+        await communicator.send_json_to(request)
+        rejected = await answer(communicator)
+    assert (rejected["type"], rejected["uuid"]) == ("job.rejected", request["uuid"])
+    assert rejected["reason"] == "NotEnoughAllowanceException"
+    assert "1020 s" in rejected["sentence"] and "hot-1" in rejected["sentence"]
+    assert await reservations() == []
+
+
+BAD: dict[str, tuple[str, str]] = {
+    "malformed": ("BadRequest", '{"uuid": '),
+    "empty": ("BadRequest", ""),
+    "array": ("BadRequest", "[]"),
+    "array-of-jobs": ("BadRequest", json.dumps([job()])),
+    "null": ("BadRequest", "null"),
+    "deep": ("BadRequest", "[" * 100_000),
+    "no-field": ("BadRequest", "{}"),
+    "unknown-class": ("BadRequest", json.dumps(job(executor_class="quantum"))),
+    "unknown-field": ("BadRequest", json.dumps(job(priority=1))),
+    "fraction": ("BadRequest", json.dumps(job(execution_time_limit=0.5))),
+    "nan": ("BadRequest", json.dumps(job(execution_time_limit=float("nan")))),
+    "surrogate": ("BadRequest", json.dumps(job(uuid="\ud800"))),
+    "too-long": ("JobTooLong", json.dumps(job(execution_time_limit=3581))),
+    "far-too-long": ("JobTooLong", json.dumps(job(execution_time_limit=10**400))),
+    "no-time": ("ValueError", json.dumps(job(**{f"{k}_time_limit": 0 for k in ("download", "execution", "upload")}))),
+    "negative": ("ValueError", json.dumps(job(download_time_limit=-1))),
+    "bad-uuid": ("ValueError", json.dumps(job(uuid="not-a-uuid"))),
+    "nul-uuid": ("ValueError", json.dumps(job(uuid="\0" * 36))),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+async def test_a_bad_message_is_answered_and_the_next_good_one_served(case: str, facilitator: User) -> None:
+    reason, text = BAD[case]
+    async with socket(facilitator) as communicator:
+        await communicator.send_input({"type": "websocket.receive", "text": text})
+        rejected = await answer(communicator)
+        assert (rejected["type"], rejected["reason"]) == ("job.rejected", reason)
+        assert rejected["sentence"]
+        assert await reservations() == []
+        assert (await ask(communicator))["type"] == "job.routed"
+
+
+@pytest.mark.parametrize("garbage", [b"\xff\xfe\x00", b"\x00", bytes(range(256)), b""])
+async def test_binary_garbage_is_answered_and_the_next_good_message_served(garbage: bytes, facilitator: User) -> None:
+    async with socket(facilitator) as communicator:
+        await communicator.send_input({"type": "websocket.receive", "bytes": garbage})
+        assert (await answer(communicator))["reason"] == "BadRequest"
+        assert (await ask(communicator))["type"] == "job.routed"
+
+
+async def test_a_job_in_a_binary_frame_is_as_good(facilitator: User) -> None:
+    async with socket(facilitator) as communicator:
+        await communicator.send_to(bytes_data=json.dumps(job()).encode())
+        assert (await answer(communicator))["type"] == "job.routed"
+
+
+async def test_several_jobs_on_one_socket_get_several_reservations(facilitator: User) -> None:
+    async with socket(facilitator) as communicator:
+        answers = [await ask(communicator) for _ in range(3)]
+    assert [a["type"] for a in answers] == ["job.routed", "job.routed", "job.rejected"]  # two executors
+    assert answers[2]["reason"] == "AllMinersBusy"
+    taken = [block for reservation in await reservations() for block in reservation.blocks]
+    assert len(taken) == len(set(taken)) == 10
+
+
+@asynccontextmanager
+async def whole_application(*headers: tuple[bytes, bytes]) -> AsyncIterator[WebsocketCommunicator]:
+    """Connect to the project's own application; its session middleware uses a thread outside our pool."""
+    communicator = WebsocketCommunicator(application, "/ws/jobs/", headers=[(b"host", b"localhost"), *headers])
+    try:
+        yield communicator
+    finally:
+        await communicator.disconnect(timeout=PATIENCE)
+        await sync_to_async(connections.close_all)()
+
+
+@pytest.fixture
+def cookie(facilitator: User, client: Client) -> tuple[bytes, bytes]:
+    client.force_login(facilitator)
+    session = client.cookies[settings.SESSION_COOKIE_NAME].value
+    return b"cookie", f"{settings.SESSION_COOKIE_NAME}={session}".encode()
+
+
+async def test_the_application_serves_whoever_has_a_session(cookie: tuple[bytes, bytes]) -> None:
+    async with whole_application(LOCALHOST, cookie) as communicator:
+        assert await communicator.connect(PATIENCE) == (True, None)
+        assert (await ask(communicator))["type"] == "job.routed"
+
+
+async def test_the_application_closes_whoever_has_none() -> None:
+    async with whole_application(LOCALHOST) as communicator:
+        assert await communicator.connect(PATIENCE) == (True, None)
+        assert await communicator.receive_output(PATIENCE) == {"type": "websocket.close", "code": 4401}
+
+
+@pytest.mark.parametrize("origin", [b"http://evil.example", b"http://localhost.evil.example", b"null", None])
+async def test_the_application_refuses_a_foreign_origin(origin: bytes | None, cookie: tuple[bytes, bytes]) -> None:
+    headers = [cookie] if origin is None else [cookie, (b"origin", origin)]
+    async with whole_application(*headers) as communicator:
+        assert not (await communicator.connect(PATIENCE))[0]
+    assert await reservations() == []
