@@ -63,7 +63,7 @@ class ReadOnlyAdmin(ModelAdmin):
         if self.exact is not None:
             column, parse = self.exact
             try:
-                return queryset.filter(**{column: parse(search_term)}), False
+                return queryset.filter(**{column: parse(search_term.strip())}), False
             except ValueError:
                 pass
         return super().get_search_results(request, queryset, search_term)

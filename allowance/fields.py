@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from django.core.validators import MaxValueValidator, MinValueValidator
@@ -51,8 +53,14 @@ class WeiField(WeiText):
 class StepsField(StepsJSON):
     """A step function of the block number (see allowance.ledger), as JSON."""
 
-    def from_db_value(self, value: Any, expression: Any, connection: BaseDatabaseWrapper) -> Steps:
-        return tuple((block, then) for block, then in super().from_db_value(value, expression, connection))
+    def from_db_value(self, value: str, _expression: object, _connection: BaseDatabaseWrapper) -> Steps:
+        return _parse_steps(value)
+
+
+@lru_cache(maxsize=4096)
+def _parse_steps(text: str) -> Steps:
+    """Parse a step function; a pick reads hundreds, and many are alike."""
+    return tuple((block, then) for block, then in json.loads(text))
 
 
 class BitsField(BitsBinary):

@@ -7,7 +7,8 @@ Amounts are whole executor-nanoseconds, so that sums are exact. A set of blocks 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,20 +33,27 @@ class Window:
     newest: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Balance:
+class Balance(NamedTuple):
     """What the ledger knows of a miner in one executor class: the rows of the account and its miner, as a value."""
 
-    miner: Miner
+    hotkey: str
+    address: str
+    ip_version: int
+    port: int
     wei: int
+    presence: Steps
     executor_class: str
     executors: int
     counts: Steps
-    presence: Steps
-    voided_before: int = 0
-    base: int = 0
-    held: int = 0
-    spent: int = 0
+    voided_before: int
+    base: int
+    held: int
+    spent: int
+
+    @property
+    def miner(self) -> Miner:
+        """The miner as callers know it."""
+        return Miner(self.address, self.ip_version, self.port, self.hotkey)
 
     @property
     def registered(self) -> bool:
@@ -53,8 +61,7 @@ class Balance:
         return present(self.presence)
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """One account's amounts in a window. `earned` counts unvoided blocks only; `earliest` is its oldest free block."""
 
     balance: Balance
@@ -74,7 +81,7 @@ class Standing:
         An int divided by an int is rounded correctly, so equal shares are equal floats.
         """
         earliest = np.inf if self.earliest is None else self.earliest
-        return earliest, -(self.free / self.earned if self.earned else 0.0), -self.free, self.balance.miner.hotkey_ss58
+        return earliest, -(self.free / self.earned if self.earned else 0.0), -self.free, self.balance.hotkey
 
 
 def present(presence: Steps) -> bool:
@@ -121,6 +128,8 @@ def assign(steps: Steps, value: int, start: int, stop: int | None = None) -> Ste
 
 def forget(steps: Steps, horizon: int) -> Steps:
     """Return the step function without what only matters before `horizon`."""
+    if len(steps) == 1 and steps[0][0] <= horizon:
+        return ((horizon, steps[0][1]),)
     standing = value_at(steps, horizon)
     return (*([(horizon, standing)] if standing else []), *(step for step in steps if step[0] > horizon))
 
@@ -145,23 +154,23 @@ def rebase(balance: Balance, newest: int) -> Balance:
     if base <= balance.base:
         return balance
     shift = base - balance.base
-    return replace(balance, base=base, held=balance.held >> shift, spent=balance.spent >> shift)
+    return balance._replace(base=base, held=balance.held >> shift, spent=balance.spent >> shift)
 
 
 def free_again(balance: Balance, blocks: Iterable[int]) -> Balance:
     """Return the balance with a hold on `blocks` given up."""
-    return replace(balance, held=balance.held & ~to_bits(blocks, balance.base))
+    return balance._replace(held=balance.held & ~to_bits(blocks, balance.base))
 
 
 def hold(balance: Balance, blocks: Iterable[int]) -> Balance:
     """Return the balance with a hold on `blocks`."""
-    return replace(balance, held=balance.held | to_bits(blocks, balance.base))
+    return balance._replace(held=balance.held | to_bits(blocks, balance.base))
 
 
 def spend(balance: Balance, blocks: Iterable[int]) -> Balance:
     """Return the balance with a hold on `blocks` turned into an expense."""
     bits = to_bits(blocks, balance.base)
-    return replace(balance, held=balance.held & ~bits, spent=balance.spent | bits)
+    return balance._replace(held=balance.held & ~bits, spent=balance.spent | bits)
 
 
 def survey(window: Window, balances: Sequence[Balance]) -> list[Standing]:
@@ -220,10 +229,10 @@ def _rates(window: Window, balances: Sequence[Balance]) -> Nanoseconds:
     """Executors that count, by balance and block: as declared, and none while the miner was not registered."""
     rates = np.zeros((len(balances), window.ns.size), dtype=np.int64)
     for row, balance in zip(rates, balances, strict=True):
-        for first, count in balance.counts:
-            row[max(0, first - window.low) :] = count
-        for left, back in _absences(balance.presence):
-            row[max(0, left - window.low) : None if back is None else max(0, back - window.low)] = 0
+        for first, count in forget(balance.counts, window.low):
+            row[first - window.low :] = count
+        for left, back in _absences(forget(balance.presence, window.low)):
+            row[max(0, left - window.low) : None if back is None else back - window.low] = 0
     return rates
 
 

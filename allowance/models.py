@@ -112,13 +112,17 @@ class Account(models.Model):
     @property
     def balance(self) -> Balance:
         """The row as a value for the arithmetic; reads the miner's row too."""
+        miner = self.miner
         return Balance(
-            self.miner.value,
-            self.miner.wei,
+            miner.hotkey,
+            miner.address,
+            miner.ip_version,
+            miner.port,
+            miner.wei,
+            miner.presence,
             self.executor_class,
             self.executors,
             self.counts,
-            self.miner.presence,
             self.voided_before,
             self.base,
             self.held,

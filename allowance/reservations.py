@@ -19,7 +19,6 @@ from allowance.types import (
     BLOCK_EXPIRY,
     HOLD_MARGIN,
     CannotReserveAllowanceException,
-    Miner,
     ReservationAlreadySpent,
     ReservationException,
     ReservationExpired,
@@ -51,18 +50,20 @@ def window(job_start_block: int | None, *, before: int = 0) -> Window:
     start = job_start_block if job_start_block is not None else (newest or 0) - before
     low = max(0, start - BLOCK_EXPIRY, (newest or 0) - KEPT_BLOCKS)
     ns = np.zeros(max(1, (newest or 0) - low + 1), dtype=np.int64)
-    for number, earned in Block.objects.filter(number__gte=low, ns__gt=0).values_list("number", "ns"):
-        ns[number - low] = earned
+    known = list(Block.objects.filter(number__gte=low, ns__gt=0).values_list("number", "ns"))
+    if known:
+        numbers, earned = np.array(known, dtype=np.int64).T
+        ns[numbers - low] = earned
     return Window(low, ns, newest)
 
 
 def balances(executor_class: str, now: dt.datetime) -> list[Balance]:
     """Return the balances of a class as they are at `now`: the blocks of lapsed reservations are free."""
     rows = Account.objects.filter(executor_class=executor_class).values_list(
-        *("miner__address", "miner__ip_version", "miner__port", "miner", "miner__wei", "executor_class", "executors"),
-        *("counts", "miner__presence", "voided_before", "base", "held", "spent"),
+        *("miner", "miner__address", "miner__ip_version", "miner__port", "miner__wei", "miner__presence"),
+        *("executor_class", "executors", "counts", "voided_before", "base", "held", "spent"),
     )
-    found = {row[3]: Balance(Miner(*row[:4]), *row[4:]) for row in rows}
+    found = {row[0]: Balance(*row) for row in rows}
     lapsed = Reservation.objects.filter(lapsed_at(now), account__executor_class=executor_class)
     for miner, blocks in lapsed.values_list("account__miner", "blocks"):
         found[miner] = ledger.free_again(found[miner], blocks)

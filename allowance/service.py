@@ -33,7 +33,7 @@ class Allowance:
         balances = reservations.balances(executor_class, timezone.now())
         standings = ledger.standings(reservations.window(start), balances)
         need = ledger.to_ns(seconds)
-        found = [(s.balance.miner.hotkey_ss58, ledger.to_seconds(s.free)) for s in standings if s.free >= need]
+        found = [(s.balance.hotkey, ledger.to_seconds(s.free)) for s in standings if s.free >= need]
         if not found:
             raise not_enough(seconds, standings)
         return found
@@ -171,7 +171,7 @@ def not_enough(seconds: float, standings: Sequence[Standing]) -> NotEnoughAllowa
     return NotEnoughAllowanceException(
         required_allowance=seconds,
         highest_available_allowance=ledger.to_seconds(available.free) if available else 0.0,
-        highest_available_allowance_ss58=available.balance.miner.hotkey_ss58 if available and available.free else None,
+        highest_available_allowance_ss58=available.balance.hotkey if available and available.free else None,
         highest_unspent_allowance=ledger.to_seconds(unspent.unspent) if unspent else 0.0,
-        highest_unspent_allowance_ss58=unspent.balance.miner.hotkey_ss58 if unspent and unspent.unspent else None,
+        highest_unspent_allowance_ss58=unspent.balance.hotkey if unspent and unspent.unspent else None,
     )

@@ -35,6 +35,7 @@ from rich.progress import track  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from allowance import allowance, reservations  # noqa: E402
+from allowance.console import wide_console  # noqa: E402
 from allowance.types import ExecutorClass  # noqa: E402
 from receipts import receipts  # noqa: E402
 from receipts.schemas import JobFinished, JobStarted  # noqa: E402
@@ -56,7 +57,7 @@ STREAM = dt.timedelta(minutes=10)
 
 def main() -> None:
     """Run the demo; it makes its database anew each time."""
-    console = report.wide_console(sys.stdout)
+    console = wide_console(sys.stdout)
     for leftover in ROOT.glob(f"{DATABASE.name}*"):
         leftover.unlink()
     call_command("migrate", verbosity=0)

@@ -42,7 +42,7 @@ class ReceiptAdmin(ModelAdmin):
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
         try:
-            return queryset.filter(job_uuid=UUID(search_term)), False
+            return queryset.filter(job_uuid=UUID(search_term.strip())), False
         except ValueError:
             return super().get_search_results(request, queryset, search_term)
 

@@ -91,7 +91,7 @@ class DryBook:
     assumed: list[Assumed] = field(default_factory=list)
 
     def balances(self, executor_class: str, now: dt.datetime) -> list[Balance]:
-        found = {b.miner.hotkey_ss58: b for b in reservations.balances(executor_class, now)}
+        found = {b.hotkey: b for b in reservations.balances(executor_class, now)}
         for a in self._live(executor_class, now):
             found[a.miner] = ledger.hold(found[a.miner], a.blocks)
         return list(found.values())

@@ -19,14 +19,13 @@ def ongoing_jobs(executor_class: str, now: dt.datetime, miner: str | None = None
     Ongoing are the jobs that receipts say are running, and those whose reservation is held and that no finished receipt
     ends; each job once. A reservation without a job counts as a job of its own, under its id.
     """
-    jobs: defaultdict[str, set[UUID | int]] = defaultdict(set)
-    for hotkey, job in receipts().ongoing_jobs(executor_class, now, miner):
-        jobs[hotkey].add(job)
     held = Reservation.objects.filter(
         held_at(now), ~receipts().finished(OuterRef("job_uuid")), account__executor_class=executor_class
     )
     if miner is not None:
         held = held.filter(account__miner=miner)
-    for hotkey, job, pk in held.values_list("account__miner", "job_uuid", "pk"):
+    jobs: defaultdict[str, set[UUID | int]] = defaultdict(set)
+    running = receipts().ongoing_jobs(executor_class, now, miner)
+    for hotkey, job, pk in running.union(held.values_list("account__miner", "job_uuid", "pk"), all=True):
         jobs[hotkey].add(job or pk)
     return jobs

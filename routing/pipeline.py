@@ -54,8 +54,9 @@ def decide(
     policy = policy or conf.policy()
     window = reservations.window(None)
     candidates = gather(job, book, window, now, policy)
+    need = ledger.to_ns(job.seconds)
     for candidate in candidates:
-        candidate.verdict = judge(candidate, job, policy, banned)
+        candidate.verdict = judge(candidate, job, need, policy, banned)
     ranked = rank(candidates)
     route = walk(ranked, job, book, window, now)
     return Decision(job, now, window.newest, policy, tuple(candidates), route)
@@ -104,18 +105,18 @@ def gather(job: Job, book: Book, window: Window, now: dt.datetime, policy: Polic
     incidents = incident_counts(job.executor_class, now, policy.window)
     candidates = []
     for standing in standings:
-        hotkey, executors = standing.balance.miner.hotkey_ss58, standing.balance.executors
+        hotkey, executors = standing.balance.hotkey, standing.balance.executors
         count = incidents.get(hotkey, 0)
         jobs = len(ongoing.get(hotkey, ()))
         candidates.append(Candidate(standing, jobs, count, score(count, executors), NOT_REACHED))
     return candidates
 
 
-def judge(candidate: Candidate, job: Job, policy: Policy, banned: frozenset[str]) -> Verdict:
-    """Return the verdict of the gates that come before the ranking."""
+def judge(candidate: Candidate, job: Job, need: int, policy: Policy, banned: frozenset[str]) -> Verdict:
+    """Return the verdict of the gates that come before the ranking; `need` is the job's in nanoseconds."""
     if candidate.hotkey in banned:
         return Verdict(Gate.EXCLUDED, 0, 1, "excluded by the caller")
-    if candidate.standing.free < ledger.to_ns(job.seconds):
+    if candidate.standing.free < need:
         free = candidate.free_seconds
         return Verdict(Gate.ALLOWANCE, job.seconds, free, f"{free:g} s free, {job.seconds:g} s needed")
     if candidate.wei < policy.minimum_wei:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TextIO
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from allowance.console import WIDE
 from allowance.ledger import to_seconds
 from routing.pipeline import refusal
 from routing.types import Candidate, Decision, Gate, JobRoute
-
-WIDE = 140
-"""Columns that a table with whole hotkeys takes."""
 
 STYLES = {None: "green", Gate.EXECUTORS: "yellow", Gate.RESERVATION: "yellow"}
 
@@ -60,12 +56,6 @@ def sentence(decision: Decision) -> str:
     blocks = decision.route.allowance_blocks
     paid = f", paid with {len(blocks)} blocks ({blocks[0]} to {blocks[-1]})" if blocks else ", no allowance needed"
     return f"Routed to {miner.hotkey_ss58} at {miner.address}:{miner.port}{paid}."
-
-
-def wide_console(file: TextIO) -> Console:
-    """Return a console that folds and cuts to the terminal's width, and that is wide enough where there is none."""
-    console = Console(file=file, highlight=False)
-    return console if console.is_terminal else Console(file=file, highlight=False, width=2 * WIDE)
 
 
 def show(decision: Decision, console: Console, *, most: int | None = None) -> None:

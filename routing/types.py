@@ -143,7 +143,7 @@ class Candidate:
 
     @property
     def hotkey(self) -> str:
-        return self.miner.hotkey_ss58
+        return self.standing.balance.hotkey
 
     @property
     def executors(self) -> int:

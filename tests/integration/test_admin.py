@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import count
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID, uuid4
@@ -16,21 +13,24 @@ from django.apps import apps
 from django.contrib import admin
 from django.contrib.admin.utils import quote
 from django.contrib.auth.models import Permission, User
+from django.contrib.contenttypes.models import ContentType
 from django.db import connection, models
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import escape
 
-import allowance.admin
-import receipts.admin
+from allowance import admin as ledger_admin
 from allowance import reservations
 from allowance.models import Account, Block, ManifestSync, Miner, NeuronList, Reservation
 from allowance.types import MAX_WEI
-from receipts import receipts as receipts_service
+from receipts import admin as receipts_admin
+from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing import conf
+from routing.dynamic import MINIMUM_WEI, WINDOW_HOURS
 from routing.models import MinerIncident
 from routing.reliability import record_incident
 from routing.types import MinerIncidentType
@@ -47,22 +47,26 @@ HTML = "<b>'hot'&amp;</b>"
 ESCAPED = "&lt;b&gt;&#x27;hot&#x27;&amp;amp;&lt;/b&gt;"
 JOB, LAPSED_JOB = uuid4(), uuid4()
 
-each_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+
+def each(models: list[Model]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("model", models, ids=lambda model: model.__name__)
 
 
 @pytest.fixture(autouse=True)
-def rows(db: None) -> None:
+def rows(db: None) -> Iterator[None]:
     """At least a row of everything, with a hotkey that is HTML; a reservation that is held, and one that lapsed."""
     fill_ledger(HTML, "plain")
     now = timezone.now()
-    reserve(HTML, LAPSED_JOB, now - dt.timedelta(hours=1))
-    reserve("plain", JOB, now)
+    reserve("plain", LAPSED_JOB, now - dt.timedelta(hours=1))
+    reserve(HTML, JOB, now)
     record_job(HTML, JOB)
     record_job("plain", uuid4())
+    yield
+    ContentType.objects.clear_cache()  # constance makes its own at the first save, which a test takes back
 
 
-def reserve(miner: str, job: UUID, now: dt.datetime) -> Reservation:
-    return reservations.reserve(
+def reserve(miner: str, job: UUID, now: dt.datetime) -> None:
+    reservations.reserve(
         miner=miner, executor_class=CLASS, seconds=30, job_start_block=FIRST_BLOCK, job_uuid=job, now=now
     )
 
@@ -71,13 +75,11 @@ def record_job(miner: str, job: UUID) -> None:
     """Record an incident, and a receipt of each kind."""
     now = timezone.now()
     said: dict[str, Any] = {"job_uuid": job, "miner_hotkey": miner, "validator_hotkey": "us", "timestamp": now}
-    service = receipts_service()
-    service.record(JobStarted(**said, executor_class=CLASS, ttl=60))
-    service.record(JobAccepted(**said, time_accepted=now, ttl=60))
-    service.record(JobFinished(**said, time_started=now, time_took_us=1_500_000, block_numbers=[FIRST_BLOCK]))
-    record_incident(
-        incident_type=MinerIncidentType.MINER_JOB_FAILED, hotkey=miner, job_uuid=job, executor_class=CLASS, timestamp=now
-    )
+    receipts().record(JobStarted(**said, executor_class=CLASS, ttl=60))
+    receipts().record(JobAccepted(**said, time_accepted=now, ttl=60))
+    receipts().record(JobFinished(**said, time_started=now, time_took_us=1_500_000, block_numbers=[FIRST_BLOCK]))
+    failed = MinerIncidentType.MINER_JOB_FAILED
+    record_incident(incident_type=failed, hotkey=miner, job_uuid=job, executor_class=CLASS, timestamp=now)
 
 
 def page(model: Model, view: str, *args: object, **query: object) -> str:
@@ -85,37 +87,202 @@ def page(model: Model, view: str, *args: object, **query: object) -> str:
     return reverse(name, args=[quote(str(arg)) for arg in args]) + (f"?{urlencode(query)}" if query else "")
 
 
-def found(client: Client, model: Model, **query: object) -> list[Any]:
-    """Return the rows that a list shows."""
-    response = client.get(page(model, "changelist", **query))
-    assert response.status_code == 200, response
-    return list(response.context["cl"].result_list)
-
-
 def text(client: Client, address: str) -> str:
     response = client.get(address)
-    assert response.status_code == 200, response
+    assert response.status_code == 200, address
     return response.content.decode()
 
 
-@contextmanager
-def queries() -> Iterator[list[str]]:
-    """Collect the SQL that runs inside."""
-    sql: list[str] = []
+def found(client: Client, model: Model, **query: object) -> list[Any]:
+    """Return the rows that a list shows."""
+    response = client.get(page(model, "changelist", **query))
+    assert response.status_code == 200, query
+    return list(response.context["cl"].result_list)
+
+
+def queries(client: Client, address: str) -> list[str]:
+    """Return the SQL that a page runs."""
     with CaptureQueriesContext(connection) as captured:
-        yield sql
-    sql += [query["sql"] for query in captured]
+        text(client, address)
+    return [query["sql"] for query in captured]
 
 
 def test_every_model_is_registered() -> None:
     assert set(MODELS) <= set(admin.site._registry)
 
 
-@each_model
-def test_every_list_and_page_loads(model: Model, admin_client: Client) -> None:
+@each(MODELS)
+def test_every_list_page_and_history_loads(model: Model, admin_client: Client) -> None:
     rows = found(admin_client, model)
     assert rows
     for row in rows:
-        assert str(row.pk) in text(admin_client, page(model, "changelist")) or model is not Miner
+        assert escape(page(model, "change", row.pk)) in text(admin_client, page(model, "changelist"))
         text(admin_client, page(model, "change", row.pk))
         text(admin_client, page(model, "history", row.pk))
+
+
+@each(MODELS)
+def test_every_filter_and_column_order_works(model: Model, admin_client: Client) -> None:
+    response = admin_client.get(page(model, "changelist"))
+    listed = response.context["cl"]
+    for spec in listed.filter_specs:
+        for choice in spec.choices(listed):
+            text(admin_client, page(model, "changelist") + choice["query_string"])
+    for column in range(len(listed.list_display)):
+        text(admin_client, page(model, "changelist", o=f"-{column}"))
+
+
+@each(MODELS)
+def test_nobody_may_add_change_or_delete(model: Model, admin_client: Client) -> None:
+    row = found(admin_client, model)[0]
+    before = list(model._default_manager.values())
+    for view, args in (("add", ()), ("change", (row.pk,)), ("delete", (row.pk,))):
+        assert admin_client.post(page(model, view, *args), {"post": "yes"}).status_code == 403
+    for view, args in (("add", ()), ("delete", (row.pk,))):
+        assert admin_client.get(page(model, view, *args)).status_code == 403
+    admin_client.post(page(model, "changelist"), {"action": "delete_selected", "_selected_action": [row.pk]})
+    assert list(model._default_manager.values()) == before
+    assert 'name="_save"' not in text(admin_client, page(model, "change", row.pk))
+
+
+@each(MODELS)
+def test_staff_needs_the_permission_to_view(model: Model, admin_client: Client, client: Client) -> None:
+    user = User.objects.create_user("clerk", is_staff=True)
+    client.force_login(user)
+    row = found(admin_client, model)[0]
+    addresses = [page(model, "changelist"), page(model, "change", row.pk), page(model, "history", row.pk)]
+    assert [client.get(address).status_code for address in addresses] == [403, 403, 403]
+    meta = model._meta
+    user.user_permissions.add(
+        Permission.objects.get(content_type__app_label=meta.app_label, codename=f"view_{meta.model_name}")
+    )
+    assert [client.get(address).status_code for address in addresses] == [200, 200, 200]
+
+
+@each(OF_MINERS)
+def test_a_hotkey_is_found_by_its_beginning_and_shown_escaped(model: Model, admin_client: Client) -> None:
+    for term in (HTML, HTML[:4]):
+        (row,) = found(admin_client, model, q=term)
+        assert row != found(admin_client, model, q="plain")[0]
+    assert found(admin_client, model, q="nobody") == []
+    for address in (page(model, "changelist"), page(model, "change", row.pk)):
+        content = text(admin_client, address)
+        assert ESCAPED in content
+        assert "<b>'hot'" not in content
+
+
+@each(OF_JOBS)
+def test_a_job_is_found_by_its_uuid_through_the_index(model: Model, admin_client: Client) -> None:
+    for term in (str(JOB), JOB.hex, str(JOB).upper(), f" {JOB} "):
+        (row,) = found(admin_client, model, q=term)
+        assert row.job_uuid == JOB
+    assert found(admin_client, model, q=uuid4()) == []
+    searches = [sql for sql in queries(admin_client, page(model, "changelist", q=JOB)) if "job_uuid" in sql]
+    assert searches
+    assert not any("LIKE" in sql or "CAST" in sql for sql in searches)
+
+
+@each([Block, NeuronList, ManifestSync])
+def test_a_block_is_found_by_its_exact_number(model: Model, admin_client: Client) -> None:
+    assert len(found(admin_client, model, q=FIRST_BLOCK)) == 1
+    for nowhere in (FIRST_BLOCK // 10, -1, 10**30, "9" * 5000, "block"):
+        assert found(admin_client, model, q=nowhere) == []
+
+
+@each(MODELS)
+def test_odd_terms_find_nothing_and_harm_nothing(model: Model, admin_client: Client) -> None:
+    if admin.site._registry[model].search_fields:
+        for term in ("%", "_", "\\", "' OR 1=1", "a b", "{", "{" + str(uuid4()), "\0"):
+            assert found(admin_client, model, q=term) == [], term
+
+
+def test_a_reservation_is_shown_as_it_is_by_now(admin_client: Client) -> None:
+    assert set(Reservation.objects.values_list("state", flat=True)) == {"held"}
+    by_state = {s: [r.job_uuid for r in found(admin_client, Reservation, state=s)] for s in ("held", "lapsed", "spent")}
+    assert by_state == {"held": [JOB], "lapsed": [LAPSED_JOB], "spent": []}
+    lapsed, held = Reservation.objects.get(job_uuid=LAPSED_JOB), Reservation.objects.get(job_uuid=JOB)
+    for address in (page(Reservation, "changelist", q=LAPSED_JOB), page(Reservation, "change", lapsed.pk)):
+        content = text(admin_client, address)
+        assert ">Lapsed<" in content
+        assert "s left" not in content
+    assert "s left" in text(admin_client, page(Reservation, "change", held.pk))
+    assert page(Account, "change", held.account_id) in text(admin_client, page(Reservation, "changelist"))
+
+
+def test_an_account_tells_its_seconds(admin_client: Client) -> None:
+    """20 blocks of 12 s; a lapsed reservation's are free."""
+    held, lapsed = Account.objects.get(miner=HTML), Account.objects.get(miner="plain")
+    assert "204.000 free<br>36.000 held<br>0.000 spent<br>240.000 earned" in text(
+        admin_client, page(Account, "change", held.pk)
+    )
+    assert "240.000 free<br>0.000 held" in text(admin_client, page(Account, "change", lapsed.pk))
+
+
+def test_an_incident_leads_to_its_miner_and_the_reservations_of_its_job(admin_client: Client) -> None:
+    content = text(admin_client, page(MinerIncident, "changelist", q=JOB))
+    assert escape(page(Miner, "change", HTML)) in content
+    assert escape(page(Reservation, "changelist", q=JOB)) in content
+
+
+@each([Reservation, MinerIncident])
+def test_a_list_takes_as_many_queries_for_many_rows_as_for_one(model: Model, admin_client: Client) -> None:
+    address = page(model, "changelist")
+    model._default_manager.exclude(job_uuid=JOB).delete()
+    one = queries(admin_client, address)
+    assert len(found(admin_client, model)) == 1
+    miners = [f"miner-{i}" for i in range(49)]
+    Miner.objects.bulk_create(Miner(hotkey=name) for name in miners)
+    accounts = Account.objects.bulk_create(Account(miner_id=name, executor_class=CLASS) for name in miners)
+    now = timezone.now()
+    Reservation.objects.bulk_create(
+        Reservation(account=a, blocks=[1], created_at=now, expires_at=now + dt.timedelta(hours=1)) for a in accounts
+    )
+    for name in miners:
+        record_job(name, uuid4())
+    assert len(found(admin_client, model)) == 50
+    assert len(queries(admin_client, address)) == len(one)
+
+
+@each(MODELS)
+def test_a_list_counts_no_further_than_its_end(
+    model: Model, admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = [sql for sql in queries(admin_client, page(model, "changelist")) if "COUNT(" in sql]
+    assert counted and all("LIMIT 10000" in sql for sql in counted)
+    monkeypatch.setattr(ledger_admin, "MAX_LISTED", 1)
+    monkeypatch.setattr(receipts_admin, "MAX_LISTED", 1)
+    assert admin_client.get(page(model, "changelist")).context["cl"].result_count == 1
+
+
+@pytest.mark.parametrize(("model", "column"), [(NeuronList, "hotkeys"), (ManifestSync, "axons"), (Account, "spent")])
+def test_a_list_leaves_heavy_columns_alone(model: Model, column: str, admin_client: Client) -> None:
+    assert not any(f'"{column}"' in sql for sql in queries(admin_client, page(model, "changelist")))
+
+
+def save_settings(client: Client, wei: object, hours: object) -> bool:
+    """Store the dynamic settings as the admin's form does, and tell whether it took them."""
+    address = reverse("admin:constance_config_changelist")
+    version = client.get(address).context["form"]["version"].value()
+    response = client.post(address, {"version": version, MINIMUM_WEI: wei, WINDOW_HOURS: hours})
+    assert response.status_code in (200, 302)
+    return response.status_code == 302
+
+
+@pytest.mark.parametrize(("wei", "hours"), [(MAX_WEI, 0.5), (MAX_WEI - 1, 24 * 366), (0, 0), (10**18 + 1, 0.1)])
+def test_dynamic_settings_are_read_as_exactly_as_they_were_entered(wei: int, hours: float, admin_client: Client) -> None:
+    assert save_settings(admin_client, wei, hours)
+    policy = conf.policy()
+    assert (policy.minimum_wei, policy.window) == (wei, dt.timedelta(hours=hours))
+
+
+@pytest.mark.parametrize(
+    ("wei", "hours"),
+    [
+        *((wei, 24) for wei in (MAX_WEI + 1, -1, "", "1.5", "1e18", "nan", "many")),
+        *((0, hours) for hours in (-1, -0.001, "nan", "inf", "-inf", "", "1e300", 24 * 366 + 1, "a day")),
+    ],
+)
+def test_dynamic_settings_out_of_bounds_are_refused(wei: object, hours: object, admin_client: Client) -> None:
+    assert save_settings(admin_client, 7, 2)
+    assert not save_settings(admin_client, wei, hours)
+    assert conf.policy() == conf.make_policy(7, 2)

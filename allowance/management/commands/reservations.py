@@ -5,10 +5,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 from django.utils import timezone
-from rich.console import Console
 from rich.table import Table
 
 from allowance import allowance
+from allowance.console import wide_console
 from allowance.models import Reservation
 from allowance.reservations import held_at
 from allowance.types import AllowanceException
@@ -63,7 +63,7 @@ class Command(BaseCommand):
                     )
                 )
             return
-        table = Table("id", "miner", "executor class", "job", "blocks", "lapses in", title="Live reservations")
+        table = Table("id", "miner", "executor class", "job", "blocks", "lapses in", box=None, pad_edge=False)
         for row in live.iterator():
             table.add_row(
                 str(row.pk),
@@ -74,6 +74,6 @@ class Command(BaseCommand):
                 f"{(row.expires_at - now).total_seconds():.0f} s",
             )
         if table.row_count:
-            Console(file=self.stdout._out).print(table)
+            wide_console(self.stdout._out).print(table)
         else:
             self.stdout.write("No live reservations.")

@@ -15,6 +15,7 @@ from django.utils.dateparse import parse_datetime
 from pydantic import ValidationError
 from rich.console import Console
 
+from allowance.console import wide_console
 from allowance.types import AllowanceException, ExecutorClass
 from routing import conf, report
 from routing.book import DryBook
@@ -50,7 +51,7 @@ class Command(BaseCommand):
         except ValueError as error:
             raise CommandError(str(error), returncode=2) from error
         book, refused = DryBook(), 0
-        console = report.wide_console(self.stdout._out)
+        console = wide_console(self.stdout._out)
         for where, request in requests:
             try:
                 decision = decide(request, book, now=now, policy=policy, exclude=options["exclude"])

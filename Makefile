@@ -1,0 +1,58 @@
+PYTHON ?= python3
+
+venv := .venv
+bin := $(venv)/bin
+install := $(bin)/pip install --quiet --disable-pip-version-check --require-hashes
+demo_env := DEBUG=1 DATABASE_URL="sqlite:///$(CURDIR)/demo.sqlite3"
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test lint lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+demo: $(venv)/base ## route jobs on data made up for it, in a database of its own
+	@$(demo_env) $(bin)/python manage.py demo $(ARGS)
+
+serve: $(venv)/base ## serve the demo's database on http://127.0.0.1:8000
+	@$(demo_env) $(bin)/python manage.py migrate --verbosity 0
+	@$(demo_env) $(bin)/uvicorn project.asgi:application --host 127.0.0.1 --port 8000 --lifespan off $(ARGS)
+
+test: $(venv)/test ## run the tests on SQLite and on PostgreSQL (ARGS="-x -k ledger" go to pytest)
+	@$(bin)/python -m tests $(ARGS)
+
+# The last two look at the settings of a server, whatever this checkout's .env says.
+lint: $(venv)/lint ## check style, types, migrations and the settings of a server
+	@$(bin)/ruff check --quiet
+	@$(bin)/ruff format --check --quiet
+	@$(bin)/mypy
+	@export DEBUG=0 DATABASE_URL=sqlite://:memory: && \
+	SECRET_KEY=$$($(bin)/python -c "import secrets; print(secrets.token_urlsafe(50))") && export SECRET_KEY && \
+	$(bin)/python manage.py makemigrations --check --dry-run && \
+	$(bin)/python manage.py check --deploy --fail-level WARNING
+
+lock: $(venv)/made ## pin anew what pyproject.toml and requirements/*.in ask for (ARGS=--upgrade: the newest of all)
+	@$(bin)/pip install --quiet --disable-pip-version-check uv
+	@for name in base test lint; do \
+	    test $$name = base && from=pyproject.toml || from=requirements/$$name.in; \
+	    UV_CUSTOM_COMPILE_COMMAND="make lock" $(bin)/uv pip compile --quiet --universal --python-version 3.11 \
+	        --fork-strategy fewest --generate-hashes $$from -o requirements/$$name.txt $(ARGS) || exit 1; \
+	done
+
+clean: ## remove what these targets made
+	@rm -rf $(venv) .*_cache .hypothesis demo.sqlite3* test*.sqlite3*
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(venv)/made:
+	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))" || \
+	    { echo "This needs Python 3.11 to 3.13. If you have one by another name: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(venv)
+	@touch $@
+
+$(venv)/base: requirements/base.txt $(venv)/made
+$(venv)/test: requirements/test.txt $(venv)/base
+$(venv)/lint: requirements/lint.txt $(venv)/test
+$(venv)/base $(venv)/test $(venv)/lint:
+	@echo "Installing $<"
+	@$(install) -r $<
+	@touch $@
