@@ -114,13 +114,13 @@ class BlockAdmin(ReadOnlyAdmin):
     def minted(self, block: Block) -> str:
         return to_the_second(block.timestamp)
 
-    @admin.display(description="seconds per executor", empty_value="not known before the next block")
-    def seconds(self, block: Block) -> float | None:
-        return None if block.ns is None else ledger.to_seconds(block.ns)
+    @admin.display(description="seconds per executor")
+    def seconds(self, block: Block) -> str:
+        return "not known before the next block" if block.ns is None else f"{ledger.to_seconds(block.ns):.3f}"
 
-    @admin.display(description="neurons", empty_value="as before")
-    def brought(self, block: Block) -> str | None:
-        return None if block.neurons_id is None else link("new list", NeuronList, block.neurons_id)
+    @admin.display(description="neurons")
+    def brought(self, block: Block) -> str:
+        return "as before" if block.neurons_id is None else link("new list", NeuronList, block.neurons_id)
 
 
 @admin.register(ManifestSync)
@@ -179,9 +179,11 @@ class AccountAdmin(ReadOnlyAdmin):
     @admin.display(description="seconds")
     def seconds(self, account: Account) -> str:
         """Return what a job that starts now could have, and who has the rest."""
-        balances = reservations.balances(account.executor_class, timezone.now())
-        mine = [balance for balance in balances if balance.miner.hotkey_ss58 == account.miner_id]
-        (standing,) = ledger.survey(reservations.window(None), mine)
+        balance = account.balance
+        lapsed = account.reservation_set.filter(reservations.lapsed_at(timezone.now()))
+        for blocks in lapsed.values_list("blocks", flat=True):
+            balance = ledger.free_again(balance, blocks)
+        (standing,) = ledger.survey(reservations.window(None), [balance])
         held = ledger.to_seconds(standing.unspent - standing.free)
         free, spent, earned = (ledger.to_seconds(ns) for ns in (standing.free, standing.spent, standing.earned))
         return f"{free:.3f} free\n{held:.3f} held\n{spent:.3f} spent\n{earned:.3f} earned in the window of a job"
@@ -249,8 +251,8 @@ class ReservationAdmin(ReadOnlyAdmin):
         return to_the_second(reservation.created_at)
 
     @admin.display(description="ended")
-    def ended(self, reservation: Reservation) -> str | None:
-        return None if reservation.ended_at is None else to_the_second(reservation.ended_at)
+    def ended(self, reservation: Reservation) -> str:
+        return "-" if reservation.ended_at is None else to_the_second(reservation.ended_at)
 
 
 # There is nothing to read in it but that it is there: a follower has recorded something.

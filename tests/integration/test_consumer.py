@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -48,11 +48,17 @@ def facilitator(transactional_db: None) -> User:
     return user
 
 
+def consumer_for(user: AnonymousUser | User | None) -> WebsocketCommunicator:
+    """Return the consumer's other end, with the `user` that middleware would have found."""
+    communicator = WebsocketCommunicator(JobConsumer.as_asgi(), "/ws/jobs/")
+    cast(JSON, communicator.scope)["user"] = user
+    return communicator
+
+
 @asynccontextmanager
 async def socket(user: User) -> AsyncIterator[WebsocketCommunicator]:
     """Connect as `user`."""
-    communicator = WebsocketCommunicator(JobConsumer.as_asgi(), "/ws/jobs/")
-    communicator.scope["user"] = user
+    communicator = consumer_for(user)
     assert (await communicator.connect(PATIENCE))[0]
     yield communicator
     await communicator.disconnect(timeout=PATIENCE)
@@ -93,8 +99,7 @@ async def reservations() -> list[Reservation]:
 
 async def closed_with(user: AnonymousUser | User | None) -> int:
     """Return the code with which `user` is closed, having sent a good job as early as can be."""
-    communicator = WebsocketCommunicator(JobConsumer.as_asgi(), "/ws/jobs/")
-    communicator.scope["user"] = user
+    communicator = consumer_for(user)
     await communicator.send_input({"type": "websocket.connect"})
     await communicator.send_json_to(job())
     assert (await communicator.receive_output(PATIENCE))["type"] == "websocket.accept"
@@ -154,7 +159,8 @@ async def test_a_refusal_names_its_reason(facilitator: User) -> None:
         rejected = await answer(communicator)
     assert (rejected["type"], rejected["uuid"]) == ("job.rejected", request["uuid"])
     assert rejected["reason"] == "NotEnoughAllowanceException"
-    assert "1020 s" in rejected["sentence"] and "hot-1" in rejected["sentence"]
+    assert "1020 s" in rejected["sentence"]
+    assert "hot-1" in rejected["sentence"]
     assert await reservations() == []
 
 

@@ -1,0 +1,118 @@
+"""Routers as real processes: each a fresh interpreter on the test database."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from django.db import connection
+
+
+@dataclass(frozen=True)
+class Picked:
+    """What a router's caller got: the route's miner and blocks, or the refusal's name."""
+
+    miner: str | None
+    blocks: list[int]
+    refusal: str | None
+
+
+def pick_side_by_side(
+    *, processes: int, picks: int, seconds: int, executor_class: str, locking: bool = True
+) -> list[Picked]:
+    """Let `processes` routers make `picks` picks each, all beginning at once, and return what their callers got.
+
+    Each takes its time between looking at an account and writing it, so that races show; without `locking` they do.
+    """
+    task = {
+        "database": connection.settings_dict["NAME"],
+        "picks": picks,
+        "seconds": seconds,
+        "executor_class": executor_class,
+        "locking": locking,
+    }
+    command = [sys.executable, "-m", __name__, json.dumps(task)]
+    routers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ))  # noqa: S603
+        for _ in range(processes)
+    ]
+    try:
+        for router in routers:
+            assert router.stdout is not None
+            assert router.stdout.readline() == "ready\n"
+        for router in routers:
+            assert router.stdin is not None
+            router.stdin.write("go\n")
+            router.stdin.flush()
+        answers = [router.communicate(timeout=120)[0] for router in routers]
+    finally:
+        for router in routers:
+            router.kill()
+            router.wait()
+    assert [router.returncode for router in routers] == [0] * processes
+    return [Picked(**line) for answer in answers for line in map(json.loads, answer.splitlines())]
+
+
+def _work(task: dict[str, str | int | bool]) -> None:
+    """Run in the child: wait for the word, pick, and print what came of it."""
+    import django
+    from django.conf import settings
+
+    settings.DATABASES["default"]["NAME"] = task["database"]
+    django.setup()
+
+    from allowance.types import AllowanceException
+    from routing import book, routing
+    from routing.types import JobRoutingException
+    from tests.factories import job_request
+
+    _slow_down(book)
+    if not task["locking"]:
+        _stop_locking(book)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    for _ in range(int(task["picks"])):
+        request = job_request(int(task["seconds"]), executor_class=task["executor_class"])
+        try:
+            route = routing().pick(request)
+        except (AllowanceException, JobRoutingException) as error:
+            answer: dict[str, object] = {"miner": None, "blocks": [], "refusal": type(error).__name__}
+        else:
+            answer = {"miner": route.miner.hotkey_ss58, "blocks": route.allowance_blocks, "refusal": None}
+        print(json.dumps(answer), flush=True)
+
+
+def _slow_down(book: object) -> None:
+    import time
+
+    from routing.book import admit
+
+    def slowly(*args: object) -> object:
+        outcome = admit(*args)  # type: ignore[arg-type]
+        time.sleep(0.02)
+        return outcome
+
+    book.admit = slowly  # type: ignore[attr-defined]
+
+
+def _stop_locking(book: object) -> None:
+    from allowance.models import Account
+
+    def read(*, wait: bool = True, **which: object) -> Account | None:
+        return Account.objects.select_related("miner").filter(**which).first()
+
+    book.lock_account = read  # type: ignore[attr-defined]
+
+
+def overlaps(picked: Sequence[Picked]) -> int:
+    """Return how many blocks of a miner were given more than once."""
+    given = [(p.miner, block) for p in picked for block in p.blocks]
+    return len(given) - len(set(given))
+
+
+if __name__ == "__main__":
+    _work(json.loads(sys.argv[1]))

@@ -1,0 +1,309 @@
+"""Every bad input is an error that names it, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import time_machine
+from pydantic import ValidationError
+
+from allowance import allowance
+from allowance.models import Reservation
+from allowance.types import (
+    MAX_EXECUTORS,
+    MAX_WEI,
+    AllowanceException,
+    CannotReserveAllowanceException,
+    JobTooLong,
+    NotEnoughAllowanceException,
+    ReservationNotFound,
+)
+from routing import routing
+from routing.requests import V2JobRequest
+from routing.types import MinerIncidentType
+from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, stored
+
+NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+BLOCK_TIME = dt.timedelta(seconds=12)
+BLOCKS = 2
+NEXT_BLOCK = FIRST_BLOCK + BLOCKS
+AXON: dict[str, Any] = {"address": "10.0.0.1", "ip_version": 4, "port": 9000}
+UNKNOWN_CLASS = "always_on.gpu-80gb"
+
+Taker = Callable[..., object]
+
+
+@pytest.fixture(autouse=True)
+def nothing_stored(db: None) -> Iterator[None]:
+    """Whatever a test of this module tries, all tables stay as they are."""
+    with time_machine.travel(NOW, tick=False):
+        fill_ledger("hot-1", "hot-2", blocks=BLOCKS)
+        before = stored()
+        yield
+        assert stored() == before
+
+
+def assert_refused(taker: Taker, *named: object, error: type[Exception] = ValueError) -> None:
+    """Call `taker`, and insist on an `error` whose message has all that is `named`."""
+    with pytest.raises(error) as refusal:
+        taker()
+    for value in named:
+        assert str(value) in str(refusal.value)
+
+
+def record_block(**fields: Any) -> None:
+    good = {"number": NEXT_BLOCK, "timestamp": NOW, "stake_share": 0.5, "hotkeys": None}
+    allowance().record_block(**{**good, **fields})
+
+
+def record_manifests(*, name: Any = "hot-1", block: Any = NEXT_BLOCK, axon: Any = AXON, executors: Any = None) -> None:
+    counts = {CLASS: 3} if executors is None else executors
+    allowance().record_manifests(block=block, axons={name: axon}, executors={name: counts})
+
+
+def record_collateral(*, hotkey: Any = "hot-1", wei: Any = 5) -> None:
+    allowance().record_collateral(hotkey=hotkey, wei=wei)
+
+
+def find(**fields: Any) -> object:
+    good = {"allowance_seconds": 10.0, "executor_class": CLASS, "job_start_block": NEXT_BLOCK}
+    return allowance().find_miners_with_allowance(**{**good, **fields})
+
+
+def reserve(**fields: Any) -> object:
+    good = {"miner": "hot-1", "executor_class": CLASS, "allowance_seconds": 10.0, "job_start_block": NEXT_BLOCK}
+    return allowance().reserve_allowance(**{**good, **fields})
+
+
+def report(
+    *,
+    kind: Any = MinerIncidentType.MINER_JOB_FAILED,
+    hotkey: Any = "hot-1",
+    job: Any = None,
+    executor_class: Any = CLASS,
+) -> None:
+    routing().report_incident(kind, hotkey, job if job is not None else uuid4(), executor_class)
+
+
+def pick(*, exclude: Any = (), **fields: Any) -> object:
+    return routing().pick(job_request(**fields), exclude=exclude)
+
+
+HOTKEY_TAKERS: dict[str, Callable[[Any], object]] = {
+    "block": lambda value: record_block(hotkeys=["hot-1", value]),
+    "manifests": lambda value: record_manifests(name=value),
+    "collateral": lambda value: record_collateral(hotkey=value),
+    "incident": lambda value: report(hotkey=value),
+    "reservation": lambda value: reserve(miner=value),
+}
+
+
+@pytest.mark.parametrize("taker", HOTKEY_TAKERS.values(), ids=HOTKEY_TAKERS)
+@pytest.mark.parametrize("value", ["", "  ", "h" * 49, "hot\0key", "hot\nkey", "\ud800", 5], ids=repr)
+def test_what_is_no_hotkey_is_refused_by_whoever_takes_one(taker: Callable[[Any], object], value: object) -> None:
+    assert_refused(lambda: taker(value), "hotkey", repr(value))
+
+
+JOB_TAKERS: dict[str, Callable[[Any], object]] = {
+    "pick": lambda value: pick(uuid=value),
+    "reservation": lambda value: reserve(job_uuid=value),
+    "incident": lambda value: report(job=value),
+}
+
+
+@pytest.mark.parametrize("taker", JOB_TAKERS.values(), ids=JOB_TAKERS)
+@pytest.mark.parametrize("value", ["", "job", "6a7dbfd5-5b0c-4bd4-8d0c-0b4b0d2c8a4", "\0job", 5], ids=repr)
+def test_a_job_without_a_proper_uuid_is_refused_by_whoever_takes_one(
+    taker: Callable[[Any], object], value: object
+) -> None:
+    assert_refused(lambda: taker(value), "uuid", repr(value))
+
+
+@pytest.mark.parametrize("taker", [find, reserve])
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -math.inf, 0, 0.0, -1, -0.001, True, "10", None], ids=repr)
+def test_seconds_that_are_no_finite_number_above_0_are_refused(taker: Taker, seconds: object) -> None:
+    assert_refused(lambda: taker(allowance_seconds=seconds), "Seconds", repr(seconds))
+
+
+@pytest.mark.parametrize("taker", [find, reserve])
+@pytest.mark.parametrize("seconds", [3600.001, 3601, 1e300, 10**400], ids=["just", "a second", "1e300", "10**400"])
+def test_more_than_an_hour_is_too_long(taker: Taker, seconds: float) -> None:
+    assert_refused(lambda: taker(allowance_seconds=seconds), "3600 s", error=JobTooLong)
+
+
+BLOCK_NUMBER_TAKERS: dict[str, Callable[[Any], object]] = {
+    "block": lambda value: record_block(number=value),
+    "manifests": lambda value: record_manifests(block=value),
+    "find": lambda value: find(job_start_block=value),
+    "reservation": lambda value: reserve(job_start_block=value),
+}
+
+
+@pytest.mark.parametrize("taker", BLOCK_NUMBER_TAKERS.values(), ids=BLOCK_NUMBER_TAKERS)
+@pytest.mark.parametrize("value", [-1, 2**32, 2**70, "5", 5.0, True, None], ids=repr)
+def test_what_is_no_block_number_is_refused_by_whoever_takes_one(taker: Callable[[Any], object], value: object) -> None:
+    assert_refused(lambda: taker(value), "block number", repr(value))
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, math.inf, -math.inf, "0.5", True, None], ids=repr)
+def test_what_is_no_share_of_stake_is_refused(value: object) -> None:
+    assert_refused(lambda: record_block(stake_share=value), "stake share", repr(value))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [dt.datetime(2026, 1, 1, 12), NOW.date(), NOW.isoformat(), NOW.timestamp(), None, NOW.replace(year=1969)],  # noqa: DTZ001
+    ids=["naive", "date", "text", "number", "None", "before 1970"],
+)
+def test_what_is_no_time_with_a_zone_is_refused(value: object) -> None:
+    assert_refused(lambda: record_block(timestamp=value), "timestamp", repr(value)[:80])
+
+
+@pytest.mark.parametrize(
+    ("number", "timestamp"),
+    [(NEXT_BLOCK, NOW - 2 * BLOCK_TIME), (NEXT_BLOCK + 100, NOW - 2 * BLOCK_TIME), (FIRST_BLOCK - 1, NOW), (0, NOW)],
+    ids=["older than the one before", "older than one far before", "newer than the next", "newer than one far behind"],
+)
+def test_a_block_out_of_step_with_its_neighbours_is_refused(number: int, timestamp: dt.datetime) -> None:
+    assert_refused(lambda: record_block(number=number, timestamp=timestamp), number, timestamp.isoformat())
+
+
+@pytest.mark.parametrize("value", [-1, True, 2.0, "2", None, MAX_EXECUTORS + 1, 2**70], ids=repr)
+def test_what_is_no_count_of_executors_is_refused(value: object) -> None:
+    assert_refused(lambda: record_manifests(executors={CLASS: value}), "executor count of hot-1", repr(value))
+
+
+@pytest.mark.parametrize("value", [UNKNOWN_CLASS, "", "\0"], ids=repr)
+def test_an_executor_class_that_does_not_exist_is_refused(value: str) -> None:
+    assert_refused(lambda: record_manifests(executors={value: 1}), "executor class", repr(value))
+    assert_refused(lambda: report(executor_class=value), "executor class", repr(value))
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"port": 70000}, "70000"),
+        ({"port": -1}, "-1"),
+        ({"port": "9000"}, "'9000'"),
+        ({"ip_version": 5}, "5"),
+        ({"ip_version": "4"}, "'4'"),
+        ({"ip_version": True}, "True"),
+        ({"address": ""}, "''"),
+        ({"address": None}, "None"),
+        ({"address": "a" * 256}, "'aaa"),
+        ({"address": "10.0.0.\0"}, r"'10.0.0.\x00'"),
+    ],
+    ids=repr,
+)
+def test_an_axon_that_can_t_be_called_is_refused(fields: dict[str, object], named: str) -> None:
+    assert_refused(lambda: record_manifests(axon={**AXON, **fields}), "hot-1", named)
+
+
+@pytest.mark.parametrize("name", ["address", "port"])
+def test_an_axon_that_lacks_a_part_is_refused(name: str) -> None:
+    assert_refused(lambda: record_manifests(axon={k: v for k, v in AXON.items() if k != name}), name, "hot-1", "None")
+
+
+@pytest.mark.parametrize("value", [None, "10.0.0.1", ["10.0.0.1", 9000]], ids=repr)
+def test_what_is_no_mapping_is_neither_an_axon_nor_a_manifest(value: object) -> None:
+    assert_refused(lambda: record_manifests(axon=value), "hot-1", repr(value))
+    assert_refused(
+        lambda: allowance().record_manifests(block=NEXT_BLOCK, axons={"hot-1": AXON}, executors={"hot-1": value}),  # type: ignore[dict-item]
+        *("hot-1", repr(value)),
+    )
+
+
+def test_the_manifest_of_a_miner_without_an_axon_is_refused() -> None:
+    executors = {"hot-1": {CLASS: 3}, "hot-9": {CLASS: 1}}
+    assert_refused(
+        lambda: allowance().record_manifests(block=NEXT_BLOCK, axons={"hot-1": AXON}, executors=executors), "hot-9"
+    )
+
+
+def test_manifests_older_than_the_newest_are_refused() -> None:
+    assert_refused(lambda: record_manifests(block=FIRST_BLOCK - 1), FIRST_BLOCK - 1, FIRST_BLOCK)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [-1, MAX_WEI + 1, 1.5, True, None, "abc", "²", "٣", "-1", "1.5", "1_000", " 1", "", str(MAX_WEI + 1)],
+    ids=repr,
+)
+def test_what_is_no_amount_of_wei_is_refused(value: object) -> None:
+    assert_refused(lambda: record_collateral(wei=value), "Wei", repr(value).strip("'")[:80])
+
+
+@pytest.mark.parametrize("value", ["MINER_LATE", "", "miner_job_failed", None, 5], ids=repr)
+def test_an_unknown_type_of_incident_is_refused(value: object) -> None:
+    assert_refused(lambda: report(kind=value), "incident type", repr(value))
+
+
+@pytest.mark.parametrize("part", ["download_time_limit", "execution_time_limit", "upload_time_limit"])
+@pytest.mark.parametrize("value", [-1, -20, math.nan, -math.inf, "10", None], ids=repr)
+def test_a_time_limit_below_0_or_of_another_kind_is_refused(part: str, value: object) -> None:
+    limits = {"download_time_limit": 10, "execution_time_limit": 10, "upload_time_limit": 10, part: value}
+    assert_refused(lambda: pick(**limits), "time limit", repr(value))
+
+
+def test_a_job_of_no_seconds_or_of_endless_ones_is_refused() -> None:
+    assert_refused(lambda: pick(seconds=0), "not 0")
+    assert_refused(lambda: pick(seconds=math.inf), "not inf")
+
+
+@pytest.mark.parametrize("part", ["download_time_limit", "execution_time_limit", "upload_time_limit"])
+def test_a_job_of_more_than_an_hour_is_too_long(part: str) -> None:
+    limits = {"download_time_limit": 1, "execution_time_limit": 1, "upload_time_limit": 1, part: 3599}
+    assert_refused(lambda: pick(**limits), "3601", error=AllowanceException)
+
+
+def test_hotkeys_to_exclude_are_several_not_one_text() -> None:
+    assert_refused(lambda: pick(exclude="hot-1"), "exclude", "'hot-1'")
+
+
+def test_a_wire_message_of_an_unknown_class_is_refused() -> None:
+    message = {**job_request().model_dump(mode="json"), "executor_class": UNKNOWN_CLASS}
+    assert_refused(lambda: V2JobRequest.model_validate(message), UNKNOWN_CLASS, error=ValidationError)
+
+
+@pytest.mark.parametrize("value", [UNKNOWN_CLASS, "", "\0", "c" * 1000], ids=["unknown", "empty", "NUL", "long"])
+@pytest.mark.parametrize("taker", [find, pick])
+def test_nobody_has_anything_of_an_unknown_class(taker: Taker, value: str) -> None:
+    with pytest.raises(NotEnoughAllowanceException) as refusal:
+        taker(executor_class=value)
+    error = refusal.value
+    assert (error.highest_available_allowance, error.highest_unspent_allowance) == (0.0, 0.0)
+    assert (error.highest_available_allowance_ss58, error.highest_unspent_allowance_ss58) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"executor_class": UNKNOWN_CLASS}, {"miner": "hot-9"}, {"executor_class": "\0"}],
+    ids=["unknown class", "unknown miner", "NUL"],
+)
+def test_nothing_can_be_reserved_of_what_does_not_exist(fields: dict[str, str]) -> None:
+    assert_refused(lambda: reserve(**fields), *fields.values(), error=CannotReserveAllowanceException)
+
+
+def test_a_request_that_is_no_wire_message_is_checked_like_one() -> None:
+    bare = SimpleNamespace(
+        uuid="job",
+        executor_class=CLASS,
+        download_time_limit=0,
+        execution_time_limit=9,
+        upload_time_limit=0,
+        on_trusted_miner=False,
+    )
+    assert_refused(lambda: routing().pick(bare), "'job'")
+
+
+@pytest.mark.parametrize("value", [0, -1, 1, 2**31, 2**63, 2**70, -(2**70)], ids=repr)
+@pytest.mark.parametrize("end", ["spend_allowance", "undo_allowance_reservation"])
+def test_a_reservation_that_does_not_exist_can_t_end(end: str, value: int) -> None:
+    assert not Reservation.objects.exists()
+    assert_refused(lambda: getattr(allowance(), end)(value), value, error=ReservationNotFound)

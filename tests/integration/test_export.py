@@ -1,0 +1,181 @@
+"""Writing a journal: what goes out comes in again, once, and gives the same answers."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import time_machine
+from django.db import models
+
+from allowance import allowance, reservations
+from allowance.audit import check_ledger
+from allowance.models import Account, Block, ManifestSync, Miner, NeuronList, Reservation, ReservationState
+from allowance.types import MAX_WEI
+from receipts import receipts
+from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
+from receipts.schemas import JobAccepted, JobFinished, JobStarted
+from routing.journal import export
+from routing.models import MinerIncident
+from routing.ongoing import ongoing_jobs
+from routing.reliability import record_incident
+from tests.factories import CLASS, FIRST_BLOCK, Finished, fill_ledger, run_command, stored
+
+NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+HOUR = dt.timedelta(hours=1)
+JOBS = [UUID(int=i) for i in range(10)]
+HISTORY: list[type[models.Model]] = [
+    *(Reservation, Account, Miner, Block, NeuronList, ManifestSync, MinerIncident),
+    *(JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt),
+]
+"""All tables, each before those that it refers to."""
+
+
+@pytest.fixture(autouse=True)
+def history(db: None) -> Iterator[None]:
+    with time_machine.travel(NOW, tick=False):
+        make_history()
+        yield
+
+
+def make_history() -> None:
+    """Record a history with some of everything, up to now."""
+    axons = {name: {"address": "2001:db8::1", "ip_version": 6, "port": 9000} for name in ("hot-1", "hot-2", "hot-3")}
+    allowance().record_manifests(block=FIRST_BLOCK - 10, axons=axons, executors={"hot-1": {CLASS: 3}})
+    fill_ledger("hot-1", "hot-2", "hot-3")
+    allowance().record_collateral(hotkey="hot-1", wei=MAX_WEI)
+    allowance().record_collateral(hotkey="elsewhere", wei=10**18 + 1)
+    for number, (miner, age, end) in enumerate(
+        [
+            ("hot-1", HOUR, None),  # lapsed, and noted as such when the next one is made
+            ("hot-1", HOUR / 60, reservations.spend),
+            ("hot-1", HOUR / 60, reservations.release),
+            ("hot-1", HOUR / 60, None),
+            ("hot-2", HOUR / 60, None),  # held, and void by the drop below
+            ("hot-2", HOUR / 60, reservations.spend),  # spent, and void too
+            ("hot-3", HOUR, None),  # lapsed, and nobody has noted it
+        ]
+    ):
+        job = JOBS[number] if number != 3 else None
+        at = NOW - age
+        reservation = reservations.reserve(
+            miner=miner, executor_class=CLASS, seconds=30, job_start_block=FIRST_BLOCK + 20, job_uuid=job, now=at
+        )
+        if end:
+            end(reservation.pk, now=at + HOUR / 3600)
+    allowance().record_manifests(
+        block=FIRST_BLOCK + 15,
+        axons={name: {"address": "10.0.0.9", "ip_version": 4, "port": 9} for name in ("hot-1", "hot-2")},
+        executors={"hot-1": {CLASS: 4}, "hot-2": {CLASS: 1, "always_on.test": 2}},
+    )
+    allowance().record_block(number=FIRST_BLOCK + 21, timestamp=NOW, stake_share=0.1, hotkeys=["hot-1", "hot-2"])
+    allowance().record_block(number=FIRST_BLOCK + 30, timestamp=NOW + HOUR, stake_share=1 / 3)
+    said: dict[str, Any] = {"miner_hotkey": "hot-1", "validator_hotkey": "us"}
+    for i, job in enumerate(JOBS[7:]):
+        at = NOW - dt.timedelta(seconds=10 * i, microseconds=1)
+        receipts().record(JobStarted(**said, job_uuid=job, timestamp=at, executor_class=CLASS, ttl=60))
+        receipts().record(JobAccepted(**said, job_uuid=job, timestamp=at, time_accepted=at, ttl=600))
+        record_incident(
+            incident_type="MINER_JOB_REJECTED", hotkey="hot-2", job_uuid=job, executor_class=CLASS, timestamp=at
+        )
+    took = {"time_started": NOW, "time_took_us": 1, "score_str": "0.5", "block_numbers": [FIRST_BLOCK]}
+    receipts().record(JobFinished(**said, job_uuid=JOBS[7], timestamp=NOW, **took))
+
+
+def forget() -> None:
+    """Empty the database."""
+    for model in HISTORY:
+        model._default_manager.all().delete()
+
+
+def replay(folder: Path, *lines: str) -> Finished:
+    (folder / "journal.jsonl").write_text("\n".join(lines))
+    return run_command("replay_journal", folder / "journal.jsonl")
+
+
+def answers() -> list[Any]:
+    """Ask what a history is asked: who has allowance, what became of reservations, which jobs are ongoing."""
+    found = []
+    for at in (NOW, NOW + HOUR / 30, NOW + HOUR / 2):
+        with time_machine.travel(at, tick=False):
+            for need, start in ((1, FIRST_BLOCK + 30), (90, FIRST_BLOCK + 30), (20, FIRST_BLOCK + 5)):
+                found.append(
+                    allowance().find_miners_with_allowance(
+                        allowance_seconds=need, executor_class=CLASS, job_start_block=start
+                    )
+                )
+            states = {r.pk: reservations.state_at(r, at) for r in Reservation.objects.all()}
+            found += [states, ongoing_jobs(CLASS, at), allowance().miners(), allowance().get_manifests()]
+    return found
+
+
+def test_replaying_a_history_again_changes_nothing(tmp_path: Path) -> None:
+    lines = list(export())
+    before = stored()
+    for _ in range(2):
+        assert replay(tmp_path, *lines).code == 0
+        assert stored() == before
+
+
+@pytest.mark.parametrize("name", ["journal.jsonl", "journal.jsonl.gz"])
+def test_a_history_replayed_into_an_empty_database_is_the_same_history(name: str, tmp_path: Path) -> None:
+    assert {r.state for r in Reservation.objects.all()} == set(ReservationState)
+    before, lines = answers(), list(export())
+    assert run_command("export_journal", tmp_path / name).out == f"Wrote {len(lines)} events to {tmp_path / name}.\n"
+    forget()
+    assert list(export()) == []
+    assert run_command("replay_journal", tmp_path / name).code == 0
+    assert list(export()) == lines
+    assert answers() == before
+    assert list(check_ledger()) == []
+    assert run_command("export_journal").out.splitlines() == lines
+
+
+def test_a_replayed_ledger_takes_new_reservations_under_new_ids(tmp_path: Path) -> None:
+    lines = list(export())
+    newest = max(r.pk for r in Reservation.objects.all())
+    forget()
+    assert replay(tmp_path, *lines).code == 0
+    pk, _ = allowance().reserve_allowance(
+        miner="hot-1", executor_class=CLASS, allowance_seconds=1, job_start_block=FIRST_BLOCK + 30
+    )
+    assert pk > newest
+    assert list(check_ledger()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"blocks": [FIRST_BLOCK + 9]}, "means something else"),
+        ({"job_uuid": str(JOBS[9])}, "means something else"),
+        ({"miner": "hot-2"}, "means something else"),
+        ({"state": "released", "ended_at": NOW.isoformat()}, "means something else"),
+        ({"id": 10**6}, "holds blocks that another one has"),
+        ({"id": 10**6, "miner": "hot-9"}, "hot-9 has no account"),
+    ],
+    ids=repr,
+)
+def test_a_reservation_that_contradicts_the_ledger_is_refused(
+    change: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    row = Reservation.objects.get(job_uuid=None)
+    ours = next(said for said in map(json.loads, export()) if said.get("id") == row.pk)
+    before = stored()
+    ended = replay(tmp_path, json.dumps({**ours, **change}))
+    assert ended.code == 2
+    assert str(change.get("id", row.pk)) in ended.err
+    assert named in ended.err
+    assert stored() == before
+
+
+def test_an_export_never_overwrites_a_file(tmp_path: Path) -> None:
+    (tmp_path / "journal.jsonl").write_text("precious")
+    ended = run_command("export_journal", tmp_path / "journal.jsonl")
+    assert ended.code != 0
+    assert "journal.jsonl" in ended.err
+    assert (tmp_path / "journal.jsonl").read_text() == "precious"

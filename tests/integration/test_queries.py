@@ -1,0 +1,159 @@
+"""How many queries a pick makes, what it locks, and which index serves it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.db.models import QuerySet
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from allowance import allowance
+from allowance.models import Reservation
+from allowance.reservations import held_at
+from allowance.types import ExecutorClass
+from receipts import receipts
+from receipts.models import JobFinishedReceipt, JobStartedReceipt
+from routing import routing
+from routing.models import MinerIncident
+from routing.types import MinerIncidentType
+from tests.factories import CLASS, fill_ledger, job_request
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+postgresql = pytest.mark.skipif(connection.vendor != "postgresql", reason="row locks and EXPLAIN (FORMAT JSON)")
+
+
+def statements(captured: CaptureQueriesContext) -> list[str]:
+    return [query["sql"].lstrip("(") for query in captured]
+
+
+@pytest.mark.parametrize("miners", [1, 20])
+def test_a_pick_makes_seven_queries_and_a_transaction_of_five(miners: int) -> None:
+    fill_ledger(*(f"miner_{i}" for i in range(miners)))
+    routing().pick(job_request())
+    with CaptureQueriesContext(connection) as captured:
+        routing().pick(job_request())
+    verbs = [sql.split()[0] for sql in statements(captured)]
+    assert verbs == ["SELECT"] * 7 + ["BEGIN"] + ["SELECT"] * 3 + ["UPDATE", "INSERT", "COMMIT"]
+
+
+def test_a_refused_pick_writes_and_locks_nothing() -> None:
+    fill_ledger("anna")
+    with CaptureQueriesContext(connection) as captured, pytest.raises(Exception, match="No miner has 3600 s"):
+        routing().pick(job_request(3600))
+    assert {sql.split()[0] for sql in statements(captured)} == {"SELECT"}
+    assert not any("FOR UPDATE" in sql for sql in statements(captured))
+
+
+@postgresql
+def test_a_pick_locks_one_account_before_it_writes() -> None:
+    fill_ledger("anna", "bert")
+    with CaptureQueriesContext(connection) as captured:
+        routing().pick(job_request())
+    locks = [i for i, sql in enumerate(statements(captured)) if "FOR UPDATE" in sql]
+    writes = [i for i, sql in enumerate(statements(captured)) if sql.split()[0] in {"UPDATE", "INSERT"}]
+    assert len(locks) == 1
+    assert locks[0] < min(writes)
+    assert 'FOR UPDATE OF "allowance_account" SKIP LOCKED' in statements(captured)[locks[0]]
+
+
+@postgresql
+@pytest.mark.parametrize("end", ["spend_allowance", "undo_allowance_reservation"])
+def test_an_end_locks_the_account_before_it_reads_the_reservation(end: str) -> None:
+    fill_ledger("anna")
+    reservation = routing().pick(job_request()).allowance_reservation_id
+    with CaptureQueriesContext(connection) as captured:
+        getattr(allowance(), end)(reservation)
+    begin, lock, read, *writes, commit = statements(captured)
+    assert (begin, commit) == ("BEGIN", "COMMIT")
+    assert 'FOR UPDATE OF "allowance_account"' in lock
+    assert "SKIP LOCKED" not in lock
+    assert read.startswith("SELECT")
+    assert [sql.split()[0] for sql in writes] == ["UPDATE", "UPDATE"]
+
+
+def test_taking_in_a_block_writes_two_rows_however_many_miners_there_are() -> None:
+    fill_ledger(*(f"miner_{i}" for i in range(50)))
+    with CaptureQueriesContext(connection) as captured:
+        allowance().record_block(number=1021, timestamp=timezone.now(), stake_share=0.5)
+    writes = [sql for sql in statements(captured) if sql.split()[0] in {"INSERT", "UPDATE"}]
+    assert len(writes) <= 3  # the first block ever also makes the chain lock
+    assert all("allowance_block" in sql or "allowance_chainlock" in sql for sql in writes)
+
+
+def scans(rows: QuerySet[Any, Any]) -> dict[str, str]:
+    """Return how PostgreSQL, given fresh statistics, would read each table of a query: by an index's name, or whole."""
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+        sql, params = rows.query.sql_with_params()
+        cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", params)
+        nodes = [explained["Plan"] for explained in cursor.fetchone()[0]]
+    found = {}
+    for node in nodes:
+        nodes += node.get("Plans", [])
+        if "Relation Name" in node:
+            found[node["Relation Name"]] = node.get("Index Name", node["Node Type"])
+        elif node["Node Type"] == "Bitmap Index Scan":
+            found[node["Index Name"]] = "Bitmap Index Scan"
+    return found
+
+
+@postgresql
+def test_the_busy_count_is_served_by_indexes() -> None:
+    now = timezone.now()
+    names = {"miner_hotkey": "anna", "validator_hotkey": "v"}
+    jobs = [job_request().uuid for _ in range(5000)]
+    JobStartedReceipt.objects.bulk_create(
+        JobStartedReceipt(**names, job_uuid=job, executor_class=CLASS, timestamp=now - dt.timedelta(hours=i), ttl=60)
+        for i, job in enumerate(jobs)
+    )
+    JobFinishedReceipt.objects.bulk_create(
+        JobFinishedReceipt(
+            **names, job_uuid=job, timestamp=now, time_started=now, time_took_us=1, score_str="1", block_numbers=[]
+        )
+        for job in jobs[1:]
+    )
+    read = scans(receipts().ongoing_jobs(CLASS, now))
+    assert "started_valid" in {*read, *read.values()}
+    assert read["receipts_jobfinishedreceipt"] != "Seq Scan"
+    with CaptureQueriesContext(connection) as captured:
+        assert receipts().get_busy_executor_count(CLASS, now) == {"anna": 1}
+    assert len(captured) == 1
+
+
+@postgresql
+def test_counting_incidents_reads_the_index_of_class_and_time() -> None:
+    now = timezone.now()
+    MinerIncident.objects.bulk_create(
+        MinerIncident(
+            type=MinerIncidentType.MINER_JOB_FAILED,
+            hotkey_ss58address="anna",
+            executor_class=CLASS,
+            job_uuid=job_request().uuid,
+            timestamp=now - dt.timedelta(minutes=i),
+        )
+        for i in range(5000)
+    )
+    window = MinerIncident.objects.filter(executor_class=CLASS, timestamp__gte=now - dt.timedelta(hours=24))
+    read = scans(window.values_list("hotkey_ss58address"))
+    assert "incident_of_class" in {*read, *read.values()}
+
+
+@postgresql
+def test_held_reservations_are_found_by_the_partial_index() -> None:
+    fill_ledger("anna")
+    now = timezone.now()
+    routing().pick(job_request())
+    (account,) = Reservation.objects.values_list("account", flat=True)
+    Reservation.objects.bulk_create(
+        Reservation(
+            account_id=account, blocks=[1], created_at=now, expires_at=now + dt.timedelta(1), state="spent", ended_at=now
+        )
+        for _ in range(5000)
+    )
+    read = scans(Reservation.objects.filter(held_at(now), account=account))
+    assert "reservation_held" in {*read, *read.values()}

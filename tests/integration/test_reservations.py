@@ -1,0 +1,228 @@
+"""The life of a reservation: held, then spent, released or lapsed, once."""
+
+from __future__ import annotations
+
+import datetime as dt
+from threading import Event, Thread
+
+import pytest
+import time_machine
+from django.db import IntegrityError, connection, transaction
+
+from allowance import allowance, reservations
+from allowance.locks import lock_account
+from allowance.models import Account, Reservation
+from allowance.types import (
+    AllowanceException,
+    CannotReserveAllowanceException,
+    NotEnoughAllowanceException,
+    ReservationAlreadySpent,
+    ReservationExpired,
+    ReservationNotFound,
+    ReservationReleased,
+)
+from receipts import receipts
+from receipts.schemas import JobFinished
+from routing import routing
+from routing.types import AllMinersBusy
+from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
+
+pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
+
+NEWEST = FIRST_BLOCK + 20
+
+
+def reserve(seconds: float = 30) -> tuple[int, list[int]]:
+    return allowance().reserve_allowance(
+        miner="anna", executor_class=CLASS, allowance_seconds=seconds, job_start_block=NEWEST
+    )
+
+
+def free() -> float:
+    """Seconds that anna has free: 12 s a block of its 20 with a known duration."""
+    found = allowance().find_miners_with_allowance(
+        allowance_seconds=0.001, executor_class=CLASS, job_start_block=NEWEST
+    )
+    return dict(found)["anna"]
+
+
+def test_the_oldest_free_blocks_are_taken() -> None:
+    fill_ledger("anna")
+    assert reserve(30)[1] == [1000, 1001, 1002]
+    assert reserve(12)[1] == [1003]
+    assert free() == pytest.approx(240 - 48)
+
+
+def test_released_blocks_are_taken_first() -> None:
+    fill_ledger("anna")
+    first, _ = reserve(12)
+    reserve(12)
+    allowance().undo_allowance_reservation(first)
+    assert reserve(24)[1] == [1000, 1002]
+
+
+ENDS = {"spend": "spend_allowance", "undo": "undo_allowance_reservation"}
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "error"),
+    [
+        ("spend", "spend", ReservationAlreadySpent),
+        ("spend", "undo", ReservationAlreadySpent),
+        ("undo", "spend", ReservationReleased),
+        ("undo", "undo", ReservationReleased),
+        ("lapse", "spend", ReservationExpired),
+        ("lapse", "undo", ReservationExpired),
+    ],
+)
+def test_a_reservation_ends_once(first: str, then: str, error: type[AllowanceException]) -> None:
+    fill_ledger("anna")
+    with time_machine.travel(dt.datetime.now(dt.UTC), tick=False) as clock:
+        reservation, _ = reserve(30)
+        if first == "lapse":
+            clock.shift(130)
+        else:
+            getattr(allowance(), ENDS[first])(reservation)
+        before = Account.objects.values_list().get()
+        with pytest.raises(error, match=str(reservation)):
+            getattr(allowance(), ENDS[then])(reservation)
+        assert Account.objects.values_list().get() == before
+
+
+def test_a_released_reservation_is_not_found() -> None:
+    assert issubclass(ReservationReleased, ReservationNotFound)
+
+
+@pytest.mark.parametrize("end", ENDS.values())
+def test_an_unknown_reservation_is_not_found(end: str) -> None:
+    with pytest.raises(ReservationNotFound, match="There is no reservation 4711"):
+        getattr(allowance(), end)(4711)
+
+
+def test_a_hold_lapses_by_itself_at_its_instant() -> None:
+    fill_ledger("anna", executors=1)
+    with time_machine.travel(dt.datetime.now(dt.UTC), tick=False) as clock:
+        held, blocks = reserve(120)
+        clock.shift(220 - 0.000001)
+        with pytest.raises(NotEnoughAllowanceException):
+            free()
+        clock.shift(0.000001)
+        assert free() == 120
+        assert reserve(120)[1] == blocks
+        lapsed = Reservation.objects.get(pk=held)
+        assert (lapsed.state, lapsed.ended_at) == ("lapsed", lapsed.expires_at)
+
+
+def test_a_lapsed_job_keeps_no_executor_busy() -> None:
+    fill_ledger("anna", executors=1)
+    with time_machine.travel(dt.datetime.now(dt.UTC), tick=False) as clock:
+        routing().pick(job_request(12))
+        with pytest.raises(AllMinersBusy, match="0 of 1 miners: 1 busy"):
+            routing().pick(job_request(12))
+        clock.shift(112)
+        routing().pick(job_request(12))
+
+
+def test_a_finished_job_keeps_no_executor_busy() -> None:
+    fill_ledger("anna", executors=1)
+    request = job_request(12)
+    routing().pick(request)
+    now = dt.datetime.now(dt.UTC)
+    receipt = JobFinished.model_validate(
+        {"job_uuid": request.uuid, "miner_hotkey": "anna", "validator_hotkey": "v", "timestamp": now}
+        | {"time_started": now, "time_took_us": 1}
+    )
+    receipts().record(receipt)
+    routing().pick(job_request(12))
+
+
+def test_a_drop_voids_what_is_held() -> None:
+    fill_ledger("anna", executors=3)
+    held, _ = reserve(30)
+    axons = {"anna": {"address": "10.0.0.1", "ip_version": 4, "port": 1}}
+    allowance().record_manifests(block=NEWEST - 5, axons=axons, executors={"anna": {CLASS: 2}})
+    assert free() == 5 * 12
+    allowance().undo_allowance_reservation(held)
+    assert free() == 5 * 12
+
+
+def test_who_left_has_nothing_to_reserve() -> None:
+    fill_ledger("anna")
+    allowance().record_block(
+        number=NEWEST + 1, timestamp=dt.datetime.now(dt.UTC), stake_share=0.5, hotkeys=["somebody else"]
+    )
+    with pytest.raises(CannotReserveAllowanceException, match="anna has 0 s"):
+        reserve()
+
+
+def test_the_database_refuses_an_end_without_a_time() -> None:
+    fill_ledger("anna")
+    held, _ = reserve()
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Reservation.objects.filter(pk=held).update(state="spent")
+    with pytest.raises(IntegrityError), transaction.atomic():
+        Reservation.objects.filter(pk=held).update(state="gone", ended_at=dt.datetime.now(dt.UTC))
+
+
+def test_an_account_is_locked_in_a_transaction_only() -> None:
+    with pytest.raises(transaction.TransactionManagementError):
+        lock_account(pk=1)
+
+
+class Holder:
+    """Somebody else who has an account locked."""
+
+    def __init__(self, miner: str) -> None:
+        self.locked, self.let_go = Event(), Event()
+        self.thread = Thread(target=self.hold, args=(miner,))
+
+    def hold(self, miner: str) -> None:
+        try:
+            with transaction.atomic():
+                lock_account(miner=miner, executor_class=CLASS)
+                self.locked.set()
+                self.let_go.wait(30)
+        finally:
+            connection.close()
+
+    def __enter__(self) -> Holder:
+        self.thread.start()
+        assert self.locked.wait(30)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.let_go.set()
+        self.thread.join()
+
+
+needs_row_locks = pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks the whole file, and waits")
+
+
+@needs_row_locks
+def test_a_locked_candidate_is_passed_over() -> None:
+    fill_ledger("anna", "bert")
+    with Holder("anna"):
+        assert routing().pick(job_request()).miner.hotkey_ss58 == "bert"
+
+
+@needs_row_locks
+def test_a_locked_candidate_is_waited_for_when_the_others_fail() -> None:
+    fill_ledger("anna", "bert", executors=1)
+    routing().pick(job_request(12), exclude=["anna"])
+    with Holder("anna") as holder:
+        releasing = Thread(target=lambda: (holder.locked.wait(), holder.let_go.set()))
+        releasing.start()
+        route = routing().pick(job_request(12))
+        releasing.join()
+    assert route.miner.hotkey_ss58 == "anna"
+
+
+def test_reads_compute_expiry_before_anything_swept() -> None:
+    fill_ledger("anna")
+    now = dt.datetime.now(dt.UTC)
+    with time_machine.travel(now, tick=False):
+        held, _ = reserve(30)
+    row = Reservation.objects.get(pk=held)
+    assert reservations.state_at(row, row.expires_at - dt.timedelta(microseconds=1)) == "held"
+    assert reservations.state_at(row, row.expires_at) == "lapsed"
+    assert row.state == "held"

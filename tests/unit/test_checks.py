@@ -1,0 +1,94 @@
+"""The system checks: each tells of its bad setting, and what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.core.checks import CheckMessage, run_checks
+from pytest_django import Settings
+
+from routing.dynamic import CONSTANCE_SETTINGS, MINIMUM_WEI, WINDOW_HOURS
+
+SQLITE: dict[str, Any] = {
+    "ENGINE": "django.db.backends.sqlite3",
+    "OPTIONS": {"transaction_mode": "IMMEDIATE", "init_command": "PRAGMA journal_mode=WAL;"},
+}
+POSTGRES: dict[str, Any] = {"ENGINE": "django.db.backends.postgresql"}
+
+
+def complaints() -> list[CheckMessage]:
+    """Return what the router's checks complain about, as `manage.py check` does."""
+    return [m for m in run_checks() if str(m.id).startswith("routing.")]
+
+
+def assert_only_complaint(identity: str, *mentioned: str) -> None:
+    found = complaints()
+    assert [m.id for m in found] == [identity]
+    assert found[0].is_serious()
+    assert found[0].hint
+    for text in mentioned:
+        assert text in found[0].msg
+
+
+def test_the_project_s_settings_are_fine() -> None:
+    assert complaints() == []
+
+
+@pytest.mark.parametrize("database", [SQLITE, POSTGRES], ids=["SQLite", "PostgreSQL"])
+def test_another_good_database_is_fine(database: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(settings.DATABASES, "other", database)
+    assert complaints() == []
+
+
+@pytest.mark.parametrize(
+    ("identity", "engine", "options"),
+    [
+        ("routing.E001", SQLITE, {"transaction_mode": "DEFERRED"}),
+        ("routing.E001", SQLITE, {"transaction_mode": None}),
+        ("routing.E002", SQLITE, {"init_command": "PRAGMA synchronous=NORMAL;"}),
+        ("routing.E002", SQLITE, {"init_command": "PRAGMA journal_mode = DELETE;"}),
+        ("routing.E007", POSTGRES, {"pool": True}),
+        ("routing.E007", POSTGRES, {"pool": {"max_size": 4}}),
+    ],
+)
+def test_a_bad_database_is_told_by_its_alias(
+    identity: str, engine: dict[str, Any], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = {**engine, "OPTIONS": {**engine.get("OPTIONS", {}), **options}}
+    monkeypatch.setitem(settings.DATABASES, "other", bad)
+    assert_only_complaint(identity, "'other'")
+
+
+@pytest.mark.parametrize("key", [MINIMUM_WEI, WINDOW_HOURS])
+def test_a_missing_dynamic_setting_is_named(key: str, settings: Settings) -> None:
+    settings.CONSTANCE_CONFIG = {k: v for k, v in CONSTANCE_SETTINGS.items() if k != key}
+    assert_only_complaint("routing.E003", key)
+
+
+@pytest.mark.parametrize("key", ["h" * 49, "hot\0key", " "])
+def test_a_debug_key_that_is_no_hotkey_is_named(key: str, settings: Settings) -> None:
+    settings.DEBUG_MINER_KEY = key
+    assert_only_complaint("routing.E004", "DEBUG_MINER_KEY", repr(key))
+
+
+@pytest.mark.parametrize("prefix", ["DEBUG_MINER", "TRUSTED_MINER"])
+@pytest.mark.parametrize(
+    ("name", "value"), [("ADDRESS", "miner.example"), ("ADDRESS", "10.0.0.256"), ("PORT", 65536), ("PORT", -1)]
+)
+def test_a_fixed_miner_that_can_t_be_called_is_named(prefix: str, name: str, value: object, settings: Settings) -> None:
+    settings.DEBUG_MINER_KEY = "hot-1"
+    setattr(settings, f"{prefix}_{name}", value)
+    assert_only_complaint("routing.E005", prefix, repr(value))
+
+
+def test_the_debug_miner_s_address_does_not_matter_without_its_key(settings: Settings) -> None:
+    settings.DEBUG_MINER_KEY, settings.DEBUG_MINER_ADDRESS = "", "miner.example"
+    assert complaints() == []
+
+
+@pytest.mark.parametrize("threads", [0, -1, True, 2.5, "8", None])
+def test_a_number_of_threads_that_is_none_is_named(threads: object, settings: Settings) -> None:
+    settings.ALLOWANCE_THREADS = threads
+    assert_only_complaint("routing.E006", repr(threads))
