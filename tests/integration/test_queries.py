@@ -85,21 +85,17 @@ def test_taking_in_a_block_writes_two_rows_however_many_miners_there_are() -> No
     assert all("allowance_block" in sql or "allowance_chainlock" in sql for sql in writes)
 
 
-def scans(rows: QuerySet[Any, Any]) -> dict[str, str]:
-    """Return how PostgreSQL, given fresh statistics, would read each table of a query: by an index's name, or whole."""
+def scans(rows: QuerySet[Any, Any]) -> set[str]:
+    """Return the indexes by which PostgreSQL, freshly vacuumed, would read a query, and the tables it reads whole."""
     with connection.cursor() as cursor:
-        cursor.execute("ANALYZE")
+        cursor.execute("VACUUM ANALYZE")
         sql, params = rows.query.sql_with_params()
         cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", params)
         nodes = [explained["Plan"] for explained in cursor.fetchone()[0]]
-    found = {}
     for node in nodes:
         nodes += node.get("Plans", [])
-        if "Relation Name" in node:
-            found[node["Relation Name"]] = node.get("Index Name", node["Node Type"])
-        elif node["Node Type"] == "Bitmap Index Scan":
-            found[node["Index Name"]] = "Bitmap Index Scan"
-    return found
+    whole = {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
+    return whole | {node["Index Name"] for node in nodes if "Index Name" in node}
 
 
 @postgresql
@@ -118,8 +114,8 @@ def test_the_busy_count_is_served_by_indexes() -> None:
         for job in jobs[1:]
     )
     read = scans(receipts().ongoing_jobs(CLASS, now))
-    assert "started_valid" in {*read, *read.values()}
-    assert read["receipts_jobfinishedreceipt"] != "Seq Scan"
+    assert "started_valid" in read
+    assert not {"receipts_jobstartedreceipt", "receipts_jobfinishedreceipt"} & read
     with CaptureQueriesContext(connection) as captured:
         assert receipts().get_busy_executor_count(CLASS, now) == {"anna": 1}
     assert len(captured) == 1
@@ -132,7 +128,7 @@ def test_counting_incidents_reads_the_index_of_class_and_time() -> None:
         MinerIncident(
             type=MinerIncidentType.MINER_JOB_FAILED,
             hotkey_ss58address="anna",
-            executor_class=CLASS,
+            executor_class=list(ExecutorClass)[i % 5],
             job_uuid=job_request().uuid,
             timestamp=now - dt.timedelta(minutes=i),
         )
@@ -140,7 +136,7 @@ def test_counting_incidents_reads_the_index_of_class_and_time() -> None:
     )
     window = MinerIncident.objects.filter(executor_class=CLASS, timestamp__gte=now - dt.timedelta(hours=24))
     read = scans(window.values_list("hotkey_ss58address"))
-    assert "incident_of_class" in {*read, *read.values()}
+    assert "incident_of_class" in read
 
 
 @postgresql
@@ -156,4 +152,4 @@ def test_held_reservations_are_found_by_the_partial_index() -> None:
         for _ in range(5000)
     )
     read = scans(Reservation.objects.filter(held_at(now), account=account))
-    assert "reservation_held" in {*read, *read.values()}
+    assert "reservation_held" in read
