@@ -11,8 +11,8 @@ demo_env := DEBUG=1 DATABASE_URL="sqlite:///$(CURDIR)/demo.sqlite3"
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
 
-demo: $(venv)/base ## route jobs on data made up for it, in a database of its own
-	@$(demo_env) $(bin)/python manage.py demo $(ARGS)
+demo: $(venv)/base ## replay a recorded subnet into SQLite and route jobs on it
+	@$(bin)/python -m project.demo
 
 serve: $(venv)/base ## serve the demo's database on http://127.0.0.1:8000
 	@$(demo_env) $(bin)/python manage.py migrate --verbosity 0

@@ -17,8 +17,9 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from allowance import ledger, reservations
+from allowance import ledger
 from allowance.models import Account, Block, ChainLock, ManifestSync, Miner, NeuronList, Reservation, ReservationState
+from allowance.state import held_at, lapsed_at, state_at, window
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
@@ -180,10 +181,10 @@ class AccountAdmin(ReadOnlyAdmin):
     def seconds(self, account: Account) -> str:
         """Return what a job that starts now could have, and who has the rest."""
         balance = account.balance
-        lapsed = account.reservation_set.filter(reservations.lapsed_at(timezone.now()))
+        lapsed = account.reservation_set.filter(lapsed_at(timezone.now()))
         for blocks in lapsed.values_list("blocks", flat=True):
             balance = ledger.free_again(balance, blocks)
-        (standing,) = ledger.survey(reservations.window(None), [balance])
+        (standing,) = ledger.survey(window(None), [balance])
         held = ledger.to_seconds(standing.unspent - standing.free)
         free, spent, earned = (ledger.to_seconds(ns) for ns in (standing.free, standing.spent, standing.earned))
         return f"{free:.3f} free\n{held:.3f} held\n{spent:.3f} spent\n{earned:.3f} earned in the window of a job"
@@ -208,9 +209,9 @@ class StateFilter(admin.SimpleListFilter):
             case None:
                 return queryset
             case ReservationState.HELD:
-                return queryset.filter(reservations.held_at(now))
+                return queryset.filter(held_at(now))
             case ReservationState.LAPSED:
-                return queryset.filter(Q(state=ReservationState.LAPSED) | reservations.lapsed_at(now))
+                return queryset.filter(Q(state=ReservationState.LAPSED) | lapsed_at(now))
             case state:
                 return queryset.filter(state=state)
 
@@ -229,13 +230,13 @@ class ReservationAdmin(ReadOnlyAdmin):
 
     @admin.display(description="state")
     def state_now(self, reservation: Reservation) -> str:
-        return reservations.state_at(reservation, timezone.now()).label
+        return state_at(reservation, timezone.now()).label
 
     @admin.display(description="held until", ordering="expires_at")
     def held_until(self, reservation: Reservation) -> str:
         now = timezone.now()
         until = to_the_second(reservation.expires_at)
-        held = reservations.state_at(reservation, now) is ReservationState.HELD
+        held = state_at(reservation, now) is ReservationState.HELD
         return f"{until} ({(reservation.expires_at - now).total_seconds():.0f} s left)" if held else until
 
     @admin.display(description="blocks")

@@ -15,7 +15,7 @@ from allowance.chain import declared_step, ns_between, presence_history
 from allowance.ledger import Balance, Steps, Window
 from allowance.locks import lock_account, lock_chain
 from allowance.models import Account, Block, ManifestSync, Miner, Reservation, ReservationState
-from allowance.reservations import window
+from allowance.state import window
 from allowance.types import BLOCK_EXPIRY
 
 
@@ -148,9 +148,10 @@ def _check_declared(repair: bool) -> Iterator[Difference]:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """An account against its live reservations: what differs, and the sets of blocks that it should have."""
+    """An account against its live reservations: what differs, and what it should have."""
 
     differences: list[Difference]
+    base: int
     held: int
     spent: int
 
@@ -162,8 +163,8 @@ def _check_account(pk: int, usable: Window, repair: bool) -> list[Difference]:
             return []
         compared = _compare(account, _live_reservations().filter(account=account), usable)
         if repair:
-            account.held, account.spent = compared.held, compared.spent
-            account.save(update_fields=["held", "spent"])
+            account.base, account.held, account.spent = compared.base, compared.held, compared.spent
+            account.save(update_fields=["base", "held", "spent"])
         return compared.differences
 
 
@@ -173,6 +174,9 @@ def _live_reservations() -> QuerySet[Reservation]:
 
 def _compare(account: Account, live: Iterable[Reservation], usable: Window) -> Comparison:
     found: list[Difference] = []
+    base = min(account.base, max(0, (usable.newest or 0) - ledger.KEPT_BLOCKS))
+    if base != account.base:
+        found.append(Difference(f"Account {account}", "base", str(account.base), f"{base} at most"))
     owners: dict[int, int] = {}
     expected = {ReservationState.HELD: 0, ReservationState.SPENT: 0}
     for reservation in live:
@@ -180,13 +184,13 @@ def _compare(account: Account, live: Iterable[Reservation], usable: Window) -> C
             owner = owners.setdefault(block, reservation.pk)
             if owner != reservation.pk:
                 found.append(Difference(str(reservation), f"block {block}", f"also in reservation {owner}", "its own"))
-        expected[ReservationState(reservation.state)] |= ledger.to_bits(reservation.blocks, account.base)
+        expected[ReservationState(reservation.state)] |= ledger.to_bits(reservation.blocks, base)
     for state, should in expected.items():
         says = account.held if state is ReservationState.HELD else account.spent
-        if says != should:
-            blocks = (str(ledger.to_blocks(bits, account.base)) for bits in (says, should))
+        if says << account.base - base != should:
+            blocks = str(ledger.to_blocks(says, account.base)), str(ledger.to_blocks(should, base))
             found.append(Difference(f"Account {account}", state.value, *blocks))
     parts = sums(account.balance, usable)
     if parts.earned != parts.free + parts.held + parts.spent + parts.lapsed_out + parts.voided:
         found.append(Difference(f"Account {account}", "sum of the parts", str(parts), f"{parts.earned} ns earned"))
-    return Comparison(found, expected[ReservationState.HELD], expected[ReservationState.SPENT])
+    return Comparison(found, base, expected[ReservationState.HELD], expected[ReservationState.SPENT])

@@ -36,7 +36,7 @@ def record_block(
     number = validation.block_number(number)
     timestamp = validation.timestamp(timestamp)
     stake_share = validation.stake_share(stake_share)
-    names = None if hotkeys is None else sorted({validation.hotkey(h) for h in hotkeys})
+    names = None if hotkeys is None else sorted(validation.hotkeys(hotkeys, "hotkeys"))
     with transaction.atomic():
         lock_chain()
         known = Block.objects.filter(pk=number).first()

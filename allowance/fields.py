@@ -54,11 +54,11 @@ class StepsField(StepsJSON):
     """A step function of the block number (see allowance.ledger), as JSON."""
 
     def from_db_value(self, value: str, _expression: object, _connection: BaseDatabaseWrapper) -> Steps:
-        return _parse_steps(value)
+        return parse_steps(value)
 
 
 @lru_cache(maxsize=4096)
-def _parse_steps(text: str) -> Steps:
+def parse_steps(text: str) -> Steps:
     """Parse a step function; a pick reads hundreds, and many are alike."""
     return tuple((block, then) for block, then in json.loads(text))
 

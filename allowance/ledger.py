@@ -6,6 +6,7 @@ Amounts are whole executor-nanoseconds, so that sums are exact. A set of blocks 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,8 +21,23 @@ Nanoseconds = npt.NDArray[np.int64]
 
 NS = 1_000_000_000
 
+
+
 KEPT_BLOCKS = 2 * BLOCK_EXPIRY
 """How far behind the newest block a balance remembers. Older blocks can't be used any more, whatever a job's start."""
+
+CHUNK = 64
+"""Balances surveyed at once."""
+
+
+class Scratch(threading.local):
+    """Two arrays for a thread to work in. New ones for every survey are faulted in anew, which took most of its time."""
+
+    def __init__(self) -> None:
+        self.arrays = np.empty((2, CHUNK, KEPT_BLOCKS + 1), dtype=np.int64)
+
+
+_scratch = Scratch()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +96,7 @@ class Standing(NamedTuple):
 
         An int divided by an int is rounded correctly, so equal shares are equal floats.
         """
-        earliest = np.inf if self.earliest is None else self.earliest
+        earliest = float("inf") if self.earliest is None else self.earliest
         return earliest, -(self.free / self.earned if self.earned else 0.0), -self.free, self.balance.hotkey
 
 
@@ -175,24 +191,8 @@ def spend(balance: Balance, blocks: Iterable[int]) -> Balance:
 
 def survey(window: Window, balances: Sequence[Balance]) -> list[Standing]:
     """Return the standing of every balance, in the order given."""
-    if not balances:
-        return []
-    earned = _earned(window, balances)
-    spent = mask([b.spent for b in balances], balances, window)
-    free = earned * ~(spent | mask([b.held for b in balances], balances, window))
-    some = free.astype(bool)
-    first = some.argmax(axis=1) if window.ns.size else np.zeros(len(balances), dtype=np.int64)
-    return [
-        Standing(balance, e, f, s, window.low + i if f else None)
-        for balance, e, f, s, i in zip(
-            balances,
-            earned.sum(axis=1).tolist(),
-            free.sum(axis=1).tolist(),
-            (earned * spent).sum(axis=1).tolist(),
-            first.tolist(),
-            strict=True,
-        )
-    ]
+    chunks = (balances[i : i + CHUNK] for i in range(0, len(balances), CHUNK))
+    return [standing for chunk in chunks for standing in _survey(window, chunk)]
 
 
 def standings(window: Window, balances: Sequence[Balance]) -> list[Standing]:
@@ -203,37 +203,57 @@ def standings(window: Window, balances: Sequence[Balance]) -> list[Standing]:
 
 def take(window: Window, balance: Balance, need: int) -> list[int] | None:
     """Return the oldest free blocks that add up to `need` nanoseconds, ascending, or None if there are too few."""
-    taken = mask([balance.held | balance.spent], [balance], window)
-    free = (_earned(window, [balance]) * ~taken)[0]
-    sums = free.cumsum()
-    if not sums.size or sums[-1] < need:
+    free = np.empty((1, window.ns.size), dtype=np.int64)
+    _earn(window, [balance], free)
+    free *= ~mask([balance.held | balance.spent], [balance], window)
+    sums = free[0].cumsum()
+    if sums[-1] < need:
         return None
     last = int(sums.searchsorted(need))
-    return [window.low + int(i) for i in free[: last + 1].nonzero()[0]]
+    return [window.low + i for i in free[0, : last + 1].nonzero()[0].tolist()]
 
 
 def earned_by_block(window: Window, balance: Balance) -> Nanoseconds:
     """Return what each block of the window gave, voided and forgotten ones too."""
-    return _rates(window, [balance])[0] * window.ns
+    earned = np.empty((1, window.ns.size), dtype=np.int64)
+    _rate(window, [balance], earned)
+    return earned[0] * window.ns
 
 
-def _earned(window: Window, balances: Sequence[Balance]) -> Nanoseconds:
-    rates = _rates(window, balances)
-    for row, balance in zip(rates, balances, strict=True):
-        row[: max(0, max(balance.voided_before, balance.base) - window.low)] = 0
-    earned: Nanoseconds = rates * window.ns
-    return earned
+def _survey(window: Window, balances: Sequence[Balance]) -> list[Standing]:
+    earned, part = (array[: len(balances), : window.ns.size] for array in _scratch.arrays)
+    _earn(window, balances, earned)
+    sums = [earned.sum(axis=1)]
+    np.multiply(earned, ~mask([b.held | b.spent for b in balances], balances, window), out=part)
+    sums += [part.sum(axis=1), (part != 0).argmax(axis=1) + window.low]
+    np.multiply(earned, mask([b.spent for b in balances], balances, window), out=part)
+    columns = (column.tolist() for column in (*sums, part.sum(axis=1)))
+    return [
+        Standing(balance, earned, free, spent, first if free else None)
+        for balance, earned, free, first, spent in zip(balances, *columns, strict=True)
+    ]
 
 
-def _rates(window: Window, balances: Sequence[Balance]) -> Nanoseconds:
-    """Executors that count, by balance and block: as declared, and none while the miner was not registered."""
-    rates = np.zeros((len(balances), window.ns.size), dtype=np.int64)
-    for row, balance in zip(rates, balances, strict=True):
-        for first, count in forget(balance.counts, window.low):
-            row[first - window.low :] = count
-        for left, back in _absences(forget(balance.presence, window.low)):
-            row[max(0, left - window.low) : None if back is None else back - window.low] = 0
-    return rates
+def _earn(window: Window, balances: Sequence[Balance], out: Nanoseconds) -> None:
+    """Fill in what each balance's unvoided blocks gave."""
+    _rate(window, balances, out)
+    for row, balance in zip(out, balances, strict=True):
+        lost = max(balance.voided_before, balance.base) - window.low
+        if lost > 0:
+            row[:lost] = 0
+    out *= window.ns
+
+
+def _rate(window: Window, balances: Sequence[Balance], out: Nanoseconds) -> None:
+    """Fill in each balance's executors that count: as declared, and none while the miner was not registered."""
+    low = window.low
+    out.fill(0)
+    for row, balance in zip(out, balances, strict=True):
+        for first, count in balance.counts:
+            row[first - low if first > low else 0 :] = count
+        if len(balance.presence) != 1 or balance.presence[0][0] > low:
+            for left, back in _absences(balance.presence):
+                row[max(0, left - low) : None if back is None else max(0, back - low)] = 0
 
 
 def _absences(presence: Steps) -> Iterator[tuple[int, int | None]]:
@@ -248,11 +268,12 @@ def _absences(presence: Steps) -> Iterator[tuple[int, int | None]]:
 
 def mask(sets: Sequence[int], balances: Sequence[Balance], window: Window) -> npt.NDArray[np.bool_]:
     """Return sets of blocks, one for each balance, as rows of booleans over the window."""
-    width = window.ns.size
+    width, low = window.ns.size, window.low
     size, limit = (width + 7) // 8, (1 << width) - 1
-    packed = b"".join(
-        ((bits >> shift if shift >= 0 else bits << -shift) & limit).to_bytes(size, "little")
-        for bits, shift in ((bits, window.low - b.base) for bits, b in zip(sets, balances, strict=True))
-    )
+    aligned = [
+        bits >> low - balance.base if low >= balance.base else bits << balance.base - low
+        for bits, balance in zip(sets, balances, strict=True)
+    ]
+    packed = b"".join([(bits & limit).to_bytes(size, "little") for bits in aligned])
     rows = np.frombuffer(packed, dtype=np.uint8).reshape(len(balances), size)
-    return np.unpackbits(rows, axis=1, count=width, bitorder="little").astype(bool)
+    return np.unpackbits(rows, axis=1, count=width, bitorder="little").view(np.bool_)

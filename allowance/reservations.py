@@ -6,17 +6,17 @@ import datetime as dt
 from collections.abc import Sequence
 from uuid import UUID
 
-import numpy as np
 from django.core.management.color import no_style
 from django.db import connection, transaction
-from django.db.models import F, Max, Q
+from django.db.models import F, Max
 
 from allowance import ledger
-from allowance.ledger import KEPT_BLOCKS, Balance, Window
+from allowance.ledger import Balance
 from allowance.locks import lock_account
 from allowance.models import Account, Block, Reservation, ReservationState
+from allowance.state import lapsed_at, state_at, window
 from allowance.types import (
-    BLOCK_EXPIRY,
+    EXECUTOR_CLASSES,
     HOLD_MARGIN,
     CannotReserveAllowanceException,
     ReservationAlreadySpent,
@@ -25,49 +25,6 @@ from allowance.types import (
     ReservationNotFound,
     ReservationReleased,
 )
-
-
-def held_at(now: dt.datetime) -> Q:
-    """Select the reservations that are live holds at `now`: the one place that says when a hold ends by itself."""
-    return Q(state=ReservationState.HELD, expires_at__gt=now)
-
-
-def lapsed_at(now: dt.datetime) -> Q:
-    """Select the reservations that lapsed by `now` and whose blocks nobody has tidied up yet."""
-    return Q(state=ReservationState.HELD, expires_at__lte=now)
-
-
-def state_at(reservation: Reservation, now: dt.datetime) -> ReservationState:
-    """Return what has become of a reservation by `now`."""
-    state = ReservationState(reservation.state)
-    lapsed = state is ReservationState.HELD and reservation.expires_at <= now
-    return ReservationState.LAPSED if lapsed else state
-
-
-def window(job_start_block: int | None, *, before: int = 0) -> Window:
-    """Return the blocks that a job starting at `job_start_block` may use (left out: `before` the newest block)."""
-    newest = Block.objects.aggregate(newest=Max("number"))["newest"]
-    start = job_start_block if job_start_block is not None else (newest or 0) - before
-    low = max(0, start - BLOCK_EXPIRY, (newest or 0) - KEPT_BLOCKS)
-    ns = np.zeros(max(1, (newest or 0) - low + 1), dtype=np.int64)
-    known = list(Block.objects.filter(number__gte=low, ns__gt=0).values_list("number", "ns"))
-    if known:
-        numbers, earned = np.array(known, dtype=np.int64).T
-        ns[numbers - low] = earned
-    return Window(low, ns, newest)
-
-
-def balances(executor_class: str, now: dt.datetime) -> list[Balance]:
-    """Return the balances of a class as they are at `now`: the blocks of lapsed reservations are free."""
-    rows = Account.objects.filter(executor_class=executor_class).values_list(
-        *("miner", "miner__address", "miner__ip_version", "miner__port", "miner__wei", "miner__presence"),
-        *("executor_class", "executors", "counts", "voided_before", "base", "held", "spent"),
-    )
-    found = {row[0]: Balance(*row) for row in rows}
-    lapsed = Reservation.objects.filter(lapsed_at(now), account__executor_class=executor_class)
-    for miner, blocks in lapsed.values_list("account__miner", "blocks"):
-        found[miner] = ledger.free_again(found[miner], blocks)
-    return list(found.values())
 
 
 def balance_under_lock(account: Account, now: dt.datetime) -> Balance:
@@ -118,7 +75,8 @@ def reserve(
     Raises CannotReserveAllowanceException if they don't, or if the miner is not registered.
     """
     with transaction.atomic():
-        account = lock_account(miner=miner, executor_class=executor_class)
+        known = executor_class in EXECUTOR_CLASSES
+        account = lock_account(miner=miner, executor_class=executor_class) if known else None
         if account is None:
             raise CannotReserveAllowanceException(
                 miner=miner, executor_class=executor_class, required=seconds, available=0.0
@@ -154,6 +112,10 @@ REFUSALS: dict[ReservationState, type[ReservationException]] = {
 
 
 def _end(reservation_id: int, end: ReservationState, now: dt.datetime) -> None:
+    if not isinstance(reservation_id, int):
+        raise ValueError(f"A reservation id is a whole number, not {reservation_id!r:.80}; fixed routes have none.")
+    if not 0 < reservation_id < 2**63:  # SQLite can't even look for those
+        raise ReservationNotFound(reservation_id)
     with transaction.atomic():
         account = lock_account(reservation=reservation_id)
         if account is None:
@@ -189,6 +151,9 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
             if _content(known) != _content(reservation):
                 raise ValueError(f"Reservation {reservation.pk} means something else here. Restore into an empty database.")
             return
+        newest = Block.objects.aggregate(newest=Max("number"))["newest"] or 0
+        if max(reservation.blocks) > newest:
+            raise ValueError(f"Reservation {reservation.pk} has block {max(reservation.blocks)}, which is not recorded.")
         live = reservation.state in {ReservationState.HELD, ReservationState.SPENT}
         bits = ledger.to_bits(reservation.blocks, account.base)
         if live and bits & (account.held | account.spent):
@@ -198,7 +163,6 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
             balance = ledger.hold(account.balance, reservation.blocks)
             if reservation.state == ReservationState.SPENT:
                 balance = ledger.spend(balance, reservation.blocks)
-            newest = Block.objects.aggregate(newest=Max("number"))["newest"] or 0
             _store(account, ledger.rebase(balance, newest))
         with connection.cursor() as cursor:
             for statement in connection.ops.sequence_reset_sql(no_style(), [Reservation]):

@@ -9,7 +9,7 @@ from uuid import UUID
 from django.db.models import Max
 from django.utils import timezone
 
-from allowance import chain, ledger, reservations, validation
+from allowance import chain, ledger, reservations, state, validation
 from allowance.ledger import Standing
 from allowance.models import Account, Block
 from allowance.models import Miner as MinerRow
@@ -30,8 +30,8 @@ class Allowance:
         """
         seconds = validation.seconds(allowance_seconds)
         start = validation.block_number(job_start_block)
-        balances = reservations.balances(executor_class, timezone.now())
-        standings = ledger.standings(reservations.window(start), balances)
+        balances = state.balances(executor_class, timezone.now())
+        standings = ledger.standings(state.window(start), balances)
         need = ledger.to_ns(seconds)
         found = [(s.balance.hotkey, ledger.to_seconds(s.free)) for s in standings if s.free >= need]
         if not found:

@@ -40,6 +40,9 @@ class ExecutorClass(StrEnum):
     always_on__cpu__8c__16gb = "always_on.cpu.8c.16gb"
 
 
+EXECUTOR_CLASSES = frozenset(ExecutorClass._value2member_map_)
+
+
 @dataclass(frozen=True, slots=True)
 class Miner:
     """Where to reach a miner, and its name on the network."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from uuid import UUID
 
@@ -20,12 +21,21 @@ from allowance.types import (
     Miner,
 )
 
+HOTKEY = rf"\S{{1,{HOTKEY_LENGTH}}}"
+
 
 def hotkey(value: object) -> str:
     """Return `value` if it may name a miner."""
-    if not isinstance(value, str) or not value.strip() or len(value) > HOTKEY_LENGTH or not value.isprintable():
-        raise ValueError(f"A hotkey has 1 to {HOTKEY_LENGTH} printable characters, not {value!r:.80}.")
+    if not isinstance(value, str) or not re.fullmatch(HOTKEY, value) or not value.isprintable():
+        raise ValueError(f"A hotkey has 1 to {HOTKEY_LENGTH} printable characters and no blanks, not {value!r:.80}.")
     return value
+
+
+def hotkeys(values: Iterable[str], name: str) -> frozenset[str]:
+    """Return `values` if they may name miners; a bare string, whose letters would be meant, may not."""
+    if isinstance(values, str):
+        raise ValueError(f"{name} takes several hotkeys: [{values!r:.80}], not {values!r:.80}.")
+    return frozenset(hotkey(value) for value in values)
 
 
 def executor_class(value: str) -> str:
@@ -57,7 +67,7 @@ def wei(value: int | str) -> int:
 
 def timestamp(value: object) -> dt.datetime:
     """Return `value` if it is a time with a zone, from 1970 and before 3000."""
-    if not isinstance(value, dt.datetime) or value.utcoffset() is None or not 1970 < value.year < 3000:
+    if not isinstance(value, dt.datetime) or value.utcoffset() is None or not 1970 <= value.year < 3000:
         raise ValueError(f"A timestamp must be a datetime of our age with a time zone, not {value!r:.80}.")
     return value
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from django.db import transaction
 
-from allowance import ledger, reservations
+from allowance import ledger, reservations, state
 from allowance.ledger import Balance, Window
 from allowance.locks import lock_account
 from allowance.types import HOLD_MARGIN
@@ -44,7 +44,7 @@ class LiveBook:
     """The database. It decides again under the account's lock: what the candidate was seen to have may be gone."""
 
     def balances(self, executor_class: str, now: dt.datetime) -> list[Balance]:
-        return reservations.balances(executor_class, now)
+        return state.balances(executor_class, now)
 
     def ongoing(self, executor_class: str, now: dt.datetime) -> dict[str, set[UUID | int]]:
         return ongoing_jobs(executor_class, now)
@@ -91,7 +91,7 @@ class DryBook:
     assumed: list[Assumed] = field(default_factory=list)
 
     def balances(self, executor_class: str, now: dt.datetime) -> list[Balance]:
-        found = {b.hotkey: b for b in reservations.balances(executor_class, now)}
+        found = {b.hotkey: b for b in state.balances(executor_class, now)}
         for a in self._live(executor_class, now):
             found[a.miner] = ledger.hold(found[a.miner], a.blocks)
         return list(found.values())

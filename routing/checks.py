@@ -73,7 +73,7 @@ def check_fixed_miners(**_kwargs: Any) -> list[CheckMessage]:
                 ipaddress.ip_address(address)
             validation.whole(port or 0, f"{prefix}_PORT", 65535)
         except ValueError as error:
-            hint = f"Set {prefix}_ADDRESS to an IP address and {prefix}_PORT to 1 to 65535."
+            hint = f"Set {prefix}_ADDRESS to an IP address and {prefix}_PORT to 0 to 65535."
             errors.append(Error(f"{prefix}: {error}", hint=hint, id="routing.E005"))
     return errors
 

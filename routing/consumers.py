@@ -10,12 +10,13 @@ from pydantic import ValidationError
 from allowance.threads import in_database_thread
 from allowance.types import AllowanceException
 from routing import routing
-from routing.requests import V2JobRequest
+from routing.requests import V2JobRequest, first_problem
 from routing.types import JobRoute, JobRoutingException
 
 NOT_LOGGED_IN = 4401
 NOT_PERMITTED = 4403
 PERMISSION = "routing.route_jobs"
+BAD_REQUEST = "BadRequest"
 
 
 class JobConsumer(AsyncJsonWebsocketConsumer):
@@ -42,11 +43,13 @@ class JobConsumer(AsyncJsonWebsocketConsumer):
         try:
             request = V2JobRequest.model_validate_json(text_data if text_data is not None else bytes_data or b"")
         except ValidationError as error:
-            await self.send_json(rejected(None, "BadRequest", _first_problem(error)))
+            await self.send_json(rejected(None, BAD_REQUEST, first_problem(error)))
             return
         try:
             route = await routing().pick_miner_for_job_request(request)
-        except (AllowanceException, JobRoutingException, ValueError) as error:
+        except ValueError as error:
+            await self.send_json(rejected(request.uuid, BAD_REQUEST, str(error)))
+        except (AllowanceException, JobRoutingException) as error:
             await self.send_json(rejected(request.uuid, type(error).__name__, str(error)))
         else:
             await self.send_json(routed(request.uuid, route))
@@ -72,10 +75,3 @@ def rejected(uuid: str | None, reason: str, sentence: str) -> dict[str, object]:
     """Return the message that tells why a job goes nowhere; `reason` is the name of the refusal."""
     return {"type": "job.rejected", "uuid": uuid, "reason": reason, "sentence": sentence}
 
-
-def _first_problem(error: ValidationError) -> str:
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    first = problems[0]
-    where = ".".join(str(part) for part in first["loc"]) or "message"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{where}: {first['msg']}{more}"

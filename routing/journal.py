@@ -21,11 +21,13 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, V
 from allowance import allowance, reservations, validation
 from allowance.locks import lock_chain
 from allowance.models import Block, ManifestSync, Miner, Reservation, ReservationState
+from allowance.types import MAX_BLOCK_NUMBER
 from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing.models import MinerIncident
 from routing.reliability import record_incident
+from routing.requests import first_problem
 
 
 Row = TypeVar("Row", bound=Model)
@@ -120,7 +122,7 @@ class ReservationLine(Line):
     miner: str
     executor_class: str
     job_uuid: UUID | None = None
-    blocks: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    blocks: list[Annotated[int, Field(ge=0, le=MAX_BLOCK_NUMBER)]] = Field(min_length=1)
     created_at: AwareDatetime
     expires_at: AwareDatetime
     state: Literal["held", "spent", "released", "lapsed"]
@@ -177,9 +179,7 @@ def parse(line: bytes | str) -> Event:
         return _EVENT.validate_json(line)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False)
-        where = ".".join(str(part) for part in problems[0]["loc"])
-        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
-        raise ValueError(f"{where}: {problems[0]['msg']}{more}" if where else problems[0]["msg"] + more) from None
+        raise ValueError(first_problem(error)) from None
 
 
 def replay(lines: Iterable[bytes], *, batch: int = 100) -> Iterator[str]:
@@ -189,13 +189,16 @@ def replay(lines: Iterable[bytes], *, batch: int = 100) -> Iterator[str]:
     event or can't be recorded, and what stands before it stays.
     """
     numbered = _numbered(lines)
-    while chunk := list(islice(numbered, batch)):
-        problem = None
+    problem: JournalError | None = None
+    while problem is None and (chunk := list(islice(numbered, batch))):
         kinds: list[str] = []
         with transaction.atomic():
             # First, because later events need it, and by then the batch may hold rows that its holder waits for.
             lock_chain()
             for number, line in chunk:
+                if isinstance(line, JournalError):
+                    problem = line
+                    break
                 try:
                     with transaction.atomic():
                         event = parse(line)
@@ -205,19 +208,19 @@ def replay(lines: Iterable[bytes], *, batch: int = 100) -> Iterator[str]:
                     break
                 kinds.append(event.event)
         yield from kinds
-        if problem:
-            raise problem
+    if problem:
+        raise problem
 
 
-def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Number the lines that are not blank. Raises JournalError where a compressed file breaks off."""
+def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes | JournalError]]:
+    """Number the lines that are not blank; where a compressed file breaks off stands an error instead of a line."""
     number = 0
     try:
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(lines, start=1):  # noqa: B007 (told when the next one fails)
             if line.strip():
                 yield number, line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise JournalError(number + 1, f"the compressed file is damaged here ({error})") from error
+        yield number + 1, JournalError(number + 1, f"the compressed file is damaged here ({error})")
 
 
 def export() -> Iterator[str]:

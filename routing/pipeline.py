@@ -10,7 +10,7 @@ import datetime as dt
 from collections.abc import Collection, Sequence
 from numbers import Real
 
-from allowance import ledger, reservations, validation
+from allowance import ledger, state, validation
 from allowance.ledger import Window
 from allowance.service import not_enough
 from allowance.types import NotEnoughAllowanceException
@@ -50,9 +50,10 @@ def decide(
         job = Job(request.uuid, request.executor_class, _total_seconds(request))
         return Decision(job, now, None, None, (), fixed)
     job = check_request(request)
-    banned = check_exclude(exclude)
+    now = validation.timestamp(now)
+    banned = validation.hotkeys(exclude, "exclude")
     policy = policy or conf.policy()
-    window = reservations.window(None)
+    window = state.window(None)
     candidates = gather(job, book, window, now, policy)
     need = ledger.to_ns(job.seconds)
     for candidate in candidates:
@@ -85,22 +86,17 @@ def fixed_route(request: OrganicJobRequest) -> JobRoute | None:
 def check_request(request: OrganicJobRequest) -> Job:
     """Return the job of a request. Raises ValueError for a bad uuid or limit, JobTooLong above an hour."""
     for part in (request.download_time_limit, request.execution_time_limit, request.upload_time_limit):
-        if not isinstance(part, Real) or not part >= 0:
+        if not isinstance(part, Real) or isinstance(part, bool) or not part >= 0:
             raise ValueError(f"A time limit must be 0 s or more, not {part!r:.80}.")
     seconds = validation.seconds(_total_seconds(request))
     return Job(str(validation.job_uuid(request.uuid)), str(request.executor_class), seconds)
 
 
-def check_exclude(exclude: Collection[str]) -> frozenset[str]:
-    """Return the hotkeys to leave out. Raises ValueError for a bare string, whose letters would be meant otherwise."""
-    if isinstance(exclude, str):
-        raise ValueError(f"exclude takes several hotkeys: [{exclude!r:.80}], not {exclude!r:.80}.")
-    return frozenset(exclude)
-
-
 def gather(job: Job, book: Book, window: Window, now: dt.datetime, policy: Policy) -> list[Candidate]:
     """Return all that the decision will look at, in the order of the allowance."""
     standings = ledger.standings(window, book.balances(job.executor_class, now))
+    if not standings:
+        return []
     ongoing = book.ongoing(job.executor_class, now)
     incidents = incident_counts(job.executor_class, now, policy.window)
     candidates = []

@@ -5,11 +5,19 @@ from __future__ import annotations
 import datetime as dt
 from uuid import UUID
 
-from django.db.models import Count
+from django.db import connection
 
 from allowance import validation
 from routing.models import MinerIncident
 from routing.types import MinerIncidentType
+
+
+INCIDENT_COUNTS = f"""
+    SELECT hotkey_ss58address, COUNT(*)
+    FROM {connection.ops.quote_name(MinerIncident._meta.db_table)}
+    WHERE executor_class = %(executor_class)s AND timestamp BETWEEN %(since)s AND %(until)s
+    GROUP BY hotkey_ss58address
+"""  # noqa: S608 (only our table's name is filled in)
 
 
 def score(incidents: int, executors: int) -> float:
@@ -22,8 +30,14 @@ def score(incidents: int, executors: int) -> float:
 
 def incident_counts(executor_class: str, now: dt.datetime, window: dt.timedelta) -> dict[str, int]:
     """Return how many incidents each miner had in a class in the `window` up to `now`, both edges inside."""
-    rows = MinerIncident.objects.filter(executor_class=executor_class, timestamp__range=(now - window, now))
-    return dict(rows.values_list("hotkey_ss58address").annotate(Count("pk")).order_by())
+    parameters = {
+        "executor_class": executor_class,
+        "since": connection.ops.adapt_datetimefield_value(now - window),
+        "until": connection.ops.adapt_datetimefield_value(now),
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(INCIDENT_COUNTS, parameters)
+        return dict(cursor.fetchall())
 
 
 def record_incident(

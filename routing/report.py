@@ -61,9 +61,8 @@ def sentence(decision: Decision) -> str:
 def show(decision: Decision, console: Console, *, most: int | None = None) -> None:
     """Print the ranked candidates with their verdicts (the first `most`, if given), the fate and a summary."""
     job = decision.job
-    console.print(
-        f"Job {job.uuid}: {job.executor_class}, {job.seconds:g} s, at block {decision.block}", style="bold", soft_wrap=True
-    )
+    where = "" if decision.block is None else f", at block {decision.block}"
+    console.print(f"Job {job.uuid}: {job.executor_class}, {job.seconds:g} s{where}", style="bold", soft_wrap=True)
     if decision.candidates:
         candidates = in_order(decision)
         console.print(_table(candidates[:most], whole_hotkeys=console.width >= WIDE))

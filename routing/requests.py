@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 
 from allowance.types import ExecutorClass
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return, in one sentence, where a message is wrong, how, and with what value."""
+    problems = error.errors(include_url=False, include_context=False)
+    first = problems[0]
+    where = ".".join(str(part) for part in first["loc"])
+    value = f", not {first['input']!r:.80}" if where and first["type"] not in {"missing", "extra_forbidden"} else ""
+    more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+    return f"{where}: {first['msg']}{value}{more}" if where else first["msg"] + more
 
 
 class Signature(BaseModel):

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from uuid import UUID
 
-from allowance import allowance, ledger, reservations
+from allowance import allowance, ledger, reservations, state
 from allowance.locks import lock_account
 from allowance.models import Account
 from allowance.types import ExecutorClass
@@ -73,7 +73,7 @@ def _receipts(rng: random.Random, names: list[str], now: dt.datetime, past: int,
 
 def _reservations(rng: random.Random, names: list[str], now: dt.datetime, count: int) -> None:
     """Spend most, keep a tenth held."""
-    usable = reservations.window(None)
+    usable = state.window(None)
     for i in range(count):
         with transaction.atomic():
             account = lock_account(miner=rng.choice(names), executor_class=rng.choice(CLASSES))

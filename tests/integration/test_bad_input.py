@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -262,8 +261,9 @@ def test_a_job_of_more_than_an_hour_is_too_long(part: str) -> None:
     assert_refused(lambda: pick(**limits), "3601", error=AllowanceException)
 
 
-def test_hotkeys_to_exclude_are_several_not_one_text() -> None:
+def test_several_hotkeys_are_not_one_text() -> None:
     assert_refused(lambda: pick(exclude="hot-1"), "exclude", "'hot-1'")
+    assert_refused(lambda: record_block(hotkeys="hot-1"), "hotkeys", "'hot-1'")
 
 
 def test_a_wire_message_of_an_unknown_class_is_refused() -> None:
@@ -288,18 +288,6 @@ def test_nobody_has_anything_of_an_unknown_class(taker: Taker, value: str) -> No
 )
 def test_nothing_can_be_reserved_of_what_does_not_exist(fields: dict[str, str]) -> None:
     assert_refused(lambda: reserve(**fields), *fields.values(), error=CannotReserveAllowanceException)
-
-
-def test_a_request_that_is_no_wire_message_is_checked_like_one() -> None:
-    bare = SimpleNamespace(
-        uuid="job",
-        executor_class=CLASS,
-        download_time_limit=0,
-        execution_time_limit=9,
-        upload_time_limit=0,
-        on_trusted_miner=False,
-    )
-    assert_refused(lambda: routing().pick(bare), "'job'")
 
 
 @pytest.mark.parametrize("value", [0, -1, 1, 2**31, 2**63, 2**70, -(2**70)], ids=repr)

@@ -179,10 +179,10 @@ BAD: dict[str, tuple[str, str]] = {
     "surrogate": ("BadRequest", json.dumps(job(uuid="\ud800"))),
     "too-long": ("JobTooLong", json.dumps(job(execution_time_limit=3581))),
     "far-too-long": ("JobTooLong", json.dumps(job(execution_time_limit=10**400))),
-    "no-time": ("ValueError", json.dumps(job(**{f"{k}_time_limit": 0 for k in ("download", "execution", "upload")}))),
-    "negative": ("ValueError", json.dumps(job(download_time_limit=-1))),
-    "bad-uuid": ("ValueError", json.dumps(job(uuid="not-a-uuid"))),
-    "nul-uuid": ("ValueError", json.dumps(job(uuid="\0" * 36))),
+    "no-time": ("BadRequest", json.dumps(job(**{f"{k}_time_limit": 0 for k in ("download", "execution", "upload")}))),
+    "negative": ("BadRequest", json.dumps(job(download_time_limit=-1))),
+    "bad-uuid": ("BadRequest", json.dumps(job(uuid="not-a-uuid"))),
+    "nul-uuid": ("BadRequest", json.dumps(job(uuid="\0" * 36))),
 }
 
 
@@ -222,9 +222,11 @@ async def test_several_jobs_on_one_socket_get_several_reservations(facilitator: 
 
 
 @asynccontextmanager
-async def whole_application(*headers: tuple[bytes, bytes]) -> AsyncIterator[WebsocketCommunicator]:
+async def whole_application(
+    *headers: tuple[bytes, bytes], path: str = "/ws/jobs/"
+) -> AsyncIterator[WebsocketCommunicator]:
     """Connect to the project's own application; its session middleware uses a thread outside our pool."""
-    communicator = WebsocketCommunicator(application, "/ws/jobs/", headers=[(b"host", b"localhost"), *headers])
+    communicator = WebsocketCommunicator(application, path, headers=[(b"host", b"localhost"), *headers])
     try:
         yield communicator
     finally:
@@ -239,10 +241,18 @@ def cookie(facilitator: User, client: Client) -> tuple[bytes, bytes]:
     return b"cookie", f"{settings.SESSION_COOKIE_NAME}={session}".encode()
 
 
-async def test_the_application_serves_whoever_has_a_session(cookie: tuple[bytes, bytes]) -> None:
-    async with whole_application(LOCALHOST, cookie) as communicator:
+@pytest.mark.parametrize("origin", [[LOCALHOST], []], ids=["a page of ours", "no browser"])
+async def test_the_application_serves_whoever_has_a_session(
+    origin: list[tuple[bytes, bytes]], cookie: tuple[bytes, bytes]
+) -> None:
+    async with whole_application(*origin, cookie) as communicator:
         assert await communicator.connect(PATIENCE) == (True, None)
         assert (await ask(communicator))["type"] == "job.routed"
+
+
+async def test_an_unknown_path_is_closed_without_an_exception(cookie: tuple[bytes, bytes]) -> None:
+    async with whole_application(LOCALHOST, cookie, path="/ws/nope/") as communicator:
+        assert not (await communicator.connect(PATIENCE))[0]
 
 
 async def test_the_application_closes_whoever_has_none() -> None:
@@ -251,9 +261,8 @@ async def test_the_application_closes_whoever_has_none() -> None:
         assert await communicator.receive_output(PATIENCE) == {"type": "websocket.close", "code": 4401}
 
 
-@pytest.mark.parametrize("origin", [b"http://evil.example", b"http://localhost.evil.example", b"null", None])
-async def test_the_application_refuses_a_foreign_origin(origin: bytes | None, cookie: tuple[bytes, bytes]) -> None:
-    headers = [cookie] if origin is None else [cookie, (b"origin", origin)]
-    async with whole_application(*headers) as communicator:
+@pytest.mark.parametrize("origin", [b"http://evil.example", b"http://localhost.evil.example", b"null"])
+async def test_the_application_refuses_a_foreign_origin(origin: bytes, cookie: tuple[bytes, bytes]) -> None:
+    async with whole_application(cookie, (b"origin", origin)) as communicator:
         assert not (await communicator.connect(PATIENCE))[0]
     assert await reservations() == []

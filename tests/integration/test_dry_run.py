@@ -217,6 +217,7 @@ BAD = [
     ([*JOB, "--window=-1"], "-1"),
     ([*JOB, "--window", "nan"], "nan"),
     ([*JOB, "--window", "inf"], "inf"),
+    ([*JOB, "--top=-1"], "-1"),
     ([*JOB, "--at", "tomorrow"], "tomorrow"),
     ([*JOB, "--at", "2026-01-01T12:00:00"], "2026-01-01T12:00:00"),
     ([*JOB, "--at", "2026-13-01T12:00:00Z"], "2026-13-01T12:00:00Z"),
@@ -277,7 +278,7 @@ def test_a_dry_run_only_reads(seconds: int, tmp_path: Path) -> None:
     with CaptureQueriesContext(connection) as captured:
         dry_run("--jobs", jobs)
     assert captured.captured_queries
-    assert [q["sql"] for q in captured.captured_queries if not q["sql"].lstrip("( ").upper().startswith("SELECT")] == []
+    assert [q["sql"] for q in captured.captured_queries if not q["sql"].strip("( \n").upper().startswith("SELECT")] == []
     assert not any("FOR UPDATE" in q["sql"].upper() for q in captured.captured_queries)
     assert stored() == before
 

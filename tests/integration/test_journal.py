@@ -85,7 +85,7 @@ def replay(folder: Path, content: bytes, *options: str, name: str = "journal.jso
 
 def feed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     """Make `content` what is on standard input."""
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BufferedReader(io.BytesIO(content))))  # type: ignore[arg-type]
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BufferedReader(io.BytesIO(content))))
 
 
 @pytest.mark.parametrize(

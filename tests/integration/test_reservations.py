@@ -9,7 +9,7 @@ import pytest
 import time_machine
 from django.db import IntegrityError, connection, transaction
 
-from allowance import allowance, reservations
+from allowance import allowance, state
 from allowance.locks import lock_account
 from allowance.models import Account, Reservation
 from allowance.types import (
@@ -149,7 +149,7 @@ def test_a_drop_voids_what_is_held() -> None:
 def test_who_left_has_nothing_to_reserve() -> None:
     fill_ledger("anna")
     allowance().record_block(
-        number=NEWEST + 1, timestamp=dt.datetime.now(dt.UTC), stake_share=0.5, hotkeys=["somebody else"]
+        number=NEWEST + 1, timestamp=dt.datetime.now(dt.UTC), stake_share=0.5, hotkeys=["somebody-else"]
     )
     with pytest.raises(CannotReserveAllowanceException, match="anna has 0 s"):
         reserve()
@@ -223,6 +223,6 @@ def test_reads_compute_expiry_before_anything_swept() -> None:
     with time_machine.travel(now, tick=False):
         held, _ = reserve(30)
     row = Reservation.objects.get(pk=held)
-    assert reservations.state_at(row, row.expires_at - dt.timedelta(microseconds=1)) == "held"
-    assert reservations.state_at(row, row.expires_at) == "lapsed"
+    assert state.state_at(row, row.expires_at - dt.timedelta(microseconds=1)) == "held"
+    assert state.state_at(row, row.expires_at) == "lapsed"
     assert row.state == "held"

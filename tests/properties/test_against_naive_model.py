@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from allowance import allowance, reservations
 from allowance.audit import check_ledger
-from allowance.types import AllowanceException, NotEnoughAllowanceException
+from allowance.types import AllowanceException, ExecutorClass, NotEnoughAllowanceException
 from routing.book import DryBook, LiveBook
 from routing.conf import make_policy
 from routing.journal import parse
@@ -153,7 +153,7 @@ class Both:
                 assert [(hotkey, round(s * 10**9)) for hotkey, s in found] == expected
 
     def pick(self, uuid: str, executor_class: str, seconds: int, min_wei: int, hours: int) -> None:
-        request = job_request(seconds, uuid=uuid, executor_class=executor_class)
+        request = job_request(seconds, uuid=uuid, executor_class=ExecutorClass(executor_class))
         policy = make_policy(min_wei, hours)
         dry = decide(request, DryBook(), now=self.now, policy=policy)
         live = decide(request, LiveBook(), now=self.now, policy=policy)

@@ -10,7 +10,7 @@ from rich.table import Table
 from allowance import allowance
 from allowance.console import wide_console
 from allowance.models import Reservation
-from allowance.reservations import held_at
+from allowance.state import held_at
 from allowance.types import AllowanceException
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +10,16 @@ from uuid import uuid4
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
-from django.utils.dateparse import parse_datetime
 from pydantic import ValidationError
 from rich.console import Console
 
+from allowance import validation
 from allowance.console import wide_console
 from allowance.types import AllowanceException, ExecutorClass
 from routing import conf, report
 from routing.book import DryBook
 from routing.pipeline import decide
-from routing.requests import V2JobRequest
+from routing.requests import V2JobRequest, first_problem
 from routing.types import Decision, Policy
 
 class Command(BaseCommand):
@@ -48,6 +47,8 @@ class Command(BaseCommand):
             policy = what_if(options["min_collateral"], options["window"])
             now = moment(options["at"])
             requests = list(read_requests(options))
+            if options["top"] is not None and options["top"] < 1:
+                raise ValueError(f"--top must be 1 or more, not {options['top']}.")
         except ValueError as error:
             raise CommandError(str(error), returncode=2) from error
         book, refused = DryBook(), 0
@@ -78,7 +79,7 @@ def what_if(minimum_wei: int | None, hours: float | None) -> Policy:
     if minimum_wei is not None:
         policy = conf.make_policy(minimum_wei, policy.window / dt.timedelta(hours=1))
     if hours is not None:
-        policy = replace(policy, window=conf.make_policy(0, hours if math.isfinite(hours) else -1.0).window)
+        policy = replace(policy, window=conf.make_policy(0, hours).window)
     return policy
 
 
@@ -86,10 +87,10 @@ def moment(text: str | None) -> dt.datetime:
     """Return the time that `text` names, or now. Raises ValueError for anything but a time with a zone."""
     if text is None:
         return timezone.now()
-    at = parse_datetime(text)
-    if at is None or at.utcoffset() is None:
-        raise ValueError(f"--at takes a time with a zone, as 2026-01-31T12:00:00+00:00, not {text!r:.80}.")
-    return at
+    try:
+        return validation.timestamp(dt.datetime.fromisoformat(text))
+    except ValueError as error:
+        raise ValueError(f"--at {text!r:.80}: {error} Write it as 2026-01-31T12:00:00+00:00.") from None
 
 
 def read_requests(options: dict[str, Any]) -> Iterator[tuple[str, V2JobRequest]]:
@@ -124,6 +125,4 @@ def parse_request(where: str, content: bytes) -> V2JobRequest:
     try:
         return V2JobRequest.model_validate_json(content)
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_context=False)[0]
-        field = ".".join(str(part) for part in problem["loc"])
-        raise ValueError(f"{where}: {field + ': ' if field else ''}{problem['msg']}") from None
+        raise ValueError(f"{where}: {first_problem(error)}") from None

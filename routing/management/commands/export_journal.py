@@ -4,13 +4,16 @@ import gzip
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from routing.journal import export
 
 
 class Command(BaseCommand):
-    help = "Write the history out as a journal. Replayed into an empty database, it gives the same answers."
+    help = (
+        "Write the history out as a journal. Replayed into an empty database, it gives the same answers. "
+        "Exit code: 0 written, 2 the file can't be made."
+    )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("file", nargs="?", default="-", help="a new file, compressed if it ends in .gz; - to print")
@@ -21,10 +24,14 @@ class Command(BaseCommand):
             for line in export():
                 self.stdout.write(line)
             return
-        opened = gzip.open(name, "xt") if name.endswith(".gz") else Path(name).open("x")
         count = 0
-        with opened as file:
-            for line in export():
-                file.write(line + "\n")
-                count += 1
+        try:
+            with Path(name).open("xb") as raw:
+                file = gzip.GzipFile(fileobj=raw, mode="wb") if name.endswith(".gz") else raw
+                for line in export():
+                    file.write(line.encode() + b"\n")
+                    count += 1
+                file.close()
+        except OSError as error:
+            raise CommandError(f"Can't write {name}: {error.strerror}.", returncode=2) from error
         self.stdout.write(f"Wrote {count} events to {name}.")

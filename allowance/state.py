@@ -1,0 +1,113 @@
+"""What a decision reads of the ledger, as values. In SQL, because here the ORM takes longer than the database."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+
+import numpy as np
+from django.db import connection
+from django.db.models import Q
+
+from allowance import ledger
+from allowance.fields import parse_steps
+from allowance.ledger import KEPT_BLOCKS, Balance, Window
+from allowance.models import Account, Block, Miner, Reservation, ReservationState
+from allowance.types import BLOCK_EXPIRY, EXECUTOR_CLASSES
+
+ACCOUNT, BLOCK, MINER, RESERVATION = (
+    connection.ops.quote_name(model._meta.db_table) for model in (Account, Block, Miner, Reservation)
+)
+
+# When a hold ends by itself is said here only: for SQL, where `r` is a reservation, for queries, and for a row at hand.
+HELD_AT = f"r.state = '{ReservationState.HELD.value}' AND r.expires_at > %(at)s"
+LAPSED_AT = f"r.state = '{ReservationState.HELD.value}' AND r.expires_at <= %(at)s"
+
+
+def held_at(now: dt.datetime) -> Q:
+    """Select the reservations that are live holds at `now`."""
+    return Q(state=ReservationState.HELD, expires_at__gt=now)
+
+
+def lapsed_at(now: dt.datetime) -> Q:
+    """Select the reservations that lapsed by `now` and whose blocks nobody has tidied up yet."""
+    return Q(state=ReservationState.HELD, expires_at__lte=now)
+
+
+def state_at(reservation: Reservation, now: dt.datetime) -> ReservationState:
+    """Return what has become of a reservation by `now`."""
+    state = ReservationState(reservation.state)
+    lapsed = state is ReservationState.HELD and reservation.expires_at <= now
+    return ReservationState.LAPSED if lapsed else state
+
+
+_BLOCKS = f"""
+    SELECT number, ns FROM {BLOCK}
+    WHERE number >= COALESCE(%(start)s, (SELECT MAX(number) FROM {BLOCK})) - %(expiry)s
+      AND number >= (SELECT MAX(number) FROM {BLOCK}) - {KEPT_BLOCKS}
+    ORDER BY number
+"""  # noqa: S608 (only our tables' names are filled in)
+
+_BALANCES = f"""
+    SELECT m.hotkey, m.address, m.ip_version, m.port, m.wei, m.presence,
+           a.executors, a.counts, a.voided_before, a.base, a.held, a.spent
+    FROM {ACCOUNT} a JOIN {MINER} m ON m.hotkey = a.miner_id
+    WHERE a.executor_class = %(executor_class)s
+"""  # noqa: S608
+
+_LAPSED = f"""
+    SELECT a.miner_id, r.blocks
+    FROM {RESERVATION} r JOIN {ACCOUNT} a ON a.id = r.account_id
+    WHERE {LAPSED_AT} AND a.executor_class = %(executor_class)s
+"""  # noqa: S608
+
+
+def window(job_start_block: int | None, *, before: int = 0) -> Window:
+    """Return the blocks that a job starting at `job_start_block` may use (left out: `before` the newest block)."""
+    with connection.cursor() as cursor:
+        cursor.execute(_BLOCKS, {"start": job_start_block, "expiry": BLOCK_EXPIRY + before})
+        known = [(number, ns or 0) for number, ns in cursor.fetchall()]
+    if not known:
+        return Window(max(0, (job_start_block or 0) - BLOCK_EXPIRY), np.zeros(1, dtype=np.int64), None)
+    numbers, earned = np.array(known, dtype=np.int64).T
+    low, newest = known[0][0], known[-1][0]
+    ns = np.zeros(newest - low + 1, dtype=np.int64)
+    ns[numbers - low] = earned
+    return Window(low, ns, newest)
+
+
+def balances(executor_class: str, now: dt.datetime) -> list[Balance]:
+    """Return the balances of a class as they are at `now`: the blocks of lapsed reservations are free.
+
+    An unknown class has no accounts.
+    """
+    if executor_class not in EXECUTOR_CLASSES:
+        return []
+    at = connection.ops.adapt_datetimefield_value(now)
+    with connection.cursor() as cursor:
+        cursor.execute(_BALANCES, {"executor_class": executor_class})
+        found = {
+            hotkey: Balance(
+                hotkey,
+                address,
+                ip_version,
+                port,
+                int(wei),
+                parse_steps(presence),
+                executor_class,
+                executors,
+                parse_steps(counts),
+                voided_before,
+                base,
+                int.from_bytes(held, "little"),
+                int.from_bytes(spent, "little"),
+            )
+            for hotkey, address, ip_version, port, wei, presence, executors, counts, voided_before, base, held, spent in (
+                cursor.fetchall()
+            )
+        }
+        cursor.execute(_LAPSED, {"executor_class": executor_class, "at": at})
+        for miner, blocks in cursor.fetchall():
+            if miner in found:
+                found[miner] = ledger.free_again(found[miner], json.loads(blocks))
+    return list(found.values())
