@@ -47,8 +47,8 @@ class Sums:
 def check_ledger(*, repair: bool = False) -> Iterator[Difference]:
     """Yield the differences between the ledger and its history; with `repair`, rewrite what is derived.
 
-    What follows from the chain is compared under the chain lock, then each account under its own, one at a time, so that
-    routing goes on meanwhile. Reservations that overlap are told, but no rewriting mends them.
+    What follows from the chain is compared under the chain lock, then each account under its own, one at a time, so
+    that routing goes on meanwhile. Reservations that overlap are told, but no rewriting mends them.
     """
     with transaction.atomic():
         lock_chain()
@@ -132,17 +132,17 @@ def _check_declared(repair: bool) -> Iterator[Difference]:
                 expected[key] = declared_step(expected.get(key, (0, 0, ())), sync.block, declared.get(key, 0))
     for (miner, executor_class), (executors, voided_before, counts) in sorted(expected.items()):
         account = accounts.get((miner, executor_class)) or Account(miner_id=miner, executor_class=executor_class)
-        counts = ledger.forget(counts, horizon)
         stored = (account.executors, account.voided_before, ledger.forget(account.counts, horizon))
-        if stored != (executors, voided_before, counts):
+        should = (executors, voided_before, ledger.forget(counts, horizon))
+        if stored != should:
             yield Difference(
                 f"Account {account}",
                 "executors, voided before, counts",
                 str(stored),
-                str((executors, voided_before, counts)),
+                str(should),
             )
             if repair:
-                account.executors, account.voided_before, account.counts = executors, voided_before, counts
+                account.executors, account.voided_before, account.counts = should
                 account.save(update_fields=["executors", "voided_before", "counts"] if account.pk else None)
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import TypeVar
 
 from django.db import transaction
+from django.db.models import Min
 
 from allowance import validation
 from allowance.ledger import KEPT_BLOCKS, Steps, assign, block_ns, forget
@@ -46,7 +47,7 @@ def record_block(
             return
         before = Block.objects.filter(number__lt=number).order_by("-number").first()
         after = Block.objects.filter(number__gt=number).order_by("number").first()
-        if before and before.timestamp > timestamp or after and after.timestamp < timestamp:
+        if (before and before.timestamp > timestamp) or (after and after.timestamp < timestamp):
             raise ValueError(
                 f"Block {number} at {timestamp.isoformat()} does not lie between its neighbours in time; "
                 "check the follower's clock and its order of blocks."
@@ -87,7 +88,7 @@ def record_manifests(
         newest = ManifestSync.objects.order_by("-block").first()
         if newest is not None and newest.block > block:
             raise ValueError(
-                f"Manifests at block {block} are older than those recorded at {newest.block}; record them in block order."
+                f"Manifests at block {block} are older than those at {newest.block}; record them in block order."
             )
         _locate(where)
         if newest is None:
@@ -137,15 +138,15 @@ def _register(names: set[str], number: int) -> None:
     else:
         first = ManifestSync.objects.order_by("pk").first()
         previous = set(first.axons) if first else set()
-    after = listed.filter(number__gt=number).order_by("number").first()
-    _set_presence(names - previous, 1, number, after and after.number)
-    _set_presence(previous - names, 0, number, after and after.number)
+    until = listed.filter(number__gt=number).aggregate(next=Min("number"))["next"]
+    _set_presence(names - previous, 1, number, until)
+    _set_presence(previous - names, 0, number, until)
 
 
 def _register_asked(names: set[str]) -> None:
     """Take who was asked in the first sync as registered in all blocks before the first list of neurons."""
-    after = Block.objects.filter(neurons__isnull=False).order_by("number").first()
-    _set_presence(names, 1, 0, after and after.number)
+    until = Block.objects.filter(neurons__isnull=False).aggregate(first=Min("number"))["first"]
+    _set_presence(names, 1, 0, until)
 
 
 def _set_presence(names: set[str], value: int, start: int, stop: int | None) -> None:
@@ -166,7 +167,11 @@ def _locate(axons: Mapping[str, Mapping[str, str | int]]) -> None:
     for name, axon in axons.items():
         miner = known.get(name) or Miner(hotkey=name)
         if {"address": miner.address, "ip_version": miner.ip_version, "port": miner.port} != axon:
-            miner.address, miner.ip_version, miner.port = str(axon["address"]), int(axon["ip_version"]), int(axon["port"])
+            miner.address, miner.ip_version, miner.port = (
+                str(axon["address"]),
+                int(axon["ip_version"]),
+                int(axon["port"]),
+            )
             changed.append(miner)
     _upsert(changed, ["hotkey"], ["address", "ip_version", "port"])
 
@@ -197,9 +202,7 @@ def _declare(block: int, asked: set[str], answers: Mapping[str, Mapping[str, int
 def _upsert(rows: list[Row], key: list[str], fields: list[str]) -> None:
     """Write `fields` of rows, old and new, in one statement; an old row keeps its other columns."""
     if rows:
-        type(rows[0])._default_manager.bulk_create(
-            rows, update_conflicts=True, unique_fields=key, update_fields=fields
-        )
+        type(rows[0])._default_manager.bulk_create(rows, update_conflicts=True, unique_fields=key, update_fields=fields)
 
 
 def declared_step(before: tuple[int, int, Steps], block: int, count: int) -> tuple[int, int, Steps]:

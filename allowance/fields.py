@@ -30,7 +30,7 @@ class WeiField(WeiText):
     SQLite rounds decimals of this size; text of equal length compares as the numbers do, exactly, on every database.
     """
 
-    default_validators = [MinValueValidator(0), MaxValueValidator(MAX_WEI)]
+    default_validators = [MinValueValidator(0), MaxValueValidator(MAX_WEI)]  # noqa: RUF012 (Django's own way)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "max_length": WEI_DIGITS})
@@ -53,8 +53,8 @@ class WeiField(WeiText):
 class StepsField(StepsJSON):
     """A step function of the block number (see allowance.ledger), as JSON."""
 
-    def from_db_value(self, value: str, _expression: object, _connection: BaseDatabaseWrapper) -> Steps:
-        return parse_steps(value)
+    def from_db_value(self, value: str | None, _expression: object, _connection: BaseDatabaseWrapper) -> Steps:
+        return parse_steps(value or "[]")
 
 
 @lru_cache(maxsize=4096)

@@ -22,7 +22,6 @@ Nanoseconds = npt.NDArray[np.int64]
 NS = 1_000_000_000
 
 
-
 KEPT_BLOCKS = 2 * BLOCK_EXPIRY
 """How far behind the newest block a balance remembers. Older blocks can't be used any more, whatever a job's start."""
 
@@ -31,7 +30,7 @@ CHUNK = 64
 
 
 class Scratch(threading.local):
-    """Two arrays for a thread to work in. New ones for every survey are faulted in anew, which took most of its time."""
+    """Two arrays for a thread to work in: new ones for every survey are faulted in anew, most of its time."""
 
     def __init__(self) -> None:
         self.arrays = np.empty((2, CHUNK, KEPT_BLOCKS + 1), dtype=np.int64)
@@ -217,7 +216,9 @@ def earned_by_block(window: Window, balance: Balance) -> Nanoseconds:
     """Return what each block of the window gave, voided and forgotten ones too."""
     earned = np.empty((1, window.ns.size), dtype=np.int64)
     _rate(window, [balance], earned)
-    return earned[0] * window.ns
+    earned *= window.ns
+    blocks: Nanoseconds = earned[0]
+    return blocks
 
 
 def _survey(window: Window, balances: Sequence[Balance]) -> list[Standing]:

@@ -1,9 +1,9 @@
 """Who locks what, and in which order.
 
 1. The chain lock, by whatever records blocks or manifests, or repairs. Only its holder writes what follows from the
-   chain: blocks, neuron lists, manifest syncs, `Miner.presence`, and an account's `executors`, `counts`, `voided_before`.
-2. Account rows: one at a time by whatever reserves, spends, releases or repairs; the recorder of manifests updates many,
-   but takes no lock after them. Only the holder of the account row writes its `base`, `held`, `spent` and its
+   chain: blocks, neuron lists, manifest syncs, `Miner.presence`, an account's `executors`, `counts`, `voided_before`.
+2. Account rows: one at a time by whatever reserves, spends, releases or repairs; the recorder of manifests updates
+   many, but takes no lock after them. Only the holder of the account row writes its `base`, `held`, `spent` and its
    reservations, which therefore need no lock of their own.
 
 What was read before a lock is a hint. Decide by the row that the lock returned.

@@ -89,9 +89,7 @@ def reserve(
             raise CannotReserveAllowanceException(
                 miner=miner, executor_class=executor_class, required=seconds, available=ledger.to_seconds(free)
             )
-        return hold(
-            account, balance, blocks, seconds=seconds, job_uuid=job_uuid, now=now, newest=usable.newest or 0
-        )
+        return hold(account, balance, blocks, seconds=seconds, job_uuid=job_uuid, now=now, newest=usable.newest or 0)
 
 
 def spend(reservation_id: int, *, now: dt.datetime) -> None:
@@ -135,7 +133,6 @@ def _store(account: Account, balance: Balance) -> None:
     account.save(update_fields=["base", "held", "spent"])
 
 
-
 def restore(reservation: Reservation, *, miner: str, executor_class: str) -> None:
     """Store a reservation under its old id, as a journal has it; one that is there already changes nothing.
 
@@ -149,11 +146,15 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
         known = Reservation.objects.filter(pk=reservation.pk).first()
         if known is not None:
             if _content(known) != _content(reservation):
-                raise ValueError(f"Reservation {reservation.pk} means something else here. Restore into an empty database.")
+                raise ValueError(
+                    f"Reservation {reservation.pk} means something else here. Restore into an empty database."
+                )
             return
         newest = Block.objects.aggregate(newest=Max("number"))["newest"] or 0
         if max(reservation.blocks) > newest:
-            raise ValueError(f"Reservation {reservation.pk} has block {max(reservation.blocks)}, which is not recorded.")
+            raise ValueError(
+                f"Reservation {reservation.pk} has block {max(reservation.blocks)}, which is not recorded."
+            )
         live = reservation.state in {ReservationState.HELD, ReservationState.SPENT}
         bits = ledger.to_bits(reservation.blocks, account.base)
         if live and bits & (account.held | account.spent):

@@ -88,9 +88,7 @@ class Allowance:
     def miners(self) -> list[Miner]:
         """Return the miners that are registered at the newest block and have an address, by hotkey."""
         return [
-            row.value
-            for row in MinerRow.objects.exclude(address="").order_by("hotkey")
-            if ledger.present(row.presence)
+            row.value for row in MinerRow.objects.exclude(address="").order_by("hotkey") if ledger.present(row.presence)
         ]
 
     def record_block(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from typing import Any
 
 import numpy as np
 from django.db import connection
@@ -50,7 +51,7 @@ _BLOCKS = f"""
 
 _BALANCES = f"""
     SELECT m.hotkey, m.address, m.ip_version, m.port, m.wei, m.presence,
-           a.executors, a.counts, a.voided_before, a.base, a.held, a.spent
+           a.executor_class, a.executors, a.counts, a.voided_before, a.base, a.held, a.spent
     FROM {ACCOUNT} a JOIN {MINER} m ON m.hotkey = a.miner_id
     WHERE a.executor_class = %(executor_class)s
 """  # noqa: S608
@@ -86,28 +87,25 @@ def balances(executor_class: str, now: dt.datetime) -> list[Balance]:
     at = connection.ops.adapt_datetimefield_value(now)
     with connection.cursor() as cursor:
         cursor.execute(_BALANCES, {"executor_class": executor_class})
-        found = {
-            hotkey: Balance(
-                hotkey,
-                address,
-                ip_version,
-                port,
-                int(wei),
-                parse_steps(presence),
-                executor_class,
-                executors,
-                parse_steps(counts),
-                voided_before,
-                base,
-                int.from_bytes(held, "little"),
-                int.from_bytes(spent, "little"),
-            )
-            for hotkey, address, ip_version, port, wei, presence, executors, counts, voided_before, base, held, spent in (
-                cursor.fetchall()
-            )
-        }
+        found = {row[0]: _balance(row) for row in cursor.fetchall()}
         cursor.execute(_LAPSED, {"executor_class": executor_class, "at": at})
         for miner, blocks in cursor.fetchall():
             if miner in found:
                 found[miner] = ledger.free_again(found[miner], json.loads(blocks))
     return list(found.values())
+
+
+def _balance(row: tuple[Any, ...]) -> Balance:
+    *names, wei, presence, executor_class, executors, counts, voided_before, base, held, spent = row
+    return Balance(
+        *names,
+        int(wei),
+        parse_steps(presence),
+        executor_class,
+        executors,
+        parse_steps(counts),
+        voided_before,
+        base,
+        int.from_bytes(held, "little"),
+        int.from_bytes(spent, "little"),
+    )

@@ -7,7 +7,6 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from numbers import Real
 from uuid import UUID
 
 from allowance.types import (
@@ -74,7 +73,7 @@ def timestamp(value: object) -> dt.datetime:
 
 def stake_share(value: object) -> float:
     """Return `value` if it is a share, 0 to 1."""
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) <= 1:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= float(value) <= 1:
         raise ValueError(f"A stake share lies between 0 and 1, not {value!r:.80}.")
     return float(value)
 
@@ -84,7 +83,7 @@ def seconds(value: object) -> float:
 
     Raises ValueError unless it is a finite number above 0, JobTooLong above MAX_JOB_RUN_TIME.
     """
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < value < math.inf:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
         raise ValueError(f"Seconds must be a finite number above 0, not {value!r:.80}.")
     if value > MAX_JOB_RUN_TIME:
         raise JobTooLong(float(min(value, sys.float_info.max)))

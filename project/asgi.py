@@ -39,7 +39,9 @@ class NoSuchSocket(AsyncWebsocketConsumer):
         await self.close()
 
 
-sockets: list[Any] = [path("ws/jobs/", JobConsumer.as_asgi()), re_path("", NoSuchSocket.as_asgi())]
+jobs: Any = JobConsumer.as_asgi()
+nowhere: Any = NoSuchSocket.as_asgi()
+sockets: list[Any] = [path("ws/jobs/", jobs), re_path("", nowhere)]
 application = ProtocolTypeRouter(
     {
         "http": http,

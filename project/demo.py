@@ -196,9 +196,10 @@ def _what_next(console: Console) -> None:
     console.print("Try next", style="bold underline")
     console.print(f"make serve, then http://127.0.0.1:8000/admin/ as demo with password {password}")
     console.print("and on this database (export DEBUG=1 DATABASE_URL=sqlite:///demo.sqlite3):")
+    dry_run = f"dry_run_routing --executor-class {ExecutorClass.always_on__gpu_24gb} --seconds 300"
     for command in (
-        f"dry_run_routing --executor-class {ExecutorClass.always_on__gpu_24gb} --seconds 300 --top 10",
-        f"dry_run_routing --executor-class {ExecutorClass.always_on__gpu_24gb} --seconds 300 --min-collateral {2 * ETH}",
+        f"{dry_run} --top 10",
+        f"{dry_run} --min-collateral {2 * ETH}",
         "reservations",
         "check_ledger",
     ):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.db import models
 from django.db.models import Q
 
+if TYPE_CHECKING:
+    DateTimeField = models.DateTimeField[dt.datetime, dt.datetime]
+else:
+    DateTimeField = models.DateTimeField
+
 HOTKEY_LENGTH = 48
 
 
-class ValidUntilField(models.DateTimeField):
+class ValidUntilField(DateTimeField):
     """The instant at which a receipt's ttl ends, filled in at every insert: only a column of its own can be indexed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -34,7 +39,7 @@ class Receipt(models.Model):
 
     class Meta:
         abstract = True
-        constraints: tuple[models.BaseConstraint, ...] = (
+        constraints: ClassVar[tuple[models.BaseConstraint, ...]] = (
             models.CheckConstraint(
                 condition=~Q(miner_hotkey="") & ~Q(validator_hotkey=""), name="%(class)s_names_both_sides"
             ),

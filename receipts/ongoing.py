@@ -1,4 +1,4 @@
-"""Which jobs the receipts say are running: one statement, in SQL, because a pick asks twice and compiling costs more."""
+"""Which jobs the receipts say are running: one statement, in SQL, because the ORM takes longer than the database."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ STARTED, ACCEPTED, FINISHED = (
 )
 
 # A job is ongoing while its started receipt, or else its accepted one, is valid (both edges inside) and no finished
-# receipt written by then ends it. An accepted receipt does not tell the class; the job's started receipt does, even when
-# it is no longer valid. The third column is room for callers that unite this with jobs that have no uuid.
+# receipt written by then ends it. An accepted receipt does not tell the class; the job's started receipt does, even
+# when it is no longer valid. The third column is room for callers that unite this with jobs that have no uuid.
 _SQL = f"""
     SELECT s.miner_hotkey, s.job_uuid, 0
     FROM {STARTED} s

@@ -74,4 +74,3 @@ def routed(uuid: str, route: JobRoute) -> dict[str, object]:
 def rejected(uuid: str | None, reason: str, sentence: str) -> dict[str, object]:
     """Return the message that tells why a job goes nowhere; `reason` is the name of the refusal."""
     return {"type": "job.rejected", "uuid": uuid, "reason": reason, "sentence": sentence}
-

@@ -1,7 +1,7 @@
 """A subnet's history as lines of JSON: what they may say, how they get in and out.
 
-The events are those that validators record, and one more, `reservation`, without which a history would not give the same
-answers elsewhere.
+The events are those that validators record, and one more, `reservation`, without which a history would not give the
+same answers elsewhere.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing.models import MinerIncident
 from routing.reliability import record_incident
 from routing.requests import first_problem
-
 
 Row = TypeVar("Row", bound=Model)
 Made = TypeVar("Made", bound=BaseModel)
@@ -125,13 +124,13 @@ class ReservationLine(Line):
     blocks: list[Annotated[int, Field(ge=0, le=MAX_BLOCK_NUMBER)]] = Field(min_length=1)
     created_at: AwareDatetime
     expires_at: AwareDatetime
-    state: Literal["held", "spent", "released", "lapsed"]
+    state: ReservationState
     ended_at: AwareDatetime | None = None
 
     @model_validator(mode="after")
     def check_story(self) -> Self:
         """Refuse what the database would: an end without a time, a time without an end, no time to hold."""
-        if (self.state == "held") != (self.ended_at is None):
+        if (self.state is ReservationState.HELD) != (self.ended_at is None):
             raise ValueError("ended_at goes with every state but held")
         if self.expires_at <= self.created_at:
             raise ValueError("expires_at must come after created_at")
@@ -144,7 +143,7 @@ class ReservationLine(Line):
             blocks=self.blocks,
             created_at=validation.timestamp(self.created_at),
             expires_at=validation.timestamp(self.expires_at),
-            state=ReservationState(self.state),
+            state=self.state,
             ended_at=self.ended_at and validation.timestamp(self.ended_at),
         )
         reservations.restore(reservation, miner=self.miner, executor_class=self.executor_class)
@@ -178,7 +177,6 @@ def parse(line: bytes | str) -> Event:
     try:
         return _EVENT.validate_json(line)
     except ValidationError as error:
-        problems = error.errors(include_url=False, include_context=False)
         raise ValueError(first_problem(error)) from None
 
 
@@ -216,7 +214,7 @@ def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes | JournalErro
     """Number the lines that are not blank; where a compressed file breaks off stands an error instead of a line."""
     number = 0
     try:
-        for number, line in enumerate(lines, start=1):  # noqa: B007 (told when the next one fails)
+        for number, line in enumerate(lines, start=1):
             if line.strip():
                 yield number, line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -279,6 +277,6 @@ def _reservation(row: Reservation) -> ReservationLine:
         blocks=row.blocks,
         created_at=row.created_at,
         expires_at=row.expires_at,
-        state=row.state,
+        state=ReservationState(row.state),
         ended_at=row.ended_at,
     )

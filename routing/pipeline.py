@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Sequence
-from numbers import Real
 
 from allowance import ledger, state, validation
 from allowance.ledger import Window
@@ -86,7 +85,7 @@ def fixed_route(request: OrganicJobRequest) -> JobRoute | None:
 def check_request(request: OrganicJobRequest) -> Job:
     """Return the job of a request. Raises ValueError for a bad uuid or limit, JobTooLong above an hour."""
     for part in (request.download_time_limit, request.execution_time_limit, request.upload_time_limit):
-        if not isinstance(part, Real) or isinstance(part, bool) or not part >= 0:
+        if not isinstance(part, int | float) or isinstance(part, bool) or not part >= 0:
             raise ValueError(f"A time limit must be 0 s or more, not {part!r:.80}.")
     seconds = validation.seconds(_total_seconds(request))
     return Job(str(validation.job_uuid(request.uuid)), str(request.executor_class), seconds)
@@ -129,9 +128,7 @@ def rank(candidates: Sequence[Candidate]) -> list[Candidate]:
     return ranked
 
 
-def walk(
-    ranked: Sequence[Candidate], job: Job, book: Book, window: Window, now: dt.datetime
-) -> JobRoute | None:
+def walk(ranked: Sequence[Candidate], job: Job, book: Book, window: Window, now: dt.datetime) -> JobRoute | None:
     """Reserve with the first candidate that can take the job, and give each that can't its verdict.
 
     A candidate whose account somebody else has locked is passed over at first and asked again, with patience, if the

@@ -11,7 +11,6 @@ from allowance import validation
 from routing.models import MinerIncident
 from routing.types import MinerIncidentType
 
-
 INCIDENT_COUNTS = f"""
     SELECT hotkey_ss58address, COUNT(*)
     FROM {connection.ops.quote_name(MinerIncident._meta.db_table)}

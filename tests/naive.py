@@ -52,9 +52,9 @@ class Subnet:
             if not any((i["hotkey"], i["job_uuid"]) == (e["hotkey"], e["job_uuid"]) for i in self.incidents):
                 self.incidents.append(e)
         else:
-            {"job_started": self.started, "job_accepted": self.accepted, "job_finished": self.finished}[kind].setdefault(
-                e["job_uuid"], e
-            )
+            {"job_started": self.started, "job_accepted": self.accepted, "job_finished": self.finished}[
+                kind
+            ].setdefault(e["job_uuid"], e)
 
     def registered(self, number: int) -> set[str]:
         for n in sorted(self.blocks, reverse=True):
@@ -191,7 +191,9 @@ class Subnet:
         if state == "held":
             booking.end = how
             return "ok"
-        return {"spent": "ReservationAlreadySpent", "released": "ReservationNotFound", "lapsed": "ReservationExpired"}[state]
+        return {"spent": "ReservationAlreadySpent", "released": "ReservationNotFound", "lapsed": "ReservationExpired"}[
+            state
+        ]
 
 
 def isclose(a: float, b: float) -> bool:

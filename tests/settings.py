@@ -5,7 +5,7 @@ import os
 os.environ.update(dict.fromkeys(["REDIS_URL", "DEBUG_MINER_KEY"], ""), DEBUG="0")
 os.environ["SECRET_KEY"] = "only-for-tests-" + "x" * 40
 
-from project.settings import *  # noqa: E402, F403
+from project.settings import *  # noqa: F403
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 SECURE_SSL_REDIRECT = False

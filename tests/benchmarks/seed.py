@@ -7,11 +7,12 @@ import random
 from collections.abc import Iterator
 from uuid import UUID
 
+from django.db import connection, transaction
+
 from allowance import allowance, ledger, reservations, state
 from allowance.locks import lock_account
 from allowance.models import Account
 from allowance.types import ExecutorClass
-from django.db import connection, transaction
 from receipts.models import JobFinishedReceipt, JobStartedReceipt
 from routing.models import MinerIncident
 from routing.types import MinerIncidentType
@@ -24,7 +25,7 @@ def seed(
     *, now: dt.datetime, miners: int, blocks: int, incidents: int, receipts: int, ongoing: int, held: int
 ) -> Iterator[tuple[int, int]]:
     """Seed, newest block at `now`, and yield (done, of how many) on the way."""
-    rng = random.Random(7)  # noqa: S311 (the same subnet each time)
+    rng = random.Random(7)
     names = [f"miner_{i:04d}" for i in range(miners)]
     axons = {n: {"address": f"10.0.{i // 250}.{i % 250}", "ip_version": 4, "port": 8000} for i, n in enumerate(names)}
     for i in range(blocks):
@@ -33,7 +34,7 @@ def seed(
             number=1000 + i, timestamp=at, stake_share=0.1 + 0.05 * rng.random(), hotkeys=names if i == 0 else None
         )
         if i % 25 == 0:
-            executors = {n: {c: 8 + (rng.random() < 0.05) for c in CLASSES} for n in names}
+            executors = {n: {str(c): 8 + (rng.random() < 0.05) for c in CLASSES} for n in names}
             allowance().record_manifests(block=1000 + i, axons=axons, executors=executors)
         yield i, blocks
     MinerIncident.objects.bulk_create(

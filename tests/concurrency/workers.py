@@ -35,9 +35,9 @@ def pick_side_by_side(
         "executor_class": executor_class,
         "locking": locking,
     }
-    command = [sys.executable, "-m", __name__, json.dumps(task)]
+    command = [sys.executable, "-m", "tests.concurrency.router", json.dumps(task)]
     routers = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ))  # noqa: S603
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
         for _ in range(processes)
     ]
     try:
@@ -57,62 +57,7 @@ def pick_side_by_side(
     return [Picked(**line) for answer in answers for line in map(json.loads, answer.splitlines())]
 
 
-def _work(task: dict[str, str | int | bool]) -> None:
-    """Run in the child: wait for the word, pick, and print what came of it."""
-    import django
-    from django.conf import settings
-
-    settings.DATABASES["default"]["NAME"] = task["database"]
-    django.setup()
-
-    from allowance.types import AllowanceException
-    from routing import book, routing
-    from routing.types import JobRoutingException
-    from tests.factories import job_request
-
-    _slow_down(book)
-    if not task["locking"]:
-        _stop_locking(book)
-    print("ready", flush=True)
-    sys.stdin.readline()
-    for _ in range(int(task["picks"])):
-        request = job_request(int(task["seconds"]), executor_class=task["executor_class"])
-        try:
-            route = routing().pick(request)
-        except (AllowanceException, JobRoutingException) as error:
-            answer: dict[str, object] = {"miner": None, "blocks": [], "refusal": type(error).__name__}
-        else:
-            answer = {"miner": route.miner.hotkey_ss58, "blocks": route.allowance_blocks, "refusal": None}
-        print(json.dumps(answer), flush=True)
-
-
-def _slow_down(book: object) -> None:
-    import time
-
-    from routing.book import admit
-
-    def slowly(*args: object) -> object:
-        outcome = admit(*args)  # type: ignore[arg-type]
-        time.sleep(0.02)
-        return outcome
-
-    book.admit = slowly  # type: ignore[attr-defined]
-
-
-def _stop_locking(book: object) -> None:
-    from allowance.models import Account
-
-    def read(*, wait: bool = True, **which: object) -> Account | None:
-        return Account.objects.select_related("miner").filter(**which).first()
-
-    book.lock_account = read  # type: ignore[attr-defined]
-
-
 def overlaps(picked: Sequence[Picked]) -> int:
     """Return how many blocks of a miner were given more than once."""
     given = [(p.miner, block) for p in picked for block in p.blocks]
     return len(given) - len(set(given))
-
-
-if __name__ == "__main__":
-    _work(json.loads(sys.argv[1]))

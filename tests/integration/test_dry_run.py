@@ -278,7 +278,9 @@ def test_a_dry_run_only_reads(seconds: int, tmp_path: Path) -> None:
     with CaptureQueriesContext(connection) as captured:
         dry_run("--jobs", jobs)
     assert captured.captured_queries
-    assert [q["sql"] for q in captured.captured_queries if not q["sql"].strip("( \n").upper().startswith("SELECT")] == []
+    assert [
+        q["sql"] for q in captured.captured_queries if not q["sql"].strip("( \n").upper().startswith("SELECT")
+    ] == []
     assert not any("FOR UPDATE" in q["sql"].upper() for q in captured.captured_queries)
     assert stored() == before
 

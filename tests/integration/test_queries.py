@@ -15,8 +15,8 @@ from allowance.models import Reservation
 from allowance.state import held_at
 from allowance.types import ExecutorClass
 from receipts import receipts
-from receipts.ongoing import RUNNING_JOBS
 from receipts.models import JobFinishedReceipt, JobStartedReceipt
+from receipts.ongoing import RUNNING_JOBS
 from routing import routing
 from routing.models import MinerIncident
 from routing.reliability import INCIDENT_COUNTS
@@ -147,7 +147,12 @@ def test_held_reservations_are_found_by_the_partial_index() -> None:
     (account,) = Reservation.objects.values_list("account", flat=True)
     Reservation.objects.bulk_create(
         Reservation(
-            account_id=account, blocks=[1], created_at=now, expires_at=now + dt.timedelta(1), state="spent", ended_at=now
+            account_id=account,
+            blocks=[1],
+            created_at=now,
+            expires_at=now + dt.timedelta(1),
+            state="spent",
+            ended_at=now,
         )
         for _ in range(5000)
     )

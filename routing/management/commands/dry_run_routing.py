@@ -22,6 +22,7 @@ from routing.pipeline import decide
 from routing.requests import V2JobRequest, first_problem
 from routing.types import Decision, Policy
 
+
 class Command(BaseCommand):
     help = (
         "Tell where jobs would go, and why, miner by miner. Writes nothing. "
@@ -33,7 +34,9 @@ class Command(BaseCommand):
         job.add_argument("--executor-class", metavar="CLASS", help=f"one of {', '.join(ExecutorClass)}")
         job.add_argument("--seconds", type=int, metavar="N", help="how long it may take in all")
         job.add_argument("--job", metavar="FILE", help="a V2JobRequest in JSON")
-        job.add_argument("--jobs", metavar="FILE", help="many, one a line: each sees the reservations of those before it")
+        job.add_argument(
+            "--jobs", metavar="FILE", help="many, one a line: each sees the reservations of those before it"
+        )
         what_if = parser.add_argument_group("what if")
         what_if.add_argument("--min-collateral", type=int, metavar="WEI", help="the threshold were this")
         what_if.add_argument("--window", type=float, metavar="HOURS", help="the reliability window were this long")
