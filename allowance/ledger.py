@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from allowance.types import BLOCK_DURATION_US, BLOCK_EXPIRY, MAX_BLOCK_DURATION_US, Miner
+from allowance.types import BLOCK_DURATION_US, BLOCK_EXPIRY, MAX_BLOCK_DURATION_US, MAX_JOB_RUN_TIME, Miner
 
 Steps = tuple[tuple[int, int], ...]
 Nanoseconds = npt.NDArray[np.int64]
@@ -22,8 +22,11 @@ Nanoseconds = npt.NDArray[np.int64]
 NS = 1_000_000_000
 
 
-KEPT_BLOCKS = 2 * BLOCK_EXPIRY
-"""How far behind the newest block a balance remembers. Older blocks can't be used any more, whatever a job's start."""
+KEPT_BLOCKS = BLOCK_EXPIRY + MAX_JOB_RUN_TIME * 1_000_000 // BLOCK_DURATION_US
+"""How far behind the newest block a balance remembers: a job that started with the longest one still finds its blocks.
+
+Older blocks can't be used any more, whatever a job's start.
+"""
 
 CHUNK = 64
 """Balances surveyed at once."""

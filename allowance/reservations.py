@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 from django.core.management.color import no_style
@@ -14,7 +14,7 @@ from allowance import ledger
 from allowance.ledger import Balance
 from allowance.locks import lock_account
 from allowance.models import Account, Block, Reservation, ReservationState
-from allowance.state import lapsed_at, state_at, window
+from allowance.state import Lapsed, lapsed_at, state_at, window
 from allowance.types import (
     EXECUTOR_CLASSES,
     HOLD_MARGIN,
@@ -27,16 +27,15 @@ from allowance.types import (
 )
 
 
-def balance_under_lock(account: Account, now: dt.datetime) -> Balance:
-    """Return the balance of a locked account at `now`, and mark what has lapsed as lapsed."""
+def tidy(account: Account, lapsed: Iterable[Lapsed]) -> Balance:
+    """Mark the lapsed reservations of a locked account as lapsed, and return the balance with their blocks free."""
     balance = account.balance
-    lapsed = list(Reservation.objects.filter(lapsed_at(now), account=account).values_list("pk", "blocks"))
-    for _, blocks in lapsed:
+    tidied = []
+    for _, pk, blocks in lapsed:
         balance = ledger.free_again(balance, blocks)
-    if lapsed:
-        Reservation.objects.filter(pk__in=[pk for pk, _ in lapsed]).update(
-            state=ReservationState.LAPSED, ended_at=F("expires_at")
-        )
+        tidied.append(pk)
+    if tidied:
+        Reservation.objects.filter(pk__in=tidied).update(state=ReservationState.LAPSED, ended_at=F("expires_at"))
     return balance
 
 
@@ -81,7 +80,8 @@ def reserve(
             raise CannotReserveAllowanceException(
                 miner=miner, executor_class=executor_class, required=seconds, available=0.0
             )
-        balance = balance_under_lock(account, now)
+        gone = Reservation.objects.filter(lapsed_at(now), account=account).values_list("pk", "blocks")
+        balance = tidy(account, [Lapsed(miner, pk, blocks) for pk, blocks in gone])
         usable = window(job_start_block)
         blocks = ledger.take(usable, balance, ledger.to_ns(seconds)) if balance.registered else None
         if blocks is None:

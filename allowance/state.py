@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 from django.db import connection
@@ -21,8 +22,8 @@ ACCOUNT, BLOCK, MINER, RESERVATION = (
 )
 
 # When a hold ends by itself is said here only: for SQL, where `r` is a reservation, for queries, and for a row at hand.
-HELD_AT = f"r.state = '{ReservationState.HELD.value}' AND r.expires_at > %(at)s"
-LAPSED_AT = f"r.state = '{ReservationState.HELD.value}' AND r.expires_at <= %(at)s"
+HELD = f"r.state = '{ReservationState.HELD.value}'"
+LAPSED_AT = "r.expires_at <= %(at)s"
 
 
 def held_at(now: dt.datetime) -> Q:
@@ -57,54 +58,75 @@ _BALANCES = f"""
 """  # noqa: S608
 
 _LAPSED = f"""
-    SELECT a.miner_id, r.blocks
+    SELECT a.miner_id, r.id, r.blocks
     FROM {RESERVATION} r JOIN {ACCOUNT} a ON a.id = r.account_id
-    WHERE {LAPSED_AT} AND a.executor_class = %(executor_class)s
+    WHERE {HELD} AND {LAPSED_AT} AND a.executor_class = %(executor_class)s
 """  # noqa: S608
+
+
+class Lapsed(NamedTuple):
+    """A reservation that lapsed and whose row does not say so yet."""
+
+    miner: str
+    pk: int
+    blocks: list[int]
 
 
 def window(job_start_block: int | None, *, before: int = 0) -> Window:
     """Return the blocks that a job starting at `job_start_block` may use (left out: `before` the newest block)."""
     with connection.cursor() as cursor:
         cursor.execute(_BLOCKS, {"start": job_start_block, "expiry": BLOCK_EXPIRY + before})
-        known = [(number, ns or 0) for number, ns in cursor.fetchall()]
-    if not known:
+        rows = cursor.fetchall()
+    if not rows:
         return Window(max(0, (job_start_block or 0) - BLOCK_EXPIRY), np.zeros(1, dtype=np.int64), None)
-    numbers, earned = np.array(known, dtype=np.int64).T
-    low, newest = known[0][0], known[-1][0]
+    low, newest = rows[0][0], rows[-1][0]
     ns = np.zeros(newest - low + 1, dtype=np.int64)
-    ns[numbers - low] = earned
+    ns[[number - low for number, _ in rows]] = [earned or 0 for _, earned in rows]
     return Window(low, ns, newest)
 
 
-def balances(executor_class: str, now: dt.datetime) -> list[Balance]:
-    """Return the balances of a class as they are at `now`: the blocks of lapsed reservations are free.
+def balances(executor_class: str) -> dict[str, Balance]:
+    """Return the balances of a class as they are stored, by hotkey; an unknown class has none.
 
-    An unknown class has no accounts.
+    The blocks of reservations that have lapsed are not yet free in them; see `without`.
     """
     if executor_class not in EXECUTOR_CLASSES:
-        return []
-    at = connection.ops.adapt_datetimefield_value(now)
+        return {}
     with connection.cursor() as cursor:
         cursor.execute(_BALANCES, {"executor_class": executor_class})
-        found = {row[0]: _balance(row) for row in cursor.fetchall()}
+        return {row[0]: _balance(row) for row in cursor.fetchall()}
+
+
+def without(stored: dict[str, Balance], lapsed: Iterable[Lapsed]) -> dict[str, Balance]:
+    """Return the balances of a class with the blocks of lapsed reservations free."""
+    current = dict(stored)
+    for miner, _, blocks in lapsed:
+        if miner in current:
+            current[miner] = ledger.free_again(current[miner], blocks)
+    return current
+
+
+def lapsed(executor_class: str, now: dt.datetime) -> list[Lapsed]:
+    """Return the reservations of a class that have lapsed by `now` and that nobody has tidied up."""
+    at = connection.ops.adapt_datetimefield_value(now)
+    with connection.cursor() as cursor:
         cursor.execute(_LAPSED, {"executor_class": executor_class, "at": at})
-        for miner, blocks in cursor.fetchall():
-            if miner in found:
-                found[miner] = ledger.free_again(found[miner], json.loads(blocks))
-    return list(found.values())
+        return [Lapsed(miner, pk, json.loads(blocks)) for miner, pk, blocks in cursor.fetchall()]
 
 
 def _balance(row: tuple[Any, ...]) -> Balance:
-    *names, wei, presence, executor_class, executors, counts, voided_before, base, held, spent = row
+    hotkey, address, ip_version, port, wei, presence, executor_class, executors, counts, voided, base, held, spent = row
     return Balance(
-        *names,
+        hotkey,
+        address,
+        ip_version,
+        port,
         int(wei),
         parse_steps(presence),
         executor_class,
         executors,
         parse_steps(counts),
-        voided_before,
+        voided,
         base,
         int.from_bytes(held, "little"),
         int.from_bytes(spent, "little"),

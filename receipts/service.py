@@ -31,4 +31,4 @@ class Receipts:
         A job is ongoing while its started receipt, or else its accepted one, is valid (both edges inside) and no
         finished receipt written by then ends it.
         """
-        return dict(Counter(hotkey for hotkey, _, _ in select_jobs(RUNNING_JOBS, executor_class, at_time)))
+        return dict(Counter(hotkey for hotkey, *_ in select_jobs(RUNNING_JOBS, executor_class, at_time)))

@@ -13,8 +13,10 @@ from allowance import ledger, reservations, state
 from allowance.ledger import Balance, Window
 from allowance.locks import lock_account
 from allowance.types import HOLD_MARGIN
-from routing.ongoing import ongoing_jobs
+from routing.ongoing import occupation
 from routing.types import Candidate, Gate, Job, Verdict
+
+Reading = tuple[dict[str, Balance], dict[str, set[UUID | int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +30,8 @@ class Reserved:
 class Book(Protocol):
     """What a decision needs to know and do, beyond arithmetic."""
 
-    def balances(self, executor_class: str, now: dt.datetime) -> list[Balance]:
-        """Return the balances of a class at `now`."""
-
-    def ongoing(self, executor_class: str, now: dt.datetime) -> dict[str, set[UUID | int]]:
-        """Return the jobs ongoing in a class at `now`, by hotkey."""
+    def read(self, executor_class: str, now: dt.datetime) -> Reading:
+        """Return the balances of a class at `now`, and its ongoing jobs by hotkey."""
 
     def reserve(
         self, candidate: Candidate, job: Job, window: Window, now: dt.datetime, *, wait: bool
@@ -43,11 +42,12 @@ class Book(Protocol):
 class LiveBook:
     """The database. It decides again under the account's lock: what the candidate was seen to have may be gone."""
 
-    def balances(self, executor_class: str, now: dt.datetime) -> list[Balance]:
-        return state.balances(executor_class, now)
-
-    def ongoing(self, executor_class: str, now: dt.datetime) -> dict[str, set[UUID | int]]:
-        return ongoing_jobs(executor_class, now)
+    def read(self, executor_class: str, now: dt.datetime) -> Reading:
+        stored = state.balances(executor_class)
+        if not stored:
+            return {}, {}
+        occupied = occupation(executor_class, now)
+        return state.without(stored, occupied.lapsed), occupied.jobs
 
     def reserve(
         self, candidate: Candidate, job: Job, window: Window, now: dt.datetime, *, wait: bool
@@ -56,9 +56,9 @@ class LiveBook:
             account = lock_account(wait=wait, miner=candidate.hotkey, executor_class=job.executor_class)
             if account is None:
                 return None
-            balance = reservations.balance_under_lock(account, now)
-            jobs = ongoing_jobs(job.executor_class, now, candidate.hotkey)
-            blocks = admit(balance, len(jobs.get(candidate.hotkey, ())), job, window)
+            occupied = occupation(job.executor_class, now, candidate.hotkey)
+            balance = reservations.tidy(account, occupied.lapsed)
+            blocks = admit(balance, len(occupied.jobs[candidate.hotkey]), job, window)
             if isinstance(blocks, Verdict):
                 return blocks
             reservation = reservations.hold(
@@ -90,17 +90,13 @@ class DryBook:
 
     assumed: list[Assumed] = field(default_factory=list)
 
-    def balances(self, executor_class: str, now: dt.datetime) -> list[Balance]:
-        found = {b.hotkey: b for b in state.balances(executor_class, now)}
-        for a in self._live(executor_class, now):
-            found[a.miner] = ledger.hold(found[a.miner], a.blocks)
-        return list(found.values())
-
-    def ongoing(self, executor_class: str, now: dt.datetime) -> dict[str, set[UUID | int]]:
-        jobs = ongoing_jobs(executor_class, now)
-        for a in self._live(executor_class, now):
-            jobs[a.miner].add(a.job)
-        return jobs
+    def read(self, executor_class: str, now: dt.datetime) -> Reading:
+        balances, jobs = LiveBook().read(executor_class, now)
+        for a in self.assumed:
+            if a.executor_class == executor_class and now < a.expires_at:
+                balances[a.miner] = ledger.hold(balances[a.miner], a.blocks)
+                jobs.setdefault(a.miner, set()).add(a.job)
+        return balances, jobs
 
     def reserve(
         self, candidate: Candidate, job: Job, window: Window, now: dt.datetime, *, wait: bool
@@ -111,9 +107,6 @@ class DryBook:
         expires_at = now + dt.timedelta(seconds=job.seconds) + HOLD_MARGIN
         self.assumed.append(Assumed(candidate.hotkey, job.executor_class, blocks, UUID(job.uuid), expires_at))
         return Reserved(blocks, None)
-
-    def _live(self, executor_class: str, now: dt.datetime) -> list[Assumed]:
-        return [a for a in self.assumed if a.executor_class == executor_class and now < a.expires_at]
 
 
 def busy(balance: Balance, ongoing: int) -> Verdict | None:

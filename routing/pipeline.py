@@ -93,10 +93,10 @@ def check_request(request: OrganicJobRequest) -> Job:
 
 def gather(job: Job, book: Book, window: Window, now: dt.datetime, policy: Policy) -> list[Candidate]:
     """Return all that the decision will look at, in the order of the allowance."""
-    standings = ledger.standings(window, book.balances(job.executor_class, now))
+    balances, ongoing = book.read(job.executor_class, now)
+    standings = ledger.standings(window, list(balances.values()))
     if not standings:
         return []
-    ongoing = book.ongoing(job.executor_class, now)
     incidents = incident_counts(job.executor_class, now, policy.window)
     candidates = []
     for standing in standings:

@@ -14,7 +14,7 @@ from routing.types import MinerIncidentType
 INCIDENT_COUNTS = f"""
     SELECT hotkey_ss58address, COUNT(*)
     FROM {connection.ops.quote_name(MinerIncident._meta.db_table)}
-    WHERE executor_class = %(executor_class)s AND timestamp BETWEEN %(since)s AND %(until)s
+    WHERE executor_class = %(executor_class)s AND timestamp >= %(since)s
     GROUP BY hotkey_ss58address
 """  # noqa: S608 (only our table's name is filled in)
 
@@ -28,11 +28,13 @@ def score(incidents: int, executors: int) -> float:
 
 
 def incident_counts(executor_class: str, now: dt.datetime, window: dt.timedelta) -> dict[str, int]:
-    """Return how many incidents each miner had in a class in the `window` up to `now`, both edges inside."""
+    """Return how many incidents each miner had in a class since the `window` before `now` began, its edge inside.
+
+    One that a host with a faster clock dated later than `now` counts too.
+    """
     parameters = {
         "executor_class": executor_class,
         "since": connection.ops.adapt_datetimefield_value(now - window),
-        "until": connection.ops.adapt_datetimefield_value(now),
     }
     with connection.cursor() as cursor:
         cursor.execute(INCIDENT_COUNTS, parameters)

@@ -79,7 +79,7 @@ def _reservations(rng: random.Random, names: list[str], now: dt.datetime, count:
         with transaction.atomic():
             account = lock_account(miner=rng.choice(names), executor_class=rng.choice(CLASSES))
             assert isinstance(account, Account)
-            balance = reservations.balance_under_lock(account, now)
+            balance = account.balance
             seconds = rng.choice([30.0, 120.0, 300.0])
             blocks = ledger.take(usable, balance, ledger.to_ns(seconds))
             if blocks is None:
