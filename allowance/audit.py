@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from django.db import transaction
@@ -17,6 +18,9 @@ from allowance.locks import lock_account, lock_chain
 from allowance.models import Account, Block, ManifestSync, Miner, Reservation, ReservationState
 from allowance.state import window
 from allowance.types import BLOCK_EXPIRY
+
+KEPT_BEFORE = ledger.KEPT_BLOCKS - BLOCK_EXPIRY
+"""A job that started so many blocks before the newest might use all blocks that balances remember."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +58,16 @@ def check_ledger(*, repair: bool = False) -> Iterator[Difference]:
         lock_chain()
         found = [*_check_blocks(repair), *_check_presence(repair), *_check_declared(repair)]
     yield from found
-    usable = window(None, before=BLOCK_EXPIRY)
-    live: defaultdict[int, list[Reservation]] = defaultdict(list)
-    for reservation in _live_reservations():
-        live[reservation.account_id].append(reservation)
-    for account in Account.objects.select_related("miner").order_by("pk"):
-        if _compare(account, live[account.pk], usable).differences:  # a hint: it may have changed between two queries
-            yield from _check_account(account.pk, usable, repair)
+    accounts = Account.objects.select_related("miner").in_bulk()
+    usable = window(None, before=KEPT_BEFORE)
+    hints = set()  # what was read in two queries may have changed between them
+    for pk, live in groupby(_live_reservations().iterator(), key=lambda reservation: reservation.account_id):
+        account = accounts.pop(pk, None)
+        if account is None or _compare(account, live, usable).differences:
+            hints.add(pk)
+    hints |= {pk for pk, account in accounts.items() if _compare(account, (), usable).differences}
+    for pk in sorted(hints):
+        yield from _check_account(pk, repair)
 
 
 def sums(balance: Balance, usable: Window) -> Sums:
@@ -156,12 +163,12 @@ class Comparison:
     spent: int
 
 
-def _check_account(pk: int, usable: Window, repair: bool) -> list[Difference]:
+def _check_account(pk: int, repair: bool) -> list[Difference]:
     with transaction.atomic():
         account = lock_account(pk=pk)
         if account is None:
             return []
-        compared = _compare(account, _live_reservations().filter(account=account), usable)
+        compared = _compare(account, _live_reservations().filter(account=account), window(None, before=KEPT_BEFORE))
         if repair:
             account.base, account.held, account.spent = compared.base, compared.held, compared.spent
             account.save(update_fields=["base", "held", "spent"])
@@ -169,7 +176,9 @@ def _check_account(pk: int, usable: Window, repair: bool) -> list[Difference]:
 
 
 def _live_reservations() -> QuerySet[Reservation]:
-    return Reservation.objects.filter(state__in=[ReservationState.HELD, ReservationState.SPENT]).order_by("pk")
+    return Reservation.objects.filter(state__in=[ReservationState.HELD, ReservationState.SPENT]).order_by(
+        "account", "pk"
+    )
 
 
 def _compare(account: Account, live: Iterable[Reservation], usable: Window) -> Comparison:

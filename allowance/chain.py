@@ -69,10 +69,12 @@ def record_manifests(
 ) -> None:
     """Record a manifest sync made when the chain was at `block`.
 
-    `axons` are the miners asked: hotkey to `address`, `ip_version`, `port`. `executors` are their answers: hotkey to
-    count by class. Who did not answer has 0 in every class; who was not asked stays as it is. A lower count voids what
-    the miner gave in that class before `block`. The same sync again changes nothing; raises ValueError for bad input,
-    and for a sync older than the newest recorded.
+    `axons` are the miners asked, which are the registered ones: hotkey to `address`, `ip_version`, `port`. `executors`
+    are their answers: hotkey to count by class. Who did not answer has 0 in every class; who was not asked stays as it
+    is. A lower count voids what the miner gave in that class before `block`. The same sync again changes nothing.
+
+    Raises ValueError for a sync older than the newest recorded, and for bad input. An unknown class is bad input too:
+    what miners make up is for the follower to leave out.
     """
     block = validation.block_number(block)
     miners = {name: validation.axon(name, axon) for name, axon in axons.items()}

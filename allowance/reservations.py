@@ -6,9 +6,9 @@ import datetime as dt
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from django.core.management.color import no_style
 from django.db import connection, transaction
 from django.db.models import F, Max
+from django.utils import timezone
 
 from allowance import ledger
 from allowance.ledger import Balance
@@ -28,13 +28,14 @@ from allowance.types import (
 
 
 def tidy(account: Account, lapsed: Iterable[Lapsed]) -> Balance:
-    """Mark the lapsed reservations of a locked account as lapsed, and return the balance with their blocks free."""
+    """Store that reservations of a locked account have lapsed and their blocks are free; return its balance now."""
     balance = account.balance
     tidied = []
     for _, pk, blocks in lapsed:
         balance = ledger.free_again(balance, blocks)
         tidied.append(pk)
     if tidied:
+        _store(account, balance)
         Reservation.objects.filter(pk__in=tidied).update(state=ReservationState.LAPSED, ended_at=F("expires_at"))
     return balance
 
@@ -67,19 +68,21 @@ def reserve(
     seconds: float,
     job_start_block: int,
     job_uuid: UUID | None,
-    now: dt.datetime,
+    now: dt.datetime | None = None,
 ) -> Reservation:
     """Reserve whole blocks of one account, the oldest free first, until they add up to `seconds`.
 
-    Raises CannotReserveAllowanceException if they don't, or if the miner is not registered.
+    The clock is read under the lock, unless `now` is given: who waited for the lock must not decide by an old one.
+    Raises CannotReserveAllowanceException if there are too few blocks, or if the miner is not registered.
     """
-    with transaction.atomic():
+    with transaction.atomic(durable=True):
         known = executor_class in EXECUTOR_CLASSES
         account = lock_account(miner=miner, executor_class=executor_class) if known else None
         if account is None:
             raise CannotReserveAllowanceException(
                 miner=miner, executor_class=executor_class, required=seconds, available=0.0
             )
+        now = now or timezone.now()
         gone = Reservation.objects.filter(lapsed_at(now), account=account).values_list("pk", "blocks")
         balance = tidy(account, [Lapsed(miner, pk, blocks) for pk, blocks in gone])
         usable = window(job_start_block)
@@ -92,12 +95,12 @@ def reserve(
         return hold(account, balance, blocks, seconds=seconds, job_uuid=job_uuid, now=now, newest=usable.newest or 0)
 
 
-def spend(reservation_id: int, *, now: dt.datetime) -> None:
+def spend(reservation_id: int, *, now: dt.datetime | None = None) -> None:
     """Spend a held reservation: its blocks are gone for good. Raises a ReservationException if it isn't held."""
     _end(reservation_id, ReservationState.SPENT, now)
 
 
-def release(reservation_id: int, *, now: dt.datetime) -> None:
+def release(reservation_id: int, *, now: dt.datetime | None = None) -> None:
     """Release a held reservation: its blocks are free again. Raises a ReservationException if it isn't held."""
     _end(reservation_id, ReservationState.RELEASED, now)
 
@@ -109,8 +112,8 @@ REFUSALS: dict[ReservationState, type[ReservationException]] = {
 }
 
 
-def _end(reservation_id: int, end: ReservationState, now: dt.datetime) -> None:
-    if not isinstance(reservation_id, int):
+def _end(reservation_id: int, end: ReservationState, now: dt.datetime | None) -> None:
+    if not isinstance(reservation_id, int) or isinstance(reservation_id, bool):
         raise ValueError(f"A reservation id is a whole number, not {reservation_id!r:.80}; fixed routes have none.")
     if not 0 < reservation_id < 2**63:  # SQLite can't even look for those
         raise ReservationNotFound(reservation_id)
@@ -118,6 +121,7 @@ def _end(reservation_id: int, end: ReservationState, now: dt.datetime) -> None:
         account = lock_account(reservation=reservation_id)
         if account is None:
             raise ReservationNotFound(reservation_id)
+        now = now or timezone.now()
         reservation = Reservation.objects.get(pk=reservation_id)
         state = state_at(reservation, now)
         if state is not ReservationState.HELD:
@@ -165,9 +169,20 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
             if reservation.state == ReservationState.SPENT:
                 balance = ledger.spend(balance, reservation.blocks)
             _store(account, ledger.rebase(balance, newest))
-        with connection.cursor() as cursor:
-            for statement in connection.ops.sequence_reset_sql(no_style(), [Reservation]):
-                cursor.execute(statement)
+        _pass_over(reservation.pk)
+
+
+def _pass_over(pk: int) -> None:
+    """Draw ids until `pk` is passed: setting the sequence could move it back under a pick that has just drawn one."""
+    if connection.vendor != "postgresql":  # SQLite looks at the highest id anyway
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_get_serial_sequence(%s, 'id')", [Reservation._meta.db_table])
+        (sequence,) = cursor.fetchone()
+        cursor.execute(
+            f"SELECT nextval(%s) FROM generate_series((SELECT last_value FROM {sequence}), %s)",  # noqa: S608
+            [sequence, pk],
+        )
 
 
 def _content(reservation: Reservation) -> tuple[object, ...]:

@@ -27,6 +27,8 @@ class Allowance:
 
         The first has the earliest free block, then the highest free share of its total, then the most free. Raises
         NotEnoughAllowanceException if there is none, JobTooLong above an hour, ValueError for no sensible number.
+        A job may use blocks from `job_start_block` - BLOCK_EXPIRY on, but none that is further than KEPT_BLOCKS behind
+        the newest: no job runs so long that it could have started there.
         """
         seconds = validation.seconds(allowance_seconds)
         start = validation.block_number(job_start_block)
@@ -58,17 +60,16 @@ class Allowance:
             seconds=validation.seconds(allowance_seconds),
             job_start_block=validation.block_number(job_start_block),
             job_uuid=None if job_uuid is None else validation.job_uuid(job_uuid),
-            now=timezone.now(),
         )
         return reservation.pk, reservation.blocks
 
     def spend_allowance(self, reservation_id: int) -> None:
         """Spend a held reservation. Raises ReservationNotFound, ReservationAlreadySpent or ReservationExpired."""
-        reservations.spend(reservation_id, now=timezone.now())
+        reservations.spend(reservation_id)
 
     def undo_allowance_reservation(self, reservation_id: int) -> None:
         """Release a held reservation. Raises ReservationNotFound, ReservationAlreadySpent or ReservationExpired."""
-        reservations.release(reservation_id, now=timezone.now())
+        reservations.release(reservation_id)
 
     def get_current_block(self) -> int:
         """Return the number of the newest block recorded. Raises NoBlockRecorded before the first."""

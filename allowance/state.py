@@ -108,6 +108,8 @@ def without(stored: dict[str, Balance], lapsed: Iterable[Lapsed]) -> dict[str, B
 
 def lapsed(executor_class: str, now: dt.datetime) -> list[Lapsed]:
     """Return the reservations of a class that have lapsed by `now` and that nobody has tidied up."""
+    if executor_class not in EXECUTOR_CLASSES:
+        return []
     at = connection.ops.adapt_datetimefield_value(now)
     with connection.cursor() as cursor:
         cursor.execute(_LAPSED, {"executor_class": executor_class, "at": at})

@@ -77,11 +77,14 @@ class NotEnoughAllowanceException(AllowanceException):
         self.highest_available_allowance_ss58 = highest_available_allowance_ss58
         self.highest_unspent_allowance = highest_unspent_allowance
         self.highest_unspent_allowance_ss58 = highest_unspent_allowance_ss58
-        advice = (
-            "Retry when a reservation is released or lapses."
-            if highest_unspent_allowance >= required_allowance
-            else "Retry with a shorter job, or when more blocks have been minted."
-        )
+        if not highest_unspent_allowance:
+            advice = (
+                "Nobody has any: check the executor class, and that the chain follower records blocks and manifests."
+            )
+        elif highest_unspent_allowance >= required_allowance:
+            advice = "Retry when a reservation is released or lapses."
+        else:
+            advice = "Retry with a shorter job, or when more blocks have been minted."
         super().__init__(
             f"No miner has {required_allowance:g} s of allowance: the most available is "
             f"{highest_available_allowance:g} s ({highest_available_allowance_ss58 or 'no miner'}), the most unspent "

@@ -129,7 +129,7 @@ class Stream:
         uuid, executor_class = _uuid(self.rng), self.rng.choices(CLASSES, (1, 1, 4))[0]
         request = _request(uuid, executor_class, self.rng.choice([20, 60, 120, 300, 600, 900, 1500]))
         before = time.perf_counter()
-        decision = decide(request, LiveBook(), now=self.now)
+        decision = decide(request, LiveBook(pinned=self.now), now=self.now)
         self.seconds.append(time.perf_counter() - before)
         self.decisions.append(decision)
         if decision.route is None or decision.route.allowance_reservation_id is None:

@@ -8,6 +8,7 @@ from typing import Protocol
 from uuid import UUID
 
 from django.db import transaction
+from django.utils import timezone
 
 from allowance import ledger, reservations, state
 from allowance.ledger import Balance, Window
@@ -39,8 +40,15 @@ class Book(Protocol):
         """Reserve with a candidate, or say why not. None: without `wait`, somebody else holds its lock."""
 
 
+@dataclass(frozen=True, slots=True)
 class LiveBook:
-    """The database. It decides again under the account's lock: what the candidate was seen to have may be gone."""
+    """The database. It decides again under the account's lock: what the candidate was seen to have may be gone.
+
+    There the clock is read again too, unless it is `pinned`. By an older one, a job that started meanwhile would not be
+    ongoing yet.
+    """
+
+    pinned: dt.datetime | None = None
 
     def read(self, executor_class: str, now: dt.datetime) -> Reading:
         stored = state.balances(executor_class)
@@ -52,10 +60,11 @@ class LiveBook:
     def reserve(
         self, candidate: Candidate, job: Job, window: Window, now: dt.datetime, *, wait: bool
     ) -> Reserved | Verdict | None:
-        with transaction.atomic():
+        with transaction.atomic(durable=True):
             account = lock_account(wait=wait, miner=candidate.hotkey, executor_class=job.executor_class)
             if account is None:
                 return None
+            now = self.pinned or max(now, timezone.now())
             occupied = occupation(job.executor_class, now, candidate.hotkey)
             balance = reservations.tidy(account, occupied.lapsed)
             blocks = admit(balance, len(occupied.jobs[candidate.hotkey]), job, window)

@@ -7,6 +7,7 @@ import ipaddress
 
 from constance.utils import get_values_for_keys
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 
 from allowance.types import MAX_WEI, Miner
 from routing.dynamic import MAX_WINDOW_HOURS, MINIMUM_WEI, WINDOW_HOURS
@@ -16,7 +17,10 @@ from routing.types import TRUSTED_MINER_FAKE_KEY, Policy
 def policy() -> Policy:
     """Return the dynamic settings in force. One query; unlike reading `config`, it stores no defaults."""
     values = get_values_for_keys([MINIMUM_WEI, WINDOW_HOURS])
-    return make_policy(values[MINIMUM_WEI], values[WINDOW_HOURS])
+    try:
+        return make_policy(values[MINIMUM_WEI], values[WINDOW_HOURS])
+    except (TypeError, ValueError) as error:
+        raise ImproperlyConfigured(f"{error} Correct it in the admin, under Config.") from error
 
 
 def make_policy(minimum_wei: int, window_hours: float) -> Policy:

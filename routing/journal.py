@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Annotated, Literal, Self, TypeVar
 from uuid import UUID
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Model, QuerySet
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -222,8 +222,20 @@ def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes | JournalErro
 
 
 def export() -> Iterator[str]:
-    """Yield the history as journal lines: blocks and manifests in block order, then all that refers to them."""
-    for row in joined(
+    """Yield the history as journal lines: blocks and manifests in block order, then all that refers to them.
+
+    It is the history of one moment, whatever is recorded meanwhile.
+    """
+    with transaction.atomic(durable=True):
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        for line in _lines():
+            yield line.model_dump_json(exclude_none=True)
+
+
+def _lines() -> Iterator[BaseModel]:
+    return joined(
         _chain(),
         _rows(Miner.objects.exclude(wei=0).order_by("pk"), lambda m: CollateralLine(hotkey=m.hotkey, wei=str(m.wei))),
         _rows(MinerIncident.objects.order_by("pk"), _incident),
@@ -231,8 +243,7 @@ def export() -> Iterator[str]:
         _rows(JobAcceptedReceipt.objects.order_by("pk"), _like(AcceptedLine)),
         _rows(JobFinishedReceipt.objects.order_by("pk"), _like(FinishedLine)),
         _rows(Reservation.objects.select_related("account").order_by("pk"), _reservation),
-    ):
-        yield row.model_dump_json(exclude_none=True)
+    )
 
 
 def _chain() -> Iterator[BaseModel]:

@@ -30,7 +30,7 @@ from routing.types import (
     wei_text,
 )
 
-NOT_REACHED = Verdict(None, 0, 0, "fit, but a better one got the job")
+NOT_REACHED = Verdict(None, 0, 0, "ranked below the one that gets it")
 
 
 def decide(

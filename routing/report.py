@@ -9,7 +9,7 @@ from rich.text import Text
 from allowance.console import WIDE
 from allowance.ledger import to_seconds
 from routing.pipeline import refusal
-from routing.types import Candidate, Decision, Gate, JobRoute
+from routing.types import Candidate, Decision, Gate, JobRoute, OrganicJobRequest
 
 STYLES = {None: "green", Gate.EXECUTORS: "yellow", Gate.RESERVATION: "yellow"}
 
@@ -36,6 +36,19 @@ def as_json(decision: Decision) -> dict[str, object]:
         "route": decision.route and _route(decision.route),
         "candidates": [_candidate(c) for c in in_order(decision)],
         "counts": {gate.value: n for gate, n in decision.counts.items()},
+    }
+
+
+def refused_as_json(request: OrganicJobRequest, error: Exception) -> dict[str, object]:
+    """Return what there is to say of a job that was refused before anybody was asked, in the shape of a decision."""
+    return {
+        "uuid": request.uuid,
+        "executor_class": request.executor_class,
+        "outcome": type(error).__name__,
+        "sentence": str(error),
+        "route": None,
+        "candidates": [],
+        "counts": {},
     }
 
 
@@ -80,7 +93,7 @@ def _table(candidates: list[Candidate], *, whole_hotkeys: bool) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict")
     for c in candidates:
-        verdict = "passed" if c.verdict.gate is None else c.verdict.gate.value
+        verdict = "fit" if c.verdict.gate is None else c.verdict.gate.value
         table.add_row(
             str(c.rank or "–"),
             Text(c.hotkey if whole_hotkeys or len(c.hotkey) < 16 else f"{c.hotkey[:9]}…{c.hotkey[-5:]}"),

@@ -188,7 +188,9 @@ class Decision:
             f"{n} {SUMMARY[gate].format(minimum_wei=wei_text(self.policy.minimum_wei))}"
             for gate, n in sorted(self.counts.items(), key=lambda item: -item[1])
         )
-        return f"{passed} of {len(self.candidates)} miners" + (f": {failed}" if failed else "")
+        return f"{passed} of {len(self.candidates)} miners{' fit' if passed else ''}" + (
+            f": {failed}" if failed else ""
+        )
 
 
 class JobRoutingException(Exception):  # noqa: N818 (the contract's name)

@@ -71,10 +71,10 @@ def test_the_text_has_the_ranked_candidates_the_fate_and_a_summary() -> None:
     assert ended.code == 0
     assert f"{CLASS}, 30 s, at block {FIRST_BLOCK + 20}" in head
     assert columns.split()[:3] == ["rank", "hotkey", "score"]
-    assert first.split("passed: ")[0].split() == ["1", "hot-1", "0.000", "0", "2", "0", "240.0", "0"]
-    assert first.rstrip().endswith("passed: gets the job")
-    assert second.split("passed: ")[0].split() == ["2", "hot-2", "-0.500", "1", "2", "0", "240.0", "1e+30"]
-    assert second.rstrip().endswith("passed: fit, but a better one got the job")
+    assert first.split("fit: ")[0].split() == ["1", "hot-1", "0.000", "0", "2", "0", "240.0", "0"]
+    assert first.rstrip().endswith("fit: gets the job")
+    assert second.split("fit: ")[0].split() == ["2", "hot-2", "-0.500", "1", "2", "0", "240.0", "1e+30"]
+    assert second.rstrip().endswith("fit: ranked below the one that gets it")
     assert fate == f"Routed to hot-1 at 10.0.0.1:9000, paid with 3 blocks ({FIRST_BLOCK} to {FIRST_BLOCK + 2})."
     assert summary == "2 of 2 miners"
     assert not any(rest)
@@ -83,7 +83,7 @@ def test_the_text_has_the_ranked_candidates_the_fate_and_a_summary() -> None:
 def test_the_text_can_end_after_the_first_candidates() -> None:
     told = dry_run(*JOB, "--top", 1).out
     assert "gets the job" in told
-    assert "a better one" not in told
+    assert "ranked below" not in told
     assert "… and 1 more" in told
 
 

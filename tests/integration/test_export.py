@@ -38,7 +38,7 @@ HISTORY: list[type[models.Model]] = [
 
 
 @pytest.fixture(autouse=True)
-def history(db: None) -> Iterator[None]:
+def history(transactional_db: None) -> Iterator[None]:
     with time_machine.travel(NOW, tick=False):
         make_history()
         yield

@@ -22,9 +22,12 @@ from allowance.types import (
     ReservationReleased,
 )
 from receipts import receipts
-from receipts.schemas import JobFinished
+from receipts.schemas import JobFinished, JobStarted
 from routing import routing
-from routing.types import AllMinersBusy
+from routing.book import LiveBook
+from routing.conf import make_policy
+from routing.pipeline import check_request, gather
+from routing.types import AllMinersBusy, Gate, Verdict
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
@@ -226,3 +229,57 @@ def test_reads_compute_expiry_before_anything_swept() -> None:
     assert state.state_at(row, row.expires_at - dt.timedelta(microseconds=1)) == "held"
     assert state.state_at(row, row.expires_at) == "lapsed"
     assert row.state == "held"
+
+
+def test_a_refusal_under_the_lock_leaves_lapsed_blocks_free() -> None:
+    """A lapsed hold is tidied by a pick that is then refused: the row and the balance must both say so."""
+    fill_ledger("anna", executors=1)
+    now = dt.datetime.now(dt.UTC)
+    book = LiveBook(pinned=now + dt.timedelta(seconds=200))
+    with time_machine.travel(now, tick=False):
+        held, blocks = reserve(12)
+    job = job_request(12)
+    candidate = gather(check_request(job), book, state.window(None), now, make_policy(0, 24.0))[0]
+    receipts().record(
+        JobStarted.model_validate(
+            {"job_uuid": job_request().uuid, "miner_hotkey": "anna", "validator_hotkey": "v", "ttl": 600}
+            | {"executor_class": CLASS, "timestamp": now}
+        )
+    )
+    verdict = book.reserve(candidate, check_request(job), state.window(None), now, wait=True)
+    assert isinstance(verdict, Verdict)
+    assert Reservation.objects.get(pk=held).state == "lapsed"
+    assert free() == 20 * 6
+    assert blocks == [1000, 1001]
+
+
+def test_the_clock_is_read_under_the_lock() -> None:
+    """A job that was spent and started while a pick waited for the lock keeps its executor busy."""
+    fill_ledger("anna", executors=1)
+    early = dt.datetime.now(dt.UTC)
+    candidate = gather(check_request(job_request(12)), LiveBook(), state.window(None), early, make_policy(0, 24.0))[0]
+    other = job_request(12)
+    route = routing().pick(other)
+    started = {"job_uuid": other.uuid, "miner_hotkey": "anna", "validator_hotkey": "v", "executor_class": CLASS}
+    receipts().record(JobStarted.model_validate(started | {"timestamp": dt.datetime.now(dt.UTC), "ttl": 60}))
+    allowance().spend_allowance(route.allowance_reservation_id or 0)
+    verdict = LiveBook().reserve(candidate, check_request(job_request(12)), state.window(None), early, wait=True)
+    assert isinstance(verdict, Verdict)
+    assert verdict.gate is Gate.EXECUTORS
+
+
+def test_a_pick_is_refused_inside_a_transaction_of_the_caller() -> None:
+    fill_ledger("anna")
+    with transaction.atomic(), pytest.raises(RuntimeError, match="durable"):
+        routing().pick(job_request())
+
+
+def test_the_ledger_is_clean_after_the_newest_block_moved_on() -> None:
+    """Balances forget what lies far behind the newest block; the check must agree on how far."""
+    fill_ledger("anna", blocks=30)
+    routing().pick(job_request())
+    for number in (FIRST_BLOCK + 1100, FIRST_BLOCK + 1101):
+        allowance().record_block(number=number, timestamp=dt.datetime.now(dt.UTC), stake_share=0.5)
+    allowance().record_block(number=FIRST_BLOCK + 1102, timestamp=dt.datetime.now(dt.UTC), stake_share=1.0)
+    with pytest.raises(NotEnoughAllowanceException):
+        routing().pick(job_request())

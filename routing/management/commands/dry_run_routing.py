@@ -54,17 +54,22 @@ class Command(BaseCommand):
                 raise ValueError(f"--top must be 1 or more, not {options['top']}.")
         except ValueError as error:
             raise CommandError(str(error), returncode=2) from error
-        book, refused = DryBook(), 0
+        book, refused, bad = DryBook(), 0, []
         console = wide_console(self.stdout._out)
         for where, request in requests:
             try:
                 decision = decide(request, book, now=now, policy=policy, exclude=options["exclude"])
             except (ValueError, AllowanceException) as error:
-                raise CommandError(f"{where}: {error}", returncode=2) from error
+                bad.append(f"{where}: {error}")
+                if options["format"] == "json":
+                    self.stdout.write(json.dumps(report.refused_as_json(request, error)))
+                continue
             refused += decision.route is None
             self.tell(decision, console, options)
         if len(requests) > 1 and options["format"] == "text":
-            console.print(f"{len(requests) - refused} of {len(requests)} jobs routed.", style="bold")
+            console.print(f"{len(requests) - refused - len(bad)} of {len(requests)} jobs routed.", style="bold")
+        if bad:
+            raise CommandError("\n".join(bad), returncode=2)
         if refused:
             raise SystemExit(1)
 
