@@ -6,6 +6,7 @@ Amounts are whole executor-nanoseconds, so that sums are exact. A set of blocks 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ KEPT_BLOCKS = BLOCK_EXPIRY + MAX_JOB_RUN_TIME * 1_000_000 // BLOCK_DURATION_US
 Older blocks can't be used any more, whatever a job's start.
 """
 
-CHUNK = 64
+CHUNK = 256
 """Balances surveyed at once."""
 
 
@@ -92,14 +93,16 @@ class Standing(NamedTuple):
     def unspent(self) -> int:
         return self.earned - self.spent
 
-    @property
-    def order(self) -> tuple[float, float, int, str]:
-        """Sort key: earliest free block, then highest free share, then most free; a hotkey settles what is left.
 
-        An int divided by an int is rounded correctly, so equal shares are equal floats.
-        """
-        earliest = float("inf") if self.earliest is None else self.earliest
-        return earliest, -(self.free / self.earned if self.earned else 0.0), -self.free, self.balance.hotkey
+def _order(standing: Standing) -> tuple[float, float, int, str]:
+    """Sort by earliest free block, then highest free share, then most free; a hotkey settles what is left.
+
+    An int divided by an int is rounded correctly, so equal shares are equal floats.
+    """
+    balance, earned, free, _, earliest = standing
+    if earliest is None:
+        return math.inf, 0.0, 0, balance.hotkey
+    return earliest, -(free / earned), -free, balance.hotkey
 
 
 def present(presence: Steps) -> bool:
@@ -185,12 +188,6 @@ def hold(balance: Balance, blocks: Iterable[int]) -> Balance:
     return balance._replace(held=balance.held | to_bits(blocks, balance.base))
 
 
-def spend(balance: Balance, blocks: Iterable[int]) -> Balance:
-    """Return the balance with a hold on `blocks` turned into an expense."""
-    bits = to_bits(blocks, balance.base)
-    return balance._replace(held=balance.held & ~bits, spent=balance.spent | bits)
-
-
 def survey(window: Window, balances: Sequence[Balance]) -> list[Standing]:
     """Return the standing of every balance, in the order given."""
     chunks = (balances[i : i + CHUNK] for i in range(0, len(balances), CHUNK))
@@ -200,7 +197,7 @@ def survey(window: Window, balances: Sequence[Balance]) -> list[Standing]:
 def standings(window: Window, balances: Sequence[Balance]) -> list[Standing]:
     """Return the standing of every registered miner, the one whose allowance is to be used first in front."""
     registered = [balance for balance in balances if balance.registered]
-    return sorted(survey(window, registered), key=lambda standing: standing.order)
+    return sorted(survey(window, registered), key=_order)
 
 
 def take(window: Window, balance: Balance, need: int) -> list[int] | None:
@@ -218,7 +215,7 @@ def take(window: Window, balance: Balance, need: int) -> list[int] | None:
 def earned_by_block(window: Window, balance: Balance) -> Nanoseconds:
     """Return what each block of the window gave, voided and forgotten ones too."""
     earned = np.empty((1, window.ns.size), dtype=np.int64)
-    _rate(window, [balance], earned)
+    _rate(window, [balance], [window.low], earned)
     earned *= window.ns
     blocks: Nanoseconds = earned[0]
     return blocks
@@ -240,23 +237,23 @@ def _survey(window: Window, balances: Sequence[Balance]) -> list[Standing]:
 
 def _earn(window: Window, balances: Sequence[Balance], out: Nanoseconds) -> None:
     """Fill in what each balance's unvoided blocks gave."""
-    _rate(window, balances, out)
-    for row, balance in zip(out, balances, strict=True):
-        lost = max(balance.voided_before, balance.base) - window.low
-        if lost > 0:
-            row[:lost] = 0
+    _rate(window, balances, [max(window.low, b.voided_before, b.base) for b in balances], out)
     out *= window.ns
 
 
-def _rate(window: Window, balances: Sequence[Balance], out: Nanoseconds) -> None:
-    """Fill in each balance's executors that count: as declared, and none while the miner was not registered."""
+def _rate(window: Window, balances: Sequence[Balance], starts: Sequence[int], out: Nanoseconds) -> None:
+    """Fill in the executors of each balance that count, from its start on.
+
+    They are as declared, and none while the miner was not registered.
+    """
     low = window.low
     out.fill(0)
-    for row, balance in zip(out, balances, strict=True):
+    for row, balance, start in zip(out, balances, starts, strict=True):
         for first, count in balance.counts:
-            row[first - low if first > low else 0 :] = count
-        if len(balance.presence) != 1 or balance.presence[0][0] > low:
-            for left, back in _absences(balance.presence):
+            row[(first if first > start else start) - low :] = count
+        presence = balance.presence
+        if len(presence) != 1 or presence[0][0] > low:
+            for left, back in _absences(presence):
                 row[max(0, left - low) : None if back is None else max(0, back - low)] = 0
 
 

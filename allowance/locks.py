@@ -23,12 +23,11 @@ def lock_chain() -> None:
 
 
 def lock_account(*, wait: bool = True, **which: object) -> Account | None:
-    """Lock an account's row until the transaction ends and return it, its miner along.
+    """Lock an account's row until the transaction ends and return it.
 
     `which` are the conditions that name the account. Returns None if there is none, or, without `wait`, if somebody
     else holds it.
     """
     if not transaction.get_connection().in_atomic_block:
         raise transaction.TransactionManagementError("An account is locked inside a transaction only.")
-    rows = Account.objects.select_for_update(of=("self",), skip_locked=not wait).select_related("miner")
-    return rows.filter(**which).first()
+    return Account.objects.select_for_update(of=("self",), skip_locked=not wait).filter(**which).first()

@@ -27,9 +27,8 @@ from allowance.types import (
 )
 
 
-def tidy(account: Account, lapsed: Iterable[Lapsed]) -> Balance:
-    """Store that reservations of a locked account have lapsed and their blocks are free; return its balance now."""
-    balance = account.balance
+def tidy(account: Account, balance: Balance, lapsed: Iterable[Lapsed]) -> Balance:
+    """Store that reservations of a locked account have lapsed and their blocks are free; return its balance then."""
     tidied = []
     for _, pk, blocks in lapsed:
         balance = ledger.free_again(balance, blocks)
@@ -84,7 +83,7 @@ def reserve(
             )
         now = now or timezone.now()
         gone = Reservation.objects.filter(lapsed_at(now), account=account).values_list("pk", "blocks")
-        balance = tidy(account, [Lapsed(miner, pk, blocks) for pk, blocks in gone])
+        balance = tidy(account, account.balance, [Lapsed(miner, pk, blocks) for pk, blocks in gone])
         usable = window(job_start_block)
         blocks = ledger.take(usable, balance, ledger.to_ns(seconds)) if balance.registered else None
         if blocks is None:
@@ -126,8 +125,11 @@ def _end(reservation_id: int, end: ReservationState, now: dt.datetime | None) ->
         state = state_at(reservation, now)
         if state is not ReservationState.HELD:
             raise REFUSALS[state](reservation_id)
-        change = ledger.spend if end is ReservationState.SPENT else ledger.free_again
-        _store(account, change(account.balance, reservation.blocks))
+        bits = ledger.to_bits(reservation.blocks, account.base)
+        account.held &= ~bits
+        if end is ReservationState.SPENT:
+            account.spent |= bits
+        account.save(update_fields=["held", "spent"])
         reservation.state, reservation.ended_at = end, now
         reservation.save(update_fields=["state", "ended_at"])
 
@@ -165,10 +167,11 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
             raise ValueError(f"Reservation {reservation.pk} holds blocks that another one has.")
         reservation.save(force_insert=True)
         if live:
-            balance = ledger.hold(account.balance, reservation.blocks)
             if reservation.state == ReservationState.SPENT:
-                balance = ledger.spend(balance, reservation.blocks)
-            _store(account, ledger.rebase(balance, newest))
+                account.spent |= bits
+            else:
+                account.held |= bits
+            _store(account, ledger.rebase(account.balance, newest))
         _pass_over(reservation.pk)
 
 

@@ -66,7 +66,7 @@ class LiveBook:
                 return None
             now = self.pinned or max(now, timezone.now())
             occupied = occupation(job.executor_class, now, candidate.hotkey)
-            balance = reservations.tidy(account, occupied.lapsed)
+            balance = reservations.tidy(account, account.update(candidate.standing.balance), occupied.lapsed)
             blocks = admit(balance, len(occupied.jobs[candidate.hotkey]), job, window)
             if isinstance(blocks, Verdict):
                 return blocks

@@ -16,16 +16,23 @@ from receipts.ongoing import FINISHED, RUNNING_JOBS, RUNNING_JOBS_OF_MINER, sele
 
 ACCOUNT, RESERVATION = (connection.ops.quote_name(model._meta.db_table) for model in (Account, Reservation))
 
-# First in the unions, because it tells PostgreSQL the type of the last column.
 _HOLDS = f"""
-    SELECT c.miner_id, r.job_uuid, r.id, CASE WHEN {LAPSED_AT} THEN r.blocks END
     FROM {RESERVATION} r JOIN {ACCOUNT} c ON c.id = r.account_id
-    WHERE {HELD} AND c.executor_class = %(executor_class)s
-      AND ({LAPSED_AT} OR NOT EXISTS (SELECT 1 FROM {FINISHED} f WHERE f.job_uuid = r.job_uuid))
+    WHERE {HELD} AND c.executor_class = %(executor_class)s {{of_miner}}
+"""
+
+# The lapsed ones come first in the union: they tell PostgreSQL the type of the last column. They are not one select
+# with the live ones, because with an OR it would read all finished receipts there are.
+_SQL = f"""
+    SELECT c.miner_id, r.job_uuid, r.id, r.blocks {_HOLDS} AND {LAPSED_AT}
+    UNION ALL
+    SELECT c.miner_id, r.job_uuid, r.id, NULL {_HOLDS} AND NOT ({LAPSED_AT})
+      AND NOT EXISTS (SELECT 1 FROM {FINISHED} f WHERE f.job_uuid = r.job_uuid)
+    UNION ALL
 """  # noqa: S608 (only our tables' names are filled in)
 
-_ALL = f"{_HOLDS} UNION ALL {RUNNING_JOBS}"
-_OF_MINER = f"{_HOLDS} AND c.miner_id = %(miner)s UNION ALL {RUNNING_JOBS_OF_MINER}"
+OCCUPATION = _SQL.format(of_miner="") + RUNNING_JOBS
+OCCUPATION_OF_MINER = _SQL.format(of_miner="AND c.miner_id = %(miner)s") + RUNNING_JOBS_OF_MINER
 
 
 @dataclass(slots=True)
@@ -42,8 +49,9 @@ def occupation(executor_class: str, now: dt.datetime, miner: str | None = None) 
     Ongoing are the jobs that receipts say are running, and those whose reservation is held and that no finished receipt
     ends; each job once.
     """
+    sql = OCCUPATION if miner is None else OCCUPATION_OF_MINER
     found = Occupation()
-    for hotkey, job, pk, blocks in select_jobs(_ALL if miner is None else _OF_MINER, executor_class, now, miner):
+    for hotkey, job, pk, blocks in select_jobs(sql, executor_class, now, miner):
         if blocks is None:
             found.jobs[hotkey].add(job or pk)
         else:

@@ -33,7 +33,9 @@ class Routing:
         """Pick the miner for a job and reserve the allowance that pays for it, for the job's seconds and 100 s more.
 
         `exclude` are hotkeys not to ask (again); `now` is for tests and replays, which pin the clock. Every call
-        reserves: spend or release what the route carries. Not to be called inside a transaction. Raises ValueError for bad input, JobTooLong above an hour, then whichever holds first of
+        reserves: spend or release what the route carries. Not to be called inside a transaction.
+
+        Raises ValueError for bad input, JobTooLong above an hour, then whichever holds first of
         NotEnoughAllowanceException, NotEnoughCollateralException, AllMinersBusy; nothing is held then.
         """
         decision = decide(request, LiveBook(pinned=now), now=now or timezone.now(), exclude=exclude)

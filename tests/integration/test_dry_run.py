@@ -76,7 +76,7 @@ def test_the_text_has_the_ranked_candidates_the_fate_and_a_summary() -> None:
     assert second.split("fit: ")[0].split() == ["2", "hot-2", "-0.500", "1", "2", "0", "240.0", "1e+30"]
     assert second.rstrip().endswith("fit: ranked below the one that gets it")
     assert fate == f"Routed to hot-1 at 10.0.0.1:9000, paid with 3 blocks ({FIRST_BLOCK} to {FIRST_BLOCK + 2})."
-    assert summary == "2 of 2 miners"
+    assert summary == "2 of 2 miners fit"
     assert not any(rest)
 
 

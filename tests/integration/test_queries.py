@@ -19,6 +19,7 @@ from receipts.models import JobFinishedReceipt, JobStartedReceipt
 from receipts.ongoing import RUNNING_JOBS
 from routing import routing
 from routing.models import MinerIncident
+from routing.ongoing import OCCUPATION, OCCUPATION_OF_MINER
 from routing.reliability import INCIDENT_COUNTS
 from routing.types import MinerIncidentType
 from tests.factories import CLASS, fill_ledger, job_request
@@ -113,9 +114,13 @@ def test_the_busy_count_is_served_by_indexes() -> None:
         )
         for job in jobs[1:]
     )
-    read = scans(RUNNING_JOBS, {"executor_class": CLASS, "at": now})
-    assert "started_valid" in read
-    assert not {"receipts_jobstartedreceipt", "receipts_jobfinishedreceipt"} & read
+    fill_ledger("anna", "bert")
+    for _ in range(3):
+        routing().pick(job_request(12))
+    for sql in (RUNNING_JOBS, OCCUPATION, OCCUPATION_OF_MINER):
+        read = scans(sql, {"executor_class": CLASS, "at": now, "miner": "anna"})
+        assert "started_valid" in read
+        assert not {"receipts_jobstartedreceipt", "receipts_jobfinishedreceipt"} & read
     with CaptureQueriesContext(connection) as captured:
         assert receipts().get_busy_executor_count(CLASS, now) == {"anna": 1}
     assert len(captured) == 1
