@@ -74,7 +74,7 @@ def reserve(
     The clock is read under the lock, unless `now` is given: who waited for the lock must not decide by an old one.
     Raises CannotReserveAllowanceException if there are too few blocks, or if the miner is not registered.
     """
-    with transaction.atomic(durable=True):
+    with transaction.atomic():
         known = executor_class in EXECUTOR_CLASSES
         account = lock_account(miner=miner, executor_class=executor_class) if known else None
         if account is None:
