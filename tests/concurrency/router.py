@@ -40,7 +40,7 @@ def main() -> None:
 def admit_slowly(*arguments: object) -> object:
     """Take time between what was read and what will be written, so that races show."""
     outcome = admit(*arguments)  # type: ignore[arg-type]
-    time.sleep(0.02)
+    time.sleep(TASK["pause"])
     return outcome
 
 

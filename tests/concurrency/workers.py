@@ -22,11 +22,12 @@ class Picked:
 
 
 def pick_side_by_side(
-    *, processes: int, picks: int, seconds: int, executor_class: str, locking: bool = True
+    *, processes: int, picks: int, seconds: int, executor_class: str, locking: bool = True, pause: float = 0.02
 ) -> list[Picked]:
     """Let `processes` routers make `picks` picks each, all beginning at once, and return what their callers got.
 
-    Each takes its time between looking at an account and writing it, so that races show; without `locking` they do.
+    Each pauses, for `pause` seconds, between looking at an account and writing it, so that races show; without `locking`
+    they do.
     """
     task = {
         "database": connection.settings_dict["NAME"],
@@ -34,6 +35,7 @@ def pick_side_by_side(
         "seconds": seconds,
         "executor_class": executor_class,
         "locking": locking,
+        "pause": pause,
     }
     command = [sys.executable, "-m", "tests.concurrency.router", json.dumps(task)]
     routers = [

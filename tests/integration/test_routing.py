@@ -12,6 +12,7 @@ from pytest_django.fixtures import Settings
 
 from allowance import allowance
 from allowance.models import Reservation
+from allowance.threads import in_database_thread
 from allowance.types import JobTooLong, NotEnoughAllowanceException
 from routing import routing
 from routing.models import MinerIncident
@@ -84,7 +85,7 @@ def test_an_excluded_miner_is_not_asked() -> None:
 
 
 async def test_many_picks_at_once_share_nothing() -> None:
-    await asyncio.to_thread(fill_ledger, "anna", "bert", "cleo", executors=2)
+    await in_database_thread(fill_ledger)("anna", "bert", "cleo", executors=2)
     picks = (routing().pick_miner_for_job_request(job_request(12)) for _ in range(10))
     outcomes = await asyncio.gather(*picks, return_exceptions=True)
     routes = [o for o in outcomes if not isinstance(o, BaseException)]
@@ -93,10 +94,10 @@ async def test_many_picks_at_once_share_nothing() -> None:
     given = [(r.miner.hotkey_ss58, block) for r in routes for block in r.allowance_blocks or []]
     assert len(given) == len(set(given))
     ids = {r.allowance_reservation_id for r in routes}
-    assert ids == {pk async for pk in Reservation.objects.values_list("pk", flat=True)}
+    assert ids == set(await in_database_thread(list)(Reservation.objects.values_list("pk", flat=True)))
 
 
 async def test_an_incident_is_reported_from_a_coroutine() -> None:
     await routing().report_miner_incident(MinerIncidentType.MINER_HORDE_FAILED, "anna", uuid4(), CLASS)
-    incident = await MinerIncident.objects.aget()
+    incident = await in_database_thread(MinerIncident.objects.get)()
     assert (incident.type, incident.hotkey_ss58address) == ("MINER_HORDE_FAILED", "anna")
