@@ -26,8 +26,8 @@ def pick_side_by_side(
 ) -> list[Picked]:
     """Let `processes` routers make `picks` picks each, all beginning at once, and return what their callers got.
 
-    Each pauses, for `pause` seconds, between looking at an account and writing it, so that races show; without `locking`
-    they do.
+    Each pauses, for `pause` seconds, between looking at an account and writing it, so that races show; without
+    `locking` they do.
     """
     task = {
         "database": connection.settings_dict["NAME"],
