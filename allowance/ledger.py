@@ -29,7 +29,7 @@ KEPT_BLOCKS = BLOCK_EXPIRY + MAX_JOB_RUN_TIME * 1_000_000 // BLOCK_DURATION_US
 Older blocks can't be used any more, whatever a job's start.
 """
 
-CHUNK = 256
+CHUNK = 64
 """Balances surveyed at once."""
 
 

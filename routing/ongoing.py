@@ -8,13 +8,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from django.db import connection
-
-from allowance.models import Account, Reservation
-from allowance.state import HELD, LAPSED_AT, Lapsed
+from allowance.state import ACCOUNT, HELD, LAPSED_AT, RESERVATION, Lapsed
 from receipts.ongoing import FINISHED, RUNNING_JOBS, RUNNING_JOBS_OF_MINER, select_jobs
-
-ACCOUNT, RESERVATION = (connection.ops.quote_name(model._meta.db_table) for model in (Account, Reservation))
 
 _HOLDS = f"""
     FROM {RESERVATION} r JOIN {ACCOUNT} c ON c.id = r.account_id
