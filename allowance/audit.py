@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
-from django.db import transaction
 from django.db.models import QuerySet
 
 from allowance import ledger
 from allowance.chain import declared_step, ns_between, presence_history
 from allowance.ledger import Balance, Steps, Window
-from allowance.locks import lock_account, lock_chain
+from allowance.locks import ledger_transaction, lock_account, lock_accounts_of, lock_chain
 from allowance.models import Account, Block, ManifestSync, Miner, Reservation, ReservationState
 from allowance.state import window
 from allowance.types import BLOCK_EXPIRY
@@ -54,7 +53,7 @@ def check_ledger(*, repair: bool = False) -> Iterator[Difference]:
     What follows from the chain is compared under the chain lock, then each account under its own, one at a time, so
     that routing goes on meanwhile. Reservations that overlap are told, but no rewriting mends them.
     """
-    with transaction.atomic():
+    with ledger_transaction():
         lock_chain()
         found = [*_check_blocks(repair), *_check_presence(repair), *_check_declared(repair)]
     yield from found
@@ -123,6 +122,7 @@ def _check_presence(repair: bool) -> Iterator[Difference]:
         if stored != history:
             yield Difference(f"Miner {miner}", "presence", str(stored), str(history))
             if repair:
+                lock_accounts_of([miner.pk])
                 Miner.objects.filter(pk=miner.pk).update(presence=history)
 
 
@@ -164,7 +164,7 @@ class Comparison:
 
 
 def _check_account(pk: int, repair: bool) -> list[Difference]:
-    with transaction.atomic():
+    with ledger_transaction():
         account = lock_account(pk=pk)
         if account is None:
             return []

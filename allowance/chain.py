@@ -13,12 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import TypeVar
 
-from django.db import transaction
 from django.db.models import Min
 
 from allowance import validation
 from allowance.ledger import KEPT_BLOCKS, Steps, assign, block_ns, forget
-from allowance.locks import lock_chain
+from allowance.locks import ledger_transaction, lock_accounts_of, lock_chain
 from allowance.models import Account, Block, ManifestSync, Miner, NeuronList
 
 logger = logging.getLogger(__name__)
@@ -38,7 +37,7 @@ def record_block(
     timestamp = validation.timestamp(timestamp)
     stake_share = validation.stake_share(stake_share)
     names = None if hotkeys is None else sorted(validation.hotkeys(hotkeys, "hotkeys"))
-    with transaction.atomic():
+    with ledger_transaction():
         lock_chain()
         known = Block.objects.filter(pk=number).first()
         if known is not None:
@@ -83,7 +82,7 @@ def record_manifests(
         raise ValueError(f"Manifest without an axon: {', '.join(unasked[:5])}. Leave it out, or add the axon.")
     where = {name: {k: v for k, v in asdict(m).items() if k != "hotkey_ss58"} for name, m in sorted(miners.items())}
     digest = _digest([where, answers])
-    with transaction.atomic():
+    with ledger_transaction():
         lock_chain()
         if ManifestSync.objects.filter(block=block, digest=digest).exists():
             return
@@ -101,7 +100,10 @@ def record_manifests(
 
 def record_collateral(*, hotkey: str, wei: int | str) -> None:
     """Record that a miner's collateral is now `wei`, 0 to 2**256 - 1. Raises ValueError for anything else."""
-    Miner.objects.update_or_create(hotkey=validation.hotkey(hotkey), defaults={"wei": validation.wei(wei)})
+    miner = Miner(hotkey=validation.hotkey(hotkey), wei=validation.wei(wei))
+    with ledger_transaction():
+        lock_chain()
+        _upsert([miner], ["hotkey"], ["wei"])
 
 
 def ns_between(block: Block, successor: Block) -> int:
@@ -160,6 +162,7 @@ def _set_presence(names: set[str], value: int, start: int, stop: int | None) -> 
         if presence != miner.presence:
             miner.presence = presence
             changed.append(miner)
+    lock_accounts_of([miner.hotkey for miner in changed])
     _upsert(changed, ["hotkey"], ["presence"])
 
 

@@ -1,33 +1,98 @@
-"""Who locks what, and in which order.
+"""Who locks what, in which order, and for how long.
 
-1. The chain lock, by whatever records blocks or manifests, or repairs. Only its holder writes what follows from the
-   chain: blocks, neuron lists, manifest syncs, `Miner.presence`, an account's `executors`, `counts`, `voided_before`.
-2. Account rows: one at a time by whatever reserves, spends, releases or repairs; the recorder of manifests updates
-   many, but takes no lock after them. Only the holder of the account row writes its `base`, `held`, `spent` and its
-   reservations, which therefore need no lock of their own.
+1. The chain lock, by whatever records blocks, manifests or collateral, or repairs. Only its holder writes what follows
+   from the chain: blocks, neuron lists, manifest syncs, the rows of miners, an account's `executors`, `counts`,
+   `voided_before`.
+2. Account rows: one at a time by whatever reserves, spends, releases or repairs. Only the holder of the account row
+   writes its `base`, `held`, `spent` and its reservations, which therefore need no lock of their own. The holder of the
+   chain lock takes many, of the miners whose presence or executors it changes: a reservation is made wholly before such
+   a change, or sees it. Who holds an account without the chain lock waits for no other lock.
 
-What was read before a lock is a hint. Decide by the row that the lock returned.
+What was read before a lock is a hint. Decide by the rows read under it. A block that is recorded meanwhile is no such
+row: it only adds to what a pick that began before it may use.
+
+Nobody waits for ever: see `ledger_transaction`.
 """
 
 from __future__ import annotations
 
-from django.db import transaction
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from django.conf import settings
+from django.db import OperationalError, connection, transaction
 
 from allowance.models import Account, ChainLock
+from allowance.types import LockTimeout
+
+DEFAULT_LOCK_TIMEOUT = 5.0
+
+LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED = "55P03", "40P01"
+SQLITE_BUSY, SQLITE_LOCKED = 5, 6
+
+
+def lock_timeout() -> float:
+    """Return how many seconds one operation waits for locks: the setting ALLOWANCE_LOCK_TIMEOUT."""
+    seconds: float = getattr(settings, "ALLOWANCE_LOCK_TIMEOUT", DEFAULT_LOCK_TIMEOUT)
+    return seconds
+
+
+@contextmanager
+def ledger_transaction(*, durable: bool = False) -> Iterator[None]:
+    """Run a transaction in which a lock that can't be had in time raises LockTimeout, and nothing is stored.
+
+    On PostgreSQL each wait ends after `lock_timeout`, unless the caller of `lock_account` says otherwise; on SQLite,
+    where beginning is the lock, after the `timeout` among the connection's options.
+    """
+    try:
+        with transaction.atomic(durable=durable):
+            yield
+    except OperationalError as error:
+        if not _no_lock(error):
+            raise
+        raise LockTimeout from error
 
 
 def lock_chain() -> None:
     """Wait for the chain lock and keep it until the transaction ends."""
+    _bound_waits(lock_timeout())
     ChainLock.objects.get_or_create(pk=1)
     ChainLock.objects.select_for_update().get(pk=1)
 
 
-def lock_account(*, wait: bool = True, **which: object) -> Account | None:
+def lock_account(*, wait: float | None = None, **which: object) -> Account | None:
     """Lock an account's row until the transaction ends and return it.
 
-    `which` are the conditions that name the account. Returns None if there is none, or, without `wait`, if somebody
-    else holds it.
+    `which` are the conditions that name the account, `wait` the seconds to wait for whoever holds it (left out:
+    `lock_timeout`). Returns None if there is none, or, if `wait` is 0, if somebody holds it.
     """
-    if not transaction.get_connection().in_atomic_block:
+    if not connection.in_atomic_block:
         raise transaction.TransactionManagementError("An account is locked inside a transaction only.")
-    return Account.objects.select_for_update(of=("self",), skip_locked=not wait).filter(**which).first()
+    patience = lock_timeout() if wait is None else wait
+    if patience > 0:
+        _bound_waits(patience)
+    return Account.objects.select_for_update(of=("self",), skip_locked=patience <= 0).filter(**which).first()
+
+
+def lock_accounts_of(miners: Collection[str]) -> None:
+    """Lock all accounts of `miners` until the transaction ends. For the holder of the chain lock."""
+    accounts = Account.objects.select_for_update().filter(miner__in=miners).order_by("pk")
+    list(accounts.values_list("pk"))
+
+
+def _bound_waits(seconds: float) -> None:
+    """Let every wait for a lock end after `seconds`, until the transaction ends."""
+    if connection.vendor == "postgresql":
+        milliseconds = max(1, round(seconds * 1000))  # 0 would mean for ever
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [str(milliseconds)])
+
+
+def _no_lock(error: OperationalError) -> bool:
+    """Tell whether an error means that others held a lock, by the database's own code."""
+    cause = error.__cause__
+    sqlite_code: int = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # extended codes have more bits
+    return getattr(cause, "sqlstate", None) in {LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED} or sqlite_code in {
+        SQLITE_BUSY,
+        SQLITE_LOCKED,
+    }

@@ -113,19 +113,20 @@ class Account(models.Model):
     def balance(self) -> Balance:
         """The row as a value for the arithmetic; reads the miner's row too."""
         miner = self.miner
-        where = (miner.hotkey, miner.address, miner.ip_version, miner.port)
-        known = Balance(*where, miner.wei, miner.presence, self.executor_class, 0, (), 0, 0, 0, 0)
-        return self.update(known)
-
-    def update(self, seen: Balance) -> Balance:
-        """Return what was `seen` of this account before, with all that the row says itself."""
-        return seen._replace(
-            executors=self.executors,
-            counts=self.counts,
-            voided_before=self.voided_before,
-            base=self.base,
-            held=self.held,
-            spent=self.spent,
+        return Balance(
+            miner.hotkey,
+            miner.address,
+            miner.ip_version,
+            miner.port,
+            miner.wei,
+            miner.presence,
+            self.executor_class,
+            self.executors,
+            self.counts,
+            self.voided_before,
+            self.base,
+            self.held,
+            self.spent,
         )
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from uuid import UUID
 
-from django.db import connection, transaction
+from django.db import connection
 from django.db.models import F, Max
 from django.utils import timezone
 
 from allowance import ledger
 from allowance.ledger import Balance
-from allowance.locks import lock_account
+from allowance.locks import ledger_transaction, lock_account
 from allowance.models import Account, Block, Reservation, ReservationState
 from allowance.state import Lapsed, lapsed_at, state_at, window
 from allowance.types import (
@@ -74,7 +75,7 @@ def reserve(
     The clock is read under the lock, unless `now` is given: who waited for the lock must not decide by an old one.
     Raises CannotReserveAllowanceException if there are too few blocks, or if the miner is not registered.
     """
-    with transaction.atomic():
+    with ledger_transaction():
         known = executor_class in EXECUTOR_CLASSES
         account = lock_account(miner=miner, executor_class=executor_class) if known else None
         if account is None:
@@ -104,6 +105,12 @@ def release(reservation_id: int, *, now: dt.datetime | None = None) -> None:
     _end(reservation_id, ReservationState.RELEASED, now)
 
 
+def give_back(reservation_id: int) -> None:
+    """Release a reservation that never reached its caller, unless it has lapsed by itself."""
+    with suppress(ReservationExpired):
+        release(reservation_id)
+
+
 REFUSALS: dict[ReservationState, type[ReservationException]] = {
     ReservationState.SPENT: ReservationAlreadySpent,
     ReservationState.RELEASED: ReservationReleased,
@@ -116,7 +123,7 @@ def _end(reservation_id: int, end: ReservationState, now: dt.datetime | None) ->
         raise ValueError(f"A reservation id is a whole number, not {reservation_id!r:.80}; fixed routes have none.")
     if not 0 < reservation_id < 2**63:  # SQLite can't even look for those
         raise ReservationNotFound(reservation_id)
-    with transaction.atomic():
+    with ledger_transaction():
         account = lock_account(reservation=reservation_id)
         if account is None:
             raise ReservationNotFound(reservation_id)
@@ -144,7 +151,7 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
 
     Raises ValueError if the id means another reservation here, if the account is missing, or if a block is taken.
     """
-    with transaction.atomic():
+    with ledger_transaction():
         account = lock_account(miner=miner, executor_class=executor_class)
         if account is None:
             raise ValueError(f"Reservation {reservation.pk}: {miner} has no account for {executor_class}.")

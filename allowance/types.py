@@ -60,7 +60,8 @@ class AllowanceException(Exception):  # noqa: N818 (the contract's name)
 class NotEnoughAllowanceException(AllowanceException):
     """Say that no miner has the seconds, and who came nearest.
 
-    Amounts are executor-seconds; a hotkey is None where no miner has anything at all.
+    Amounts are executor-seconds; a hotkey is None where no miner has anything at all. The text leaves the hotkeys out:
+    it goes to users, whom they don't concern.
     """
 
     def __init__(
@@ -87,8 +88,7 @@ class NotEnoughAllowanceException(AllowanceException):
             advice = "Retry with a shorter job, or when more blocks have been minted."
         super().__init__(
             f"No miner has {required_allowance:g} s of allowance: the most available is "
-            f"{highest_available_allowance:g} s ({highest_available_allowance_ss58 or 'no miner'}), the most unspent "
-            f"{highest_unspent_allowance:g} s ({highest_unspent_allowance_ss58 or 'no miner'}). {advice}"
+            f"{highest_available_allowance:g} s, the most unspent {highest_unspent_allowance:g} s. {advice}"
         )
 
 
@@ -119,6 +119,16 @@ class NoBlockRecorded(AllowanceException):
 
     def __init__(self) -> None:
         super().__init__("No block is recorded yet. Start the chain follower, or replay a journal.")
+
+
+class LockTimeout(AllowanceException):
+    """Say that others kept a lock of the ledger for too long. Nothing is stored, so the same call may be made again."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Somebody else kept a lock of the ledger for too long; nothing is stored. Retry. If it goes on, look for a "
+            "transaction that was never ended (pg_stat_activity, or whatever has the SQLite file open)."
+        )
 
 
 class ReservationException(AllowanceException):

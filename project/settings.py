@@ -94,6 +94,7 @@ DEBUG_MINER_PORT = env.int("DEBUG_MINER_PORT", default=8000)
 TRUSTED_MINER_ADDRESS = env.str("TRUSTED_MINER_ADDRESS", default="127.0.0.1")
 TRUSTED_MINER_PORT = env.int("TRUSTED_MINER_PORT", default=8001)
 ALLOWANCE_THREADS = env.int("ALLOWANCE_THREADS", default=8)
+ALLOWANCE_LOCK_TIMEOUT = env.float("ALLOWANCE_LOCK_TIMEOUT", default=5.0)
 
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
-from django.db import transaction
 from django.utils import timezone
 
 from allowance import ledger, reservations, state
 from allowance.ledger import Balance, Window
-from allowance.locks import lock_account
-from allowance.types import HOLD_MARGIN
+from allowance.locks import ledger_transaction, lock_account, lock_timeout
+from allowance.types import HOLD_MARGIN, LockTimeout
 from routing.ongoing import occupation
 from routing.types import Candidate, Gate, Job, Verdict
 
@@ -37,18 +37,19 @@ class Book(Protocol):
     def reserve(
         self, candidate: Candidate, job: Job, window: Window, now: dt.datetime, *, wait: bool
     ) -> Reserved | Verdict | None:
-        """Reserve with a candidate, or say why not. None: without `wait`, somebody else holds its lock."""
+        """Reserve with a candidate, or say why not. None: somebody else holds its lock, with `wait` for too long."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LiveBook:
     """The database. It decides again under the account's lock: what the candidate was seen to have may be gone.
 
     There the clock is read again too, unless it is `pinned`. By an older one, a job that started meanwhile would not be
-    ongoing yet.
+    ongoing yet. `patience` are the seconds left to wait for locks, of all candidates together.
     """
 
     pinned: dt.datetime | None = None
+    patience: float = field(default_factory=lock_timeout)
 
     def read(self, executor_class: str, now: dt.datetime) -> Reading:
         stored = state.balances(executor_class)
@@ -60,13 +61,27 @@ class LiveBook:
     def reserve(
         self, candidate: Candidate, job: Job, window: Window, now: dt.datetime, *, wait: bool
     ) -> Reserved | Verdict | None:
-        with transaction.atomic(durable=True):
-            account = lock_account(wait=wait, miner=candidate.hotkey, executor_class=job.executor_class)
+        try:
+            return self._reserve(candidate, job, window, now, self.patience if wait else 0.0)
+        except LockTimeout:
+            if not wait:  # not this account's lock, which was not waited for, but SQLite's only one
+                raise
+            self.patience = 0.0
+            return None
+
+    def _reserve(
+        self, candidate: Candidate, job: Job, window: Window, now: dt.datetime, patience: float
+    ) -> Reserved | Verdict | None:
+        with ledger_transaction(durable=True):
+            begun = time.monotonic()
+            account = lock_account(wait=patience, miner=candidate.hotkey, executor_class=job.executor_class)
             if account is None:
                 return None
+            if patience:
+                self.patience = max(0.0, patience - (time.monotonic() - begun))
             now = self.pinned or max(now, timezone.now())
             occupied = occupation(job.executor_class, now, candidate.hotkey)
-            balance = reservations.tidy(account, account.update(candidate.standing.balance), occupied.lapsed)
+            balance = reservations.tidy(account, account.balance, occupied.lapsed)
             blocks = admit(balance, len(occupied.jobs[candidate.hotkey]), job, window)
             if isinstance(blocks, Verdict):
                 return blocks

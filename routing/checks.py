@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 from typing import Any
 
 from django.conf import settings
@@ -80,12 +81,18 @@ def check_fixed_miners(**_kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.database)
 def check_threads(**_kwargs: Any) -> list[CheckMessage]:
-    """Insist on a number of threads, and on no connection pool besides theirs."""
+    """Insist on a number of threads and on patience with locks, and on no connection pool besides the threads'."""
     errors: list[CheckMessage] = []
     threads = getattr(settings, "ALLOWANCE_THREADS", 1)
     if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
         hint = "8 is a good start: as many picks run side by side, each with a database connection."
         errors.append(Error(f"ALLOWANCE_THREADS is {threads!r}, not a number above 0.", hint=hint, id="routing.E006"))
+    patience = getattr(settings, "ALLOWANCE_LOCK_TIMEOUT", 1)
+    if not isinstance(patience, int | float) or isinstance(patience, bool) or not 0 < patience < math.inf:
+        hint = "Some seconds: so long a pick waits for locks before it gives up with LockTimeout."
+        errors.append(
+            Error(f"ALLOWANCE_LOCK_TIMEOUT is {patience!r}, not a number above 0.", hint=hint, id="routing.E008")
+        )
     for alias, database in settings.DATABASES.items():
         if database.get("OPTIONS", {}).get("pool"):
             hint = 'Remove "pool" from its OPTIONS: idle threads would hold its slots. Set CONN_MAX_AGE=None instead.'

@@ -19,7 +19,7 @@ from django.db.models import Model, QuerySet
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from allowance import allowance, reservations, validation
-from allowance.locks import lock_chain
+from allowance.locks import ledger_transaction, lock_chain
 from allowance.models import Block, ManifestSync, Miner, Reservation, ReservationState
 from allowance.types import MAX_BLOCK_NUMBER
 from receipts import receipts
@@ -190,7 +190,7 @@ def replay(lines: Iterable[bytes], *, batch: int = 100) -> Iterator[str]:
     problem: JournalError | None = None
     while problem is None and (chunk := list(islice(numbered, batch))):
         kinds: list[str] = []
-        with transaction.atomic():
+        with ledger_transaction():
             # First, because later events need it, and by then the batch may hold rows that its holder waits for.
             lock_chain()
             for number, line in chunk:

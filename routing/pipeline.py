@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from allowance import ledger, state, validation
 from allowance.ledger import Window
 from allowance.service import not_enough
-from allowance.types import NotEnoughAllowanceException
+from allowance.types import LockTimeout, NotEnoughAllowanceException
 from routing import conf
 from routing.book import Book, Reserved, busy
 from routing.reliability import incident_counts, score
@@ -62,15 +62,20 @@ def decide(
     return Decision(job, now, window.newest, policy, tuple(candidates), route)
 
 
-def refusal(decision: Decision) -> NotEnoughAllowanceException | NotEnoughCollateralException | AllMinersBusy:
-    """Return the exception for a decision without a route: lack of allowance over collateral over executors."""
+def refusal(
+    decision: Decision,
+) -> NotEnoughAllowanceException | NotEnoughCollateralException | AllMinersBusy | LockTimeout:
+    """Return the exception for a decision without a route: lack of allowance over collateral over executors.
+
+    If a candidate was not even asked, because others kept it locked, it would be wrong to call all miners busy.
+    """
     gates = {candidate.verdict.gate for candidate in decision.candidates}
     if gates <= {Gate.EXCLUDED, Gate.ALLOWANCE}:
         asked = [c.standing for c in decision.candidates if c.verdict.gate is Gate.ALLOWANCE]
         return not_enough(decision.job.seconds, asked)
     if gates <= {Gate.EXCLUDED, Gate.ALLOWANCE, Gate.COLLATERAL}:
         return NotEnoughCollateralException(decision)
-    return AllMinersBusy(decision)
+    return LockTimeout() if Gate.LOCK in gates else AllMinersBusy(decision)
 
 
 def fixed_route(request: OrganicJobRequest) -> JobRoute | None:
@@ -131,8 +136,8 @@ def rank(candidates: Sequence[Candidate]) -> list[Candidate]:
 def walk(ranked: Sequence[Candidate], job: Job, book: Book, window: Window, now: dt.datetime) -> JobRoute | None:
     """Reserve with the first candidate that can take the job, and give each that can't its verdict.
 
-    A candidate whose account somebody else has locked is passed over at first and asked again, with patience, if the
-    others fail: a lock does not make a miner busy.
+    A candidate whose account somebody else has locked is passed over at first and asked again, with the book's
+    patience, if the others fail: a lock does not make a miner busy.
     """
     open_to_all = []
     for candidate in ranked:
@@ -153,7 +158,7 @@ def walk(ranked: Sequence[Candidate], job: Job, book: Book, window: Window, now:
                 candidate.verdict = outcome
         open_to_all = locked
     for candidate in open_to_all:
-        candidate.verdict = Verdict(Gate.RESERVATION, 1, 0, "its account was deleted meanwhile")
+        candidate.verdict = Verdict(Gate.LOCK, 0, 1, "others kept its account locked")
     return None
 
 

@@ -98,6 +98,7 @@ class Gate(StrEnum):
     COLLATERAL = "collateral"
     EXECUTORS = "executors"
     RESERVATION = "reservation"
+    LOCK = "lock"
 
 
 SUMMARY = {
@@ -106,6 +107,7 @@ SUMMARY = {
     Gate.COLLATERAL: "below the collateral of {minimum_wei}",
     Gate.EXECUTORS: "busy",
     Gate.RESERVATION: "taken by another job meanwhile",
+    Gate.LOCK: "locked by somebody else",
 }
 
 

@@ -34,13 +34,13 @@ def statements(captured: CaptureQueriesContext) -> list[str]:
 
 
 @pytest.mark.parametrize("miners", [1, 20])
-def test_a_pick_makes_five_queries_and_a_transaction_of_four(miners: int) -> None:
+def test_a_pick_makes_five_queries_and_a_transaction_of_five(miners: int) -> None:
     fill_ledger(*(f"miner_{i}" for i in range(miners)))
     routing().pick(job_request())
     with CaptureQueriesContext(connection) as captured:
         routing().pick(job_request())
     verbs = [sql.split()[0] for sql in statements(captured)]
-    assert verbs == ["SELECT"] * 5 + ["BEGIN"] + ["SELECT"] * 2 + ["UPDATE", "INSERT", "COMMIT"]
+    assert verbs == ["SELECT"] * 5 + ["BEGIN"] + ["SELECT"] * 3 + ["UPDATE", "INSERT", "COMMIT"]
 
 
 def test_a_refused_pick_writes_and_locks_nothing() -> None:
@@ -70,8 +70,9 @@ def test_an_end_locks_the_account_before_it_reads_the_reservation(end: str) -> N
     reservation = routing().pick(job_request()).allowance_reservation_id
     with CaptureQueriesContext(connection) as captured:
         getattr(allowance(), end)(reservation)
-    begin, lock, read, *writes, commit = statements(captured)
+    begin, patience, lock, read, *writes, commit = statements(captured)
     assert (begin, commit) == ("BEGIN", "COMMIT")
+    assert "lock_timeout" in patience
     assert 'FOR UPDATE OF "allowance_account"' in lock
     assert "SKIP LOCKED" not in lock
     assert read.startswith("SELECT")

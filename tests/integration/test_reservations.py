@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from threading import Event, Thread
 
 import pytest
 import time_machine
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, transaction
 
 from allowance import allowance, state
-from allowance.locks import lock_account
 from allowance.models import Account, Reservation
 from allowance.types import (
     AllowanceException,
@@ -165,59 +163,6 @@ def test_the_database_refuses_an_end_without_a_time() -> None:
         Reservation.objects.filter(pk=held).update(state="spent")
     with pytest.raises(IntegrityError), transaction.atomic():
         Reservation.objects.filter(pk=held).update(state="gone", ended_at=dt.datetime.now(dt.UTC))
-
-
-def test_an_account_is_locked_in_a_transaction_only() -> None:
-    with pytest.raises(transaction.TransactionManagementError):
-        lock_account(pk=1)
-
-
-class Holder:
-    """Somebody else who has an account locked."""
-
-    def __init__(self, miner: str) -> None:
-        self.locked, self.let_go = Event(), Event()
-        self.thread = Thread(target=self.hold, args=(miner,))
-
-    def hold(self, miner: str) -> None:
-        try:
-            with transaction.atomic():
-                lock_account(miner=miner, executor_class=CLASS)
-                self.locked.set()
-                self.let_go.wait(30)
-        finally:
-            connection.close()
-
-    def __enter__(self) -> Holder:
-        self.thread.start()
-        assert self.locked.wait(30)
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.let_go.set()
-        self.thread.join()
-
-
-needs_row_locks = pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks the whole file, and waits")
-
-
-@needs_row_locks
-def test_a_locked_candidate_is_passed_over() -> None:
-    fill_ledger("anna", "bert")
-    with Holder("anna"):
-        assert routing().pick(job_request()).miner.hotkey_ss58 == "bert"
-
-
-@needs_row_locks
-def test_a_locked_candidate_is_waited_for_when_the_others_fail() -> None:
-    fill_ledger("anna", "bert", executors=1)
-    routing().pick(job_request(12), exclude=["anna"])
-    with Holder("anna") as holder:
-        releasing = Thread(target=holder.let_go.set)
-        releasing.start()
-        route = routing().pick(job_request(12))
-        releasing.join()
-    assert route.miner.hotkey_ss58 == "anna"
 
 
 def test_reads_compute_expiry_before_anything_swept() -> None:

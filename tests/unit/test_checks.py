@@ -92,3 +92,9 @@ def test_the_debug_miner_s_address_does_not_matter_without_its_key(settings: Set
 def test_a_number_of_threads_that_is_none_is_named(threads: object, settings: Settings) -> None:
     settings.ALLOWANCE_THREADS = threads
     assert_only_complaint("routing.E006", repr(threads))
+
+
+@pytest.mark.parametrize("seconds", [0, -1, True, "5", None, float("inf"), float("nan")])
+def test_a_patience_that_is_none_is_named(seconds: object, settings: Settings) -> None:
+    settings.ALLOWANCE_LOCK_TIMEOUT = seconds
+    assert_only_complaint("routing.E008", repr(seconds))

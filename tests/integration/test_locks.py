@@ -1,0 +1,240 @@
+"""Locks: who holds none waits, but not for ever, and is told so by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from threading import Barrier, Event, Thread
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+from django.db.backends.utils import CursorWrapper
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+from pytest_django import Settings
+
+from allowance import allowance
+from allowance.audit import check_ledger
+from allowance.locks import ledger_transaction, lock_account, lock_chain
+from allowance.models import Account, Reservation
+from allowance.types import LockTimeout
+from routing import book, routing
+from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, stored
+
+pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
+
+needs_row_locks = pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite locks the whole file, and waits")
+
+
+class Holder:
+    """Somebody else who has the account of a miner locked, or, without one, the chain."""
+
+    def __init__(self, miner: str | None) -> None:
+        self.locked, self.let_go = Event(), Event()
+        self.thread = Thread(target=self.hold, args=(miner,))
+
+    def hold(self, miner: str | None) -> None:
+        try:
+            with transaction.atomic():
+                if miner is None:
+                    lock_chain()
+                else:
+                    lock_account(miner=miner, executor_class=CLASS)
+                self.locked.set()
+                self.let_go.wait(30)
+        finally:
+            connection.close()
+
+    def __enter__(self) -> Holder:
+        self.thread.start()
+        assert self.locked.wait(30)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.let_go.set()
+        self.thread.join()
+
+
+def test_an_account_is_locked_in_a_transaction_only() -> None:
+    with pytest.raises(transaction.TransactionManagementError):
+        lock_account(pk=1)
+
+
+@needs_row_locks
+def test_a_locked_candidate_is_passed_over() -> None:
+    fill_ledger("anna", "bert")
+    with Holder("anna"):
+        assert routing().pick(job_request()).miner.hotkey_ss58 == "bert"
+
+
+@needs_row_locks
+def test_a_locked_candidate_is_waited_for_when_the_others_fail() -> None:
+    fill_ledger("anna", "bert", executors=1)
+    routing().pick(job_request(12), exclude=["anna"])
+    with Holder("anna") as holder:
+        releasing = Thread(target=holder.let_go.set)
+        releasing.start()
+        route = routing().pick(job_request(12))
+        releasing.join()
+    assert route.miner.hotkey_ss58 == "anna"
+
+
+@needs_row_locks
+def test_a_pick_waits_for_all_locks_together_no_longer_than_for_one(settings: Settings) -> None:
+    settings.ALLOWANCE_LOCK_TIMEOUT = 0.2
+    fill_ledger("anna", "bert", "cleo", "dora", executors=1)
+    routing().pick(job_request(12), exclude=["anna", "bert", "cleo"])
+    with ExitStack() as holders:
+        for miner in ("anna", "bert", "cleo"):
+            holders.enter_context(Holder(miner))
+        with CaptureQueriesContext(connection) as captured, pytest.raises(LockTimeout):
+            routing().pick(job_request(12))
+    waits = [int(ms) for q in captured for ms in re.findall(r"set_config\('lock_timeout', '(\d+)'", q["sql"])]
+    assert waits == [200]
+    assert Reservation.objects.count() == 1
+    assert routing().pick(job_request(12)).miner.hotkey_ss58 == "anna"
+
+
+@needs_row_locks
+def test_a_pick_has_less_patience_after_each_wait(settings: Settings) -> None:
+    """Whoever waited for a miner whose last executor was then taken waits for the next one only as long as is left."""
+    settings.ALLOWANCE_LOCK_TIMEOUT = 30.0
+    fill_ledger("anna", "bert", executors=1)
+    with Holder("bert") as bert:
+        taking, taken = Event(), Event()
+
+        def take_anna() -> None:
+            with transaction.atomic():
+                account = lock_account(miner="anna", executor_class=CLASS)
+                taking.set()
+                assert account is not None
+                with connection.cursor() as cursor:  # until the pick waits for this very row
+                    while not waiting(cursor):
+                        cursor.execute("SELECT pg_sleep(0.01)")
+                Account.objects.filter(pk=account.pk).update(executors=0)
+            connection.close()
+            taken.set()
+            bert.let_go.set()
+
+        def waiting(cursor: CursorWrapper) -> bool:
+            cursor.execute("SELECT 1 FROM pg_locks WHERE NOT granted")
+            return bool(cursor.fetchall())
+
+        taker = Thread(target=take_anna)
+        taker.start()
+        assert taking.wait(30)
+        with CaptureQueriesContext(connection) as captured:
+            route = routing().pick(job_request(12))
+        taker.join()
+    assert route.miner.hotkey_ss58 == "bert"
+    first, second = (int(ms) for q in captured for ms in re.findall(r"set_config\('lock_timeout', '(\d+)'", q["sql"]))
+    assert second < first == 30_000
+    Account.objects.filter(miner="anna").update(executors=1)
+
+
+DROP = {
+    "block": FIRST_BLOCK + 20,
+    "axons": {"anna": {"address": "10.0.0.1", "ip_version": 4, "port": 9000}},
+    "executors": {"anna": {CLASS: 1}},
+}
+
+UNDER_THE_ACCOUNT: dict[str, Callable[[int], object]] = {
+    "pick": lambda _: routing().pick(job_request()),
+    "reserve": lambda _: allowance().reserve_allowance(
+        miner="anna", executor_class=CLASS, allowance_seconds=6, job_start_block=FIRST_BLOCK + 20
+    ),
+    "spend": lambda held: allowance().spend_allowance(held),
+    "undo": lambda held: allowance().undo_allowance_reservation(held),
+    "drop": lambda _: allowance().record_manifests(**DROP),  # type: ignore[arg-type]
+    "leave": lambda _: allowance().record_block(
+        number=FIRST_BLOCK + 21, timestamp=timezone.now(), stake_share=0.5, hotkeys=["bert"]
+    ),
+    "repair": lambda _: list(check_ledger(repair=True)),
+}
+
+UNDER_THE_CHAIN: dict[str, Callable[[int], object]] = {
+    **{name: UNDER_THE_ACCOUNT[name] for name in ("drop", "leave", "repair")},
+    "block": lambda _: allowance().record_block(number=FIRST_BLOCK + 21, timestamp=timezone.now(), stake_share=0.5),
+    "collateral": lambda _: allowance().record_collateral(hotkey="anna", wei=1),
+}
+
+
+@needs_row_locks
+@pytest.mark.parametrize(
+    ("holder", "operation"),
+    [("anna", name) for name in UNDER_THE_ACCOUNT] + [(None, name) for name in UNDER_THE_CHAIN],
+)
+def test_who_waits_too_long_is_told_so_and_changes_nothing(
+    holder: str | None, operation: str, settings: Settings
+) -> None:
+    settings.ALLOWANCE_LOCK_TIMEOUT = 0.05
+    fill_ledger("anna")
+    held, _ = allowance().reserve_allowance(
+        miner="anna", executor_class=CLASS, allowance_seconds=6, job_start_block=FIRST_BLOCK + 20
+    )
+    if operation == "repair":
+        Account.objects.update(held=0)
+    before = stored()
+    call = UNDER_THE_CHAIN[operation] if holder is None else UNDER_THE_ACCOUNT[operation]
+    with Holder(holder), pytest.raises(LockTimeout):
+        call(held)
+    assert stored() == before
+    call(held)
+
+
+@needs_row_locks
+@pytest.mark.parametrize("operation", ["pick", "reserve", "spend", "undo"])
+def test_nobody_who_routes_waits_for_the_chain(operation: str, settings: Settings) -> None:
+    settings.ALLOWANCE_LOCK_TIMEOUT = 0.05
+    fill_ledger("anna")
+    held = routing().pick(job_request()).allowance_reservation_id or 0
+    with Holder(None):
+        UNDER_THE_ACCOUNT[operation](held)
+
+
+@needs_row_locks
+def test_a_deadlock_has_the_same_name() -> None:
+    """The ledger's own order has none; a caller who nests its calls in transactions can make one."""
+    fill_ledger("anna", "bert")
+    both, outcomes = Barrier(2), []
+
+    def lock(first: str, second: str) -> None:
+        try:
+            with ledger_transaction():
+                lock_account(miner=first, executor_class=CLASS)
+                both.wait(30)
+                lock_account(miner=second, executor_class=CLASS)
+            outcomes.append("both")
+        except LockTimeout as error:
+            outcomes.append(type(error.__cause__.__cause__).__name__ if error.__cause__ else "")
+        finally:
+            connection.close()
+
+    threads = [Thread(target=lock, args=order) for order in (("anna", "bert"), ("bert", "anna"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["DeadlockDetected", "both"]
+
+
+@needs_row_locks
+def test_a_pick_looks_again_at_who_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that a miner left with is recorded between what a pick read and its lock."""
+    fill_ledger("anna", "bert")
+
+    def lock_late(**which: Any) -> Account | None:
+        monkeypatch.setattr(book, "lock_account", lock_account)
+        later = Thread(target=leave)
+        later.start()
+        later.join()
+        return lock_account(**which)
+
+    def leave() -> None:
+        allowance().record_block(number=FIRST_BLOCK + 21, timestamp=timezone.now(), stake_share=0.5, hotkeys=["bert"])
+        connection.close()
+
+    monkeypatch.setattr(book, "lock_account", lock_late)
+    assert routing().pick(job_request()).miner.hotkey_ss58 == "bert"
