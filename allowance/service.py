@@ -124,7 +124,9 @@ class Allowance:
         job_start_block: int,
         job_uuid: UUID | str | None = None,
     ) -> tuple[int, list[int]]:
-        return await in_database_thread(self.reserve_allowance)(
+        return await in_database_thread(
+            self.reserve_allowance, give_back=lambda reserved: reservations.give_back(reserved[0])
+        )(
             miner=miner,
             executor_class=executor_class,
             allowance_seconds=allowance_seconds,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from threading import Barrier
-from typing import ParamSpec, TypeVar
+from functools import cache, wraps
+from threading import Barrier, Lock
+from typing import Generic, ParamSpec, TypeVar
 
 from channels.db import database_sync_to_async
 from django.conf import settings
-from django.db import connections
+from django.db import close_old_connections, connections
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,12 +29,72 @@ def database_pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=threads, thread_name_prefix="allowance")
 
 
-def in_database_thread(function: Callable[P, R]) -> Callable[P, Awaitable[R]]:
+def in_database_thread(
+    function: Callable[P, R], *, give_back: Callable[[R], None] | None = None
+) -> Callable[P, Awaitable[R]]:
     """Return the coroutine function that runs `function` in the pool, with Django's care for old connections.
 
     The default of Channels is one thread for all, in which one slow query holds up every socket.
+
+    If the caller is cancelled before its call has begun, nothing is done. A thread can't be stopped: what it has begun
+    it ends. The result then reaches nobody, and `give_back` is called with it, in the pool.
     """
-    return database_sync_to_async(function, thread_sensitive=False, executor=database_pool())
+    if give_back is None:
+        return database_sync_to_async(function, thread_sensitive=False, executor=database_pool())
+    return _cancellable(function, give_back)
+
+
+def _cancellable(function: Callable[P, R], give_back: Callable[[R], None]) -> Callable[P, Awaitable[R]]:
+    def dispose(result: R) -> None:
+        try:
+            give_back(result)
+        except Exception:  # nobody is left to tell, and what is not given back must end by itself anyway
+            logger.exception("Could not give back %r, whose caller was cancelled.", result)
+
+    def dispose_in_pool(result: R) -> None:
+        close_old_connections()
+        dispose(result)
+
+    @wraps(function)
+    async def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        handover: Handover[R] = Handover()
+
+        def run() -> R:
+            result = function(*args, **kwargs)
+            if not handover.leave(result):
+                dispose(result)
+            return result
+
+        try:
+            return await in_database_thread(run)()
+        except (asyncio.CancelledError, GeneratorExit):
+            for result in handover.go():
+                database_pool().submit(dispose_in_pool, result)
+            raise
+
+    return call
+
+
+class Handover(Generic[R]):
+    """Settle between a thread and its caller who answers for a result: one of them learns that it is never taken."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._left: list[R] = []
+        self._gone = False
+
+    def leave(self, result: R) -> bool:
+        """Leave the result for the caller. Returns False if the caller is gone."""
+        with self._lock:
+            if not self._gone:
+                self._left.append(result)
+            return not self._gone
+
+    def go(self) -> list[R]:
+        """Say that the caller is gone. Returns the result if it was left before."""
+        with self._lock:
+            self._gone = True
+            return self._left
 
 
 def close_database_pool() -> None:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from django.utils import timezone
 
+from allowance import reservations
 from allowance.threads import in_database_thread
 from routing.book import LiveBook
 from routing.pipeline import decide, refusal
@@ -24,8 +25,11 @@ class Routing:
     async def pick_miner_for_job_request(
         self, request: OrganicJobRequest, *, exclude: Collection[str] = (), now: dt.datetime | None = None
     ) -> JobRoute:
-        """Pick the miner for a job and reserve the allowance that pays for it; see `pick`."""
-        return await in_database_thread(self.pick)(request, exclude=exclude, now=now)
+        """Pick the miner for a job and reserve the allowance that pays for it; see `pick`.
+
+        If the caller is cancelled meanwhile, its reservation is released by the thread that made it.
+        """
+        return await in_database_thread(self.pick, give_back=give_back)(request, exclude=exclude, now=now)
 
     def pick(
         self, request: OrganicJobRequest, *, exclude: Collection[str] = (), now: dt.datetime | None = None
@@ -36,7 +40,8 @@ class Routing:
         reserves: spend or release what the route carries. Not to be called inside a transaction.
 
         Raises ValueError for bad input, JobTooLong above an hour, then whichever holds first of
-        NotEnoughAllowanceException, NotEnoughCollateralException, AllMinersBusy; nothing is held then.
+        NotEnoughAllowanceException, NotEnoughCollateralException, AllMinersBusy; nothing is held then. LockTimeout
+        means that others kept locked all miners that could take the job: pick again.
         """
         decision = decide(request, LiveBook(pinned=now), now=now or timezone.now(), exclude=exclude)
         if decision.route is None:
@@ -66,3 +71,9 @@ class Routing:
             executor_class=executor_class,
             timestamp=timezone.now(),
         )
+
+
+def give_back(route: JobRoute) -> None:
+    """Release what a route holds that never reached its caller."""
+    if route.allowance_reservation_id is not None:
+        reservations.give_back(route.allowance_reservation_id)

@@ -1,0 +1,201 @@
+"""A caller that is cancelled leaves nothing held: whatever its thread still reserves is released there."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.db import OperationalError, connection, connections
+
+from allowance import allowance, reservations
+from allowance.models import Reservation
+from allowance.threads import DEFAULT_THREADS, Handover, in_database_thread
+from routing import routing
+from routing import service as routing_service
+from routing.types import JobRoute
+from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
+
+pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
+
+THREADS = getattr(settings, "ALLOWANCE_THREADS", DEFAULT_THREADS)
+
+
+class Gate:
+    """A place where the thread of a call stops until it is let go."""
+
+    def __init__(self) -> None:
+        self.reached, self.let_go = threading.Event(), threading.Event()
+
+    def __call__(self) -> None:
+        self.reached.set()
+        assert self.let_go.wait(30)
+
+
+@contextmanager
+def stopped(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, *, after: bool) -> Iterator[Gate]:
+    """Stop calls of a function of a module at a gate, before or after they did their work."""
+    gate, original = Gate(), getattr(module, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not after:
+            gate()
+        result = original(*args, **kwargs)
+        if after:
+            gate()
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, call)
+        try:
+            yield gate
+        finally:
+            gate.let_go.set()
+
+
+async def settle() -> None:
+    """Wait until the pool has nothing left to do."""
+    everyone = threading.Barrier(THREADS)
+    await asyncio.gather(*(in_database_thread(everyone.wait)(30) for _ in range(THREADS)))
+
+
+async def states() -> list[str]:
+    return await in_database_thread(lambda: list(Reservation.objects.order_by("pk").values_list("state", flat=True)))()
+
+
+def pick() -> asyncio.Task[JobRoute]:
+    return asyncio.ensure_future(routing().pick_miner_for_job_request(job_request()))
+
+
+def reserve() -> asyncio.Task[tuple[int, list[int]]]:
+    return asyncio.ensure_future(
+        allowance().areserve_allowance(
+            miner="anna", executor_class=CLASS, allowance_seconds=30, job_start_block=FIRST_BLOCK + 20
+        )
+    )
+
+
+async def cancel(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+STOPS = [
+    (pick, routing_service, "decide"),
+    (reserve, reservations, "reserve"),
+]
+
+
+@pytest.mark.parametrize(("call", "module", "name"), STOPS, ids=["pick", "reserve"])
+@pytest.mark.parametrize("after", [False, True], ids=["before it reserves", "after it reserved"])
+async def test_what_a_thread_reserves_for_nobody_is_released(
+    call: Callable[[], asyncio.Task[Any]], module: Any, name: str, after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await in_database_thread(fill_ledger)("anna")
+    with stopped(monkeypatch, module, name, after=after) as gate:
+        task = call()
+        await asyncio.to_thread(gate.reached.wait, 30)
+        await cancel(task)
+    await settle()
+    assert await states() == ["released"]
+
+
+async def test_a_timeout_is_a_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
+    await in_database_thread(fill_ledger)("anna")
+    with stopped(monkeypatch, routing_service, "decide", after=True), pytest.raises(TimeoutError):
+        await asyncio.wait_for(routing().pick_miner_for_job_request(job_request()), 0.2)
+    await settle()
+    assert await states() == ["released"]
+
+
+async def test_a_call_that_has_not_begun_never_does() -> None:
+    await in_database_thread(fill_ledger)("anna")
+    gates = [Gate() for _ in range(THREADS)]
+    busy = [asyncio.ensure_future(in_database_thread(gate)()) for gate in gates]
+    for gate in gates:
+        await asyncio.to_thread(gate.reached.wait, 30)
+    task = pick()
+    await asyncio.sleep(0)
+    await cancel(task)
+    for gate in gates:
+        gate.let_go.set()
+    await asyncio.gather(*busy)
+    await settle()
+    assert await states() == []
+
+
+async def test_a_route_that_is_on_its_way_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread is done and the task is cancelled before it hears of that: the loop was busy meanwhile."""
+    await in_database_thread(fill_ledger)("anna")
+    left, leave = threading.Event(), Handover.leave
+
+    def leave_and_tell(handover: Handover[JobRoute], route: JobRoute) -> bool:
+        wanted = leave(handover, route)
+        left.set()
+        return wanted
+
+    monkeypatch.setattr(Handover, "leave", leave_and_tell)
+    task = pick()
+    await asyncio.sleep(0)  # now the call is in the pool
+    assert left.wait(30)
+    await cancel(task)
+    await settle()
+    assert await states() == ["released"]
+
+
+async def test_what_can_t_be_released_lapses_and_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await in_database_thread(fill_ledger)("anna")
+
+    def fail(_pk: int) -> None:
+        raise OperationalError("the connection is lost")
+
+    monkeypatch.setattr(reservations, "give_back", fail)
+    with stopped(monkeypatch, routing_service, "decide", after=True) as gate:
+        task = pick()
+        await asyncio.to_thread(gate.reached.wait, 30)
+        await cancel(task)
+    await settle()
+    assert await states() == ["held"]
+    assert "Could not give back" in caplog.text
+
+
+async def test_many_cancelled_picks_leak_neither_holds_nor_connections() -> None:
+    await in_database_thread(fill_ledger)("anna", "bert", blocks=60, executors=50)
+    for after in range(40):
+        tasks = [pick() for _ in range(5)]
+        await asyncio.sleep(0.002 * after)
+        for task in tasks:
+            task.cancel()
+        kept = [r for r in await asyncio.gather(*tasks, return_exceptions=True) if isinstance(r, JobRoute)]
+        for route in kept:
+            await allowance().aundo_allowance_reservation(route.allowance_reservation_id or 0)
+    await settle()
+    assert set(await states()) == {"released"}
+    assert sum(thread.name.startswith("allowance") for thread in threading.enumerate()) == THREADS
+    if connection.vendor == "postgresql":
+        assert await in_database_thread(connected)() <= THREADS + 1  # and this test's own
+
+
+def connected() -> int:
+    with connections["default"].cursor() as cursor:
+        cursor.execute("SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database()")
+        (count,) = cursor.fetchone()
+        return int(count)
+
+
+@pytest.mark.parametrize("first", ["leave", "go"])
+def test_exactly_one_side_answers_for_a_result(first: str) -> None:
+    handover: Handover[str] = Handover()
+    if first == "leave":
+        assert handover.leave("route")
+        assert handover.go() == ["route"]
+    else:
+        assert handover.go() == []
+        assert not handover.leave("route")
