@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from django.db import DatabaseError
 from pydantic import ValidationError
 
 from allowance.threads import in_database_thread
@@ -17,6 +19,9 @@ NOT_LOGGED_IN = 4401
 NOT_PERMITTED = 4403
 PERMISSION = "routing.route_jobs"
 BAD_REQUEST = "BadRequest"
+UNAVAILABLE = "Unavailable"
+
+logger = logging.getLogger(__name__)
 
 
 class JobConsumer(AsyncJsonWebsocketConsumer):
@@ -51,6 +56,9 @@ class JobConsumer(AsyncJsonWebsocketConsumer):
             await self.send_json(rejected(request.uuid, BAD_REQUEST, str(error)))
         except (AllowanceException, JobRoutingException) as error:
             await self.send_json(rejected(request.uuid, type(error).__name__, str(error)))
+        except DatabaseError:
+            logger.exception("No answer from the database for job %s.", request.uuid)
+            await self.send_json(rejected(request.uuid, UNAVAILABLE, "The router can't reach its database. Retry."))
         else:
             await self.send_json(routed(request.uuid, route))
 
