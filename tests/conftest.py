@@ -4,6 +4,9 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from django.apps import apps
+from django.db import connection, transaction
+from django.test import TransactionTestCase
 from hypothesis import settings
 
 from allowance.audit import check_ledger
@@ -19,6 +22,23 @@ def pool_closed_at_the_end(django_db_setup: None) -> Iterator[None]:
     """PostgreSQL drops a test database only when nobody is connected to it."""
     yield
     close_database_pool()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def tables_are_emptied_row_by_row() -> Iterator[None]:
+    """Django truncates all tables after a test and makes all permissions anew: ten times as long as what was tested."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TransactionTestCase, "_fixture_teardown", lambda _case: empty_tables())
+        yield
+
+
+def empty_tables() -> None:
+    """Delete all rows that migrations did not make. Constraints are checked at the end, so the order doesn't matter."""
+    kept = {"contenttypes.ContentType", "auth.Permission"}
+    models = [model for model in apps.get_models(include_auto_created=True) if model._meta.label not in kept]
+    with transaction.atomic(), connection.cursor() as cursor:
+        for model in models:
+            cursor.execute(f"DELETE FROM {connection.ops.quote_name(model._meta.db_table)}")  # noqa: S608
 
 
 @pytest.fixture
