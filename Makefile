@@ -6,7 +6,7 @@ install := $(bin)/pip install --quiet --disable-pip-version-check --require-hash
 demo_env := DEBUG=1 DATABASE_URL="sqlite:///$(CURDIR)/demo.sqlite3"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test bench lint lock clean
+.PHONY: help demo serve test bench lint lock audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,10 @@ lock: $(venv)/made ## pin anew what pyproject.toml and requirements/*.in ask for
 	    UV_CUSTOM_COMPILE_COMMAND="make lock" $(bin)/uv pip compile --quiet --universal --python-version 3.11 \
 	        --fork-strategy fewest --generate-hashes $$from -o requirements/$$name.txt $(ARGS) || exit 1; \
 	done
+
+audit: $(venv)/made ## look up the pinned packages among known vulnerabilities (asks a service on the network)
+	@$(bin)/pip install --quiet --disable-pip-version-check pip-audit
+	@$(bin)/pip-audit --strict --require-hashes --disable-pip -r requirements/base.txt
 
 clean: ## remove what these targets made
 	@rm -rf $(venv) .*_cache .hypothesis demo.sqlite3* test*.sqlite3*

@@ -6,10 +6,12 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from channels.testing import WebsocketCommunicator
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.db import OperationalError, connection, connections
 
 from allowance import allowance, reservations
@@ -17,6 +19,7 @@ from allowance.models import Reservation
 from allowance.threads import DEFAULT_THREADS, Handover, in_database_thread
 from routing import routing
 from routing import service as routing_service
+from routing.consumers import JobConsumer
 from routing.types import JobRoute
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 
@@ -109,6 +112,20 @@ async def test_a_timeout_is_a_cancellation(monkeypatch: pytest.MonkeyPatch) -> N
     await in_database_thread(fill_ledger)("anna")
     with stopped(monkeypatch, routing_service, "decide", after=True), pytest.raises(TimeoutError):
         await asyncio.wait_for(routing().pick_miner_for_job_request(job_request()), 0.2)
+    await settle()
+    assert await states() == ["released"]
+
+
+async def test_a_consumer_that_is_cancelled_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server does with whoever is still busy when it shuts down."""
+    await in_database_thread(fill_ledger)("anna")
+    communicator = WebsocketCommunicator(JobConsumer.as_asgi(), "/ws/jobs/")
+    cast(dict[str, Any], communicator.scope)["user"] = await in_database_thread(User.objects.create_superuser)("root")
+    assert (await communicator.connect(30))[0]
+    with stopped(monkeypatch, routing_service, "decide", after=True) as gate:
+        await communicator.send_to(job_request().model_dump_json())
+        await asyncio.to_thread(gate.reached.wait, 30)
+        await cancel(communicator.future)
     await settle()
     assert await states() == ["released"]
 
