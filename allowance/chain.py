@@ -19,6 +19,7 @@ from allowance import validation
 from allowance.ledger import KEPT_BLOCKS, Steps, assign, block_ns, forget
 from allowance.locks import ledger_transaction, lock_accounts_of, lock_chain
 from allowance.models import Account, Block, ManifestSync, Miner, NeuronList
+from allowance.types import BadInputError
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def record_block(
         before = Block.objects.filter(number__lt=number).order_by("-number").first()
         after = Block.objects.filter(number__gt=number).order_by("number").first()
         if (before and before.timestamp > timestamp) or (after and after.timestamp < timestamp):
-            raise ValueError(
+            raise BadInputError(
                 f"Block {number} at {timestamp.isoformat()} does not lie between its neighbours in time; "
                 "check the follower's clock and its order of blocks."
             )
@@ -79,7 +80,7 @@ def record_manifests(
     miners = {name: validation.axon(name, axon) for name, axon in axons.items()}
     answers = {name: validation.manifest(name, counts) for name, counts in executors.items()}
     if unasked := sorted(answers.keys() - miners.keys()):
-        raise ValueError(f"Manifest without an axon: {', '.join(unasked[:5])}. Leave it out, or add the axon.")
+        raise BadInputError(f"Manifest without an axon: {', '.join(unasked[:5])}. Leave it out, or add the axon.")
     where = {name: {k: v for k, v in asdict(m).items() if k != "hotkey_ss58"} for name, m in sorted(miners.items())}
     digest = _digest([where, answers])
     with ledger_transaction():
@@ -88,7 +89,7 @@ def record_manifests(
             return
         newest = ManifestSync.objects.order_by("-block").first()
         if newest is not None and newest.block > block:
-            raise ValueError(
+            raise BadInputError(
                 f"Manifests at block {block} are older than those at {newest.block}; record them in block order."
             )
         _locate(where)

@@ -19,6 +19,7 @@ from allowance.state import Lapsed, lapsed_at, state_at, window
 from allowance.types import (
     EXECUTOR_CLASSES,
     HOLD_MARGIN,
+    BadInputError,
     CannotReserveAllowanceException,
     ReservationAlreadySpent,
     ReservationException,
@@ -120,7 +121,7 @@ REFUSALS: dict[ReservationState, type[ReservationException]] = {
 
 def _end(reservation_id: int, end: ReservationState, now: dt.datetime | None) -> None:
     if not isinstance(reservation_id, int) or isinstance(reservation_id, bool):
-        raise ValueError(f"A reservation id is a whole number, not {reservation_id!r:.80}; fixed routes have none.")
+        raise BadInputError(f"A reservation id is a whole number, not {reservation_id!r:.80}; fixed routes have none.")
     if not 0 < reservation_id < 2**63:  # SQLite can't even look for those
         raise ReservationNotFound(reservation_id)
     with ledger_transaction():
@@ -158,7 +159,8 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
         reservation.account = account
         known = Reservation.objects.filter(pk=reservation.pk).first()
         if known is not None:
-            if _content(known) != _content(reservation):
+            lived_on = reservation.state == ReservationState.HELD  # the line was written before its end
+            if _origin(known) != _origin(reservation) or not (lived_on or _end_of(known) == _end_of(reservation)):
                 raise ValueError(
                     f"Reservation {reservation.pk} means something else here. Restore into an empty database."
                 )
@@ -195,6 +197,10 @@ def _pass_over(pk: int) -> None:
         )
 
 
-def _content(reservation: Reservation) -> tuple[object, ...]:
+def _origin(reservation: Reservation) -> tuple[object, ...]:
     r = reservation
-    return r.account_id, r.job_uuid, r.blocks, r.created_at, r.expires_at, r.state, r.ended_at
+    return r.account_id, r.job_uuid, r.blocks, r.created_at, r.expires_at
+
+
+def _end_of(reservation: Reservation) -> tuple[object, ...]:
+    return reservation.state, reservation.ended_at

@@ -53,6 +53,10 @@ class Miner:
     hotkey_ss58: str
 
 
+class BadInputError(ValueError):
+    """Say which argument is no good, and what a good one is. Nothing is stored. The text quotes the caller only."""
+
+
 class AllowanceException(Exception):  # noqa: N818 (the contract's name)
     """Say that the ledger could not do what it was asked."""
 
@@ -126,8 +130,8 @@ class LockTimeout(AllowanceException):
 
     def __init__(self) -> None:
         super().__init__(
-            "Somebody else kept a lock of the ledger for too long; nothing is stored. Retry. If it goes on, look for a "
-            "transaction that was never ended (pg_stat_activity, or whatever has the SQLite file open)."
+            "Others kept the ledger locked for too long; nothing is stored. Retry; if it goes on, look for a "
+            "transaction that nobody ends."
         )
 
 

@@ -1,4 +1,4 @@
-"""What is refused at the edge of the ledger, each with a ValueError that names the value."""
+"""What is refused at the edge of the ledger, each with a BadInputError that names the value."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from allowance.types import (
     MAX_EXECUTORS,
     MAX_JOB_RUN_TIME,
     MAX_WEI,
+    BadInputError,
     ExecutorClass,
     JobTooLong,
     Miner,
@@ -22,18 +23,21 @@ from allowance.types import (
 
 HOTKEY = rf"\S{{1,{HOTKEY_LENGTH}}}"
 
+JOB_UUID = "(?i:[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12})"
+"""Without this, UUID() would pass blanks, line breaks and underscores, and what is logged could not be trusted."""
+
 
 def hotkey(value: object) -> str:
     """Return `value` if it may name a miner."""
     if not isinstance(value, str) or not re.fullmatch(HOTKEY, value) or not value.isprintable():
-        raise ValueError(f"A hotkey has 1 to {HOTKEY_LENGTH} printable characters and no blanks, not {value!r:.80}.")
+        raise BadInputError(f"A hotkey has 1 to {HOTKEY_LENGTH} printable characters and no blanks, not {value!r:.80}.")
     return value
 
 
 def hotkeys(values: Iterable[str], name: str) -> frozenset[str]:
     """Return `values` if they may name miners; a bare string, whose letters would be meant, may not."""
     if isinstance(values, str):
-        raise ValueError(f"{name} takes several hotkeys: [{values!r:.80}], not {values!r:.80}.")
+        raise BadInputError(f"{name} takes several hotkeys: [{values!r:.80}], not {values!r:.80}.")
     return frozenset(hotkey(value) for value in values)
 
 
@@ -42,13 +46,13 @@ def executor_class(value: str) -> str:
     try:
         return ExecutorClass(value).value
     except ValueError:
-        raise ValueError(f"Unknown executor class {value!r:.80}; there are: {', '.join(ExecutorClass)}.") from None
+        raise BadInputError(f"Unknown executor class {value!r:.80}; there are: {', '.join(ExecutorClass)}.") from None
 
 
 def whole(value: object, name: str, highest: int) -> int:
     """Return `value` if it is a whole number from 0 to `highest`."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= highest:
-        raise ValueError(f"{name} must be a whole number from 0 to {highest}, not {value!r:.80}.")
+        raise BadInputError(f"{name} must be a whole number from 0 to {highest}, not {value!r:.80}.")
     return value
 
 
@@ -67,24 +71,24 @@ def wei(value: int | str) -> int:
 def timestamp(value: object) -> dt.datetime:
     """Return `value` if it is a time with a zone, from 1970 and before 3000."""
     if not isinstance(value, dt.datetime) or value.utcoffset() is None or not 1970 <= value.year < 3000:
-        raise ValueError(f"A timestamp must be a datetime of our age with a time zone, not {value!r:.80}.")
+        raise BadInputError(f"A timestamp must be a datetime of our age with a time zone, not {value!r:.80}.")
     return value
 
 
 def stake_share(value: object) -> float:
     """Return `value` if it is a share, 0 to 1."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= float(value) <= 1:
-        raise ValueError(f"A stake share lies between 0 and 1, not {value!r:.80}.")
+        raise BadInputError(f"A stake share lies between 0 and 1, not {value!r:.80}.")
     return float(value)
 
 
 def seconds(value: object) -> float:
     """Return `value` if a job may take that many seconds.
 
-    Raises ValueError unless it is a finite number above 0, JobTooLong above MAX_JOB_RUN_TIME.
+    Raises BadInputError unless it is a finite number above 0, JobTooLong above MAX_JOB_RUN_TIME.
     """
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise ValueError(f"Seconds must be a finite number above 0, not {value!r:.80}.")
+        raise BadInputError(f"Seconds must be a finite number above 0, not {value!r:.80}.")
     if value > MAX_JOB_RUN_TIME:
         raise JobTooLong(float(min(value, sys.float_info.max)))
     return float(value)
@@ -94,28 +98,25 @@ def job_uuid(value: object) -> UUID:
     """Return `value`, a UUID or its text, as a UUID."""
     if isinstance(value, UUID):
         return value
-    try:
-        if isinstance(value, str):
-            return UUID(value)
-    except ValueError:
-        pass
-    raise ValueError(f"A job's uuid must be a UUID, not {value!r:.80}.")
+    if isinstance(value, str) and re.fullmatch(JOB_UUID, value):
+        return UUID(value)
+    raise BadInputError(f"A job's uuid must be a UUID, not {value!r:.80}.")
 
 
 def axon(name: str, value: Mapping[str, object]) -> Miner:
     """Return where miner `name` listens; `value` has `address`, `ip_version` (4 or 6) and `port`."""
     if not isinstance(value, Mapping):
-        raise ValueError(f"The axon of {name} must be a mapping, not {value!r:.80}.")
+        raise BadInputError(f"The axon of {name} must be a mapping, not {value!r:.80}.")
     address, ip_version = value.get("address"), value.get("ip_version", 4)
     if not isinstance(address, str) or not 0 < len(address) <= 255 or not address.isprintable():
-        raise ValueError(f"The address of {name} must be a text of 1 to 255 characters, not {address!r:.80}.")
+        raise BadInputError(f"The address of {name} must be a text of 1 to 255 characters, not {address!r:.80}.")
     if ip_version not in (4, 6) or isinstance(ip_version, bool):
-        raise ValueError(f"The IP version of {name} must be 4 or 6, not {ip_version!r:.80}.")
+        raise BadInputError(f"The IP version of {name} must be 4 or 6, not {ip_version!r:.80}.")
     return Miner(address, int(str(ip_version)), whole(value.get("port"), f"The port of {name}", 65535), hotkey(name))
 
 
 def manifest(name: str, counts: Mapping[str, int]) -> dict[str, int]:
     """Return the executor counts that miner `name` declared, by class."""
     if not isinstance(counts, Mapping):
-        raise ValueError(f"The manifest of {name} must be a mapping, not {counts!r:.80}.")
+        raise BadInputError(f"The manifest of {name} must be a mapping, not {counts!r:.80}.")
     return {executor_class(c): whole(n, f"The executor count of {name}", MAX_EXECUTORS) for c, n in counts.items()}

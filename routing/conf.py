@@ -16,8 +16,8 @@ from routing.types import TRUSTED_MINER_FAKE_KEY, Policy
 
 def policy() -> Policy:
     """Return the dynamic settings in force. One query; unlike reading `config`, it stores no defaults."""
-    values = get_values_for_keys([MINIMUM_WEI, WINDOW_HOURS])
     try:
+        values = get_values_for_keys([MINIMUM_WEI, WINDOW_HOURS])
         return make_policy(values[MINIMUM_WEI], values[WINDOW_HOURS])
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"{error} Correct it in the admin, under Config.") from error

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
-from django.db import DatabaseError
+from django import db
 from pydantic import ValidationError
 
 from allowance.threads import in_database_thread
-from allowance.types import AllowanceException
+from allowance.types import AllowanceException, BadInputError
 from routing import routing
-from routing.requests import V2JobRequest, first_problem
+from routing.requests import MAX_MESSAGE_LENGTH, V2JobRequest, first_problem
 from routing.types import JobRoute, JobRoutingException
 
 NOT_LOGGED_IN = 4401
 NOT_PERMITTED = 4403
+INTERNAL_ERROR = 1011
 PERMISSION = "routing.route_jobs"
 BAD_REQUEST = "BadRequest"
 UNAVAILABLE = "Unavailable"
+
+Message = dict[str, object]
 
 logger = logging.getLogger(__name__)
 
@@ -35,35 +40,50 @@ class JobConsumer(AsyncJsonWebsocketConsumer):
     async def connect(self) -> None:
         user = self.scope.get("user")
         await self.accept()  # a close code reaches the client only after this
-        if user is None or not user.is_authenticated:
-            await self.close(NOT_LOGGED_IN)
-        elif not await in_database_thread(user.has_perm)(PERMISSION):
-            await self.close(NOT_PERMITTED)
-        else:
-            self.admitted = True
+        async with self.closing_on_failure():
+            if user is None or not user.is_authenticated:
+                await self.close(NOT_LOGGED_IN)
+            elif not await in_database_thread(user.has_perm)(PERMISSION):
+                await self.close(NOT_PERMITTED)
+            else:
+                self.admitted = True
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None, **_kwargs: Any) -> None:
-        if not self.admitted:
-            return
+        if self.admitted:
+            async with self.closing_on_failure():
+                await self.send_json(await answer(text_data if text_data is not None else bytes_data or b""))
+
+    @asynccontextmanager
+    async def closing_on_failure(self) -> AsyncIterator[None]:
+        """Log what nobody foresaw, and end the socket properly: the client must not wait, nor learn what it was."""
         try:
-            request = V2JobRequest.model_validate_json(text_data if text_data is not None else bytes_data or b"")
-        except ValidationError as error:
-            await self.send_json(rejected(None, BAD_REQUEST, first_problem(error)))
-            return
-        try:
-            route = await routing().pick_miner_for_job_request(request)
-        except ValueError as error:
-            await self.send_json(rejected(request.uuid, BAD_REQUEST, str(error)))
-        except (AllowanceException, JobRoutingException) as error:
-            await self.send_json(rejected(request.uuid, type(error).__name__, str(error)))
-        except DatabaseError:
-            logger.exception("No answer from the database for job %s.", request.uuid)
-            await self.send_json(rejected(request.uuid, UNAVAILABLE, "The router can't reach its database. Retry."))
-        else:
-            await self.send_json(routed(request.uuid, route))
+            yield
+        except Exception:
+            logger.exception("A socket of %s failed.", self.scope.get("client"))
+            await self.close(INTERNAL_ERROR)
 
 
-def routed(uuid: str, route: JobRoute) -> dict[str, object]:
+async def answer(message: str | bytes) -> Message:
+    """Return what to say to a message: a route, or why there is none."""
+    if len(message) > MAX_MESSAGE_LENGTH:
+        return rejected(None, BAD_REQUEST, f"A message has at most {MAX_MESSAGE_LENGTH} bytes, not {len(message)}.")
+    try:
+        request = V2JobRequest.model_validate_json(message)
+    except ValidationError as error:
+        return rejected(None, BAD_REQUEST, first_problem(error))
+    try:
+        route = await routing().pick_miner_for_job_request(request)
+    except BadInputError as error:
+        return rejected(request.uuid, BAD_REQUEST, str(error))
+    except (AllowanceException, JobRoutingException) as error:
+        return rejected(request.uuid, type(error).__name__, str(error))
+    except db.Error:
+        logger.exception("No answer from the database for job %r.", request.uuid)
+        return rejected(request.uuid, UNAVAILABLE, "The router can't reach its database. Retry.")
+    return routed(request.uuid, route)
+
+
+def routed(uuid: str, route: JobRoute) -> Message:
     """Return the message that tells where a job goes."""
     return {
         "type": "job.routed",
@@ -79,6 +99,6 @@ def routed(uuid: str, route: JobRoute) -> dict[str, object]:
     }
 
 
-def rejected(uuid: str | None, reason: str, sentence: str) -> dict[str, object]:
+def rejected(uuid: str | None, reason: str, sentence: str) -> Message:
     """Return the message that tells why a job goes nowhere; `reason` is the name of the refusal."""
     return {"type": "job.rejected", "uuid": uuid, "reason": reason, "sentence": sentence}

@@ -29,6 +29,9 @@ from routing.models import MinerIncident
 from routing.reliability import record_incident
 from routing.requests import first_problem
 
+MAX_LINE = 2**24
+"""Bytes of the longest line: the manifests of a thousand miners have a tenth of it."""
+
 Row = TypeVar("Row", bound=Model)
 Made = TypeVar("Made", bound=BaseModel)
 Shaped = TypeVar("Shaped", bound=BaseModel)
@@ -215,7 +218,9 @@ def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes | JournalErro
     number = 0
     try:
         for number, line in enumerate(lines, start=1):
-            if line.strip():
+            if len(line) > MAX_LINE:
+                yield number, JournalError(number, f"longer than {MAX_LINE} bytes, which no event is")
+            elif line.strip():
                 yield number, line
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         yield number + 1, JournalError(number + 1, f"the compressed file is damaged here ({error})")

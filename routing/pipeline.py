@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from allowance import ledger, state, validation
 from allowance.ledger import Window
 from allowance.service import not_enough
-from allowance.types import LockTimeout, NotEnoughAllowanceException
+from allowance.types import BadInputError, LockTimeout, NotEnoughAllowanceException
 from routing import conf
 from routing.book import Book, Reserved, busy
 from routing.reliability import incident_counts, score
@@ -91,7 +91,7 @@ def check_request(request: OrganicJobRequest) -> Job:
     """Return the job of a request. Raises ValueError for a bad uuid or limit, JobTooLong above an hour."""
     for part in (request.download_time_limit, request.execution_time_limit, request.upload_time_limit):
         if not isinstance(part, int | float) or isinstance(part, bool) or not part >= 0:
-            raise ValueError(f"A time limit must be 0 s or more, not {part!r:.80}.")
+            raise BadInputError(f"A time limit must be 0 s or more, not {part!r:.80}.")
     seconds = validation.seconds(_total_seconds(request))
     return Job(str(validation.job_uuid(request.uuid)), str(request.executor_class), seconds)
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from django.db import connection
 
 from allowance import validation
+from allowance.types import BadInputError
 from routing.models import MinerIncident
 from routing.types import MinerIncidentType
 
@@ -46,7 +47,7 @@ def record_incident(
 ) -> None:
     """Record an incident. A second one of the same miner and job changes nothing; raises ValueError for bad input."""
     if incident_type not in MinerIncidentType.values:
-        raise ValueError(
+        raise BadInputError(
             f"Unknown incident type {incident_type!r:.80}; there are: {', '.join(MinerIncidentType.values)}."
         )
     MinerIncident.objects.bulk_create(

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Base64Bytes, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from allowance.types import ExecutorClass
+
+MAX_MESSAGE_LENGTH = 2**20
+"""Longer messages are not read: a job has some kilobytes, or more if it carries files, and checking one takes time."""
 
 
 def first_problem(error: ValidationError) -> str:
     """Return, in one sentence, where a message is wrong, how, and with what value."""
     problems = error.errors(include_url=False, include_context=False)
     first = problems[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(f"{part:.80}" if isinstance(part, str) else str(part) for part in first["loc"])
     value = f", not {first['input']!r:.80}" if where and first["type"] not in {"missing", "extra_forbidden"} else ""
     more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
     return f"{where}: {first['msg']}{value}{more}" if where else first["msg"] + more
@@ -65,7 +68,7 @@ PlainVolume = Annotated[
 
 class MultiVolume(BaseModel):
     volume_type: Literal["multi_volume"] = "multi_volume"
-    volumes: list[PlainVolume]
+    volumes: Annotated[list[PlainVolume], FailFast()]
     relative_path: str | None = None
 
 
@@ -107,7 +110,7 @@ SystemOutput = Annotated[ZipAndHttpPostUpload | ZipAndHttpPutUpload, Field(discr
 
 class MultiUpload(BaseModel):
     output_upload_type: Literal["multi_upload"] = "multi_upload"
-    uploads: list[SingleFileUpload]
+    uploads: Annotated[list[SingleFileUpload], FailFast()]
     system_output: SystemOutput | None = None
 
 
@@ -138,7 +141,7 @@ class V2JobRequest(BaseModel):
     job_namespace: str | None = None
     executor_class: ExecutorClass
     docker_image: str
-    args: list[str]
+    args: Annotated[list[str], FailFast()]
     env: dict[str, str]
     use_gpu: bool
     volume: Volume | None = None

@@ -182,6 +182,10 @@ BAD: dict[str, tuple[str, str]] = {
     "no-time": ("BadRequest", json.dumps(job(**{f"{k}_time_limit": 0 for k in ("download", "execution", "upload")}))),
     "negative": ("BadRequest", json.dumps(job(download_time_limit=-1))),
     "bad-uuid": ("BadRequest", json.dumps(job(uuid="not-a-uuid"))),
+    "broken-uuid": ("BadRequest", json.dumps(job(uuid="\n" + "1" * 30 + "\n"))),
+    "long-field": ("BadRequest", json.dumps(job(**{"f" * 100_000: 1}))),
+    "many-bad-args": ("BadRequest", json.dumps(job(args=[1] * 100_000))),
+    "too-big": ("BadRequest", json.dumps(job(args=["a" * 2**20]))),
     "nul-uuid": ("BadRequest", json.dumps(job(uuid="\0" * 36))),
 }
 
@@ -193,7 +197,7 @@ async def test_a_bad_message_is_answered_and_the_next_good_one_served(case: str,
         await communicator.send_input({"type": "websocket.receive", "text": text})
         rejected = await answer(communicator)
         assert (rejected["type"], rejected["reason"]) == ("job.rejected", reason)
-        assert rejected["sentence"]
+        assert 0 < len(rejected["sentence"]) < 1000
         assert await reservations() == []
         assert (await ask(communicator))["type"] == "job.routed"
 

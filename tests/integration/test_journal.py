@@ -19,6 +19,7 @@ import time_machine
 from django.db import transaction
 
 from allowance.models import Block
+from routing.journal import MAX_LINE
 from tests.factories import CLASS, Finished, run_command, stored
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
@@ -133,6 +134,7 @@ def feed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
         pytest.param(line(RESERVATION, state="lost"), "state", id="an unknown state"),
         pytest.param(line(RESERVATION, id=2**63), "id", id="a huge reservation id"),
         pytest.param(line(RESERVATION, blocks=[-1]), "blocks", id="a negative block"),
+        pytest.param(b" " * MAX_LINE + line(BLOCK, number=8), "longer", id="a line without an end"),
     ],
 )
 def test_a_bad_line_is_told_with_its_number_and_ends_the_replay(bad: bytes, named: str, tmp_path: Path) -> None:

@@ -9,13 +9,10 @@ import time_machine
 from django.db import IntegrityError, transaction
 
 from allowance import allowance, state
-from allowance.models import Account, Reservation
+from allowance.models import Reservation
 from allowance.types import (
-    AllowanceException,
     CannotReserveAllowanceException,
     NotEnoughAllowanceException,
-    ReservationAlreadySpent,
-    ReservationExpired,
     ReservationNotFound,
     ReservationReleased,
 )
@@ -62,42 +59,8 @@ def test_released_blocks_are_taken_first() -> None:
     assert reserve(24)[1] == [1000, 1002]
 
 
-ENDS = {"spend": "spend_allowance", "undo": "undo_allowance_reservation"}
-
-
-@pytest.mark.parametrize(
-    ("first", "then", "error"),
-    [
-        ("spend", "spend", ReservationAlreadySpent),
-        ("spend", "undo", ReservationAlreadySpent),
-        ("undo", "spend", ReservationReleased),
-        ("undo", "undo", ReservationReleased),
-        ("lapse", "spend", ReservationExpired),
-        ("lapse", "undo", ReservationExpired),
-    ],
-)
-def test_a_reservation_ends_once(first: str, then: str, error: type[AllowanceException]) -> None:
-    fill_ledger("anna")
-    with time_machine.travel(dt.datetime.now(dt.UTC), tick=False) as clock:
-        reservation, _ = reserve(30)
-        if first == "lapse":
-            clock.shift(130)
-        else:
-            getattr(allowance(), ENDS[first])(reservation)
-        before = Account.objects.values_list().get()
-        with pytest.raises(error, match=str(reservation)):
-            getattr(allowance(), ENDS[then])(reservation)
-        assert Account.objects.values_list().get() == before
-
-
 def test_a_released_reservation_is_not_found() -> None:
     assert issubclass(ReservationReleased, ReservationNotFound)
-
-
-@pytest.mark.parametrize("end", ENDS.values())
-def test_an_unknown_reservation_is_not_found(end: str) -> None:
-    with pytest.raises(ReservationNotFound, match="There is no reservation 4711"):
-        getattr(allowance(), end)(4711)
 
 
 def test_a_hold_lapses_by_itself_at_its_instant() -> None:

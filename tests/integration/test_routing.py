@@ -94,7 +94,7 @@ async def test_many_picks_at_once_share_nothing() -> None:
     given = [(r.miner.hotkey_ss58, block) for r in routes for block in r.allowance_blocks or []]
     assert len(given) == len(set(given))
     ids = {r.allowance_reservation_id for r in routes}
-    assert ids == set(await in_database_thread(list)(Reservation.objects.values_list("pk", flat=True)))
+    assert ids == await in_database_thread(lambda: set(Reservation.objects.values_list("pk", flat=True)))()
 
 
 async def test_an_incident_is_reported_from_a_coroutine() -> None:

@@ -4,6 +4,7 @@ import gzip
 import json
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -11,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from routing.journal import JournalError, replay
+from routing.journal import MAX_LINE, JournalError, replay
 
 
 class Command(BaseCommand):
@@ -49,7 +50,8 @@ class Command(BaseCommand):
         with Progress(*columns, TimeRemainingColumn(), console=terminal, disable=not terminal.is_terminal) as progress:
             task = progress.add_task("", total=size, events=0)
             packed = raw.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]
-            lines = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if packed else raw
+            file = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if packed else raw
+            lines = iter(partial(file.readline, MAX_LINE + 1), b"")  # or a small .gz could fill all memory
             try:
                 # Standard input may be a follower that is still writing: each line counts when it is there.
                 for kind in replay(lines, batch=100 if size is not None else 1):

@@ -1,0 +1,209 @@
+"""What docs/late-words.md says of reservations: the states it has as columns, its rows, and what to see of a state."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
+
+from django.utils import timezone
+
+from allowance import allowance, audit, state
+from allowance.ledger import Window
+from allowance.models import Account, Reservation, ReservationState
+from receipts import receipts
+from receipts.schemas import JobAccepted, JobFinished, JobStarted
+from routing import routing
+from routing.journal import replay
+from routing.ongoing import occupation
+from routing.types import MinerIncidentType
+from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
+
+NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+JOB = UUID(int=1)
+BLOCKS = [FIRST_BLOCK, FIRST_BLOCK + 1, FIRST_BLOCK + 2]
+NEWEST = FIRST_BLOCK + 3
+SECONDS = 54
+"""What anna's three executors have earned in BLOCKS: a job of so long takes them all."""
+
+HELD_FOR = SECONDS + 100
+TTL = 600
+
+
+ReceiptKind = type[JobStarted] | type[JobAccepted] | type[JobFinished]
+
+
+class Clock(Protocol):
+    """A clock that stands still until it is told otherwise."""
+
+    def shift(self, seconds: int) -> None: ...
+
+
+@dataclass
+class World:
+    """What a state leaves to the event after it."""
+
+    clock: Clock
+    reservation: int = 4711
+
+
+Step = Callable[[World], object]
+
+
+class Table(NamedTuple):
+    """A table's columns and rows, and what is seen; `says_stored`: its cells tell whether any row was written."""
+
+    states: dict[str, Step]
+    events: dict[str, Step]
+    look: Callable[[World], dict[str, str]]
+    says_stored: bool = True
+
+
+def never_made(_world: World) -> None:
+    fill_ledger("anna", blocks=len(BLOCKS) + 1, executors=3)
+
+
+def held(world: World) -> None:
+    never_made(world)
+    world.reservation = routing().pick(job_request(SECONDS, uuid=str(JOB))).allowance_reservation_id or 0
+
+
+def lapsed(world: World) -> None:
+    held(world)
+    lapse(world)
+
+
+def noticed(world: World) -> None:
+    lapsed(world)
+    passing = routing().pick(job_request(SECONDS))
+    allowance().undo_allowance_reservation(passing.allowance_reservation_id or 0)
+
+
+def spent(world: World) -> None:
+    held(world)
+    spend(world)
+
+
+def released(world: World) -> None:
+    held(world)
+    undo(world)
+
+
+def voided(world: World) -> None:
+    held(world)
+    drop(world)
+
+
+def spend(world: World) -> None:
+    allowance().spend_allowance(world.reservation)
+
+
+def undo(world: World) -> None:
+    allowance().undo_allowance_reservation(world.reservation)
+
+
+def lapse(world: World) -> None:
+    world.clock.shift(HELD_FOR)
+
+
+def pick(_world: World) -> None:
+    routing().pick(job_request(SECONDS))
+
+
+def declare(executors: int, block: int) -> None:
+    axons = {"anna": {"address": "10.0.0.1", "ip_version": 4, "port": 9000}}
+    allowance().record_manifests(block=block, axons=axons, executors={"anna": {CLASS: executors}})
+
+
+def drop(_world: World) -> None:
+    declare(Account.objects.get().executors - 1, NEWEST)
+
+
+def leave(_world: World) -> None:
+    allowance().record_block(number=NEWEST + 1, timestamp=timezone.now(), stake_share=0.5, hotkeys=["bert"])
+
+
+def come_back(world: World) -> None:
+    leave(world)
+    allowance().record_block(number=NEWEST + 2, timestamp=timezone.now(), stake_share=0.5, hotkeys=["anna"])
+
+
+def restore(world: World) -> None:
+    """Replay the line that a journal exported while the reservation was held would have."""
+    line = {
+        "event": "reservation",
+        "id": world.reservation,
+        "miner": "anna",
+        "executor_class": CLASS,
+        "job_uuid": str(JOB),
+        "blocks": BLOCKS,
+        "created_at": NOW.isoformat(),
+        "expires_at": (NOW + dt.timedelta(seconds=HELD_FOR)).isoformat(),
+        "state": "held",
+    }
+    list(replay([json.dumps(line).encode()]))
+
+
+def report(job: UUID = JOB, *, miner: str = "anna", kind: str = MinerIncidentType.MINER_JOB_FAILED) -> Step:
+    """Return the step that reports an incident."""
+    return lambda _world: routing().report_incident(kind, miner, job, CLASS)
+
+
+def receipt(kind: ReceiptKind, seconds: int = 0, miner: str = "anna") -> Step:
+    """Return the step that records a receipt for JOB, written so many `seconds` after NOW."""
+    at = NOW + dt.timedelta(seconds=seconds)
+    said: dict[str, Any] = {"job_uuid": JOB, "miner_hotkey": miner, "validator_hotkey": "us", "timestamp": at}
+    own: dict[type, dict[str, Any]] = {
+        JobStarted: {"executor_class": CLASS, "ttl": TTL},
+        JobAccepted: {"time_accepted": at, "ttl": TTL},
+        JobFinished: {"time_started": at, "time_took_us": 1},
+    }
+    made = kind(**said, **own[kind])
+    return lambda _world: receipts().record(made)
+
+
+def see_reservation(world: World) -> dict[str, str]:
+    now = timezone.now()
+    row = Reservation.objects.filter(pk=world.reservation).first()
+    stored = state.balances(CLASS)
+    balance = state.without(stored, state.lapsed(CLASS, now))["anna"]
+    window = state.window(None)
+    parts = asdict(audit.sums(balance, Window(BLOCKS[0], window.ns[: len(BLOCKS)], window.newest)))
+    (blocks,) = (name for name, ns in parts.items() if ns and name != "earned")
+    if blocks == "held" and (row is None or state.state_at(row, now) is not ReservationState.HELD):
+        blocks = "taken"
+    ongoing = JOB in occupation(CLASS, now).jobs["anna"]
+    return {"row": row.state if row else "none", "blocks": blocks, "job": "ongoing" if ongoing else "idle"}
+
+
+RESERVATIONS = Table(
+    states={
+        "never made": never_made,
+        "held": held,
+        "lapsed": lapsed,
+        "lapsed, noticed": noticed,
+        "spent": spent,
+        "released": released,
+        "held, voided": voided,
+    },
+    events={
+        "spend": spend,
+        "undo": undo,
+        "its time is over": lapse,
+        "another pick": pick,
+        "a drop": drop,
+        "the miner leaves": leave,
+        "the miner leaves and comes back": come_back,
+        "started receipt": receipt(JobStarted),
+        "finished receipt": receipt(JobFinished),
+        "finished receipt, dated tomorrow": receipt(JobFinished, 86400),
+        "incident": report(),
+        "check_ledger --repair": lambda _: list(audit.check_ledger(repair=True)),
+        "its line replayed": restore,
+    },
+    look=see_reservation,
+    says_stored=False,
+)
