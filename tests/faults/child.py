@@ -1,0 +1,82 @@
+"""The program that faults happen to: `python -m tests.faults.child DATABASE`, fed with a request a line of JSON.
+
+`{"do": OPERATION, "scene": {…}}` does it here, with Django's care for old connections, as in a web request. With
+`"die_at": K` a fork does it, and kills itself with SIGKILL at the K-th moment (see `tests.faults.moments`); 0 is never.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn
+
+import django
+from django.conf import settings
+
+settings.DATABASES["default"].update(json.loads(sys.argv[1]))
+django.setup()
+
+from django.db import close_old_connections, connections  # noqa: E402
+
+from tests.faults.events import backend_pid  # noqa: E402
+from tests.faults.moments import AFTER_COMMIT, each_moment  # noqa: E402
+from tests.faults.operations import OPERATIONS, Scene, say  # noqa: E402
+
+
+def main() -> None:
+    say("ready")
+    for line in iter(sys.stdin.readline, ""):
+        request = json.loads(line)
+        operation = partial(OPERATIONS[request["do"]], Scene(**request["scene"]))
+        say(do_in_fork(operation, request["die_at"]) if "die_at" in request else do_here(operation))
+
+
+def do_here(operation: Callable[[], object]) -> dict[str, object]:
+    close_old_connections()
+    try:
+        return {"result": operation()}
+    except Exception as error:
+        return {"error": type(error).__name__, "text": str(error)}
+    finally:
+        close_old_connections()
+
+
+def do_in_fork(operation: Callable[[], object], die_at: int) -> dict[str, Any]:
+    """Do it in a fork, and return its last words, and whether SIGKILL ended it."""
+    connections.close_all()  # a connection serves one process only
+    hearing, telling = os.pipe()
+    pid = os.fork()
+    if not pid:
+        live(operation, die_at, telling)
+    os.close(telling)
+    with open(hearing) as pipe:
+        words = json.loads(pipe.read())
+    _, status = os.waitpid(pid, 0)
+    return {**words, "killed": os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL}
+
+
+def live(operation: Callable[[], object], die_at: int, telling: int) -> NoReturn:
+    """Do it, up to the moment to die; the last words are what happened until then."""
+    moments: list[str] = []
+
+    def last_words(**more: object) -> None:
+        words = {"moments": moments, "commits": moments.count(AFTER_COMMIT), "backend": backend_pid(), **more}
+        os.write(telling, json.dumps(words).encode())
+
+    def happen(moment: str) -> None:
+        moments.append(moment)
+        if len(moments) == die_at:
+            last_words()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with each_moment(happen):
+        last_words(**do_here(operation))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What happens to connections to a PostgreSQL server, and how to wait for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from contextlib import closing
+from typing import Any
+
+from django.db import connection
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from tests.faults.processes import DEADLINE
+
+
+def backend_pid() -> int | None:
+    """Return the process that serves this thread's connection; SQLite has none."""
+    server: Any = connection.connection if connection.vendor == "postgresql" else None
+    pid: int | None = server and server.info.backend_pid
+    return pid
+
+
+def backends_of(application: str) -> list[int]:
+    """Return the processes that serve an application's connections to this database."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s",
+            [application],
+        )
+        return [pid for (pid,) in cursor.fetchall()]
+
+
+def kill_connections(pids: Collection[int]) -> None:
+    """Kill the connections that these processes serve, and wait until they are gone.
+
+    One by one: as a condition of a query, the function may be called for every connection of the server.
+    """
+    with closing(connection.copy()) as other:  # one of its own, because this thread's may be the one to kill
+        with other.cursor() as cursor:
+            for pid in pids:
+                cursor.execute("SELECT pg_terminate_backend(%s)", [pid])
+        wait_until_gone(pids, other)
+
+
+def wait_until_gone(pids: Collection[int], using: BaseDatabaseWrapper) -> None:
+    """Wait until none of these processes is left: the server notices by itself that a client is dead."""
+    deadline = time.monotonic() + DEADLINE
+    with using.cursor() as cursor:
+        while True:
+            cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE pid = ANY(%s)", [list(pids)])
+            if not cursor.fetchone()[0]:
+                return
+            assert time.monotonic() < deadline, f"processes {pids} of the server outlive their clients"
+            time.sleep(0.002)

@@ -1,0 +1,34 @@
+"""The moments at which a fault may strike: right before every statement, right before every COMMIT, right after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from django.db import connections
+
+BEFORE_COMMIT, AFTER_COMMIT = "COMMIT", "after COMMIT"
+
+
+@contextmanager
+def each_moment(happen: Callable[[str], object]) -> Iterator[None]:
+    """Call `happen` at every moment of this thread's connection, with its name: the statement, or one of the above."""
+    wrapper: Any = connections["default"]
+    commit = wrapper._commit
+
+    def before_statement(execute: Callable[..., object], sql: str, *rest: object) -> object:
+        happen(sql)
+        return execute(sql, *rest)
+
+    def around_commit() -> None:
+        happen(BEFORE_COMMIT)
+        commit()
+        happen(AFTER_COMMIT)
+
+    vars(wrapper)["_commit"] = around_commit
+    try:
+        with wrapper.execute_wrapper(before_statement):
+            yield
+    finally:
+        del vars(wrapper)["_commit"]
