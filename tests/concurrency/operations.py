@@ -1,0 +1,184 @@
+"""What a process can be told to do. It says a word for each call into the apps: what, when, and what came of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+from allowance import allowance, locks, reservations
+from allowance.audit import check_ledger
+from allowance.models import Reservation
+from allowance.types import HOLD_MARGIN
+from receipts import receipts
+from receipts.schemas import JobFinished, JobStarted
+from routing import book, routing
+from tests.factories import CLASS, job_request
+
+Word = dict[str, Any]
+
+AXON = {"address": "10.0.0.1", "ip_version": 4, "port": 9000}
+VALIDATOR = "validator"
+
+
+def clock() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+def attempt(what: str, call: Callable[[], object], **about: object) -> Word:
+    """Make a call and return the word on it: its result, or the name of its error and of what the database said."""
+    word: Word = {"what": what, "begun": clock().isoformat(), **about, "result": None, "error": None}
+    try:
+        word["result"] = call()
+    except Exception as error:
+        cause = error
+        while cause.__cause__ is not None and isinstance(cause.__cause__, Exception):
+            cause = cause.__cause__
+        word |= {"error": type(error).__name__, "cause": type(cause).__name__, "text": str(error)}
+    return {**word, "done": clock().isoformat()}
+
+
+def pick(seconds: float, executor_class: str = CLASS, life: float | None = None) -> Word:
+    """Pick a miner for a new job; with `life` its hold ends so many seconds from now."""
+    request = job_request(executor_class=executor_class, execution_time_limit=seconds)
+    margin = HOLD_MARGIN if life is None else dt.timedelta(seconds=life - seconds)
+
+    def call() -> Word:
+        with mock.patch.object(reservations, "HOLD_MARGIN", margin):
+            route = routing().pick(request)
+        return {
+            "miner": route.miner.hotkey_ss58,
+            "blocks": route.allowance_blocks,
+            "reservation": route.allowance_reservation_id,
+        }
+
+    return attempt("pick", call, job=request.uuid, executor_class=executor_class, life=life)
+
+
+def reserve(seconds: float, miner: str, start: int) -> Word:
+    """Reserve with a miner, as those do who choose by themselves."""
+
+    def call() -> Word:
+        reservation, blocks = allowance().reserve_allowance(
+            miner=miner, executor_class=CLASS, allowance_seconds=seconds, job_start_block=start
+        )
+        return {"miner": miner, "blocks": blocks, "reservation": reservation}
+
+    return attempt("reserve", call)
+
+
+def restore(reservation: int, miner: str, blocks: list[int]) -> Word:
+    """Store a hold as an exported journal has it, as those do who import one."""
+    now = clock()
+    row = Reservation(pk=reservation, blocks=blocks, created_at=now, expires_at=now + HOLD_MARGIN)
+    return attempt("restore", lambda: reservations.restore(row, miner=miner, executor_class=CLASS))
+
+
+def spend(reservation: int) -> Word:
+    return attempt("spend", lambda: allowance().spend_allowance(reservation), reservation=reservation)
+
+
+def undo(reservation: int) -> Word:
+    return attempt("undo", lambda: allowance().undo_allowance_reservation(reservation), reservation=reservation)
+
+
+def start(job: str, miner: str, executor_class: str, ttl: int) -> Word:
+    """Record that a job was sent to its miner, now."""
+    receipt = JobStarted.model_validate(
+        {
+            "job_uuid": job,
+            "miner_hotkey": miner,
+            "validator_hotkey": VALIDATOR,
+            "timestamp": clock(),
+            "executor_class": executor_class,
+            "ttl": ttl,
+        }
+    )
+    return attempt("start", lambda: receipts().record(receipt), job=job)
+
+
+def finish(job: str, miner: str) -> Word:
+    """Record that a job is over, now."""
+    now = clock()
+    receipt = JobFinished.model_validate(
+        {
+            "job_uuid": job,
+            "miner_hotkey": miner,
+            "validator_hotkey": VALIDATOR,
+            "timestamp": now,
+            "time_started": now,
+            "time_took_us": 0,
+        }
+    )
+    return attempt("finish", lambda: receipts().record(receipt), job=job)
+
+
+def block(number: int, timestamp: str, stake_share: float = 0.5, hotkeys: list[str] | None = None) -> Word:
+    def call() -> None:
+        allowance().record_block(
+            number=number,
+            timestamp=dt.datetime.fromisoformat(timestamp),
+            stake_share=stake_share,
+            hotkeys=hotkeys,
+        )
+
+    return attempt("block", call, number=number, hotkeys=hotkeys)
+
+
+def manifests(block: int, executors: dict[str, dict[str, int]]) -> Word:
+    """Record the answers of miners, who are all at the same address."""
+
+    def call() -> None:
+        allowance().record_manifests(block=block, axons=dict.fromkeys(executors, AXON), executors=executors)
+
+    return attempt("manifests", call, block=block, executors=executors)
+
+
+def lock(first: str, second: str) -> Word:
+    """Lock the accounts of two miners one after the other, which nothing in the ledger does without the chain lock."""
+
+    def call() -> None:
+        with locks.ledger_transaction():
+            for miner in (first, second):
+                locks.lock_account(miner=miner, executor_class=CLASS)
+
+    return attempt("lock", call)
+
+
+def repair() -> Word:
+    return attempt("repair", lambda: [str(difference) for difference in check_ledger(repair=True)])
+
+
+@contextmanager
+def slowly(pause: float) -> Iterator[None]:
+    """Let picks take up to `pause` more seconds between what they read of an account and what they write."""
+    admit = book.admit
+
+    def admit_slowly(*args: Any) -> object:
+        outcome = admit(*args)
+        time.sleep(random.uniform(0, pause))
+        return outcome
+
+    with mock.patch.object(book, "admit", admit_slowly):
+        yield
+
+
+def picks(times: int, seconds: float, pause: float) -> Iterator[Word]:
+    """Pick again and again."""
+    with slowly(pause):
+        for _ in range(times):
+            yield pick(seconds)
+
+
+def once(operation: Callable[..., Word]) -> Callable[..., Iterator[Word]]:
+    return lambda **how: iter([operation(**how)])
+
+
+OPERATIONS: dict[str, Callable[..., Iterator[Word]]] = {
+    **{call.__name__: once(call) for call in (pick, reserve, restore, spend, undo, block, manifests, lock, repair)},
+    "picks": picks,
+}
