@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
-from queue import Queue
-from threading import Thread
 from typing import Any
 
 from django.db import connection
 
+from tests.programs import DEADLINE, Program
+
 Word = dict[str, Any]
 
-DEADLINE = 120.0
-"""Seconds until a test gives up: longer than any busy machine takes. Scripted races wait as long for locks."""
 
-
-class Process:
+class Process(Program):
     """A fresh interpreter on the test's database."""
 
     def __init__(self) -> None:
-        self.child = subprocess.Popen(
-            [sys.executable, "-m", "tests.concurrency.program", str(connection.settings_dict["NAME"])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=dict(os.environ),
-        )
-        self.lines: Queue[str] = Queue()
-        self.reader = Thread(target=self._read, daemon=True)
-        self.reader.start()
+        super().__init__("tests.concurrency.program", str(connection.settings_dict["NAME"]))
         self.busy = True
         self._backend: int | None = None
 
@@ -45,13 +29,7 @@ class Process:
     ) -> None:
         """Tell it to do something; see `tests.concurrency.program`."""
         self.busy = True
-        self._say({"do": operation, "how": how, "stop": stop, "without": without, "patience": patience})
-
-    def hear(self) -> Any:
-        """Return what it says next. An end without a word is an error."""
-        line = self.lines.get(timeout=DEADLINE)
-        assert line, "the process has ended; its last words are on stderr"
-        return json.loads(line)
+        self.say({"do": operation, "how": how, "stop": stop, "without": without, "patience": patience})
 
     def words(self) -> list[Word]:
         """Return all that it says until it is done with what it was asked."""
@@ -70,7 +48,7 @@ class Process:
         return place
 
     def go_on(self) -> None:
-        self._say("go on")
+        self.say("go on")
 
     def waits_for(self, other: Process) -> bool:
         """Wait until it has something to say (False), or until the database lets it wait for another (True)."""
@@ -87,26 +65,12 @@ class Process:
 
     def end(self) -> None:
         """Kill it, and wait until the database has noticed: then its locks are gone and its statistics are in."""
-        self.child.kill()
-        self.reader.join(DEADLINE)
-        with self.child:  # closes the pipes and waits
-            pass
+        super().end()
         while self._backend is not None:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [self._backend])
                 if not cursor.rowcount:
                     self._backend = None
-
-    def _say(self, request: object) -> None:
-        assert self.child.stdin is not None
-        self.child.stdin.write(json.dumps(request) + "\n")
-        self.child.stdin.flush()
-
-    def _read(self) -> None:
-        assert self.child.stdout is not None
-        for line in self.child.stdout:
-            self.lines.put(line)
-        self.lines.put("")
 
 
 class Crew:

@@ -12,7 +12,8 @@ from typing import Any
 from uuid import UUID
 
 from tests.faults.aftermath import Route, Told
-from tests.faults.processes import DEADLINE, Child
+from tests.faults.processes import Child
+from tests.programs import DEADLINE
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Crowd:
     def stop(self) -> None:
         """Let all routers come to their ends, of their own accord: none of them has ended before, or begun anew."""
         for router in self.routers:
-            router.say(do="stop")
+            router.say({"do": "stop"})
         for router in self.routers:
             while "result" not in (line := router.hear()):
                 self._note(line)
@@ -90,5 +91,5 @@ def crowd(routers: int = 3) -> Iterator[Crowd]:
         for child in children:
             stack.enter_context(child)
         for child in children:
-            child.say(do="serve_jobs", scene={})
+            child.say({"do": "serve_jobs", "scene": {}})
         yield Crowd(children)

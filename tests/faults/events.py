@@ -10,7 +10,7 @@ from typing import Any
 from django.db import connection
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from tests.faults.processes import DEADLINE
+from tests.programs import DEADLINE
 
 
 def backend_pid() -> int | None:

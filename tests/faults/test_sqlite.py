@@ -22,8 +22,9 @@ from tests.factories import FIRST_BLOCK, fill_ledger, stored
 from tests.faults.aftermath import Route, Told, assert_unharmed, pick_here
 from tests.faults.moments import each_moment
 from tests.faults.operations import BLOCKS, MINERS, WRITES, Scene, pick
-from tests.faults.processes import DEADLINE, Child
+from tests.faults.processes import Child
 from tests.faults.snapshot import Rows
+from tests.programs import DEADLINE
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
