@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from django.apps import apps
 from django.core.management import CommandError, call_command
+from django.db import transaction
 from django.utils import timezone
 
 from allowance import allowance
@@ -25,18 +26,17 @@ def fill_ledger(*hotkeys: str, blocks: int = 21, executors: int = 2) -> None:
     The newest block owes nothing yet. The miners listen at 10.0.0.1, 10.0.0.2, ….
     """
     start = timezone.now() - dt.timedelta(seconds=12 * blocks)
-    for i in range(blocks):
-        allowance().record_block(
-            number=FIRST_BLOCK + i,
-            timestamp=start + dt.timedelta(seconds=12 * i),
-            stake_share=0.5,
-            hotkeys=hotkeys if i == 0 else None,
-        )
-    allowance().record_manifests(
-        block=FIRST_BLOCK,
-        axons={name: {"address": f"10.0.0.{i}", "ip_version": 4, "port": 9000} for i, name in enumerate(hotkeys, 1)},
-        executors={name: {CLASS: executors} for name in hotkeys},
-    )
+    axons = {name: {"address": f"10.0.0.{i}", "ip_version": 4, "port": 9000} for i, name in enumerate(hotkeys, 1)}
+    with transaction.atomic():  # one for all, because most tests begin with this
+        for i in range(blocks):
+            allowance().record_block(
+                number=FIRST_BLOCK + i,
+                timestamp=start + dt.timedelta(seconds=12 * i),
+                stake_share=0.5,
+                hotkeys=hotkeys if i == 0 else None,
+            )
+        executors_of = {name: {CLASS: executors} for name in hotkeys}
+        allowance().record_manifests(block=FIRST_BLOCK, axons=axons, executors=executors_of)
 
 
 def job_request(seconds: int = 30, **fields: Any) -> V2JobRequest:
