@@ -11,7 +11,7 @@ import numpy as np
 from django.db.models import QuerySet
 
 from allowance import ledger
-from allowance.chain import declared_step, ns_between, presence_history
+from allowance.chain import declared_step, newest_block, ns_between, presence_history
 from allowance.ledger import Balance, Steps, Window
 from allowance.locks import ledger_transaction, lock_account, lock_accounts_of, lock_chain
 from allowance.models import Account, Block, ManifestSync, Miner, Reservation, ReservationState
@@ -116,7 +116,7 @@ def _check_presence(repair: bool) -> Iterator[Difference]:
         for name in names ^ previous:
             expected[name] = ledger.assign(expected[name], int(name in names), max(0, number))
         previous = names
-    horizon = (window(None).newest or 0) - ledger.KEPT_BLOCKS
+    horizon = newest_block() - ledger.KEPT_BLOCKS
     for miner in Miner.objects.iterator():
         stored, history = (ledger.forget(steps, horizon) for steps in (miner.presence, expected[miner.hotkey]))
         if stored != history:
@@ -130,13 +130,12 @@ def _check_declared(repair: bool) -> Iterator[Difference]:
     """Fold the manifest syncs, in the order in which they were recorded, into what the accounts should say."""
     accounts = {(a.miner_id, a.executor_class): a for a in Account.objects.all()}
     expected: dict[tuple[str, str], tuple[int, int, Steps]] = dict.fromkeys(accounts, (0, 0, ()))
-    horizon = 0
     for sync in ManifestSync.objects.order_by("pk").iterator():
-        horizon = sync.block - ledger.KEPT_BLOCKS
         declared = {(name, cls): n for name, counts in sync.executors.items() for cls, n in counts.items() if n}
         for key in expected.keys() | declared.keys():
             if key[0] in sync.axons:
                 expected[key] = declared_step(expected.get(key, (0, 0, ())), sync.block, declared.get(key, 0))
+    horizon = newest_block() - ledger.KEPT_BLOCKS
     for (miner, executor_class), (executors, voided_before, counts) in sorted(expected.items()):
         account = accounts.get((miner, executor_class)) or Account(miner_id=miner, executor_class=executor_class)
         stored = (account.executors, account.voided_before, ledger.forget(account.counts, horizon))

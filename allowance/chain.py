@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import TypeVar
 
-from django.db.models import Min
+from django.db.models import Max, Min
 
 from allowance import validation
 from allowance.ledger import KEPT_BLOCKS, Steps, assign, block_ns, forget
@@ -107,6 +107,11 @@ def record_collateral(*, hotkey: str, wei: int | str) -> None:
         _upsert([miner], ["hotkey"], ["wei"])
 
 
+def newest_block() -> int:
+    """Return the number of the newest block recorded, 0 before the first."""
+    return Block.objects.aggregate(newest=Max("number"))["newest"] or 0
+
+
 def ns_between(block: Block, successor: Block) -> int:
     """Return what one executor earned for us in `block`, in nanoseconds."""
     return block_ns((successor.timestamp - block.timestamp) // dt.timedelta(microseconds=1), block.stake_share)
@@ -186,6 +191,7 @@ def _declare(block: int, asked: set[str], answers: Mapping[str, Mapping[str, int
     """Bring the accounts of who was asked to the counts that they declared."""
     declared = {(name, cls): n for name, counts in answers.items() for cls, n in counts.items() if n}
     accounts = {(a.miner_id, a.executor_class): a for a in Account.objects.filter(miner__in=asked)}
+    horizon = newest_block() - KEPT_BLOCKS  # not the sync's: blocks may be recorded long after the manifests
     changed = []
     for name, cls in sorted(accounts.keys() | declared.keys()):
         count, old = declared.get((name, cls), 0), accounts.get((name, cls), Account())
@@ -199,7 +205,7 @@ def _declare(block: int, asked: set[str], answers: Mapping[str, Mapping[str, int
                     executor_class=cls,
                     executors=executors,
                     voided_before=voided_before,
-                    counts=forget(counts, block - KEPT_BLOCKS),
+                    counts=forget(counts, horizon),
                 )
             )
     _upsert(changed, ["executor_class", "miner"], ["executors", "voided_before", "counts"])

@@ -8,13 +8,14 @@ from contextlib import suppress
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import F, Max
+from django.db.models import F
 from django.utils import timezone
 
 from allowance import ledger
+from allowance.chain import newest_block
 from allowance.ledger import Balance
 from allowance.locks import ledger_transaction, lock_account
-from allowance.models import Account, Block, Reservation, ReservationState
+from allowance.models import Account, Reservation, ReservationState
 from allowance.state import Lapsed, lapsed_at, state_at, window
 from allowance.types import (
     EXECUTOR_CLASSES,
@@ -32,7 +33,7 @@ from allowance.types import (
 def tidy(account: Account, balance: Balance, lapsed: Iterable[Lapsed]) -> Balance:
     """Store that reservations of a locked account have lapsed and their blocks are free; return its balance then."""
     tidied = []
-    for _, pk, blocks in lapsed:
+    for pk, blocks in lapsed:
         balance = ledger.free_again(balance, blocks)
         tidied.append(pk)
     if tidied:
@@ -85,7 +86,7 @@ def reserve(
             )
         now = now or timezone.now()
         gone = Reservation.objects.filter(lapsed_at(now), account=account).values_list("pk", "blocks")
-        balance = tidy(account, account.balance, [Lapsed(miner, pk, blocks) for pk, blocks in gone])
+        balance = tidy(account, account.balance, [Lapsed(pk, blocks) for pk, blocks in gone])
         usable = window(job_start_block)
         blocks = ledger.take(usable, balance, ledger.to_ns(seconds)) if balance.registered else None
         if blocks is None:
@@ -165,7 +166,7 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
                     f"Reservation {reservation.pk} means something else here. Restore into an empty database."
                 )
             return
-        newest = Block.objects.aggregate(newest=Max("number"))["newest"] or 0
+        newest = newest_block()
         if max(reservation.blocks) > newest:
             raise ValueError(
                 f"Reservation {reservation.pk} has block {max(reservation.blocks)}, which is not recorded."

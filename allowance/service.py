@@ -32,7 +32,7 @@ class Allowance:
         """
         seconds = validation.seconds(allowance_seconds)
         start = validation.block_number(job_start_block)
-        balances = state.without(state.balances(executor_class), state.lapsed(executor_class, timezone.now()))
+        balances = state.balances(executor_class, timezone.now())
         standings = ledger.standings(state.window(start), list(balances.values()))
         need = ledger.to_ns(seconds)
         found = [(s.balance.hotkey, ledger.to_seconds(s.free)) for s in standings if s.free >= need]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,24 +50,20 @@ _BLOCKS = f"""
     ORDER BY number
 """  # noqa: S608 (only our tables' names are filled in)
 
+# An account with lapsed holds comes once for each of them. One statement, because it is one moment: by the time of a
+# second one, another router may have tidied them up, and they would be missing in both.
 _BALANCES = f"""
     SELECT m.hotkey, m.address, m.ip_version, m.port, m.wei, m.presence,
-           a.executor_class, a.executors, a.counts, a.voided_before, a.base, a.held, a.spent
+           a.executor_class, a.executors, a.counts, a.voided_before, a.base, a.held, a.spent, r.blocks
     FROM {ACCOUNT} a JOIN {MINER} m ON m.hotkey = a.miner_id
+    LEFT JOIN {RESERVATION} r ON r.account_id = a.id AND {HELD} AND {LAPSED_AT}
     WHERE a.executor_class = %(executor_class)s
-"""  # noqa: S608
-
-_LAPSED = f"""
-    SELECT a.miner_id, r.id, r.blocks
-    FROM {RESERVATION} r JOIN {ACCOUNT} a ON a.id = r.account_id
-    WHERE {HELD} AND {LAPSED_AT} AND a.executor_class = %(executor_class)s
 """  # noqa: S608
 
 
 class Lapsed(NamedTuple):
     """A reservation that lapsed and whose row does not say so yet."""
 
-    miner: str
     pk: int
     blocks: list[int]
 
@@ -85,38 +81,24 @@ def window(job_start_block: int | None, *, before: int = 0) -> Window:
     return Window(low, ns, newest)
 
 
-def balances(executor_class: str) -> dict[str, Balance]:
-    """Return the balances of a class as they are stored, by hotkey; an unknown class has none.
+def balances(executor_class: str, now: dt.datetime) -> dict[str, Balance]:
+    """Return the balances of a class by hotkey, with the blocks of holds that lapsed by `now` free.
 
-    The blocks of reservations that have lapsed are not yet free in them; see `without`.
+    An unknown class has none.
     """
     if executor_class not in EXECUTOR_CLASSES:
         return {}
+    parameters = {"executor_class": executor_class, "at": connection.ops.adapt_datetimefield_value(now)}
+    found: dict[str, Balance] = {}
     with connection.cursor() as cursor:
-        cursor.execute(_BALANCES, {"executor_class": executor_class})
-        return {row[0]: _balance(row) for row in cursor.fetchall()}
+        cursor.execute(_BALANCES, parameters)
+        for *row, lapsed in cursor.fetchall():
+            balance = found.get(row[0]) or _balance(row)
+            found[row[0]] = balance if lapsed is None else ledger.free_again(balance, json.loads(lapsed))
+    return found
 
 
-def without(stored: dict[str, Balance], lapsed: Iterable[Lapsed]) -> dict[str, Balance]:
-    """Return the balances of a class with the blocks of lapsed reservations free."""
-    current = dict(stored)
-    for miner, _, blocks in lapsed:
-        if miner in current:
-            current[miner] = ledger.free_again(current[miner], blocks)
-    return current
-
-
-def lapsed(executor_class: str, now: dt.datetime) -> list[Lapsed]:
-    """Return the reservations of a class that have lapsed by `now` and that nobody has tidied up."""
-    if executor_class not in EXECUTOR_CLASSES:
-        return []
-    at = connection.ops.adapt_datetimefield_value(now)
-    with connection.cursor() as cursor:
-        cursor.execute(_LAPSED, {"executor_class": executor_class, "at": at})
-        return [Lapsed(miner, pk, json.loads(blocks)) for miner, pk, blocks in cursor.fetchall()]
-
-
-def _balance(row: tuple[Any, ...]) -> Balance:
+def _balance(row: Sequence[Any]) -> Balance:
     hotkey, address, ip_version, port, wei, presence, executor_class, executors, counts, voided, base, held, spent = row
     return Balance(
         hotkey,

@@ -14,7 +14,7 @@ from allowance import ledger, reservations, state
 from allowance.ledger import Balance, Window
 from allowance.locks import ledger_transaction, lock_account, lock_timeout
 from allowance.types import HOLD_MARGIN, LockTimeout
-from routing.ongoing import occupation
+from routing.ongoing import occupation, ongoing
 from routing.types import Candidate, Gate, Job, Verdict
 
 Reading = tuple[dict[str, Balance], dict[str, set[UUID | int]]]
@@ -52,11 +52,8 @@ class LiveBook:
     patience: float = field(default_factory=lock_timeout)
 
     def read(self, executor_class: str, now: dt.datetime) -> Reading:
-        stored = state.balances(executor_class)
-        if not stored:
-            return {}, {}
-        occupied = occupation(executor_class, now)
-        return state.without(stored, occupied.lapsed), occupied.jobs
+        balances = state.balances(executor_class, now)
+        return balances, ongoing(executor_class, now) if balances else {}
 
     def reserve(
         self, candidate: Candidate, job: Job, window: Window, now: dt.datetime, *, wait: bool
@@ -82,7 +79,7 @@ class LiveBook:
             now = self.pinned or max(now, timezone.now())
             occupied = occupation(job.executor_class, now, candidate.hotkey)
             balance = reservations.tidy(account, account.balance, occupied.lapsed)
-            blocks = admit(balance, len(occupied.jobs[candidate.hotkey]), job, window)
+            blocks = admit(balance, len(occupied.jobs), job, window)
             if isinstance(blocks, Verdict):
                 return blocks
             reservation = reservations.hold(

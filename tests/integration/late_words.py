@@ -168,14 +168,13 @@ def receipt(kind: ReceiptKind, seconds: int = 0, miner: str = "anna") -> Step:
 def see_reservation(world: World) -> dict[str, str]:
     now = timezone.now()
     row = Reservation.objects.filter(pk=world.reservation).first()
-    stored = state.balances(CLASS)
-    balance = state.without(stored, state.lapsed(CLASS, now))["anna"]
+    balance = state.balances(CLASS, now)["anna"]
     window = state.window(None)
     parts = asdict(audit.sums(balance, Window(BLOCKS[0], window.ns[: len(BLOCKS)], window.newest)))
     (blocks,) = (name for name, ns in parts.items() if ns and name != "earned")
     if blocks == "held" and (row is None or state.state_at(row, now) is not ReservationState.HELD):
         blocks = "taken"
-    ongoing = JOB in occupation(CLASS, now).jobs["anna"]
+    ongoing = JOB in occupation(CLASS, now, "anna").jobs
     return {"row": row.state if row else "none", "blocks": blocks, "job": "ongoing" if ongoing else "idle"}
 
 

@@ -23,7 +23,7 @@ from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedRe
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing.journal import export
 from routing.models import MinerIncident
-from routing.ongoing import occupation
+from routing.ongoing import ongoing
 from routing.reliability import record_incident
 from tests.factories import CLASS, FIRST_BLOCK, Finished, fill_ledger, run_command, stored
 
@@ -111,7 +111,7 @@ def answers() -> list[Any]:
                     )
                 )
             states = {r.pk: state_at(r, at) for r in Reservation.objects.all()}
-            found += [states, occupation(CLASS, at).jobs, allowance().miners(), allowance().get_manifests()]
+            found += [states, ongoing(CLASS, at), allowance().miners(), allowance().get_manifests()]
     return found
 
 

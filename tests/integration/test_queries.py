@@ -19,7 +19,7 @@ from receipts.models import JobFinishedReceipt, JobStartedReceipt
 from receipts.ongoing import RUNNING_JOBS
 from routing import routing
 from routing.models import MinerIncident
-from routing.ongoing import OCCUPATION, OCCUPATION_OF_MINER
+from routing.ongoing import OCCUPATION, ONGOING
 from routing.reliability import INCIDENT_COUNTS
 from routing.types import MinerIncidentType
 from tests.factories import CLASS, fill_ledger, job_request
@@ -118,7 +118,7 @@ def test_the_busy_count_is_served_by_indexes() -> None:
     fill_ledger("anna", "bert")
     for _ in range(3):
         routing().pick(job_request(12))
-    for sql in (RUNNING_JOBS, OCCUPATION, OCCUPATION_OF_MINER):
+    for sql in (RUNNING_JOBS, ONGOING, OCCUPATION):
         read = scans(sql, {"executor_class": CLASS, "at": now, "miner": "anna"})
         assert "started_valid" in read
         assert not {"receipts_jobstartedreceipt", "receipts_jobfinishedreceipt"} & read

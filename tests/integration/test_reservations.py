@@ -191,3 +191,11 @@ def test_the_ledger_is_clean_after_the_newest_block_moved_on() -> None:
     allowance().record_block(number=FIRST_BLOCK + 1102, timestamp=dt.datetime.now(dt.UTC), stake_share=1.0)
     with pytest.raises(NotEnoughAllowanceException):
         routing().pick(job_request())
+
+
+def test_counts_are_remembered_for_blocks_that_are_recorded_after_the_manifests() -> None:
+    """A follower may be far behind with the blocks when it records manifests: they must not make it forget."""
+    fill_ledger("anna")
+    axons = {"anna": {"address": "10.0.0.1", "ip_version": 4, "port": 9000}}
+    allowance().record_manifests(block=FIRST_BLOCK + 5000, axons=axons, executors={"anna": {CLASS: 3}})
+    assert free() == 20 * 2 * 6
