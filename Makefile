@@ -6,7 +6,7 @@ install := $(bin)/pip install --quiet --disable-pip-version-check --require-hash
 demo_env := DEBUG=1 DATABASE_URL="sqlite:///$(CURDIR)/demo.sqlite3"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test bench lint lock audit clean
+.PHONY: help demo serve test soak bench lint lock audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
@@ -20,6 +20,9 @@ serve: $(venv)/base ## serve the demo's database on http://127.0.0.1:8000
 
 test: $(venv)/test ## run the tests on SQLite and on PostgreSQL (ARGS="-x -k ledger" go to pytest)
 	@$(bin)/python -m tests $(ARGS)
+
+soak: $(venv)/test ## simulate at length, on SQLite or DATABASE_URL's (SOAK_OPS=1000000 SOAK_SEED=1 SOAK_JOBS=cores)
+	@$(bin)/python -m tests.properties.soak
 
 bench: $(venv)/test ## measure a pick on PostgreSQL (BENCH_FORMAT=json for programs)
 	@$(bin)/python -m tests.benchmarks

@@ -6,69 +6,133 @@ It shares no code with the apps, so that the two can only agree by both being ri
 from __future__ import annotations
 
 import datetime as dt
-import math
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 BLOCK_EXPIRY = 722
+KEPT_BLOCKS = BLOCK_EXPIRY + 3600 // 12
 HOLD_MARGIN = dt.timedelta(seconds=100)
+EVER = 10**12
+
+Gate = Literal["absent", "excluded", "allowance", "collateral", "executors"]
 
 
-@dataclass
+@dataclass(frozen=True)
+class Refusal:
+    """The name of an exception, and the amounts that it carries."""
+
+    kind: str
+    available: int = 0
+    unspent: int = 0
+
+
+@dataclass(frozen=True)
+class Route:
+    miner: str
+    blocks: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a pick is asked for; `exclude` are hotkeys not to be asked."""
+
+    uuid: str
+    executor_class: str
+    seconds: float
+    exclude: Collection[str] = ()
+    minimum_wei: int = 0
+    window_hours: float = 24.0
+
+
+@dataclass(frozen=True)
 class Booking:
     miner: str
     executor_class: str
-    blocks: list[int]
+    blocks: tuple[int, ...]
     expires_at: dt.datetime
     job_uuid: str | None
-    end: str = "held"
 
-    def state(self, now: dt.datetime) -> str:
-        return "lapsed" if self.end == "held" and now >= self.expires_at else self.end
+    def holds(self, miner: str, cls: str) -> bool:
+        return (self.miner, self.executor_class) == (miner, cls)
 
 
 @dataclass
 class Subnet:
-    blocks: dict[int, tuple[dt.datetime, float, set[str] | None]] = field(default_factory=dict)
+    """All that happened. `bookings` are by reservation id, and `ends` says how those ended that a row says it of."""
+
+    blocks: dict[int, tuple[dt.datetime, float]] = field(default_factory=dict)
+    neurons: dict[int, frozenset[str]] = field(default_factory=dict)
     syncs: list[tuple[int, dict[str, Any], dict[str, dict[str, int]]]] = field(default_factory=list)
     wei: dict[str, int] = field(default_factory=dict)
-    incidents: list[dict[str, Any]] = field(default_factory=list)
+    incidents: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     started: dict[str, dict[str, Any]] = field(default_factory=dict)
     accepted: dict[str, dict[str, Any]] = field(default_factory=dict)
     finished: dict[str, dict[str, Any]] = field(default_factory=dict)
-    bookings: list[Booking] = field(default_factory=list)
+    bookings: dict[int, Booking] = field(default_factory=dict)
+    ends: dict[int, str] = field(default_factory=dict)
+    known: dict[tuple[str, str], dict[int, int]] = field(default_factory=dict, repr=False)
+    """What each account earned, until the next word of the chain: the one thing not recomputed every time."""
+
+    def copy(self) -> Subnet:
+        """Return the model as it is now, whatever is told to this one later."""
+        return Subnet(**{name: value.copy() for name, value in vars(self).items()})
+
+    def with_blocks_of(self, other: Subnet) -> Subnet:
+        """Return this model as somebody sees it who read the blocks when it was `other`."""
+        return self if self.blocks == other.blocks else replace(self, blocks=other.blocks, known={})
 
     def event(self, e: dict[str, Any]) -> None:
+        """Take in an event of a journal. Raises ValueError for one that can't be recorded."""
         kind = e["event"]
         if kind == "block":
-            hotkeys = set(e["hotkeys"]) if e.get("hotkeys") is not None else None
-            self.blocks.setdefault(e["number"], (dt.datetime.fromisoformat(e["timestamp"]), e["stake_share"], hotkeys))
+            self._block(e["number"], dt.datetime.fromisoformat(e["timestamp"]), e["stake_share"], e.get("hotkeys"))
         elif kind == "manifests":
-            self.syncs.append((e["block"], e["axons"], e["executors"]))
+            sync = (e["block"], e["axons"], e["executors"])
+            if sync in self.syncs:
+                return
+            if any(block > e["block"] for block, _, _ in self.syncs):
+                raise ValueError("manifests out of order")
+            self.syncs.append(sync)
+            self.known.clear()
         elif kind == "collateral":
             self.wei[e["hotkey"]] = int(e["wei"])
         elif kind == "incident":
-            if not any((i["hotkey"], i["job_uuid"]) == (e["hotkey"], e["job_uuid"]) for i in self.incidents):
-                self.incidents.append(e)
+            self.incidents.setdefault((e["hotkey"], e["job_uuid"]), e)
         else:
-            {"job_started": self.started, "job_accepted": self.accepted, "job_finished": self.finished}[
-                kind
-            ].setdefault(e["job_uuid"], e)
+            self.receipts(kind).setdefault(e["job_uuid"], e)
 
-    def registered(self, number: int) -> set[str]:
-        for n in sorted(self.blocks, reverse=True):
-            hotkeys = self.blocks[n][2]
-            if n <= number and hotkeys is not None:
-                return hotkeys
-        return set(self.syncs[0][1]) if self.syncs else set()
+    def receipts(self, kind: str) -> dict[str, dict[str, Any]]:
+        return {"job_started": self.started, "job_accepted": self.accepted, "job_finished": self.finished}[kind]
 
-    def executors(self, miner: str, cls: str, number: int) -> int:
-        count = 0
-        for block, axons, executors in self.syncs:
+    def _block(self, number: int, at: dt.datetime, share: float, hotkeys: list[str] | None) -> None:
+        if number in self.blocks:
+            return
+        if any((n < number and then > at) or (n > number and then < at) for n, (then, _) in self.blocks.items()):
+            raise ValueError("a block out of time")
+        self.blocks[number] = at, share
+        if hotkeys is not None:
+            self.neurons[number] = frozenset(hotkeys)
+        self.known.clear()
+
+    @property
+    def newest(self) -> int:
+        return max(self.blocks, default=0)
+
+    def registered(self, number: int = EVER) -> frozenset[str]:
+        """Return who is registered at a block; left out: by the newest list of neurons."""
+        listed = [n for n in self.neurons if n <= number]
+        if listed:
+            return self.neurons[max(listed)]
+        return frozenset(self.syncs[0][1]) if self.syncs else frozenset()
+
+    def executors(self, miner: str, cls: str, number: int = EVER) -> int:
+        for block, axons, executors in reversed(self.syncs):
             if block <= number and miner in axons:
-                count = executors.get(miner, {}).get(cls, 0)
-        return count
+                count: int = executors.get(miner, {}).get(cls, 0)
+                return count
+        return 0
 
     def voided_before(self, miner: str, cls: str) -> int:
         voided = count = 0
@@ -81,56 +145,73 @@ class Subnet:
         return voided
 
     def earned(self, miner: str, cls: str) -> dict[int, int]:
+        """Return what each block gave, voided ones too, in order."""
+        if (miner, cls) not in self.known:
+            self.known[miner, cls] = self._earned(miner, cls)
+        return self.known[miner, cls]
+
+    def _earned(self, miner: str, cls: str) -> dict[int, int]:
         out = {}
-        for n, (at, share, _) in self.blocks.items():
-            if n + 1 in self.blocks and miner in self.registered(n):
+        for n, (at, share) in sorted(self.blocks.items()):
+            if n + 1 in self.blocks and (count := self.executors(miner, cls, n)) and miner in self.registered(n):
                 us = (self.blocks[n + 1][0] - at) // dt.timedelta(microseconds=1)
                 if us > 12_500_000:
                     us = 12_000_000
-                ns = round(us * 1000 * Fraction(share)) * self.executors(miner, cls, n)
-                if ns:
+                if ns := round(us * 1000 * Fraction(share)) * count:
                     out[n] = ns
         return out
 
     def live(self, miner: str, cls: str, start: int) -> dict[int, int]:
-        low = max(start - BLOCK_EXPIRY, self.voided_before(miner, cls))
-        return {n: ns for n, ns in sorted(self.earned(miner, cls).items()) if n >= low}
+        """Return what the blocks give that a job starting at `start` may use, taken or not."""
+        low = max(start - BLOCK_EXPIRY, self.voided_before(miner, cls), self.newest - KEPT_BLOCKS)
+        return {n: ns for n, ns in self.earned(miner, cls).items() if n >= low}
+
+    def state(self, pk: int, now: dt.datetime) -> str:
+        return self.ends.get(pk) or ("lapsed" if now >= self.bookings[pk].expires_at else "held")
 
     def taken(self, miner: str, cls: str, now: dt.datetime, *states: str) -> set[int]:
-        return {
-            n
-            for b in self.bookings
-            if (b.miner, b.executor_class) == (miner, cls) and b.state(now) in states
-            for n in b.blocks
-        }
+        mine = [pk for pk, b in self.bookings.items() if b.holds(miner, cls) and self.state(pk, now) in states]
+        return {n for pk in mine for n in self.bookings[pk].blocks}
 
-    def find(self, seconds: float, cls: str, start: int, now: dt.datetime) -> Any:
-        if seconds > 3600:
-            return "AllowanceException", 0, 0
-        need = round(Fraction(seconds) * 10**9)
+    def free(self, miner: str, cls: str, start: int, now: dt.datetime) -> dict[int, int]:
+        """Return what the free blocks give, none of a miner that is not registered."""
+        if miner not in self.registered():
+            return {}
+        taken = self.taken(miner, cls, now, "held", "spent")
+        return {n: ns for n, ns in self.live(miner, cls, start).items() if n not in taken}
+
+    def unspent(self, miner: str, cls: str, start: int, now: dt.datetime) -> int:
+        spent = self.taken(miner, cls, now, "spent")
+        return sum(ns for n, ns in self.live(miner, cls, start).items() if n not in spent)
+
+    def find(
+        self, seconds: float, cls: str, start: int, now: dt.datetime, exclude: Collection[str] = ()
+    ) -> list[tuple[str, int]] | Refusal:
+        if problem := bad_seconds(seconds):
+            return Refusal(problem)
         rows, best, unspent = [], 0, 0
-        for miner in self.registered(max(self.blocks, default=0)):
-            live = self.live(miner, cls, start)
-            held_spent = self.taken(miner, cls, now, "held", "spent")
-            spent = self.taken(miner, cls, now, "spent")
-            free = {n: ns for n, ns in live.items() if n not in held_spent}
+        for miner in self.registered() - set(exclude):
+            free = self.free(miner, cls, start, now)
             amount = sum(free.values())
             best = max(best, amount)
-            unspent = max(unspent, sum(ns for n, ns in live.items() if n not in spent))
-            if free and amount >= need:
-                rows.append((min(free), -Fraction(amount, sum(live.values())), -amount, miner))
+            unspent = max(unspent, self.unspent(miner, cls, start, now))
+            if free and amount >= to_ns(seconds):
+                share = Fraction(amount, sum(self.live(miner, cls, start).values()))
+                rows.append((min(free), -share, -amount, miner))
         if not rows:
-            return "NotEnoughAllowanceException", best, unspent
-        return [(m, -a) for _, _, a, m in sorted(rows)]
+            return Refusal("NotEnoughAllowanceException", best, unspent)
+        return [(miner, -amount) for _, _, amount, miner in sorted(rows)]
 
     def busy(self, cls: str, now: dt.datetime) -> dict[str, set[str]]:
         out: dict[str, set[str]] = {}
         at = dt.datetime.fromisoformat
-        for uuid in {*self.started, *self.accepted}:
-            ended = uuid in self.finished and at(self.finished[uuid]["timestamp"]) <= now
-            first = self.started.get(uuid)
+        for uuid, first in self.started.items():
+            if first["executor_class"] != cls or (
+                uuid in self.finished and at(self.finished[uuid]["timestamp"]) <= now
+            ):
+                continue
             for receipt in (first, self.accepted.get(uuid)):
-                if receipt is None or ended or first is None or first["executor_class"] != cls:
+                if receipt is None:
                     continue
                 if at(receipt["timestamp"]) <= now <= at(receipt["timestamp"]) + dt.timedelta(seconds=receipt["ttl"]):
                     out.setdefault(receipt["miner_hotkey"], set()).add(uuid)
@@ -139,62 +220,79 @@ class Subnet:
 
     def ongoing(self, miner: str, cls: str, now: dt.datetime) -> int:
         jobs: set[Any] = set(self.busy(cls, now).get(miner, set()))
-        for i, b in enumerate(self.bookings):
-            if (b.miner, b.executor_class, b.state(now)) == (miner, cls, "held") and b.job_uuid not in self.finished:
-                jobs.add(b.job_uuid or i)
+        for pk, b in self.bookings.items():
+            if b.holds(miner, cls) and self.state(pk, now) == "held" and b.job_uuid not in self.finished:
+                jobs.add(b.job_uuid or pk)
         return len(jobs)
 
-    def pick(self, request: dict[str, Any], now: dt.datetime, min_wei: int, hours: float) -> Any:
-        if request["on_trusted_miner"]:
-            return "trusted"
-        cls = request["executor_class"]
-        seconds = sum(request[f"{part}_time_limit"] for part in ("download", "execution", "upload"))
-        newest = max(self.blocks)
-        found = self.find(seconds, cls, newest, now)
-        if isinstance(found, tuple):
+    def gate(self, miner: str, job: Job, now: dt.datetime) -> Gate | None:
+        """Return the first thing that keeps a miner from the job, or None."""
+        cls = job.executor_class
+        if miner not in self.registered():
+            return "absent"
+        if miner in job.exclude:
+            return "excluded"
+        if sum(self.free(miner, cls, self.newest, now).values()) < to_ns(job.seconds):
+            return "allowance"
+        if self.wei.get(miner, 0) < job.minimum_wei:
+            return "collateral"
+        return "executors" if self.ongoing(miner, cls, now) >= self.executors(miner, cls) else None
+
+    def pick(self, job: Job, now: dt.datetime) -> Route | Refusal:
+        cls = job.executor_class
+        found = self.find(job.seconds, cls, self.newest, now, job.exclude)
+        if isinstance(found, Refusal):
             return found
-        found = [m for m, _ in found if min_wei <= 0 or self.wei.get(m, 0) >= min_wei]
-        if not found:
-            return ("NotEnoughCollateralException",)
-        since = now - dt.timedelta(hours=hours)
+        since = now - dt.timedelta(hours=job.window_hours)
 
         def score(miner: str) -> Fraction:
             n = sum(
-                i["hotkey"] == miner
-                and i["executor_class"] == cls
+                (i["hotkey"], i["executor_class"]) == (miner, cls)
                 and since <= dt.datetime.fromisoformat(i["timestamp"])
-                for i in self.incidents
+                for i in self.incidents.values()
             )
-            return Fraction(n, self.executors(miner, cls, newest + 10**9) or 1)
+            return Fraction(n, self.executors(miner, cls) or 1)
 
-        for miner in sorted(found, key=score):
-            if self.ongoing(miner, cls, now) < self.executors(miner, cls, newest + 10**9):
-                blocks = self.take(miner, cls, seconds, newest, now)
-                self.bookings.append(
-                    Booking(miner, cls, blocks, now + dt.timedelta(seconds=seconds) + HOLD_MARGIN, request["uuid"])
-                )
-                return miner, blocks
-        return ("AllMinersBusy",)
+        gates = {miner: self.gate(miner, job, now) for miner, _ in found}
+        if set(gates.values()) == {"collateral"}:
+            return Refusal("NotEnoughCollateralException")
+        for miner in sorted(gates, key=score):
+            if gates[miner] is None:
+                return Route(miner, self.take(miner, cls, job.seconds, self.newest, now))
+        return Refusal("AllMinersBusy")
 
-    def take(self, miner: str, cls: str, seconds: float, start: int, now: dt.datetime) -> list[int]:
-        need, blocks = round(Fraction(seconds) * 10**9), []
-        taken = self.taken(miner, cls, now, "held", "spent")
-        for n, ns in self.live(miner, cls, start).items():
-            if need > 0 and n not in taken:
+    def take(self, miner: str, cls: str, seconds: float, start: int, now: dt.datetime) -> tuple[int, ...]:
+        """Return the oldest free blocks that pay for so many seconds, none if they can't."""
+        need, blocks = to_ns(seconds), []
+        for n, ns in self.free(miner, cls, start, now).items():
+            if need > 0:
                 blocks.append(n)
                 need -= ns
-        return blocks if need <= 0 else []
+        return tuple(blocks) if need <= 0 else ()
 
-    def end(self, index: int, how: str, now: dt.datetime) -> str:
-        booking = self.bookings[index]
-        state = booking.state(now)
-        if state == "held":
-            booking.end = how
-            return "ok"
-        return {"spent": "ReservationAlreadySpent", "released": "ReservationNotFound", "lapsed": "ReservationExpired"}[
-            state
-        ]
+    def lapsed(self, miner: str, cls: str, now: dt.datetime) -> set[int]:
+        """Return the holds that lapsed and of which no row says so."""
+        return {
+            pk
+            for pk, b in self.bookings.items()
+            if b.holds(miner, cls) and pk not in self.ends and self.state(pk, now) == "lapsed"
+        }
+
+    def ending(self, pk: int, now: dt.datetime) -> Refusal | None:
+        """Return why a reservation can't be spent or released, or None if it can."""
+        if pk not in self.bookings:
+            return Refusal("ReservationNotFound")
+        names = {"spent": "AlreadySpent", "released": "Released", "lapsed": "Expired"}
+        state = self.state(pk, now)
+        return None if state == "held" else Refusal(f"Reservation{names[state]}")
 
 
-def isclose(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=1e-6)
+def bad_seconds(seconds: float) -> str | None:
+    """Return the name of the refusal for a job that may take so long, or None."""
+    if not 0 < seconds < float("inf"):
+        return "ValueError"
+    return "JobTooLong" if seconds > 3600 else None
+
+
+def to_ns(seconds: float) -> int:
+    return max(1, round(Fraction(seconds) * 10**9))

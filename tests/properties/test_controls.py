@@ -1,0 +1,153 @@
+"""Controls: with a defect in the real code the simulation fails, and the history that it shows is short."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from allowance import ledger, reservations, state
+from allowance.ledger import Balance, Steps, Window
+from allowance.models import Account, ReservationState
+from allowance.state import Lapsed
+from routing.book import LiveBook, busy
+from routing.types import Verdict
+from tests.properties.coverage import Tally
+from tests.properties.history import load, size
+from tests.properties.judge import Violation
+from tests.properties.router import Router
+from tests.properties.scene import races, setting
+from tests.properties.shrink import TRIES
+from tests.properties.simulation import Found, failure, run
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* was deleted while still open:ResourceWarning")  # by a crash
+
+Defect = Callable[[pytest.MonkeyPatch], None]
+
+LENGTH, SHORT = 100, 12
+
+
+def lapse_ignored_when_reading(patch: pytest.MonkeyPatch) -> None:
+    balances = state.balances
+    patch.setattr(state, "balances", lambda cls, now: balances(cls, dt.datetime(1970, 1, 1, tzinfo=dt.UTC)))
+
+
+def lapse_ignored_when_ending(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(reservations, "state_at", lambda reservation, now: ReservationState(reservation.state))
+
+
+def ends_unchecked(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(reservations, "state_at", lambda reservation, now: ReservationState.HELD)
+
+
+def lapses_not_stored(patch: pytest.MonkeyPatch) -> None:
+    def tidy(account: Account, balance: Balance, lapsed: Iterable[Lapsed]) -> Balance:
+        for _, blocks in lapsed:
+            balance = ledger.free_again(balance, blocks)
+        return balance
+
+    patch.setattr(reservations, "tidy", tidy)
+
+
+def blocks_taken_twice(patch: pytest.MonkeyPatch) -> None:
+    take = ledger.take
+
+    def take_again(window: Window, balance: Balance, need: int) -> list[int] | None:
+        return take(window, balance._replace(held=0), need)
+
+    patch.setattr(ledger, "take", take_again)
+
+
+def drops_void_nothing(patch: pytest.MonkeyPatch) -> None:
+    def declared_step(before: tuple[int, int, Steps], block: int, count: int) -> tuple[int, int, Steps]:
+        return count, before[1], ledger.assign(before[2], count, block)
+
+    patch.setattr("allowance.chain.declared_step", declared_step)
+    patch.setattr("allowance.audit.declared_step", declared_step)
+
+
+def executors_not_counted(patch: pytest.MonkeyPatch) -> None:
+    def never(balance: Balance, ongoing: int) -> Verdict | None:
+        return busy(balance, 0)
+
+    patch.setattr("routing.book.busy", never)
+    patch.setattr("routing.pipeline.busy", never)
+
+
+def balance_stored_on_its_own(patch: pytest.MonkeyPatch) -> None:
+    """Commit between the balance and its reservation: only a crash in between shows it."""
+    store = reservations._store
+
+    def store_and_commit(account: Account, balance: Balance) -> None:
+        store(account, balance)
+        connection._commit()  # type: ignore[attr-defined]
+
+    patch.setattr(reservations, "_store", store_and_commit)
+
+
+def no_account_lock(patch: pytest.MonkeyPatch) -> None:
+    def read_account(*, wait: float | None = None, **which: Any) -> Account | None:
+        return Account.objects.filter(**which).first()
+
+    patch.setattr("routing.book.lock_account", read_account)
+    patch.setattr("allowance.reservations.lock_account", read_account)
+
+
+def locked_means_busy(patch: pytest.MonkeyPatch) -> None:
+    reserve = LiveBook.reserve
+
+    def reserve_at_once(self: LiveBook, *arguments: Any, wait: bool) -> Any:
+        outcome = reserve(self, *arguments, wait=wait)
+        return busy(arguments[0].standing.balance, 10**6) if outcome is None else outcome
+
+    patch.setattr(LiveBook, "reserve", reserve_at_once)
+
+
+def run_until_found(routers: list[Router], *, tries: int) -> None:
+    for seed in range(1, 20):
+        run(seed, routers, Tally(), length=LENGTH, tries=tries)
+
+
+ANYWHERE: Sequence[Defect] = (
+    lapse_ignored_when_reading,
+    lapse_ignored_when_ending,
+    ends_unchecked,
+    lapses_not_stored,
+    blocks_taken_twice,
+    drops_void_nothing,
+    executors_not_counted,
+    balance_stored_on_its_own,
+)
+
+
+@pytest.mark.parametrize("defect", ANYWHERE)
+def test_a_defect_is_found(routers: list[Router], monkeypatch: pytest.MonkeyPatch, defect: Defect) -> None:
+    defect(monkeypatch)
+    with pytest.raises(Found):
+        run_until_found(routers, tries=0)
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has no row lock to take away")
+@pytest.mark.parametrize("defect", [no_account_lock, locked_means_busy])
+def test_a_defect_that_only_a_race_shows_is_found(
+    routers: list[Router], monkeypatch: pytest.MonkeyPatch, defect: Defect
+) -> None:
+    assert failure([*setting(), *races(20)], routers) is None
+    defect(monkeypatch)
+    assert isinstance(failure([*setting(), *races(20)], routers), Violation)
+
+
+def test_what_is_found_is_short(routers: list[Router], monkeypatch: pytest.MonkeyPatch) -> None:
+    drops_void_nothing(monkeypatch)
+    with pytest.raises(Found) as found:
+        run_until_found(routers, tries=TRIES)
+    assert size(found.value.steps) <= SHORT
+    assert f"SOAK_SEED={found.value.seed} " in str(found.value)
+    assert found.value.journal in str(found.value)
+    again = load(found.value.journal.splitlines())
+    assert isinstance(failure(again, routers), type(found.value.error))
+    monkeypatch.undo()
+    assert failure(again, routers) is None
