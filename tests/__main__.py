@@ -1,7 +1,8 @@
 """The one way to run the tests: `python -m tests [PYTEST ARGUMENTS]`, all of them on SQLite, then all on PostgreSQL.
 
-The PostgreSQL is the server that DATABASE_URL names, or else one of our own for the time of the tests. Two runs at once
-on one server need two database names.
+They run on all cores, up to four; `-n 0` lets them run one by one, as `--pdb` needs. The PostgreSQL is the server that
+DATABASE_URL names, or else one of our own for the time of the tests. Two runs at once on one server need two database
+names.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> int:
 def run_pytest(name: str, url: str, arguments: list[str]) -> int:
     """Run the tests on a database and return pytest's exit code."""
     console.rule(f"[bold]Tests on {name}")
-    command = [sys.executable, "-m", "pytest", *arguments]
+    command = [sys.executable, "-m", "pytest", "-n", "auto", "--maxprocesses=4", *arguments]
     with subprocess.Popen(command, env={**os.environ, "DATABASE_URL": url}) as child:
         try:
             return child.wait()
