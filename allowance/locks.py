@@ -8,10 +8,11 @@
    chain lock takes many, of the miners whose presence or executors it changes: a reservation is made wholly before such
    a change, or sees it. Who holds an account without the chain lock waits for no other lock.
 
-What was read before a lock is a hint. Decide by the rows read under it. A block that is recorded meanwhile is no such
-row: it only adds to what a pick that began before it may use.
+What was read before a lock is a hint. Decide by the rows read under it. Two things are not read again: a block recorded
+meanwhile, which only adds to what a pick that began before it may use, and what only ranks: collateral and incidents.
 
-Nobody waits for ever: see `ledger_transaction`.
+Nobody waits for ever for a row of the ledger: see `ledger_transaction`. Whoever locks whole tables, as a migration
+does, holds everybody up; only PostgreSQL's own `lock_timeout` could end that.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SQLITE_BUSY, SQLITE_LOCKED = 5, 6
 
 
 def lock_timeout() -> float:
-    """Return how many seconds one operation waits for locks: the setting ALLOWANCE_LOCK_TIMEOUT."""
+    """Return how many seconds to wait for a row, at most: the setting ALLOWANCE_LOCK_TIMEOUT."""
     seconds: float = getattr(settings, "ALLOWANCE_LOCK_TIMEOUT", DEFAULT_LOCK_TIMEOUT)
     return seconds
 

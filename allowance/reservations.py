@@ -132,15 +132,19 @@ def _end(reservation_id: int, end: ReservationState, now: dt.datetime | None) ->
         now = now or timezone.now()
         reservation = Reservation.objects.get(pk=reservation_id)
         state = state_at(reservation, now)
-        if state is not ReservationState.HELD:
-            raise REFUSALS[state](reservation_id)
-        bits = ledger.to_bits(reservation.blocks, account.base)
-        account.held &= ~bits
-        if end is ReservationState.SPENT:
-            account.spent |= bits
-        account.save(update_fields=["held", "spent"])
-        reservation.state, reservation.ended_at = end, now
-        reservation.save(update_fields=["state", "ended_at"])
+        if state is ReservationState.LAPSED and reservation.state == ReservationState.HELD:
+            # Whoever is told so may rely on it, even if the next word comes by a clock that is behind.
+            tidy(account, account.balance, [Lapsed(reservation.pk, reservation.blocks)])
+        elif state is ReservationState.HELD:
+            bits = ledger.to_bits(reservation.blocks, account.base)
+            account.held &= ~bits
+            if end is ReservationState.SPENT:
+                account.spent |= bits
+            account.save(update_fields=["held", "spent"])
+            reservation.state, reservation.ended_at = end, now
+            reservation.save(update_fields=["state", "ended_at"])
+    if state is not ReservationState.HELD:
+        raise REFUSALS[state](reservation_id)
 
 
 def _store(account: Account, balance: Balance) -> None:

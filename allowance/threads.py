@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -45,16 +44,6 @@ def in_database_thread(
 
 
 def _cancellable(function: Callable[P, R], give_back: Callable[[R], None]) -> Callable[P, Awaitable[R]]:
-    def dispose(result: R) -> None:
-        try:
-            give_back(result)
-        except Exception:  # nobody is left to tell, and what is not given back must end by itself anyway
-            logger.exception("Could not give back %r, whose caller was cancelled.", result)
-
-    def dispose_in_pool(result: R) -> None:
-        close_old_connections()
-        dispose(result)
-
     @wraps(function)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
         handover: Handover[R] = Handover()
@@ -62,17 +51,34 @@ def _cancellable(function: Callable[P, R], give_back: Callable[[R], None]) -> Ca
         def run() -> R:
             result = function(*args, **kwargs)
             if not handover.leave(result):
-                dispose(result)
+                _dispose(give_back, result)
             return result
 
         try:
             return await in_database_thread(run)()
-        except (asyncio.CancelledError, GeneratorExit):
+        except BaseException:  # a cancellation, or the end of the loop; if `function` itself failed, nothing was left
             for result in handover.go():
-                database_pool().submit(dispose_in_pool, result)
+                give_back_later(give_back, result)
             raise
 
     return call
+
+
+def give_back_later(give_back: Callable[[R], None], result: R) -> None:
+    """Call `give_back` in the pool; nobody waits for it, so what fails there is logged."""
+    database_pool().submit(_dispose_in_pool, give_back, result)
+
+
+def _dispose_in_pool(give_back: Callable[[R], None], result: R) -> None:
+    close_old_connections()
+    _dispose(give_back, result)
+
+
+def _dispose(give_back: Callable[[R], None], result: R) -> None:
+    try:
+        give_back(result)
+    except Exception:  # nobody is left to tell, and what is not given back must end by itself anyway
+        logger.exception("Could not give back %r, which nobody has.", result)
 
 
 class Handover(Generic[R]):

@@ -13,7 +13,7 @@ from django.utils import timezone
 from allowance import ledger, reservations, state
 from allowance.ledger import Balance, Window
 from allowance.locks import ledger_transaction, lock_account, lock_timeout
-from allowance.types import HOLD_MARGIN, LockTimeout
+from allowance.types import HOLD_MARGIN, LockTimeout, Miner
 from routing.ongoing import occupation, ongoing
 from routing.types import Candidate, Gate, Job, Verdict
 
@@ -22,8 +22,9 @@ Reading = tuple[dict[str, Balance], dict[str, set[UUID | int]]]
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """A candidate's blocks, reserved. Without a `reservation_id` they are so in thought only."""
+    """A miner's blocks, reserved. Without a `reservation_id` they are so in thought only."""
 
+    miner: Miner
     blocks: list[int]
     reservation_id: int | None
 
@@ -91,7 +92,7 @@ class LiveBook:
                 now=now,
                 newest=window.newest or 0,
             )
-            return Reserved(blocks, reservation.pk)
+            return Reserved(balance.miner, blocks, reservation.pk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,7 @@ class DryBook:
             return blocks
         expires_at = now + dt.timedelta(seconds=job.seconds) + HOLD_MARGIN
         self.assumed.append(Assumed(candidate.hotkey, job.executor_class, blocks, UUID(job.uuid), expires_at))
-        return Reserved(blocks, None)
+        return Reserved(candidate.miner, blocks, None)
 
 
 def busy(balance: Balance, ongoing: int) -> Verdict | None:

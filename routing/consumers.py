@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from django import db
 from pydantic import ValidationError
 
-from allowance.threads import in_database_thread
+from allowance.threads import give_back_later, in_database_thread
 from allowance.types import AllowanceException, BadInputError
 from routing import routing
 from routing.requests import MAX_MESSAGE_LENGTH, V2JobRequest, first_problem
+from routing.service import give_back
 from routing.types import JobRoute, JobRoutingException
 
 NOT_LOGGED_IN = 4401
@@ -51,20 +52,33 @@ class JobConsumer(AsyncJsonWebsocketConsumer):
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None, **_kwargs: Any) -> None:
         if self.admitted:
             async with self.closing_on_failure():
-                await self.send_json(await answer(text_data if text_data is not None else bytes_data or b""))
+                await self.answer(text_data if text_data is not None else bytes_data or b"")
+
+    async def answer(self, message: str | bytes) -> None:
+        """Send the route of a job, or why there is none. A route that can't be sent holds nothing any more."""
+        outcome = await outcome_of(message)
+        try:
+            await self.send_json(outcome if isinstance(outcome, dict) else routed(*outcome))
+        except BaseException:
+            if not isinstance(outcome, dict):
+                give_back_later(give_back, outcome[1])
+            raise
 
     @asynccontextmanager
     async def closing_on_failure(self) -> AsyncIterator[None]:
         """Log what nobody foresaw, and end the socket properly: the client must not wait, nor learn what it was."""
         try:
             yield
+        except OSError:
+            logger.info("A client hung up before it had its answer: %s.", self.scope.get("client"))
         except Exception:
             logger.exception("A socket of %s failed.", self.scope.get("client"))
-            await self.close(INTERNAL_ERROR)
+            with suppress(OSError):
+                await self.close(INTERNAL_ERROR)
 
 
-async def answer(message: str | bytes) -> Message:
-    """Return what to say to a message: a route, or why there is none."""
+async def outcome_of(message: str | bytes) -> tuple[str, JobRoute] | Message:
+    """Return a job's uuid and its route, or the message that tells why it has none."""
     if len(message) > MAX_MESSAGE_LENGTH:
         return rejected(None, BAD_REQUEST, f"A message has at most {MAX_MESSAGE_LENGTH} bytes, not {len(message)}.")
     try:
@@ -72,7 +86,7 @@ async def answer(message: str | bytes) -> Message:
     except ValidationError as error:
         return rejected(None, BAD_REQUEST, first_problem(error))
     try:
-        route = await routing().pick_miner_for_job_request(request)
+        return request.uuid, await routing().pick_miner_for_job_request(request)
     except BadInputError as error:
         return rejected(request.uuid, BAD_REQUEST, str(error))
     except (AllowanceException, JobRoutingException) as error:
@@ -80,7 +94,6 @@ async def answer(message: str | bytes) -> Message:
     except db.Error:
         logger.exception("No answer from the database for job %r.", request.uuid)
         return rejected(request.uuid, UNAVAILABLE, "The router can't reach its database. Retry.")
-    return routed(request.uuid, route)
 
 
 def routed(uuid: str, route: JobRoute) -> Message:

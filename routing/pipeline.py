@@ -151,7 +151,7 @@ def walk(ranked: Sequence[Candidate], job: Job, book: Book, window: Window, now:
             outcome = book.reserve(candidate, job, window, now, wait=wait)
             if isinstance(outcome, Reserved):
                 candidate.verdict = Verdict(None, job.seconds, candidate.free_seconds, "gets the job")
-                return JobRoute(candidate.miner, outcome.blocks, outcome.reservation_id)
+                return JobRoute(outcome.miner, outcome.blocks, outcome.reservation_id)
             if outcome is None:
                 locked.append(candidate)
             else:

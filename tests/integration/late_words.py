@@ -192,6 +192,7 @@ RESERVATIONS = Table(
         "spend": spend,
         "undo": undo,
         "its time is over": lapse,
+        "the clock steps back": lambda world: world.clock.shift(-HELD_FOR),
         "another pick": pick,
         "a drop": drop,
         "the miner leaves": leave,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, cast
 
 import pytest
@@ -110,22 +110,82 @@ async def test_what_a_thread_reserves_for_nobody_is_released(
 
 async def test_a_timeout_is_a_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
     await in_database_thread(fill_ledger)("anna")
-    with stopped(monkeypatch, routing_service, "decide", after=True), pytest.raises(TimeoutError):
-        await asyncio.wait_for(routing().pick_miner_for_job_request(job_request()), 0.2)
+    with stopped(monkeypatch, routing_service, "decide", after=True) as gate:
+        task = pick()
+        await asyncio.to_thread(gate.reached.wait, 30)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(task, 0.01)
     await settle()
     assert await states() == ["released"]
+
+
+@asynccontextmanager
+async def socket() -> AsyncIterator[WebsocketCommunicator]:
+    communicator = WebsocketCommunicator(JobConsumer.as_asgi(), "/ws/jobs/")
+    cast(dict[str, Any], communicator.scope)["user"] = await in_database_thread(User.objects.create_superuser)("root")
+    assert (await communicator.connect(30))[0]
+    yield communicator
 
 
 async def test_a_consumer_that_is_cancelled_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a server does with whoever is still busy when it shuts down."""
     await in_database_thread(fill_ledger)("anna")
-    communicator = WebsocketCommunicator(JobConsumer.as_asgi(), "/ws/jobs/")
-    cast(dict[str, Any], communicator.scope)["user"] = await in_database_thread(User.objects.create_superuser)("root")
-    assert (await communicator.connect(30))[0]
-    with stopped(monkeypatch, routing_service, "decide", after=True) as gate:
+    async with socket() as communicator:
+        with stopped(monkeypatch, routing_service, "decide", after=True) as gate:
+            await communicator.send_to(job_request().model_dump_json())
+            await asyncio.to_thread(gate.reached.wait, 30)
+            await cancel(communicator.future)
+    await settle()
+    assert await states() == ["released"]
+
+
+async def test_a_consumer_that_is_cancelled_while_it_answers_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that reads slowly keeps its answer waiting."""
+    await in_database_thread(fill_ledger)("anna")
+    sending = asyncio.Event()
+
+    async def send(_self: JobConsumer, _answer: object) -> None:
+        sending.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(JobConsumer, "send_json", send)
+    async with socket() as communicator:
         await communicator.send_to(job_request().model_dump_json())
-        await asyncio.to_thread(gate.reached.wait, 30)
+        await asyncio.wait_for(sending.wait(), 30)
         await cancel(communicator.future)
+    await settle()
+    assert await states() == ["released"]
+
+
+async def test_a_client_that_hung_up_holds_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a server raises then is an OSError."""
+    await in_database_thread(fill_ledger)("anna")
+    sent = asyncio.Event()
+
+    async def send(_self: JobConsumer, _answer: object) -> None:
+        sent.set()
+        raise ConnectionResetError
+
+    monkeypatch.setattr(JobConsumer, "send_json", send)
+    async with socket() as communicator:
+        await communicator.send_to(job_request().model_dump_json())
+        await asyncio.wait_for(sent.wait(), 30)
+        await communicator.disconnect(timeout=30)
+    await settle()
+    assert await states() == ["released"]
+    assert [r for r in caplog.records if r.levelname == "ERROR"] == []
+
+
+async def test_a_call_whose_loop_ends_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody cancels a coroutine then, it is closed."""
+    await in_database_thread(fill_ledger)("anna")
+    with stopped(monkeypatch, routing_service, "decide", after=True) as gate:
+        call = routing().pick_miner_for_job_request(job_request())
+        call.send(None)
+        await asyncio.to_thread(gate.reached.wait, 30)
+        call.close()
     await settle()
     assert await states() == ["released"]
 
@@ -202,7 +262,10 @@ async def test_many_cancelled_picks_leak_neither_holds_nor_connections() -> None
 
 def connected() -> int:
     with connections["default"].cursor() as cursor:
-        cursor.execute("SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database()")
+        cursor.execute(
+            "SELECT COUNT(*) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND backend_type = 'client backend'"
+        )
         (count,) = cursor.fetchone()
         return int(count)
 

@@ -241,8 +241,9 @@ class World:
     def adopt_ends(self, call: Call, ended: dict[int, str], made: dict[int, Booking]) -> None:
         """Check that reservations ended as they may: the one that was asked for, and those that lapsed unnoticed."""
         expected: dict[int, str] = {}
-        if call.do.get("ask") in {"spend", "undo"} and self.model.ending(call.do["id"], call.now) is None:
-            expected = {call.do["id"]: "spent" if call.do["ask"] == "spend" else "released"}
+        if call.do.get("ask") in {"spend", "undo"} and call.do["id"] in self.model.bookings.keys() - self.model.ends:
+            how = "spent" if call.do["ask"] == "spend" else "released"
+            expected = {call.do["id"]: how if self.model.ending(call.do["id"], call.now) is None else "lapsed"}
         elif call.do.get("ask") in {"pick", "reserve"} and (made or ended):
             touched = [*made.values(), *(self.model.bookings[pk] for pk in ended)][0]
             lapsed = self.model.lapsed(touched.miner, touched.executor_class, call.now)
