@@ -22,6 +22,9 @@ from rich.console import Console
 
 console = Console(highlight=False)
 
+GRACE = 60.0
+"""Seconds that pytest has to stop its servers and drop its databases, once it was told to end."""
+
 
 def main(arguments: list[str]) -> int:
     # Once this process is gone, nobody would stop the server: leave by way of `finally` even when told to end.
@@ -45,7 +48,11 @@ def run_pytest(name: str, url: str, arguments: list[str]) -> int:
         except KeyboardInterrupt:
             return child.wait()  # the terminal told pytest too, which has its database to drop
         finally:
-            child.terminate()
+            child.terminate()  # which pytest takes for Ctrl-C, see conftest.py
+            try:
+                child.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                child.kill()
 
 
 @contextmanager

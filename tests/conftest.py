@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import pytest
 from django.apps import apps
@@ -12,9 +15,38 @@ from hypothesis import settings
 from allowance.audit import check_ledger
 from allowance.threads import close_database_pool
 
+if TYPE_CHECKING:
+    from execnet import Gateway
+
 settings.register_profile("ci", derandomize=True, print_blob=True)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+
+workers: list[int] = []
+"""The processes of xdist's workers, in the process that hands out the tests."""
+
+
+def pytest_configure() -> None:
+    """Take SIGTERM for Ctrl-C, in xdist's workers too: else a test's servers and the databases would stay behind."""
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_newgateway(gateway: Gateway) -> None:
+    channel = gateway.remote_exec("import os; channel.send(os.getpid())")
+    workers.append(channel.receive())
+    channel.waitclose()
+
+
+def interrupt(*_: object) -> None:
+    # Whoever ends a whole process group is heard twice, and xdist gets impatient: that would cut the cleaning up short.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    for worker in workers:  # xdist itself would let the tests go on for 5 s, and kill the workers soon after
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGTERM)
+    raise KeyboardInterrupt
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -66,11 +66,16 @@ class Process(Program):
     def end(self) -> None:
         """Kill it, and wait until the database has noticed: then its locks are gone and its statistics are in."""
         super().end()
+        deadline = time.monotonic() + DEADLINE
         while self._backend is not None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"PostgreSQL's process {self._backend} does not end")
             with connection.cursor() as cursor:
                 cursor.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [self._backend])
                 if not cursor.rowcount:
                     self._backend = None
+                    return
+            time.sleep(0.01)
 
 
 class Crew:

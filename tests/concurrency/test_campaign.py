@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
@@ -22,7 +23,9 @@ from tests.concurrency.campaign import CLASSES, EXECUTORS
 from tests.concurrency.evidence import deadlocks, gather, said
 from tests.concurrency.processes import Crew, Word
 from tests.concurrency.verdict import Evidence, judge
+from tests.conftest import empty_tables
 from tests.factories import FIRST_BLOCK, fill_ledger
+from tests.programs import DEADLINE
 
 SECONDS = float(os.environ.get("CAMPAIGN_SECONDS", "5"))
 PROCESSES = int(os.environ.get("CAMPAIGN_PROCESSES", "4"))
@@ -93,10 +96,15 @@ row_locks = pytest.mark.skipif(
 
 @row_locks
 def test_control_without_locks_the_judge_finds_it(crew: Crew) -> None:
-    words = run_campaign(crew, seconds=3, processes=4, without="lock_account", pause=0.1)
-    found = kinds(judge(gather(words)))
+    """What races do in a few seconds is luck: campaign again, from the beginning, until each was seen to do harm."""
+    found: Counter[str] = Counter()
+    deadline = time.monotonic() + DEADLINE
+    while not {"block given twice", "executor shared"} <= found.keys():
+        assert time.monotonic() < deadline, f"found only {found}"
+        empty_tables()
+        words = run_campaign(crew, seconds=3, processes=4, without="lock_account", pause=0.1)
+        found += kinds(judge(gather(words)))
     logger.info("%s", found)
-    assert {"block given twice", "executor shared"} <= found.keys()
 
 
 @row_locks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from threading import Barrier, Event, Thread
@@ -10,7 +11,6 @@ from typing import Any
 
 import pytest
 from django.db import connection, transaction
-from django.db.backends.utils import CursorWrapper
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
@@ -29,10 +29,14 @@ needs_row_locks = pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLi
 
 
 class Holder:
-    """Somebody else who has the account of a miner locked, or, without one, the chain."""
+    """Somebody else who has the account of a miner locked, or, without one, the chain.
 
-    def __init__(self, miner: str | None) -> None:
+    Who is given something to do `once_waited_for` does it under the lock, and lets go.
+    """
+
+    def __init__(self, miner: str | None, once_waited_for: Callable[[], object] | None = None) -> None:
         self.locked, self.let_go = Event(), Event()
+        self.once_waited_for = once_waited_for
         self.thread = Thread(target=self.hold, args=(miner,))
 
     def hold(self, miner: str | None) -> None:
@@ -43,9 +47,26 @@ class Holder:
                 else:
                     lock_account(miner=miner, executor_class=CLASS)
                 self.locked.set()
-                self.let_go.wait(30)
+                if self.once_waited_for is None:
+                    self.let_go.wait(30)
+                elif self.is_waited_for():
+                    self.once_waited_for()
         finally:
             connection.close()
+
+    def is_waited_for(self) -> bool:
+        """Wait until somebody waits for this very transaction (True), or it is told to let go (False)."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "SELECT 1 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+                )
+                if cursor.fetchone():
+                    return True
+            if self.let_go.wait(0.01):
+                return False
+        raise TimeoutError("nobody waits for this transaction")
 
     def __enter__(self) -> Holder:
         self.thread.start()
@@ -73,12 +94,11 @@ def test_a_locked_candidate_is_passed_over() -> None:
 def test_a_locked_candidate_is_waited_for_when_the_others_fail() -> None:
     fill_ledger("anna", "bert", executors=1)
     routing().pick(job_request(12), exclude=["anna"])
-    with Holder("anna") as holder:
-        releasing = Thread(target=holder.let_go.set)
-        releasing.start()
+    waited_for = Event()
+    with Holder("anna", once_waited_for=waited_for.set):
         route = routing().pick(job_request(12))
-        releasing.join()
     assert route.miner.hotkey_ss58 == "anna"
+    assert waited_for.is_set()
 
 
 @needs_row_locks
@@ -102,32 +122,19 @@ def test_a_pick_has_less_patience_after_each_wait(settings: Settings) -> None:
     """Whoever waited for a miner whose last executor was then taken waits for the next one only as long as is left."""
     settings.ALLOWANCE_LOCK_TIMEOUT = 30.0
     fill_ledger("anna", "bert", executors=1)
-    with Holder("bert") as bert:
-        taking, taken = Event(), Event()
+    waited_for_bert = Event()
 
-        def take_anna() -> None:
-            with transaction.atomic():
-                account = lock_account(miner="anna", executor_class=CLASS)
-                taking.set()
-                assert account is not None
-                with connection.cursor() as cursor:  # until the pick waits for this very row
-                    while not waiting(cursor):
-                        cursor.execute("SELECT pg_sleep(0.01)")
-                Account.objects.filter(pk=account.pk).update(executors=0)
-            connection.close()
-            taken.set()
-            bert.let_go.set()
+    def take_anna() -> None:
+        Account.objects.filter(miner="anna").update(executors=0)
+        time.sleep(0.01)  # patience is counted in milliseconds
 
-        def waiting(cursor: CursorWrapper) -> bool:
-            cursor.execute("SELECT 1 FROM pg_locks WHERE NOT granted")
-            return bool(cursor.fetchall())
-
-        taker = Thread(target=take_anna)
-        taker.start()
-        assert taking.wait(30)
-        with CaptureQueriesContext(connection) as captured:
-            route = routing().pick(job_request(12))
-        taker.join()
+    with (
+        Holder("anna", once_waited_for=take_anna),
+        Holder("bert", once_waited_for=waited_for_bert.set),
+        CaptureQueriesContext(connection) as captured,
+    ):
+        route = routing().pick(job_request(12))
+    assert waited_for_bert.is_set()
     assert route.miner.hotkey_ss58 == "bert"
     first, second = (int(ms) for q in captured for ms in re.findall(r"set_config\('lock_timeout', '(\d+)'", q["sql"]))
     assert second < first == 30_000

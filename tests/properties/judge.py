@@ -72,24 +72,24 @@ def check_hold(call: Call, booking: Booking, policy: Policy) -> None:
 
     By then the books of its account are the newest, for its row is locked; receipts need no lock.
     """
-    now, last = call.states[-1], call.do
+    now, do = call.states[-1], call.do
     miner, cls = booking.miner, booking.executor_class
-    seconds = sum(last["limits"]) if last["ask"] == "pick" else last["seconds"]
-    if cls != last["executor_class"] or booking.job_uuid != last["uuid"]:
+    seconds = sum(do["limits"]) if do["ask"] == "pick" else do["seconds"]
+    if cls != do["executor_class"] or booking.job_uuid != do["uuid"]:
         raise Violation(f"{call} stored {booking}, which is another job.")
     if booking.expires_at != call.now + dt.timedelta(seconds=seconds + 100):
         raise Violation(f"{call} stored {booking}, which lapses at the wrong time; its clock says {call.now}.")
     if miner not in now.registered():
         raise Violation(f"{call} stored {booking}, but the newest neurons are {sorted(now.registered())}.")
     offers = [
-        view.take(miner, cls, seconds, last.get("start", view.newest), call.now)
+        view.take(miner, cls, seconds, do.get("start", view.newest), call.now)
         for view in (now.with_blocks_of(then) for then in reversed(call.states))
     ]
     if booking.blocks not in offers:
         raise Violation(f"{call} stored {booking}; the oldest free blocks that pay for it are {offers[0]}.")
-    if last["ask"] != "pick":
+    if do["ask"] != "pick":
         return
-    if miner in last["exclude"]:
+    if miner in do["exclude"]:
         raise Violation(f"{call} stored {booking}, though the miner was excluded.")
     if all(then.wei.get(miner, 0) < policy[0] for then in call.states):
         raise Violation(f"{call} stored {booking}, whose miner posted too little collateral.")
