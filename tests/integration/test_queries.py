@@ -34,7 +34,7 @@ def statements(captured: CaptureQueriesContext) -> list[str]:
 
 
 @pytest.mark.parametrize("miners", [1, 20])
-def test_a_pick_makes_five_queries_and_a_transaction_of_five(miners: int) -> None:
+def test_a_pick_makes_twelve_statements(miners: int) -> None:
     fill_ledger(*(f"miner_{i}" for i in range(miners)))
     routing().pick(job_request())
     with CaptureQueriesContext(connection) as captured:
