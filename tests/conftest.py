@@ -7,13 +7,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from django.apps import apps
-from django.db import connection, transaction
 from django.test import TransactionTestCase
 from hypothesis import settings
 
 from allowance.audit import check_ledger
 from allowance.threads import close_database_pool
+from tests.factories import empty_tables
 
 if TYPE_CHECKING:
     from execnet import Gateway
@@ -62,15 +61,6 @@ def tables_are_emptied_row_by_row() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TransactionTestCase, "_fixture_teardown", lambda _case: empty_tables())
         yield
-
-
-def empty_tables() -> None:
-    """Delete all rows that migrations did not make. Constraints are checked at the end, so the order doesn't matter."""
-    kept = {"contenttypes.ContentType", "auth.Permission"}
-    models = [model for model in apps.get_models(include_auto_created=True) if model._meta.label not in kept]
-    with transaction.atomic(), connection.cursor() as cursor:
-        for model in models:
-            cursor.execute(f"DELETE FROM {connection.ops.quote_name(model._meta.db_table)}")  # noqa: S608
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db import connection
 
+from tests.backends import wait_until_gone
 from tests.programs import DEADLINE, Program
 
 Word = dict[str, Any]
@@ -64,18 +65,11 @@ class Process(Program):
         raise TimeoutError
 
     def end(self) -> None:
-        """Kill it, and wait until the database has noticed: then its locks are gone and its statistics are in."""
+        """Kill it, and wait until the database has noticed."""
         super().end()
-        deadline = time.monotonic() + DEADLINE
-        while self._backend is not None:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"PostgreSQL's process {self._backend} does not end")
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT FROM pg_stat_activity WHERE pid = %s", [self._backend])
-                if not cursor.rowcount:
-                    self._backend = None
-                    return
-            time.sleep(0.01)
+        if self._backend is not None:
+            wait_until_gone([self._backend])
+            self._backend = None
 
 
 class Crew:

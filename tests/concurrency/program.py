@@ -28,6 +28,7 @@ from allowance import audit, chain, reservations  # noqa: E402
 from allowance.models import Account  # noqa: E402
 from routing import book  # noqa: E402
 from tests.concurrency import campaign, operations  # noqa: E402
+from tests.programs import say  # noqa: E402
 
 OPERATIONS = {**operations.OPERATIONS, **campaign.OPERATIONS}
 
@@ -45,11 +46,6 @@ def main() -> None:
             for word in OPERATIONS[request["do"]](**request["how"]):
                 say(word)
         say("over")
-
-
-def say(word: object) -> None:
-    sys.stdout.write(json.dumps(word) + "\n")
-    sys.stdout.flush()
 
 
 def backend() -> int | None:

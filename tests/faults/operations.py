@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import resource
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID, uuid4
@@ -20,6 +19,7 @@ from routing.types import MinerIncidentType
 from tests.factories import CLASS, FIRST_BLOCK, job_request, run_command
 from tests.faults.aftermath import Route
 from tests.faults.load import serve_jobs
+from tests.programs import say
 
 JOB, OTHER_JOB = UUID(int=1), UUID(int=2)
 BLOCKS = 12
@@ -37,11 +37,6 @@ class Scene:
     at: str = ""
     job: str | None = None
     bytes: int | None = None
-
-
-def say(message: object) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
 
 
 def pick(scene: Scene) -> Route:

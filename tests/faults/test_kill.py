@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 import pytest
-from django.db import connection, connections
+from django.db import connection
 from django.utils import timezone
 
 from allowance.ledger import to_bits
 from allowance.models import Account, Block, Miner
 from routing import routing
+from tests.backends import wait_until_gone
 from tests.factories import FIRST_BLOCK, fill_ledger, job_request
 from tests.faults.aftermath import assert_unharmed
-from tests.faults.events import wait_until_gone
 from tests.faults.operations import BLOCKS, JOB, MINERS, Scene
 from tests.faults.processes import Child
 from tests.faults.snapshot import Snapshot
@@ -97,7 +97,7 @@ def test_killed_at_any_moment_all_or_nothing_is_stored(
         assert dead["killed"], f"{operation} outlived moment {k}: {moment}"
         assert dead["moments"] == moments[:k]
         if dead["backend"]:
-            wait_until_gone([dead["backend"]], connections["default"])
+            wait_until_gone([dead["backend"]])
         state = before.state()
         assert states.setdefault(dead["commits"], state) == state, f"{operation} killed at moment {k}: {moment}"
         if operation == "repair":

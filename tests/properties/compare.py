@@ -7,15 +7,14 @@ from dataclasses import astuple
 from typing import Any
 from uuid import UUID
 
-from django.db import connection, transaction
 from django.db.models import F
 
 from allowance import allowance, ledger, state
 from allowance.audit import KEPT_BEFORE, check_ledger, sums
 from allowance.ledger import Balance, Window
-from allowance.models import Account, Block, ChainLock, ManifestSync, Miner, NeuronList, Reservation
+from allowance.models import Account, Block, Miner, Reservation
 from receipts import receipts
-from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
+from receipts.models import JobAcceptedReceipt, JobFinishedReceipt
 from routing.models import MinerIncident
 from tests.naive import BLOCK_EXPIRY, KEPT_BLOCKS, Booking, Subnet
 from tests.properties.chain import CLASSES, MINERS
@@ -23,19 +22,6 @@ from tests.properties.coverage import EXPIRED, FORGOTTEN, STATES, Tally
 from tests.properties.judge import Violation
 
 Rows = dict[int, tuple[Booking, str]]
-
-TABLES = (
-    *(Reservation, Account, Miner, Block, NeuronList, ManifestSync, ChainLock, MinerIncident),
-    *(JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt),
-)
-
-
-def empty_tables() -> None:
-    """Delete all that a history leaves behind, the dynamic settings too."""
-    tables = [*(model._meta.db_table for model in TABLES), "constance_constance"]
-    with transaction.atomic(), connection.cursor() as cursor:
-        for table in tables:
-            cursor.execute(f"DELETE FROM {connection.ops.quote_name(table)}")  # noqa: S608
 
 
 def stored_reservations() -> Rows:

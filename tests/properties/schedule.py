@@ -12,6 +12,7 @@ from random import Random
 
 from django.db import connection
 
+from tests.backends import wait_until_gone
 from tests.properties.router import Router
 
 POLL = 0.002
@@ -98,14 +99,5 @@ def waits_for_lock(pid: int) -> bool:
 
 def await_end_of(pid: int) -> None:
     """Wait until PostgreSQL has noticed that the client of its process `pid` is gone, and has rolled back."""
-    if connection.vendor != "postgresql":
-        return
-    began = time.perf_counter()
-    with connection.cursor() as cursor:
-        while True:
-            cursor.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [pid])
-            if cursor.fetchone() is None:
-                return
-            if time.perf_counter() - began > LONGEST:
-                raise StuckError(f"PostgreSQL's process {pid} outlives its client.")
-            time.sleep(0.0005)
+    if connection.vendor == "postgresql":
+        wait_until_gone([pid])

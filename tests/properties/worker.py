@@ -26,6 +26,7 @@ django.setup()
 
 from django.db import connection  # noqa: E402
 
+from tests.programs import say  # noqa: E402
 from tests.properties.coverage import Tally  # noqa: E402
 from tests.properties.history import generate, load, size  # noqa: E402
 from tests.properties.simulation import Found, run_history  # noqa: E402
@@ -52,11 +53,6 @@ def main() -> None:
                 say({"seed": seed, "ops": size(steps), "tally": counts, "failure": failure})
     finally:
         connection.creation.destroy_test_db(before, verbosity=0)
-
-
-def say(what: object) -> None:
-    sys.stdout.write(json.dumps(what) + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 import time_machine
 
 from routing.types import Decision
+from tests.factories import empty_tables
 from tests.naive import Booking, Subnet
 from tests.properties import asks, notes
 from tests.properties.chain import START
@@ -25,7 +26,6 @@ from tests.properties.compare import (
     compare_reservations,
     compare_the_rest,
     damage,
-    empty_tables,
     stored_reservations,
 )
 from tests.properties.coverage import Tally
