@@ -10,11 +10,11 @@ from itertools import groupby
 import numpy as np
 from django.db.models import QuerySet
 
-from allowance import ledger
+from allowance import ledger, rows
 from allowance.chain import declared_step, newest_block, ns_between, presence_history
 from allowance.ledger import Balance, Steps, Window
-from allowance.locks import ledger_transaction, lock_account, lock_accounts_of, lock_chain
-from allowance.models import Account, Block, ManifestSync, Miner, Reservation, ReservationState
+from allowance.locks import chain_changed, ledger_transaction, lock_account, lock_accounts_of, lock_chain
+from allowance.models import Account, Block, ManifestSync, Miner, Reservation, ReservationState, new_version
 from allowance.state import window
 from allowance.types import BLOCK_EXPIRY
 
@@ -55,6 +55,8 @@ def check_ledger(*, repair: bool = False) -> Iterator[Difference]:
     """
     with ledger_transaction():
         lock_chain()
+        if repair:
+            chain_changed()
         found = [*_check_blocks(repair), *_check_presence(repair), *_check_declared(repair)]
     yield from found
     accounts = Account.objects.select_related("miner").in_bulk()
@@ -149,7 +151,9 @@ def _check_declared(repair: bool) -> Iterator[Difference]:
             )
             if repair:
                 account.executors, account.voided_before, account.counts = should
-                account.save(update_fields=["executors", "voided_before", "counts"] if account.pk else None)
+                account.version = new_version()
+                fields = ["executors", "voided_before", "counts", "version"]
+                account.save(update_fields=fields if account.pk else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +173,7 @@ def _check_account(pk: int, repair: bool) -> list[Difference]:
             return []
         compared = _compare(account, _live_reservations().filter(account=account), window(None, before=KEPT_BEFORE))
         if repair:
-            account.base, account.held, account.spent = compared.base, compared.held, compared.spent
-            account.save(update_fields=["base", "held", "spent"])
+            rows.store(account, base=compared.base, held=compared.held, spent=compared.spent)
         return compared.differences
 
 

@@ -17,7 +17,7 @@ from django.db.models import Max, Min
 
 from allowance import validation
 from allowance.ledger import KEPT_BLOCKS, Steps, assign, block_ns, forget
-from allowance.locks import ledger_transaction, lock_accounts_of, lock_chain
+from allowance.locks import chain_changed, ledger_transaction, lock_accounts_of, lock_chain
 from allowance.models import Account, Block, ManifestSync, Miner, NeuronList
 from allowance.types import BadInputError
 
@@ -52,6 +52,7 @@ def record_block(
                 f"Block {number} at {timestamp.isoformat()} does not lie between its neighbours in time; "
                 "check the follower's clock and its order of blocks."
             )
+        chain_changed()
         block = Block(number=number, timestamp=timestamp, stake_share=stake_share)
         if names is not None:
             block.neurons = _neuron_list(names)
@@ -92,6 +93,7 @@ def record_manifests(
             raise BadInputError(
                 f"Manifests at block {block} are older than those at {newest.block}; record them in block order."
             )
+        chain_changed()
         _locate(where)
         if newest is None:
             _register_asked(set(miners))
@@ -104,6 +106,7 @@ def record_collateral(*, hotkey: str, wei: int | str) -> None:
     miner = Miner(hotkey=validation.hotkey(hotkey), wei=validation.wei(wei))
     with ledger_transaction():
         lock_chain()
+        chain_changed()
         _upsert([miner], ["hotkey"], ["wei"])
 
 
@@ -208,7 +211,7 @@ def _declare(block: int, asked: set[str], answers: Mapping[str, Mapping[str, int
                     counts=forget(counts, horizon),
                 )
             )
-    _upsert(changed, ["executor_class", "miner"], ["executors", "voided_before", "counts"])
+    _upsert(changed, ["executor_class", "miner"], ["executors", "voided_before", "counts", "version"])
 
 
 def _upsert(rows: list[Row], key: list[str], fields: list[str]) -> None:

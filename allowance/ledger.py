@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -45,11 +46,15 @@ _scratch = Scratch()
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The blocks that a job may use: block `low + i` gives `ns[i]` nanoseconds for each executor, 0 if unknown."""
+    """The blocks that a job may use: block `low + i` gives `ns[i]` nanoseconds for each executor, 0 if unknown.
+
+    `known` are the newest standings worked out in it, by hotkey: from one decision to the next, most stay as they are.
+    """
 
     low: int
     ns: Nanoseconds
     newest: int | None
+    known: dict[str, Standing] = field(default_factory=dict, compare=False, repr=False)
 
 
 class Balance(NamedTuple):
@@ -81,28 +86,31 @@ class Balance(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """One account's amounts in a window. `earned` counts unvoided blocks only; `earliest` is its oldest free block."""
+    """One account's amounts in a window. `earned` counts unvoided blocks only; `earliest` is its oldest free block.
+
+    Sorted by `order` they are in the order in which allowance is to be used.
+    """
 
     balance: Balance
     earned: int
     free: int
     spent: int
     earliest: int | None
+    order: tuple[float, float, int, str]
 
     @property
     def unspent(self) -> int:
         return self.earned - self.spent
 
 
-def _order(standing: Standing) -> tuple[float, float, int, str]:
-    """Sort by earliest free block, then highest free share, then most free; a hotkey settles what is left.
+def _standing(balance: Balance, earned: int, free: int, spent: int, first: int) -> Standing:
+    """Order by earliest free block, then highest free share, then most free; a hotkey settles what is left.
 
     An int divided by an int is rounded correctly, so equal shares are equal floats.
     """
-    balance, earned, free, _, earliest = standing
-    if earliest is None:
-        return math.inf, 0.0, 0, balance.hotkey
-    return earliest, -(free / earned), -free, balance.hotkey
+    if not free:
+        return Standing(balance, earned, 0, spent, None, (math.inf, 0.0, 0, balance.hotkey))
+    return Standing(balance, earned, free, spent, first, (first, -(free / earned), -free, balance.hotkey))
 
 
 def present(presence: Steps) -> bool:
@@ -169,13 +177,18 @@ def to_blocks(bits: int, base: int) -> list[int]:
     return [base + k for k in range(bits.bit_length()) if bits >> k & 1]
 
 
+def shifted(bits: int, base: int, to: int) -> int:
+    """Return a set of blocks that counts from `base` as one that counts from `to`."""
+    return bits >> to - base if to >= base else bits << base - to
+
+
 def rebase(balance: Balance, newest: int) -> Balance:
     """Return the balance that forgets blocks which `newest` puts out of everybody's reach."""
     base = newest - KEPT_BLOCKS
     if base <= balance.base:
         return balance
-    shift = base - balance.base
-    return balance._replace(base=base, held=balance.held >> shift, spent=balance.spent >> shift)
+    held, spent = (shifted(bits, balance.base, base) for bits in (balance.held, balance.spent))
+    return balance._replace(base=base, held=held, spent=spent)
 
 
 def free_again(balance: Balance, blocks: Iterable[int]) -> Balance:
@@ -196,8 +209,17 @@ def survey(window: Window, balances: Sequence[Balance]) -> list[Standing]:
 
 def standings(window: Window, balances: Sequence[Balance]) -> list[Standing]:
     """Return the standing of every registered miner, the one whose allowance is to be used first in front."""
-    registered = [balance for balance in balances if balance.registered]
-    return sorted(survey(window, registered), key=_order)
+    found: list[Standing] = []
+    changed = []
+    for balance in balances:
+        known = window.known.get(balance.hotkey)
+        if known is not None and known.balance == balance:
+            found.append(known)
+        elif balance.registered:
+            changed.append(balance)
+    surveyed = survey(window, changed)
+    window.known.update((standing.balance.hotkey, standing) for standing in surveyed)
+    return sorted(found + surveyed, key=attrgetter("order"))
 
 
 def take(window: Window, balance: Balance, need: int) -> list[int] | None:
@@ -230,7 +252,7 @@ def _survey(window: Window, balances: Sequence[Balance]) -> list[Standing]:
     np.multiply(earned, mask([b.spent for b in balances], balances, window), out=part)
     columns = (column.tolist() for column in (*sums, part.sum(axis=1)))
     return [
-        Standing(balance, earned, free, spent, first if free else None)
+        _standing(balance, earned, free, spent, first)
         for balance, earned, free, first, spent in zip(balances, *columns, strict=True)
     ]
 
@@ -271,10 +293,7 @@ def mask(sets: Sequence[int], balances: Sequence[Balance], window: Window) -> np
     """Return sets of blocks, one for each balance, as rows of booleans over the window."""
     width, low = window.ns.size, window.low
     size, limit = (width + 7) // 8, (1 << width) - 1
-    aligned = [
-        bits >> low - balance.base if low >= balance.base else bits << balance.base - low
-        for bits, balance in zip(sets, balances, strict=True)
-    ]
+    aligned = [shifted(bits, balance.base, low) for bits, balance in zip(sets, balances, strict=True)]
     packed = b"".join([(bits & limit).to_bytes(size, "little") for bits in aligned])
     rows = np.frombuffer(packed, dtype=np.uint8).reshape(len(balances), size)
     return np.unpackbits(rows, axis=1, count=width, bitorder="little").view(np.bool_)

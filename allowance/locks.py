@@ -8,7 +8,12 @@
    chain lock takes many, of the miners whose presence or executors it changes: a reservation is made wholly before such
    a change, or sees it. Who holds an account without the chain lock waits for no other lock.
 
-What was read before a lock is a hint. Decide by the rows read under it. Two things are not read again: a block recorded
+Whoever changes what a lock guards draws a new version: of the chain, by `chain_changed`; of an account, by storing its
+balance, by declaring its executors or by `lock_accounts_of`. Routers remember what they read by these versions; rows
+that somebody changes by hand without a new one are read at the next block.
+
+What was read before a lock is a hint. Decide by the rows read under it, or by what was read, if the account's version
+is still the same. Two things are not read again: a block recorded
 meanwhile, which only adds to what a pick that began before it may use, and what only ranks: collateral and incidents.
 
 Nobody waits for ever for a row of the ledger: see `ledger_transaction`. Whoever locks whole tables, as a migration
@@ -23,7 +28,8 @@ from contextlib import contextmanager
 from django.conf import settings
 from django.db import OperationalError, connection, transaction
 
-from allowance.models import Account, ChainLock
+from allowance import rows
+from allowance.models import Account, ChainLock, new_version
 from allowance.types import LockTimeout
 
 DEFAULT_LOCK_TIMEOUT = 5.0
@@ -55,33 +61,38 @@ def ledger_transaction(*, durable: bool = False) -> Iterator[None]:
 
 
 def lock_chain() -> None:
-    """Wait for the chain lock and keep it until the transaction ends."""
-    _bound_waits(lock_timeout())
+    """Wait for the chain lock and keep it until the transaction ends; `chain_changed` comes before any change."""
+    bound_waits(lock_timeout())
     ChainLock.objects.get_or_create(pk=1)
     ChainLock.objects.select_for_update().get(pk=1)
+
+
+def chain_changed() -> None:
+    """Give the chain a new version, by which routers learn that what they remember is old. For who holds its lock."""
+    ChainLock.objects.filter(pk=1).update(version=new_version())
 
 
 def lock_account(*, wait: float | None = None, **which: object) -> Account | None:
     """Lock an account's row until the transaction ends and return it.
 
-    `which` are the conditions that name the account, `wait` the seconds to wait for whoever holds it (left out:
-    `lock_timeout`). Returns None if there is none, or, if `wait` is 0, if somebody holds it.
+    `which` names it: by its `pk`, its `miner` and `executor_class`, or one's `reservation`. `wait` are the seconds to
+    wait for whoever holds it (left out: `lock_timeout`). Returns None if there is none, or, if `wait` is 0, if somebody
+    holds it.
     """
     if not connection.in_atomic_block:
         raise transaction.TransactionManagementError("An account is locked inside a transaction only.")
     patience = lock_timeout() if wait is None else wait
     if patience > 0:
-        _bound_waits(patience)
-    return Account.objects.select_for_update(of=("self",), skip_locked=patience <= 0).filter(**which).first()
+        bound_waits(patience)
+    return rows.lock_row(which, skip_locked=patience <= 0)
 
 
 def lock_accounts_of(miners: Collection[str]) -> None:
-    """Lock all accounts of `miners` until the transaction ends. For the holder of the chain lock."""
-    accounts = Account.objects.select_for_update().filter(miner__in=miners).order_by("pk")
-    list(accounts.values_list("pk"))
+    """Lock all accounts of `miners` until the transaction ends, and give them new versions. For who holds the chain."""
+    Account.objects.filter(miner__in=miners).update(version=new_version())
 
 
-def _bound_waits(seconds: float) -> None:
+def bound_waits(seconds: float) -> None:
     """Let every wait for a lock end after `seconds`, until the transaction ends."""
     if connection.vendor == "postgresql":
         milliseconds = max(1, round(seconds * 1000))  # 0 would mean for ever

@@ -6,6 +6,8 @@ Account, and an account's balance; `check_ledger` recomputes them.
 
 from __future__ import annotations
 
+import secrets
+
 from django.db import models
 from django.db.models import Q
 
@@ -13,6 +15,11 @@ from allowance.fields import BitsField, StepsField, WeiField
 from allowance.ledger import Balance
 from allowance.types import HOTKEY_LENGTH
 from allowance.types import Miner as MinerValue
+
+
+def new_version() -> int:
+    """Return a number that nothing had as its version. A count would come again once a backup is put back."""
+    return secrets.randbits(63)
 
 
 class NeuronList(models.Model):
@@ -88,7 +95,8 @@ class Account(models.Model):
     """The allowance of one miner in one executor class.
 
     `counts` are the executors declared from a block on, `voided_before` the block of the last drop; `held` and `spent`
-    are sets of blocks, bit k for block `base + k`.
+    are sets of blocks, bit k for block `base + k`. The `version` is drawn anew with every change of what a reservation
+    depends on: the account, its reservations, whether its miner is registered.
     """
 
     miner = models.ForeignKey(Miner, on_delete=models.PROTECT, db_index=False)
@@ -99,6 +107,7 @@ class Account(models.Model):
     base = models.PositiveBigIntegerField(default=0)
     held = BitsField(default=0)
     spent = BitsField(default=0)
+    version = models.BigIntegerField(default=new_version, editable=False)
 
     class Meta:
         constraints = (
@@ -174,7 +183,12 @@ class Reservation(models.Model):
 
 
 class ChainLock(models.Model):
-    """The one row that whoever records blocks or manifests locks first (see allowance.locks)."""
+    """The one row that whoever records blocks or manifests locks first (see allowance.locks).
+
+    Each of them draws its `version` anew, by which others learn that what they remember of the chain is old.
+    """
+
+    version = models.BigIntegerField(default=new_version)
 
     class Meta:
         constraints = (models.CheckConstraint(condition=Q(pk=1), name="one_chain_lock"),)

@@ -11,7 +11,7 @@ from django.db import connection
 from django.db.models import F
 from django.utils import timezone
 
-from allowance import ledger
+from allowance import ledger, rows
 from allowance.chain import newest_block
 from allowance.ledger import Balance
 from allowance.locks import ledger_transaction, lock_account
@@ -54,13 +54,12 @@ def hold(
 ) -> Reservation:
     """Hold `blocks` of a locked account from `now` on, for a job of `seconds` and the margin."""
     _store(account, ledger.rebase(ledger.hold(balance, blocks), newest))
-    return Reservation.objects.create(
-        account=account,
-        job_uuid=job_uuid,
-        blocks=list(blocks),
-        created_at=now,
-        expires_at=now + dt.timedelta(seconds=seconds) + HOLD_MARGIN,
+    expires_at = now + dt.timedelta(seconds=seconds) + HOLD_MARGIN
+    reservation = Reservation(
+        account=account, job_uuid=job_uuid, blocks=list(blocks), created_at=now, expires_at=expires_at
     )
+    rows.insert(reservation)
+    return reservation
 
 
 def reserve(
@@ -137,10 +136,8 @@ def _end(reservation_id: int, end: ReservationState, now: dt.datetime | None) ->
             tidy(account, account.balance, [Lapsed(reservation.pk, reservation.blocks)])
         elif state is ReservationState.HELD:
             bits = ledger.to_bits(reservation.blocks, account.base)
-            account.held &= ~bits
-            if end is ReservationState.SPENT:
-                account.spent |= bits
-            account.save(update_fields=["held", "spent"])
+            spent = account.spent | bits if end is ReservationState.SPENT else account.spent
+            rows.store(account, base=account.base, held=account.held & ~bits, spent=spent)
             reservation.state, reservation.ended_at = end, now
             reservation.save(update_fields=["state", "ended_at"])
     if state is not ReservationState.HELD:
@@ -148,8 +145,7 @@ def _end(reservation_id: int, end: ReservationState, now: dt.datetime | None) ->
 
 
 def _store(account: Account, balance: Balance) -> None:
-    account.base, account.held, account.spent = balance.base, balance.held, balance.spent
-    account.save(update_fields=["base", "held", "spent"])
+    rows.store(account, base=balance.base, held=balance.held, spent=balance.spent)
 
 
 def restore(reservation: Reservation, *, miner: str, executor_class: str) -> None:

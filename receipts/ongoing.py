@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
 from django.db import connection
 
@@ -17,14 +17,14 @@ STARTED, ACCEPTED, FINISHED = (
 
 # A job is ongoing while its started receipt, or else its accepted one, is valid (both edges inside) and no finished
 # receipt written by then ends it. An accepted receipt does not tell the class; the job's started receipt does, even
-# when it is no longer valid. The last two columns are room for callers that unite this with jobs of other sources.
+# when it is no longer valid. The last column is room for callers that unite this with jobs of other sources.
 _SQL = f"""
-    SELECT s.miner_hotkey, s.job_uuid, 0, NULL
+    SELECT s.miner_hotkey, s.job_uuid, 0
     FROM {STARTED} s
     WHERE s.executor_class = %(executor_class)s AND s.valid_until >= %(at)s AND s.timestamp <= %(at)s {{started_by}}
       AND NOT EXISTS (SELECT 1 FROM {FINISHED} f WHERE f.job_uuid = s.job_uuid AND f.timestamp <= %(at)s)
     UNION ALL
-    SELECT a.miner_hotkey, a.job_uuid, 0, NULL
+    SELECT a.miner_hotkey, a.job_uuid, 0
     FROM {ACCEPTED} a JOIN {STARTED} s ON s.job_uuid = a.job_uuid
     WHERE s.executor_class = %(executor_class)s AND a.valid_until >= %(at)s AND a.timestamp <= %(at)s {{accepted_by}}
       AND NOT (s.valid_until >= %(at)s AND s.timestamp <= %(at)s)
@@ -32,7 +32,7 @@ _SQL = f"""
 """  # noqa: S608 (only our tables' names are filled in)
 
 RUNNING_JOBS = _SQL.format(started_by="", accepted_by="")
-"""Select (hotkey, job, 0, null) of the jobs of class `executor_class` that are ongoing `at` a time."""
+"""Select (hotkey, job, 0) of the jobs of class `executor_class` that are ongoing `at` a time."""
 
 RUNNING_JOBS_OF_MINER = _SQL.format(
     started_by="AND s.miner_hotkey = %(miner)s", accepted_by="AND a.miner_hotkey = %(miner)s"
@@ -40,16 +40,9 @@ RUNNING_JOBS_OF_MINER = _SQL.format(
 """The same, of one `miner`."""
 
 
-def select_jobs(
-    sql: str, executor_class: str, at: dt.datetime, miner: str | None = None
-) -> list[tuple[str, UUID | None, int, str | None]]:
-    """Run `sql`, one of the above or a union with it, and return its rows."""
-    parameters: dict[str, Any] = {"executor_class": executor_class, "at": connection.ops.adapt_datetimefield_value(at)}
-    if miner is not None:
-        parameters["miner"] = miner
+def select(sql: str, *, at: dt.datetime, **parameters: Any) -> list[Sequence[Any]]:
+    """Run `sql`, one of the above or a union with it, and return its rows; uuids as the database has them."""
     with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        return [
-            (hotkey, job if job is None or isinstance(job, UUID) else UUID(job), pk, extra)
-            for hotkey, job, pk, extra in cursor.fetchall()
-        ]
+        cursor.execute(sql, {**parameters, "at": connection.ops.adapt_datetimefield_value(at)})
+        rows: list[Sequence[Any]] = cursor.fetchall()
+    return rows

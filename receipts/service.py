@@ -6,7 +6,7 @@ import datetime as dt
 from collections import Counter
 
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
-from receipts.ongoing import RUNNING_JOBS, select_jobs
+from receipts.ongoing import RUNNING_JOBS, select
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 
 TABLES: dict[type[JobStarted | JobAccepted | JobFinished], type[Receipt]] = {
@@ -31,4 +31,4 @@ class Receipts:
         A job is ongoing while its started receipt, or else its accepted one, is valid (both edges inside) and no
         finished receipt written by then ends it.
         """
-        return dict(Counter(hotkey for hotkey, *_ in select_jobs(RUNNING_JOBS, executor_class, at_time)))
+        return dict(Counter(hotkey for hotkey, *_ in select(RUNNING_JOBS, executor_class=executor_class, at=at_time)))

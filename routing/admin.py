@@ -8,7 +8,7 @@ from django.contrib import admin
 
 from allowance.admin import ReadOnlyAdmin, link, to_the_second
 from allowance.models import Miner, Reservation
-from routing.models import MinerIncident
+from routing.models import IncidentVersion, MinerIncident
 
 
 @admin.register(MinerIncident)
@@ -33,3 +33,7 @@ class MinerIncidentAdmin(ReadOnlyAdmin):
     @admin.display(description="job and its reservations")
     def job(self, incident: MinerIncident) -> str:
         return link(incident.job_uuid, Reservation, q=incident.job_uuid)
+
+
+# There is nothing to read in it but that it is there: the class has had an incident.
+admin.site.register(IncidentVersion, ReadOnlyAdmin)

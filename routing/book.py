@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from django.utils import timezone
 
-from allowance import ledger, reservations, state
+from allowance import ledger, reading, reservations
 from allowance.ledger import Balance, Window
 from allowance.locks import ledger_transaction, lock_account, lock_timeout
+from allowance.state import Lapsed
 from allowance.types import HOLD_MARGIN, LockTimeout, Miner
-from routing.ongoing import occupation, ongoing
+from routing.ongoing import Jobs, as_stored, occupation, ongoing
 from routing.types import Candidate, Gate, Job, Verdict
 
-Reading = tuple[dict[str, Balance], dict[str, set[UUID | int]]]
+
+class Seen(NamedTuple):
+    """What a decision begins with: the blocks that its job may use; by hotkey, the balances and the ongoing jobs."""
+
+    window: Window
+    balances: dict[str, Balance]
+    ongoing: dict[str, Jobs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +40,8 @@ class Reserved:
 class Book(Protocol):
     """What a decision needs to know and do, beyond arithmetic."""
 
-    def read(self, executor_class: str, now: dt.datetime) -> Reading:
-        """Return the balances of a class at `now`, and its ongoing jobs by hotkey."""
+    def read(self, executor_class: str, now: dt.datetime) -> Seen:
+        """Return what there is to see of a class at `now`."""
 
     def reserve(
         self, candidate: Candidate, job: Job, window: Window, now: dt.datetime, *, wait: bool
@@ -47,14 +55,21 @@ class LiveBook:
 
     There the clock is read again too, unless it is `pinned`. By an older one, a job that started meanwhile would not be
     ongoing yet. `patience` are the seconds left to wait for locks, of all candidates together.
+
+    An account whose version is still the one that was read is as it was read, reservations and all. So is what is
+    ongoing there, because that was read later: a job stops being held only by a change of the version, and by then its
+    receipt, if any, was there.
     """
 
     pinned: dt.datetime | None = None
     patience: float = field(default_factory=lock_timeout)
+    versions: Mapping[str, int] = field(default_factory=dict)
+    lapsed: Mapping[str, Sequence[Lapsed]] = field(default_factory=dict)
 
-    def read(self, executor_class: str, now: dt.datetime) -> Reading:
-        balances = state.balances(executor_class, now)
-        return balances, ongoing(executor_class, now) if balances else {}
+    def read(self, executor_class: str, now: dt.datetime) -> Seen:
+        usable, balances, self.versions, holds, self.lapsed = reading.read(executor_class, now)
+        now = self.pinned or max(now, timezone.now())
+        return Seen(usable, balances, ongoing(executor_class, now, holds) if balances else {})
 
     def reserve(
         self, candidate: Candidate, job: Job, window: Window, now: dt.datetime, *, wait: bool
@@ -78,9 +93,15 @@ class LiveBook:
             if patience:
                 self.patience = max(0.0, patience - (time.monotonic() - begun))
             now = self.pinned or max(now, timezone.now())
-            occupied = occupation(job.executor_class, now, candidate.hotkey)
-            balance = reservations.tidy(account, account.balance, occupied.lapsed)
-            blocks = admit(balance, len(occupied.jobs), job, window)
+            if account.version == self.versions.get(candidate.hotkey):
+                balance, jobs = candidate.standing.balance, candidate.ongoing
+                lapsed = self.lapsed.get(candidate.hotkey, ())
+            else:
+                occupied = occupation(account, now)
+                account.miner = occupied.miner
+                balance, jobs, lapsed = account.balance, len(occupied.jobs), occupied.lapsed
+            balance = reservations.tidy(account, balance, lapsed)
+            blocks = admit(balance, jobs, job, window)
             if isinstance(blocks, Verdict):
                 return blocks
             reservation = reservations.hold(
@@ -101,7 +122,8 @@ class Assumed:
 
     miner: str
     executor_class: str
-    blocks: list[int]
+    base: int
+    bits: int
     job: UUID
     expires_at: dt.datetime
 
@@ -112,22 +134,28 @@ class DryBook:
 
     assumed: list[Assumed] = field(default_factory=list)
 
-    def read(self, executor_class: str, now: dt.datetime) -> Reading:
-        balances, jobs = LiveBook().read(executor_class, now)
+    def read(self, executor_class: str, now: dt.datetime) -> Seen:
+        seen = LiveBook().read(executor_class, now)
         for a in self.assumed:
             if a.executor_class == executor_class and now < a.expires_at:
-                balances[a.miner] = ledger.hold(balances[a.miner], a.blocks)
-                jobs.setdefault(a.miner, set()).add(a.job)
-        return balances, jobs
+                balance = seen.balances[a.miner]
+                held = balance.held | ledger.shifted(a.bits, a.base, balance.base)
+                seen.balances[a.miner] = balance._replace(held=held)
+                seen.ongoing.setdefault(a.miner, set()).add(as_stored(a.job))
+        return seen
 
     def reserve(
         self, candidate: Candidate, job: Job, window: Window, now: dt.datetime, *, wait: bool
     ) -> Reserved | Verdict | None:
-        blocks = admit(candidate.standing.balance, candidate.ongoing, job, window)
+        balance = candidate.standing.balance
+        blocks = admit(balance, candidate.ongoing, job, window)
         if isinstance(blocks, Verdict):
             return blocks
+        bits = ledger.to_bits(blocks, balance.base)
         expires_at = now + dt.timedelta(seconds=job.seconds) + HOLD_MARGIN
-        self.assumed.append(Assumed(candidate.hotkey, job.executor_class, blocks, UUID(job.uuid), expires_at))
+        self.assumed.append(
+            Assumed(candidate.hotkey, job.executor_class, balance.base, bits, UUID(job.uuid), expires_at)
+        )
         return Reserved(candidate.miner, blocks, None)
 
 

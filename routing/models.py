@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.db.models import Q
 
+from allowance.models import new_version
 from allowance.types import HOTKEY_LENGTH
 from routing.types import MinerIncidentType
 
@@ -33,3 +34,13 @@ class MinerIncident(models.Model):
 
     def __str__(self) -> str:
         return f"{self.type} by {self.hotkey_ss58address}"
+
+
+class IncidentVersion(models.Model):
+    """Drawn anew with every incident of a class, by which routers learn that what they counted is old."""
+
+    executor_class = models.CharField(max_length=64, primary_key=True)
+    version = models.BigIntegerField(default=new_version)
+
+    def __str__(self) -> str:
+        return f"version of the incidents of {self.executor_class}"

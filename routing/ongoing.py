@@ -5,65 +5,83 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from allowance.state import ACCOUNT, HELD, LAPSED_AT, RESERVATION, Lapsed
-from receipts.ongoing import FINISHED, RUNNING_JOBS, RUNNING_JOBS_OF_MINER, select_jobs
+from django.db import connection
 
-_HOLDS = f"""
-    FROM {RESERVATION} r JOIN {ACCOUNT} c ON c.id = r.account_id
-    WHERE {HELD} AND c.executor_class = %(executor_class)s
-"""
+from allowance.fields import parse_steps
+from allowance.models import Account, Miner
+from allowance.reading import Hold
+from allowance.state import HELD, LAPSED_AT, MINER, RESERVATION, Lapsed
+from receipts.ongoing import FINISHED, RUNNING_JOBS, RUNNING_JOBS_OF_MINER, select
 
-_HELD_JOBS = f"""
-    SELECT c.miner_id, r.job_uuid, r.id, NULL {_HOLDS} AND NOT ({LAPSED_AT}) {{of_miner}}
-      AND NOT EXISTS (SELECT 1 FROM {FINISHED} f WHERE f.job_uuid = r.job_uuid)
+ONGOING = f"""
+    {RUNNING_JOBS}
     UNION ALL
+    SELECT '', f.job_uuid, 1 FROM {FINISHED} f WHERE f.job_uuid IN ({{held}})
 """  # noqa: S608
 
-_OF_MINER = "AND c.miner_id = %(miner)s"
+# The miner comes once for each of its jobs and lapsed holds, or once alone.
+OCCUPATION = f"""
+    SELECT m.address, m.ip_version, m.port, m.wei, m.presence, j.job, j.reservation, j.blocks
+    FROM {MINER} m LEFT JOIN (
+        SELECT '' AS hotkey, r.job_uuid AS job, r.id AS reservation, CASE WHEN {LAPSED_AT} THEN r.blocks END AS blocks
+        FROM {RESERVATION} r LEFT JOIN {FINISHED} f ON f.job_uuid = r.job_uuid
+        WHERE {HELD} AND r.account_id = %(account)s AND ({LAPSED_AT} OR f.job_uuid IS NULL)
+        UNION ALL
+        SELECT running.*, NULL FROM ({RUNNING_JOBS_OF_MINER}) running
+    ) j ON TRUE
+    WHERE m.hotkey = %(miner)s
+"""  # noqa: S608
 
-# The lapsed ones come first in the union: they tell PostgreSQL the type of the last column. They are not one select
-# with the live ones, because with an OR it would read all finished receipts there are.
-_LAPSED_OF_MINER = f"""
-    SELECT c.miner_id, r.job_uuid, r.id, r.blocks {_HOLDS} AND {LAPSED_AT} {_OF_MINER}
-    UNION ALL
-"""
-
-ONGOING = _HELD_JOBS.format(of_miner="") + RUNNING_JOBS
-OCCUPATION = _LAPSED_OF_MINER + _HELD_JOBS.format(of_miner=_OF_MINER) + RUNNING_JOBS_OF_MINER
-
-Jobs = set[UUID | int]
-"""Jobs by their uuid; those without one by their reservation's id."""
+Jobs = set[UUID | str | int]
+"""Jobs by their uuid, as the database has it; those without one by their reservation's id."""
 
 
-def ongoing(executor_class: str, now: dt.datetime) -> dict[str, Jobs]:
+def as_stored(job: UUID) -> UUID | str:
+    """Return a job's uuid as the database gives it back."""
+    return job if connection.features.has_native_uuid_field else job.hex
+
+
+def ongoing(executor_class: str, now: dt.datetime, holds: Mapping[str, Iterable[Hold]]) -> dict[str, Jobs]:
     """Return the jobs of a class that are ongoing at `now`, by hotkey. One query.
 
-    They are the jobs that receipts say are running, and those whose reservation is held and that no finished receipt
-    ends; each job once.
+    They are the jobs that receipts say are running, and those of live `holds` that no finished receipt ends; each job
+    once.
     """
+    held = [f"'{hold.job}'" for of_miner in holds.values() for hold in of_miner if hold.job]
     jobs: defaultdict[str, Jobs] = defaultdict(set)
-    for hotkey, job, pk, _ in select_jobs(ONGOING, executor_class, now):
-        jobs[hotkey].add(job or pk)
+    finished = set()
+    sql = ONGOING.format(held=", ".join(held)) if held else RUNNING_JOBS
+    for hotkey, job, over in select(sql, executor_class=executor_class, at=now):
+        if over:
+            finished.add(job)
+        else:
+            jobs[hotkey].add(job)
+    for hotkey, of_miner in holds.items():
+        jobs[hotkey].update(hold.job or hold.pk for hold in of_miner if hold.job not in finished)
     return jobs
 
 
 @dataclass(slots=True)
 class Occupation:
-    """A miner's ongoing jobs, and its holds that lapsed and that nobody has tidied up."""
+    """A miner, its ongoing jobs in a class, and its holds there that lapsed and that nobody has tidied up."""
 
+    miner: Miner
     jobs: Jobs = field(default_factory=set)
     lapsed: list[Lapsed] = field(default_factory=list)
 
 
-def occupation(executor_class: str, now: dt.datetime, miner: str) -> Occupation:
-    """Return what occupies a miner in a class at `now`. One query; `ongoing` says what counts."""
-    found = Occupation()
-    for _, job, pk, blocks in select_jobs(OCCUPATION, executor_class, now, miner):
-        if blocks is None:
-            found.jobs.add(job or pk)
-        else:
-            found.lapsed.append(Lapsed(pk, json.loads(blocks)))
+def occupation(account: Account, now: dt.datetime) -> Occupation:
+    """Return what occupies the miner of an account in its class at `now`. One query; `ongoing` says what counts."""
+    rows = select(OCCUPATION, executor_class=account.executor_class, at=now, account=account.pk, miner=account.miner_id)
+    address, ip_version, port, wei, presence, *_ = rows[0]
+    found = Occupation(Miner(account.miner_id, address, ip_version, port, int(wei), parse_steps(presence)))
+    for *_, job, reservation, blocks in rows:
+        if blocks is not None:
+            found.lapsed.append(Lapsed(reservation, json.loads(blocks)))
+        elif job or reservation:
+            found.jobs.add(job or reservation)
     return found

@@ -7,14 +7,14 @@ in the book. Whoever wants an exception asks `refusal` for the one that the deci
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from allowance import ledger, state, validation
+from allowance import ledger, validation
 from allowance.ledger import Window
 from allowance.service import not_enough
 from allowance.types import BadInputError, LockTimeout, NotEnoughAllowanceException
 from routing import conf
-from routing.book import Book, Reserved, busy
+from routing.book import Book, Reserved, Seen, busy
 from routing.reliability import incident_counts, score
 from routing.types import (
     AllMinersBusy,
@@ -51,15 +51,17 @@ def decide(
     job = check_request(request)
     now = validation.timestamp(now)
     banned = validation.hotkeys(exclude, "exclude")
-    policy = policy or conf.policy()
-    window = state.window(None)
-    candidates = gather(job, book, window, now, policy)
+    in_force = conf.in_force(job.executor_class)
+    policy = policy or in_force.policy
+    seen = book.read(job.executor_class, now)
+    incidents = incident_counts(job.executor_class, now, policy.window, version=in_force.incidents)
+    candidates = gather(seen, incidents)
     need = ledger.to_ns(job.seconds)
     for candidate in candidates:
         candidate.verdict = judge(candidate, job, need, policy, banned)
     ranked = rank(candidates)
-    route = walk(ranked, job, book, window, now)
-    return Decision(job, now, window.newest, policy, tuple(candidates), route)
+    route = walk(ranked, job, book, seen.window, now)
+    return Decision(job, now, seen.window.newest, policy, tuple(candidates), route)
 
 
 def refusal(
@@ -96,19 +98,14 @@ def check_request(request: OrganicJobRequest) -> Job:
     return Job(str(validation.job_uuid(request.uuid)), str(request.executor_class), seconds)
 
 
-def gather(job: Job, book: Book, window: Window, now: dt.datetime, policy: Policy) -> list[Candidate]:
+def gather(seen: Seen, incidents: Mapping[str, int]) -> list[Candidate]:
     """Return all that the decision will look at, in the order of the allowance."""
-    balances, ongoing = book.read(job.executor_class, now)
-    standings = ledger.standings(window, list(balances.values()))
-    if not standings:
-        return []
-    incidents = incident_counts(job.executor_class, now, policy.window)
     candidates = []
-    for standing in standings:
-        hotkey, executors = standing.balance.hotkey, standing.balance.executors
+    for standing in ledger.standings(seen.window, list(seen.balances.values())):
+        hotkey = standing.balance.hotkey
         count = incidents.get(hotkey, 0)
-        jobs = len(ongoing.get(hotkey, ()))
-        candidates.append(Candidate(standing, jobs, count, score(count, executors), NOT_REACHED))
+        jobs = len(seen.ongoing.get(hotkey, ()))
+        candidates.append(Candidate(standing, jobs, count, score(count, standing.balance.executors), NOT_REACHED))
     return candidates
 
 

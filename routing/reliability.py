@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import connection
 
 from allowance import validation
+from allowance.locks import bound_waits, ledger_transaction, lock_timeout
 from allowance.types import BadInputError
-from routing.models import MinerIncident
+from routing.models import IncidentVersion, MinerIncident
 from routing.types import MinerIncidentType
 
 INCIDENT_COUNTS = f"""
-    SELECT hotkey_ss58address, COUNT(*)
+    SELECT hotkey_ss58address, COUNT(*), MIN(timestamp)
     FROM {connection.ops.quote_name(MinerIncident._meta.db_table)}
     WHERE executor_class = %(executor_class)s AND timestamp >= %(since)s
     GROUP BY hotkey_ss58address
 """  # noqa: S608 (only our table's name is filled in)
+
+
+class Counted(NamedTuple):
+    """Incidents by hotkey at a version, right for every window that begins between `since` and the `oldest` of them.
+
+    The instants are as the database has them. Without an incident there is no oldest.
+    """
+
+    version: int
+    since: Any
+    oldest: Any
+    counts: dict[str, int]
+
+
+_counted: dict[str, Counted] = {}
 
 
 def score(incidents: int, executors: int) -> float:
@@ -28,37 +45,59 @@ def score(incidents: int, executors: int) -> float:
     return -(incidents / (executors or 1)) if incidents else 0.0
 
 
-def incident_counts(executor_class: str, now: dt.datetime, window: dt.timedelta) -> dict[str, int]:
+def incident_counts(
+    executor_class: str, now: dt.datetime, window: dt.timedelta, *, version: int | None
+) -> dict[str, int]:
     """Return how many incidents each miner had in a class since the `window` before `now` began, its edge inside.
 
-    One that a host with a faster clock dated later than `now` counts too.
+    One that a host with a faster clock dated later than `now` counts too. `version` is what the incidents of the class
+    have in the database, None if there never was one. They are counted once: until there is another version, or until
+    one of them leaves the window.
     """
-    parameters = {
-        "executor_class": executor_class,
-        "since": connection.ops.adapt_datetimefield_value(now - window),
-    }
+    if version is None:
+        return {}
+    since = connection.ops.adapt_datetimefield_value(now - window)
+    known = _counted.get(executor_class)
+    if known and known.version == version and known.since <= since and not (known.oldest and known.oldest < since):
+        return known.counts
     with connection.cursor() as cursor:
-        cursor.execute(INCIDENT_COUNTS, parameters)
-        return dict(cursor.fetchall())
+        cursor.execute(INCIDENT_COUNTS, {"executor_class": executor_class, "since": since})
+        rows = cursor.fetchall()
+    oldest = min((timestamp for *_, timestamp in rows), default=None)
+    _counted[executor_class] = Counted(version, since, oldest, {hotkey: count for hotkey, count, _ in rows})
+    return _counted[executor_class].counts
 
 
 def record_incident(
     *, incident_type: str, hotkey: str, job_uuid: UUID | str, executor_class: str, timestamp: dt.datetime
 ) -> None:
-    """Record an incident. A second one of the same miner and job changes nothing; raises ValueError for bad input."""
+    """Record an incident. A second one of the same miner and job changes nothing.
+
+    Raises ValueError for bad input, LockTimeout if somebody else's transaction with an incident of the class does not
+    end in time.
+    """
     if incident_type not in MinerIncidentType.values:
         raise BadInputError(
             f"Unknown incident type {incident_type!r:.80}; there are: {', '.join(MinerIncidentType.values)}."
         )
-    MinerIncident.objects.bulk_create(
-        [
-            MinerIncident(
-                type=MinerIncidentType(incident_type),
-                timestamp=validation.timestamp(timestamp),
-                hotkey_ss58address=validation.hotkey(hotkey),
-                job_uuid=validation.job_uuid(job_uuid),
-                executor_class=validation.executor_class(executor_class),
-            )
-        ],
-        ignore_conflicts=True,
+    incident = {
+        "type": MinerIncidentType(incident_type),
+        "timestamp": validation.timestamp(timestamp),
+        "executor_class": validation.executor_class(executor_class),
+    }
+    hotkey, job_uuid = validation.hotkey(hotkey), validation.job_uuid(job_uuid)
+    with ledger_transaction():
+        bound_waits(lock_timeout())
+        _, is_new = MinerIncident.objects.get_or_create(incident, hotkey_ss58address=hotkey, job_uuid=job_uuid)
+        if is_new:
+            incidents_changed(executor_class)
+
+
+def incidents_changed(executor_class: str) -> None:
+    """Give the incidents of a class a new version, by which all routers learn that what they counted is old."""
+    IncidentVersion.objects.bulk_create(
+        [IncidentVersion(executor_class=executor_class)],
+        update_conflicts=True,
+        unique_fields=["executor_class"],
+        update_fields=["version"],
     )

@@ -251,7 +251,7 @@ def test_repair_and_pick(race: Race) -> None:
     fill_ledger("anna", blocks=BLOCKS)
     with connection.cursor() as cursor:  # one bit that no reservation accounts for
         cursor.execute("UPDATE allowance_account SET held = %s", [b"\1" + bytes(127)])
-    race.stops("repair", "before allowance.models.Account.save")
+    race.stops("repair", "before allowance.rows.store")
     _, theirs = race.meets("pick", seconds=12)
     assert theirs["error"] is None
     race.harmed(differences())

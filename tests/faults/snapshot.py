@@ -9,7 +9,7 @@ from django.apps import apps
 from django.db import models, router, transaction
 from django.utils import timezone
 
-from tests.factories import stored
+from tests.factories import stored, stored_fields
 
 Rows = dict[str, list[tuple[Any, ...]]]
 
@@ -39,12 +39,13 @@ class Snapshot:
                 if rows != self.rows[label]:
                     manager = _model(label)._base_manager
                     manager.all()._raw_delete(router.db_for_write(_model(label)))
-                    manager.bulk_create([_model(label)(*row) for row in self.rows[label]])
+                    names = [field.attname for field in stored_fields(_model(label))]
+                    manager.bulk_create(
+                        [_model(label)(**dict(zip(names, row, strict=True))) for row in self.rows[label]]
+                    )
 
     def _alike(self, model: type[models.Model], row: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(
-            self._alike_value(field, value) for field, value in zip(model._meta.concrete_fields, row, strict=True)
-        )
+        return tuple(self._alike_value(field, value) for field, value in zip(stored_fields(model), row, strict=True))
 
     def _alike_value(self, field: models.Field[Any, Any], value: object) -> object:
         target = field.target_field if isinstance(field, models.ForeignKey) else field

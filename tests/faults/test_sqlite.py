@@ -31,8 +31,8 @@ pytestmark = [
     pytest.mark.skipif(connection.vendor != "sqlite", reason="faults of SQLite's file"),
 ]
 
-EVIDENCE = {"record_receipt", "report_incident"}
-"""They take no lock of the ledger; to them a locked file is an error like any other."""
+EVIDENCE = {"record_receipt"}
+"""It takes no lock; to it a locked file is an error like any other."""
 
 HELD = frozenset({"held"})
 ENOUGH_BLOCKS = 101

@@ -12,7 +12,7 @@ from allowance import allowance
 from allowance.models import Account, Block, Miner
 from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
-from routing import routing
+from routing import conf, routing
 from routing.reliability import incident_counts
 from routing.types import MinerIncidentType
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
@@ -150,7 +150,9 @@ def routed(_world: World) -> None:
 
 
 def see_incidents(_world: World) -> dict[str, str]:
-    return {"incidents": str(incident_counts(CLASS, timezone.now(), dt.timedelta(days=1)).get("anna", 0))}
+    version = conf.in_force(CLASS).incidents
+    counts = incident_counts(CLASS, timezone.now(), dt.timedelta(days=1), version=version)
+    return {"incidents": str(counts.get("anna", 0))}
 
 
 INCIDENTS = Table(

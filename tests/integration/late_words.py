@@ -11,14 +11,15 @@ from uuid import UUID
 
 from django.utils import timezone
 
-from allowance import allowance, audit, state
+from allowance import allowance, audit, reading, state
 from allowance.ledger import Window
 from allowance.models import Account, Reservation, ReservationState
 from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing import routing
+from routing.book import LiveBook
 from routing.journal import replay
-from routing.ongoing import occupation
+from routing.ongoing import as_stored
 from routing.types import MinerIncidentType
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 
@@ -168,13 +169,13 @@ def receipt(kind: ReceiptKind, seconds: int = 0, miner: str = "anna") -> Step:
 def see_reservation(world: World) -> dict[str, str]:
     now = timezone.now()
     row = Reservation.objects.filter(pk=world.reservation).first()
-    balance = state.balances(CLASS, now)["anna"]
+    balance = reading.read(CLASS, now).balances["anna"]
     window = state.window(None)
     parts = asdict(audit.sums(balance, Window(BLOCKS[0], window.ns[: len(BLOCKS)], window.newest)))
     (blocks,) = (name for name, ns in parts.items() if ns and name != "earned")
     if blocks == "held" and (row is None or state.state_at(row, now) is not ReservationState.HELD):
         blocks = "taken"
-    ongoing = JOB in occupation(CLASS, now, "anna").jobs
+    ongoing = as_stored(JOB) in LiveBook().read(CLASS, now).ongoing.get("anna", ())
     return {"row": row.state if row else "none", "blocks": blocks, "job": "ongoing" if ongoing else "idle"}
 
 

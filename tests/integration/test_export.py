@@ -21,9 +21,9 @@ from allowance.types import MAX_WEI
 from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
+from routing.book import LiveBook
 from routing.journal import export
 from routing.models import MinerIncident
-from routing.ongoing import ongoing
 from routing.reliability import record_incident
 from tests.factories import CLASS, FIRST_BLOCK, Finished, fill_ledger, run_command, stored
 
@@ -111,7 +111,12 @@ def answers() -> list[Any]:
                     )
                 )
             states = {r.pk: state_at(r, at) for r in Reservation.objects.all()}
-            found += [states, ongoing(CLASS, at), allowance().miners(), allowance().get_manifests()]
+            found += [
+                states,
+                LiveBook(pinned=at).read(CLASS, at).ongoing,
+                allowance().miners(),
+                allowance().get_manifests(),
+            ]
     return found
 
 

@@ -18,7 +18,7 @@ from pytest_django import Settings
 from allowance import allowance
 from allowance.audit import check_ledger
 from allowance.locks import ledger_transaction, lock_account, lock_chain
-from allowance.models import Account, Reservation
+from allowance.models import Account, Reservation, new_version
 from allowance.types import LockTimeout
 from routing import book, routing
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, stored
@@ -125,7 +125,7 @@ def test_a_pick_has_less_patience_after_each_wait(settings: Settings) -> None:
     waited_for_bert = Event()
 
     def take_anna() -> None:
-        Account.objects.filter(miner="anna").update(executors=0)
+        Account.objects.filter(miner="anna").update(executors=0, version=new_version())
         time.sleep(0.01)  # patience is counted in milliseconds
 
     with (
@@ -138,7 +138,7 @@ def test_a_pick_has_less_patience_after_each_wait(settings: Settings) -> None:
     assert route.miner.hotkey_ss58 == "bert"
     first, second = (int(ms) for q in captured for ms in re.findall(r"set_config\('lock_timeout', '(\d+)'", q["sql"]))
     assert second < first == 30_000
-    Account.objects.filter(miner="anna").update(executors=1)
+    Account.objects.filter(miner="anna").update(executors=1, version=new_version())
 
 
 DROP = {

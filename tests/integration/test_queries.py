@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,18 +12,19 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from allowance import allowance
-from allowance.models import Reservation
+from allowance.models import Account, Reservation
+from allowance.reading import CHANGED
 from allowance.state import held_at
 from allowance.types import ExecutorClass
 from receipts import receipts
 from receipts.models import JobFinishedReceipt, JobStartedReceipt
 from receipts.ongoing import RUNNING_JOBS
-from routing import routing
+from routing import pipeline, routing
 from routing.models import MinerIncident
 from routing.ongoing import OCCUPATION, ONGOING
 from routing.reliability import INCIDENT_COUNTS
-from routing.types import MinerIncidentType
-from tests.factories import CLASS, fill_ledger, job_request
+from routing.types import Candidate, MinerIncidentType
+from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -33,14 +35,67 @@ def statements(captured: CaptureQueriesContext) -> list[str]:
     return [query["sql"].strip() for query in captured]
 
 
+READING, RESERVING = ["SELECT"] * 3, ["BEGIN", "SELECT", "UPDATE", "INSERT", "COMMIT"]
+
+
+def verbs(captured: CaptureQueriesContext) -> list[str]:
+    return [sql.split()[0] for sql in statements(captured)]
+
+
+def incident(**fields: Any) -> None:
+    routing().report_incident("MINER_JOB_FAILED", "anna", job_request().uuid, fields.get("executor_class", CLASS))
+
+
 @pytest.mark.parametrize("miners", [1, 20])
-def test_a_pick_makes_twelve_statements(miners: int) -> None:
+def test_a_pick_makes_eight_statements(miners: int) -> None:
     fill_ledger(*(f"miner_{i}" for i in range(miners)))
+    incident()
     routing().pick(job_request())
     with CaptureQueriesContext(connection) as captured:
         routing().pick(job_request())
-    verbs = [sql.split()[0] for sql in statements(captured)]
-    assert verbs == ["SELECT"] * 5 + ["BEGIN"] + ["SELECT"] * 3 + ["UPDATE", "INSERT", "COMMIT"]
+    assert verbs(captured) == READING + RESERVING
+
+
+def test_a_pick_after_a_block_reads_the_accounts_and_the_blocks_anew() -> None:
+    fill_ledger("anna")
+    routing().pick(job_request())
+    allowance().record_block(number=1021, timestamp=timezone.now(), stake_share=0.5)
+    with CaptureQueriesContext(connection) as captured:
+        routing().pick(job_request())
+    assert verbs(captured) == ["SELECT"] * 2 + READING + RESERVING
+
+
+def test_a_pick_after_an_incident_counts_anew() -> None:
+    fill_ledger("anna", executors=9)
+    incident()
+    routing().pick(job_request())
+    incident(executor_class=ExecutorClass.always_on__test)
+    with CaptureQueriesContext(connection) as captured:
+        routing().pick(job_request())
+    assert verbs(captured) == READING + RESERVING
+    incident()
+    with CaptureQueriesContext(connection) as captured:
+        routing().pick(job_request())
+    assert verbs(captured) == ["SELECT", *READING, *RESERVING]
+
+
+def test_a_pick_looks_again_at_an_account_that_changed_since_it_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_ledger("anna", executors=3)
+    routing().pick(job_request())
+    rank = pipeline.rank
+
+    def rank_late(candidates: Sequence[Candidate]) -> list[Candidate]:
+        allowance().reserve_allowance(
+            miner="anna", executor_class=CLASS, allowance_seconds=6, job_start_block=FIRST_BLOCK + 20
+        )
+        return rank(candidates)
+
+    monkeypatch.setattr(pipeline, "rank", rank_late)
+    with CaptureQueriesContext(connection) as captured:
+        route = routing().pick(job_request(12))
+    begin, lock, *reserving = RESERVING
+    assert verbs(captured)[-6:] == [begin, lock, "SELECT", *reserving]
+    assert route.allowance_blocks == [FIRST_BLOCK + 3]
 
 
 def test_a_refused_pick_writes_and_locks_nothing() -> None:
@@ -60,7 +115,8 @@ def test_a_pick_locks_one_account_before_it_writes() -> None:
     writes = [i for i, sql in enumerate(statements(captured)) if sql.split()[0] in {"UPDATE", "INSERT"}]
     assert len(locks) == 1
     assert locks[0] < min(writes)
-    assert 'FOR UPDATE OF "allowance_account" SKIP LOCKED' in statements(captured)[locks[0]]
+    assert "allowance_account" in statements(captured)[locks[0]]
+    assert "FOR UPDATE SKIP LOCKED" in statements(captured)[locks[0]]
 
 
 @postgresql
@@ -73,7 +129,8 @@ def test_an_end_locks_the_account_before_it_reads_the_reservation(end: str) -> N
     begin, patience, lock, read, *writes, commit = statements(captured)
     assert (begin, commit) == ("BEGIN", "COMMIT")
     assert "lock_timeout" in patience
-    assert 'FOR UPDATE OF "allowance_account"' in lock
+    assert "allowance_account" in lock
+    assert "FOR UPDATE" in lock
     assert "SKIP LOCKED" not in lock
     assert read.startswith("SELECT")
     assert [sql.split()[0] for sql in writes] == ["UPDATE", "UPDATE"]
@@ -118,8 +175,9 @@ def test_the_busy_count_is_served_by_indexes() -> None:
     fill_ledger("anna", "bert")
     for _ in range(3):
         routing().pick(job_request(12))
-    for sql in (RUNNING_JOBS, ONGOING, OCCUPATION):
-        read = scans(sql, {"executor_class": CLASS, "at": now, "miner": "anna"})
+    (account,) = Account.objects.filter(miner="anna").values_list("pk", flat=True)
+    for sql in (RUNNING_JOBS, ONGOING.format(held=f"'{jobs[0]}'"), OCCUPATION):
+        read = scans(sql, {"executor_class": CLASS, "at": now, "miner": "anna", "account": account})
         assert "started_valid" in read
         assert not {"receipts_jobstartedreceipt", "receipts_jobfinishedreceipt"} & read
     with CaptureQueriesContext(connection) as captured:
@@ -147,7 +205,8 @@ def test_counting_incidents_reads_the_index_of_class_and_time() -> None:
 
 @postgresql
 def test_held_reservations_are_found_by_the_partial_index() -> None:
-    fill_ledger("anna")
+    """Both by accounts that changed, and by the queries of the admin and of whoever reserves without routing."""
+    fill_ledger(*(f"miner_{i}" for i in range(200)))
     now = timezone.now()
     routing().pick(job_request())
     (account,) = Reservation.objects.values_list("account", flat=True)
@@ -162,5 +221,10 @@ def test_held_reservations_are_found_by_the_partial_index() -> None:
         )
         for _ in range(5000)
     )
-    read = scans(*Reservation.objects.filter(held_at(now), account=account).query.sql_with_params())
+    assert "reservation_held" in scans(
+        *Reservation.objects.filter(held_at(now), account=account).query.sql_with_params()
+    )
+    known = ", ".join(str(version) for version in Account.objects.values_list("version", flat=True)[:195])
+    read = scans(CHANGED.format(known=known), {"executor_class": CLASS})
     assert "reservation_held" in read
+    assert not {"allowance_reservation", "allowance_miner"} & read

@@ -20,7 +20,6 @@ from receipts import receipts
 from receipts.schemas import JobFinished, JobStarted
 from routing import routing
 from routing.book import LiveBook
-from routing.conf import make_policy
 from routing.pipeline import check_request, gather
 from routing.types import AllMinersBusy, Gate, Verdict
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
@@ -147,7 +146,8 @@ def test_a_refusal_under_the_lock_leaves_lapsed_blocks_free() -> None:
     with time_machine.travel(now, tick=False):
         held, blocks = reserve(12)
     job = job_request(12)
-    candidate = gather(check_request(job), book, state.window(None), now, make_policy(0, 24.0))[0]
+    candidate = gather(book.read(CLASS, now), {})[0]
+    allowance().undo_allowance_reservation(reserve(12)[0])
     receipts().record(
         JobStarted.model_validate(
             {"job_uuid": job_request().uuid, "miner_hotkey": "anna", "validator_hotkey": "v", "ttl": 600}
@@ -165,13 +165,14 @@ def test_the_clock_is_read_under_the_lock() -> None:
     """A job that was spent and started while a pick waited for the lock keeps its executor busy."""
     fill_ledger("anna", executors=1)
     early = dt.datetime.now(dt.UTC)
-    candidate = gather(check_request(job_request(12)), LiveBook(), state.window(None), early, make_policy(0, 24.0))[0]
+    book = LiveBook()
+    candidate = gather(book.read(CLASS, early), {})[0]
     other = job_request(12)
     route = routing().pick(other)
     started = {"job_uuid": other.uuid, "miner_hotkey": "anna", "validator_hotkey": "v", "executor_class": CLASS}
     receipts().record(JobStarted.model_validate(started | {"timestamp": dt.datetime.now(dt.UTC), "ttl": 60}))
     allowance().spend_allowance(route.allowance_reservation_id or 0)
-    verdict = LiveBook().reserve(candidate, check_request(job_request(12)), state.window(None), early, wait=True)
+    verdict = book.reserve(candidate, check_request(job_request(12)), state.window(None), early, wait=True)
     assert isinstance(verdict, Verdict)
     assert verdict.gate is Gate.EXECUTORS
 

@@ -24,7 +24,7 @@ from allowance.admin import ReadOnlyAdmin
 from allowance.models import ManifestSync
 from allowance.types import LockTimeout
 from routing import service
-from routing.conf import make_policy
+from routing.conf import InForce, make_policy
 from tests.factories import FIRST_BLOCK, fill_ledger
 from tests.integration.test_consumer import BAD, PATIENCE, answer, ask, consumer_for, job, socket
 
@@ -100,7 +100,7 @@ async def test_a_refusal_tells_the_client_no_more_than_the_reason(
     async with socket(facilitator) as communicator:
         with monkeypatch.context() as patch:
             if reason == "NotEnoughCollateralException":
-                patch.setattr("routing.conf.policy", lambda: make_policy(10**18, 24.0))
+                patch.setattr("routing.conf.in_force", lambda _: InForce(make_policy(10**18, 24.0), None))
             if reason == "LockTimeout":
                 patch.setattr(service, "decide", raising(LockTimeout()))
             if reason == "AllMinersBusy":

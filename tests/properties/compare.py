@@ -9,7 +9,7 @@ from uuid import UUID
 
 from django.db.models import F
 
-from allowance import allowance, ledger, state
+from allowance import allowance, ledger, reading, state
 from allowance.audit import KEPT_BEFORE, check_ledger, sums
 from allowance.ledger import Balance, Window
 from allowance.models import Account, Block, Miner, Reservation
@@ -49,7 +49,7 @@ def compare_balances(model: Subnet, now: dt.datetime, tally: Tally) -> None:
     if window.newest is None:
         return
     for cls in CLASSES:
-        balances = state.balances(cls, now)
+        balances = reading.read(cls, now).balances
         for miner in MINERS:
             if balance := balances.get(miner):
                 compare_balance(balance, window, model, now, tally)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from allowance import ledger, reservations, state
+from allowance import ledger, reading, reservations
 from allowance.ledger import Balance, Steps, Window
 from allowance.models import Account, ReservationState
 from allowance.state import Lapsed
@@ -31,8 +31,8 @@ LENGTH, SHORT = 100, 12
 
 
 def lapse_ignored_when_reading(patch: pytest.MonkeyPatch) -> None:
-    balances = state.balances
-    patch.setattr(state, "balances", lambda cls, now: balances(cls, dt.datetime(1970, 1, 1, tzinfo=dt.UTC)))
+    read = reading.read
+    patch.setattr(reading, "read", lambda cls, now: read(cls, dt.datetime(1970, 1, 1, tzinfo=dt.UTC)))
 
 
 def lapse_ignored_when_ending(patch: pytest.MonkeyPatch) -> None:

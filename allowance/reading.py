@@ -1,0 +1,165 @@
+"""What a decision reads of the ledger, as values: from memory, but for the accounts that have changed.
+
+Each account has a version, drawn anew by whoever changes what a reservation depends on, and so has the chain. A process
+tells the database which versions it remembers, and gets all that is newer in one statement, which is one moment. So it
+needs to hear nothing of other processes, and whatever they have committed is in its next reading.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from django.db import connection
+from django.utils.timezone import make_aware
+
+from allowance import ledger
+from allowance.fields import parse_steps
+from allowance.ledger import Balance, Window
+from allowance.state import ACCOUNT, CHAIN_LOCK, HELD, MINER, RESERVATION, Lapsed, window
+from allowance.types import EXECUTOR_CLASSES
+
+# Each changed account comes once for each of its holds, or once alone; if none has changed, the chain's version comes
+# alone. In SQL, because here the ORM takes longer than the database. The versions are whole numbers of our own making.
+CHANGED = f"""
+    SELECT l.version, m.hotkey, m.address, m.ip_version, m.port, m.wei, m.presence,
+           a.version, a.executors, a.counts, a.voided_before, a.base, a.held, a.spent,
+           r.id, r.job_uuid, r.expires_at, r.blocks
+    FROM {CHAIN_LOCK} l
+    LEFT JOIN {ACCOUNT} a
+        ON a.executor_class = %(executor_class)s AND CASE WHEN a.version IN ({{known}}) THEN 0 ELSE 1 END = 1
+    LEFT JOIN {MINER} m ON m.hotkey = a.miner_id
+    LEFT JOIN {RESERVATION} r ON r.account_id = a.id AND {HELD}
+"""  # noqa: S608
+
+
+class Hold(NamedTuple):
+    """A reservation that was neither spent nor released; `job` is as the database has it.
+
+    `bits` are its blocks as a set that counts from the base of its account.
+    """
+
+    pk: int
+    job: UUID | str | None
+    expires_at: dt.datetime
+    blocks: list[int]
+    bits: int
+
+
+class Entry(NamedTuple):
+    """An account as it is at one version."""
+
+    version: int
+    balance: Balance
+    holds: tuple[Hold, ...]
+
+
+class Reading(NamedTuple):
+    """What the ledger says of an executor class; all but the window by hotkey.
+
+    The `balances` have the blocks of `lapsed` holds free; `holds` are the others. Miners without any are left out.
+    """
+
+    window: Window
+    balances: dict[str, Balance]
+    versions: Mapping[str, int]
+    holds: dict[str, list[Hold]]
+    lapsed: dict[str, list[Lapsed]]
+
+
+class Memory(NamedTuple):
+    """What this process remembers of a class at a version of the chain: the window, and the accounts by hotkey."""
+
+    chain_version: int
+    window: Window
+    entries: dict[str, Entry]
+
+
+_memory: dict[str, Memory] = {}
+
+
+def read(executor_class: str, now: dt.datetime) -> Reading:
+    """Return what the ledger says of a class, with the blocks of holds that lapsed by `now` free.
+
+    One statement, three if the chain has changed. An unknown class has no balances.
+    """
+    if executor_class not in EXECUTOR_CLASSES:
+        return Reading(window(None), {}, {}, {}, {})
+    usable, entries = _recall(executor_class)
+    found = Reading(
+        usable,
+        {hotkey: entry.balance for hotkey, entry in entries.items()},
+        {hotkey: entry.version for hotkey, entry in entries.items()},
+        {},
+        {},
+    )
+    for hotkey, entry in entries.items():
+        for hold in entry.holds:
+            if hold.expires_at > now:
+                found.holds.setdefault(hotkey, []).append(hold)
+            else:
+                found.lapsed.setdefault(hotkey, []).append(Lapsed(hold.pk, hold.blocks))
+                balance = found.balances[hotkey]
+                found.balances[hotkey] = balance._replace(held=balance.held & ~hold.bits)
+    return found
+
+
+def _recall(executor_class: str) -> tuple[Window, dict[str, Entry]]:
+    """Return the window and the accounts of a class as they are now, and remember them.
+
+    Other threads may remember something else meanwhile; what is returned here is of one moment all the same.
+    """
+    memory = _memory.get(executor_class)
+    if memory is not None:
+        chain_version, changed = _select(executor_class, memory.entries)
+        if chain_version == memory.chain_version:
+            entries = {**memory.entries, **changed}
+            _memory[executor_class] = memory._replace(entries=entries)
+            return memory.window, entries
+    chain_version, entries = _select(executor_class, {})
+    usable = window(None)  # read later than the accounts: a block more does no harm
+    if chain_version is not None:
+        _memory[executor_class] = Memory(chain_version, usable, entries)
+    return usable, entries
+
+
+def _select(executor_class: str, known: Mapping[str, Entry]) -> tuple[int | None, dict[str, Entry]]:
+    """Return the chain's version (None: nothing was ever recorded) and the accounts that are not as `known`."""
+    versions = ", ".join([str(entry.version) for entry in known.values()]) or "-1"
+    with connection.cursor() as cursor:
+        cursor.execute(CHANGED.format(known=versions), {"executor_class": executor_class})
+        rows: list[Sequence[Any]] = cursor.fetchall()
+    rows_of: dict[str, list[Sequence[Any]]] = {}
+    for row in rows:
+        if row[1] is not None:
+            rows_of.setdefault(row[1], []).append(row)
+    return rows[0][0] if rows else None, {hotkey: _entry(executor_class, own) for hotkey, own in rows_of.items()}
+
+
+def _entry(executor_class: str, rows: Sequence[Sequence[Any]]) -> Entry:
+    hotkey, address, ip_version, port, wei, presence, *of_account = rows[0][1:14]
+    version, executors, counts, voided, base, held, spent = of_account
+    balance = Balance(
+        hotkey=hotkey,
+        address=address,
+        ip_version=ip_version,
+        port=port,
+        wei=int(wei),
+        presence=parse_steps(presence),
+        executor_class=executor_class,
+        executors=executors,
+        counts=parse_steps(counts),
+        voided_before=voided,
+        base=base,
+        held=int.from_bytes(held, "little"),
+        spent=int.from_bytes(spent, "little"),
+    )
+    holds = []
+    for pk, job, expires_at, blocks in (row[14:] for row in rows if row[14] is not None):
+        until = expires_at if expires_at.tzinfo else make_aware(expires_at, connection.timezone)  # SQLite has none
+        numbers = json.loads(blocks)
+        holds.append(Hold(pk, job, until, numbers, ledger.to_bits(numbers, base)))
+    return Entry(version, balance, tuple(holds))
