@@ -24,7 +24,7 @@ test: $(venv)/test ## run the tests on SQLite and on PostgreSQL (ARGS="-x -k led
 soak: $(venv)/test ## simulate at length, on SQLite or DATABASE_URL's (SOAK_OPS=1000000 SOAK_SEED=1 SOAK_JOBS=cores)
 	@$(bin)/python -m tests.properties.soak
 
-bench: $(venv)/test ## measure a pick on PostgreSQL (BENCH_FORMAT=json for programs)
+bench: $(venv)/test ## measure on PostgreSQL, in some 5 minutes (BENCH_FORMAT=json for programs, BENCH_ROWS=pick,size for some)
 	@$(bin)/python -m tests.benchmarks
 
 # The last two look at the settings of a server, whatever this checkout's .env says.

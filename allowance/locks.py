@@ -12,9 +12,9 @@ Whoever changes what a lock guards draws a new version: of the chain, by `chain_
 balance, by declaring its executors or by `lock_accounts_of`. Routers remember what they read by these versions; rows
 that somebody changes by hand without a new one are read at the next block.
 
-What was read before a lock is a hint. Decide by the rows read under it, or by what was read, if the account's version
-is still the same. Two things are not read again: a block recorded
-meanwhile, which only adds to what a pick that began before it may use, and what only ranks: collateral and incidents.
+What was read before a lock is a hint. Decide by the rows read under it, or by what was read before, if the account's
+version is still the same. Two things are not read again: a block recorded meanwhile, which only adds to what a pick
+that began before it may use, and what only ranks: collateral and incidents.
 
 Nobody waits for ever for a row of the ledger: see `ledger_transaction`. Whoever locks whole tables, as a migration
 does, holds everybody up; only PostgreSQL's own `lock_timeout` could end that.

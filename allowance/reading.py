@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -22,15 +22,22 @@ from allowance.ledger import Balance, Window
 from allowance.state import ACCOUNT, CHAIN_LOCK, HELD, MINER, RESERVATION, Lapsed, window
 from allowance.types import EXECUTOR_CLASSES
 
+# What is known comes as one text: a list of values would take PostgreSQL longer to plan than to run.
+_IS_KNOWN, _TEXT = (
+    ("a.version = ANY (CAST(%(known)s AS bigint[]))", "{{{}}}")
+    if connection.vendor == "postgresql"
+    else ("a.version IN (SELECT value FROM json_each(%(known)s))", "[{}]")
+)
+
 # Each changed account comes once for each of its holds, or once alone; if none has changed, the chain's version comes
-# alone. In SQL, because here the ORM takes longer than the database. The versions are whole numbers of our own making.
+# alone. PostgreSQL takes the CASE for a rare one, which it is, and so finds the rest by their indexes.
 CHANGED = f"""
     SELECT l.version, m.hotkey, m.address, m.ip_version, m.port, m.wei, m.presence,
            a.version, a.executors, a.counts, a.voided_before, a.base, a.held, a.spent,
            r.id, r.job_uuid, r.expires_at, r.blocks
     FROM {CHAIN_LOCK} l
     LEFT JOIN {ACCOUNT} a
-        ON a.executor_class = %(executor_class)s AND CASE WHEN a.version IN ({{known}}) THEN 0 ELSE 1 END = 1
+        ON a.executor_class = %(executor_class)s AND CASE WHEN {_IS_KNOWN} THEN 0 ELSE 1 END = 1
     LEFT JOIN {MINER} m ON m.hotkey = a.miner_id
     LEFT JOIN {RESERVATION} r ON r.account_id = a.id AND {HELD}
 """  # noqa: S608
@@ -50,7 +57,7 @@ class Hold(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """An account as it is at one version."""
+    """An account as it is at one version; what of its holds has lapsed is for the clock to say."""
 
     version: int
     balance: Balance
@@ -65,7 +72,7 @@ class Reading(NamedTuple):
 
     window: Window
     balances: dict[str, Balance]
-    versions: Mapping[str, int]
+    entries: Mapping[str, Entry]
     holds: dict[str, list[Hold]]
     lapsed: dict[str, list[Lapsed]]
 
@@ -89,13 +96,7 @@ def read(executor_class: str, now: dt.datetime) -> Reading:
     if executor_class not in EXECUTOR_CLASSES:
         return Reading(window(None), {}, {}, {}, {})
     usable, entries = _recall(executor_class)
-    found = Reading(
-        usable,
-        {hotkey: entry.balance for hotkey, entry in entries.items()},
-        {hotkey: entry.version for hotkey, entry in entries.items()},
-        {},
-        {},
-    )
+    found = Reading(usable, {hotkey: entry.balance for hotkey, entry in entries.items()}, entries, {}, {})
     for hotkey, entry in entries.items():
         for hold in entry.holds:
             if hold.expires_at > now:
@@ -126,11 +127,15 @@ def _recall(executor_class: str) -> tuple[Window, dict[str, Entry]]:
     return usable, entries
 
 
+def asked(executor_class: str, known: Iterable[int]) -> dict[str, str]:
+    """Return the parameters of CHANGED: a class, and the versions of its accounts that are `known`."""
+    return {"executor_class": executor_class, "known": _TEXT.format(",".join(map(str, known)))}
+
+
 def _select(executor_class: str, known: Mapping[str, Entry]) -> tuple[int | None, dict[str, Entry]]:
     """Return the chain's version (None: nothing was ever recorded) and the accounts that are not as `known`."""
-    versions = ", ".join([str(entry.version) for entry in known.values()]) or "-1"
     with connection.cursor() as cursor:
-        cursor.execute(CHANGED.format(known=versions), {"executor_class": executor_class})
+        cursor.execute(CHANGED, asked(executor_class, [entry.version for entry in known.values()]))
         rows: list[Sequence[Any]] = cursor.fetchall()
     rows_of: dict[str, list[Sequence[Any]]] = {}
     for row in rows:

@@ -14,6 +14,7 @@ from django.utils import timezone
 from allowance import ledger, reading, reservations
 from allowance.ledger import Balance, Window
 from allowance.locks import ledger_transaction, lock_account, lock_timeout
+from allowance.reading import Entry
 from allowance.state import Lapsed
 from allowance.types import HOLD_MARGIN, LockTimeout, Miner
 from routing.ongoing import Jobs, as_stored, occupation, ongoing
@@ -63,11 +64,11 @@ class LiveBook:
 
     pinned: dt.datetime | None = None
     patience: float = field(default_factory=lock_timeout)
-    versions: Mapping[str, int] = field(default_factory=dict)
+    entries: Mapping[str, Entry] = field(default_factory=dict)
     lapsed: Mapping[str, Sequence[Lapsed]] = field(default_factory=dict)
 
     def read(self, executor_class: str, now: dt.datetime) -> Seen:
-        usable, balances, self.versions, holds, self.lapsed = reading.read(executor_class, now)
+        usable, balances, self.entries, holds, self.lapsed = reading.read(executor_class, now)
         now = self.pinned or max(now, timezone.now())
         return Seen(usable, balances, ongoing(executor_class, now, holds) if balances else {})
 
@@ -93,7 +94,7 @@ class LiveBook:
             if patience:
                 self.patience = max(0.0, patience - (time.monotonic() - begun))
             now = self.pinned or max(now, timezone.now())
-            if account.version == self.versions.get(candidate.hotkey):
+            if account.version == self.entries[candidate.hotkey].version:
                 balance, jobs = candidate.standing.balance, candidate.ongoing
                 lapsed = self.lapsed.get(candidate.hotkey, ())
             else:

@@ -19,7 +19,7 @@ def each_moment(happen: Callable[[str], object]) -> Iterator[None]:
     commit = wrapper._commit
 
     def before_statement(execute: Callable[..., object], sql: str, *rest: object) -> object:
-        happen(re.sub(r"\bIN \([^()%]+\)", "IN (…)", sql))  # random versions and uuids
+        happen(re.sub(r"\bIN \([^()%]+\)", "IN (…)", sql))  # as many as there are holds
         return execute(sql, *rest)
 
     def around_commit() -> None:

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from allowance import allowance
 from allowance.models import Account, Reservation
-from allowance.reading import CHANGED
+from allowance.reading import CHANGED, asked
 from allowance.state import held_at
 from allowance.types import ExecutorClass
 from receipts import receipts
@@ -224,7 +224,6 @@ def test_held_reservations_are_found_by_the_partial_index() -> None:
     assert "reservation_held" in scans(
         *Reservation.objects.filter(held_at(now), account=account).query.sql_with_params()
     )
-    known = ", ".join(str(version) for version in Account.objects.values_list("version", flat=True)[:195])
-    read = scans(CHANGED.format(known=known), {"executor_class": CLASS})
+    read = scans(CHANGED, asked(CLASS, Account.objects.values_list("version", flat=True)[:195]))
     assert "reservation_held" in read
     assert not {"allowance_reservation", "allowance_miner"} & read
