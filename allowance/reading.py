@@ -19,7 +19,7 @@ from django.utils.timezone import make_aware
 from allowance import ledger
 from allowance.fields import parse_steps
 from allowance.ledger import Balance, Window
-from allowance.state import ACCOUNT, CHAIN_LOCK, HELD, MINER, RESERVATION, Lapsed, window
+from allowance.state import ACCOUNT, CHAIN_LOCK, HELD, MINER, RESERVATION, window
 from allowance.types import EXECUTOR_CLASSES
 
 # What is known comes as one text: a list of values would take PostgreSQL longer to plan than to run.
@@ -74,7 +74,7 @@ class Reading(NamedTuple):
     balances: dict[str, Balance]
     entries: Mapping[str, Entry]
     holds: dict[str, list[Hold]]
-    lapsed: dict[str, list[Lapsed]]
+    lapsed: dict[str, dict[int, list[int]]]
 
 
 class Memory(NamedTuple):
@@ -102,7 +102,7 @@ def read(executor_class: str, now: dt.datetime) -> Reading:
             if hold.expires_at > now:
                 found.holds.setdefault(hotkey, []).append(hold)
             else:
-                found.lapsed.setdefault(hotkey, []).append(Lapsed(hold.pk, hold.blocks))
+                found.lapsed.setdefault(hotkey, {})[hold.pk] = hold.blocks
                 balance = found.balances[hotkey]
                 found.balances[hotkey] = balance._replace(held=balance.held & ~hold.bits)
     return found

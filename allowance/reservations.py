@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from uuid import UUID
 
@@ -30,15 +30,13 @@ from allowance.types import (
 )
 
 
-def tidy(account: Account, balance: Balance, lapsed: Iterable[Lapsed]) -> Balance:
+def tidy(account: Account, balance: Balance, lapsed: Lapsed) -> Balance:
     """Store that reservations of a locked account have lapsed and their blocks are free; return its balance then."""
-    tidied = []
-    for pk, blocks in lapsed:
+    for blocks in lapsed.values():
         balance = ledger.free_again(balance, blocks)
-        tidied.append(pk)
-    if tidied:
+    if lapsed:
         _store(account, balance)
-        Reservation.objects.filter(pk__in=tidied).update(state=ReservationState.LAPSED, ended_at=F("expires_at"))
+        Reservation.objects.filter(pk__in=lapsed).update(state=ReservationState.LAPSED, ended_at=F("expires_at"))
     return balance
 
 
@@ -85,7 +83,7 @@ def reserve(
             )
         now = now or timezone.now()
         gone = Reservation.objects.filter(lapsed_at(now), account=account).values_list("pk", "blocks")
-        balance = tidy(account, account.balance, [Lapsed(pk, blocks) for pk, blocks in gone])
+        balance = tidy(account, account.balance, dict(gone))
         usable = window(job_start_block)
         blocks = ledger.take(usable, balance, ledger.to_ns(seconds)) if balance.registered else None
         if blocks is None:
@@ -133,7 +131,7 @@ def _end(reservation_id: int, end: ReservationState, now: dt.datetime | None) ->
         state = state_at(reservation, now)
         if state is ReservationState.LAPSED and reservation.state == ReservationState.HELD:
             # Whoever is told so may rely on it, even if the next word comes by a clock that is behind.
-            tidy(account, account.balance, [Lapsed(reservation.pk, reservation.blocks)])
+            tidy(account, account.balance, {reservation.pk: reservation.blocks})
         elif state is ReservationState.HELD:
             bits = ledger.to_bits(reservation.blocks, account.base)
             spent = account.spent | bits if end is ReservationState.SPENT else account.spent

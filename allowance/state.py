@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from django.db import connection
@@ -47,11 +47,8 @@ _BLOCKS = f"""
 """  # noqa: S608 (only our tables' names are filled in)
 
 
-class Lapsed(NamedTuple):
-    """A reservation that lapsed and whose row does not say so yet."""
-
-    pk: int
-    blocks: list[int]
+Lapsed = Mapping[int, Sequence[int]]
+"""Reservations that lapsed and whose rows do not say so yet: their blocks by their ids."""
 
 
 def window(job_start_block: int | None, *, before: int = 0) -> Window:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 from uuid import UUID
@@ -65,7 +65,7 @@ class LiveBook:
     pinned: dt.datetime | None = None
     patience: float = field(default_factory=lock_timeout)
     entries: Mapping[str, Entry] = field(default_factory=dict)
-    lapsed: Mapping[str, Sequence[Lapsed]] = field(default_factory=dict)
+    lapsed: Mapping[str, Lapsed] = field(default_factory=dict)
 
     def read(self, executor_class: str, now: dt.datetime) -> Seen:
         usable, balances, self.entries, holds, self.lapsed = reading.read(executor_class, now)
@@ -96,7 +96,7 @@ class LiveBook:
             now = self.pinned or max(now, timezone.now())
             if account.version == self.entries[candidate.hotkey].version:
                 balance, jobs = candidate.standing.balance, candidate.ongoing
-                lapsed = self.lapsed.get(candidate.hotkey, ())
+                lapsed = self.lapsed.get(candidate.hotkey, {})
             else:
                 occupied = occupation(account, now)
                 account.miner = occupied.miner

@@ -14,7 +14,7 @@ from django.db import connection
 from allowance.fields import parse_steps
 from allowance.models import Account, Miner
 from allowance.reading import Hold
-from allowance.state import HELD, LAPSED_AT, MINER, RESERVATION, Lapsed
+from allowance.state import HELD, LAPSED_AT, MINER, RESERVATION
 from receipts.ongoing import FINISHED, RUNNING_JOBS, RUNNING_JOBS_OF_MINER, select
 
 ONGOING = f"""
@@ -71,7 +71,7 @@ class Occupation:
 
     miner: Miner
     jobs: Jobs = field(default_factory=set)
-    lapsed: list[Lapsed] = field(default_factory=list)
+    lapsed: dict[int, list[int]] = field(default_factory=dict)
 
 
 def occupation(account: Account, now: dt.datetime) -> Occupation:
@@ -81,7 +81,7 @@ def occupation(account: Account, now: dt.datetime) -> Occupation:
     found = Occupation(Miner(account.miner_id, address, ip_version, port, int(wei), parse_steps(presence)))
     for *_, job, reservation, blocks in rows:
         if blocks is not None:
-            found.lapsed.append(Lapsed(reservation, json.loads(blocks)))
+            found.lapsed[reservation] = json.loads(blocks)
         elif job or reservation:
             found.jobs.add(job or reservation)
     return found

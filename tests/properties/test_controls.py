@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -44,8 +44,8 @@ def ends_unchecked(patch: pytest.MonkeyPatch) -> None:
 
 
 def lapses_not_stored(patch: pytest.MonkeyPatch) -> None:
-    def tidy(account: Account, balance: Balance, lapsed: Iterable[Lapsed]) -> Balance:
-        for _, blocks in lapsed:
+    def tidy(account: Account, balance: Balance, lapsed: Lapsed) -> Balance:
+        for blocks in lapsed.values():
             balance = ledger.free_again(balance, blocks)
         return balance
 
