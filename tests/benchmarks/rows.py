@@ -1,0 +1,147 @@
+"""What is measured, row by row, and what it should come to. Goals are told, not asserted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.report import Goal, Line, at_least, at_most
+from tests.benchmarks.sizes import Subnet
+from tests.benchmarks.team import percentile
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two databases on which picks are compared."""
+
+    name: str
+    subnet: Subnet
+    past: dict[str, int] = field(default_factory=dict)
+
+
+def pick(bench: Bench) -> Iterator[Line]:
+    with bench.team(bench.scale.usual) as team:
+        (bench.statements_per_pick,) = team.do("statements")
+        floor, short, long = bench.time(
+            {
+                "floor": team.time("floor"),
+                "pick, 30 s job": team.time("pick", seconds=30),
+                "pick, 300 s job": team.time("pick", seconds=300),
+            }
+        )
+    miners = bench.scale.usual.miners
+    yield Line(f"pick p50, 30 s job, {miners} miners", short.p50, "ms", at_most(2.5), "floor", floor.p50)
+    yield Line("pick p50, 300 s job", long.p50, "ms", at_most(1.1), "30 s job", short.p50)
+    yield Line("pick p95", short.p95, "ms", at_most(2), "its p50", short.p50)
+
+
+def processes(bench: Bench) -> Iterator[Line]:
+    number = bench.scale.processes
+    with bench.team(bench.scale.usual, size=number) as team:
+        floors, picks = bench.rates({"floor": team.rate(act="floor"), "pick": team.rate(act="pick")})
+    yield Line(f"picks with {number} processes", picks, "/s", at_least(0.4), "floors with as many", floors)
+
+
+def coroutines(bench: Bench) -> Iterator[Line]:
+    number = bench.scale.tasks
+    with bench.team(bench.scale.usual) as team:
+        plain, awaited = bench.rates(
+            {"threads": team.rate("threads", number=number), "coroutines": team.rate("coroutines", number=number)}
+        )
+    yield Line(f"picks from {number} coroutines", awaited, "/s", at_least(0.9), f"{number} threads", plain)
+    lags = [lag * 1000 for turn in team.lags[1:] for lag in turn]
+    yield Line("event loop's lag meanwhile, p99", percentile(lags, 99), "ms", at_most(20))
+
+
+def history(bench: Bench) -> Iterator[Line]:
+    usual = bench.scale.usual
+    short = replace(usual, blocks=bench.scale.short_history)
+    yield _compare(bench, at_most(1.1), *(Side(f"{subnet.blocks} blocks", subnet) for subnet in (usual, short)))
+
+
+def miners(bench: Bench) -> Iterator[Line]:
+    numbers = bench.scale.many_miners, bench.scale.few_miners
+    yield _compare(bench, at_most(3), *(Side(f"{n:,} miners", replace(bench.scale.usual, miners=n)) for n in numbers))
+
+
+def reservations(bench: Bench) -> Iterator[Line]:
+    usual, number = bench.scale.usual, bench.scale.past_reservations
+    past = Side(f"{number:,} past reservations more", usual, {"reservations": number})
+    yield _compare(bench, at_most(1.1), past, Side("none more", usual))
+
+
+def receipts(bench: Bench) -> Iterator[Line]:
+    usual, number = bench.scale.usual, bench.scale.past_receipts
+    past = Side(f"{number:,} past receipts", usual, {"receipts": number - usual.receipts})
+    yield _compare(bench, at_most(1.1), past, Side(f"{usual.receipts:,} receipts", usual))
+
+
+def incidents(bench: Bench) -> Iterator[Line]:
+    usual, number = bench.scale.usual, bench.scale.past_incidents
+    past = Side(f"{number:,} past incidents", usual, {"incidents": number})
+    yield _compare(bench, at_most(1.1), past, Side(f"only {usual.incidents:,} in the window", usual))
+
+
+def block(bench: Bench) -> Iterator[Line]:
+    subnet = replace(bench.scale.usual.history, classes=5)
+    with bench.team(subnet) as team:
+        floor, taken = bench.time({"floor": team.time("floor"), "block": team.time("block")})
+    yield Line(
+        f"taking in a block, {subnet.miners} miners × 5 classes", taken.p50, "ms", at_most(6), "floor", floor.p50
+    )
+
+
+def size(bench: Bench) -> Iterator[Line]:
+    subnet = bench.scale.usual.history
+    megabytes = bench.size(subnet) / 10**6
+    yield Line(f"tables and indexes after {subnet.blocks} blocks and VACUUM FULL", megabytes, "MB", at_most(5))
+
+
+def contention(bench: Bench) -> Iterator[Line]:
+    number, subnet = bench.scale.crowd, bench.scale.crowded
+    with bench.team(subnet, size=number) as team:
+        floors, jobs = bench.rates({"floor": team.rate(act="floor"), "job": team.rate(act="short_job")})
+    what = f"picks and spends, {number} processes, {subnet.miners} miners of {subnet.executors} executors"
+    yield Line(what, jobs, "/s", at_least(0.25), "floors of as many", floors)
+    refused = {name: count for name, count in team.outcomes.items() if name != "done"}
+    note = ", ".join(f"{count} {name}" for name, count in sorted(refused.items()))
+    yield Line("false AllMinersBusy among them", refused.get("AllMinersBusy", 0), "", at_most(0), note=note)
+
+
+def dry_run(bench: Bench) -> Iterator[Line]:
+    jobs, rounds = bench.scale.dry_jobs, min(bench.scale.rounds, 20)
+    with bench.team(bench.scale.usual) as team:
+        live, dry = bench.time(
+            {"pick": team.time("pick"), "dry run": team.time("dry_run", jobs // rounds)}, rounds=rounds
+        )
+    yield Line(f"dry run over {jobs:,} jobs, p50", dry.p50, "ms", at_most(1), "live pick", live.p50)
+
+
+def logging(bench: Bench) -> Iterator[Line]:
+    yield _cost_of(bench, "logging")
+
+
+ROWS: dict[str, Callable[[Bench], Iterator[Line]]] = {
+    row.__name__: row
+    for row in (
+        *(pick, processes, coroutines, history, miners, reservations, receipts, incidents, block, size, contention),
+        *(dry_run, logging),
+    )
+}
+
+
+def _compare(bench: Bench, goal: Goal, ours: Side, other: Side) -> Line:
+    """Compare picks on two databases, each with a worker of its own."""
+    with bench.team(ours.subnet, past=ours.past) as a, bench.team(other.subnet, past=other.past) as b:
+        first, second = bench.time({ours.name: a.time("pick"), other.name: b.time("pick")})
+    return Line(f"pick p50, {ours.name}", first.p50, "ms", goal, other.name, second.p50)
+
+
+def _cost_of(bench: Bench, what: str, goal: Goal | None = None) -> Line:
+    """Compare picks with and without what a worker can do without."""
+    with bench.team(bench.scale.usual) as team:
+        usual, bare = bench.time(
+            {f"pick with {what}": team.time("pick"), f"pick without {what}": team.time("pick", without=what)}
+        )
+    return Line(f"pick p50 with {what}", usual.p50, "ms", goal, "without", bare.p50)

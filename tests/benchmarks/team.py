@@ -1,0 +1,115 @@
+"""The parent's side of `tests.benchmarks.worker`: tell workers what to do, all at once, and hear what it took."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from tests.programs import Program
+
+Advance = Callable[[int, int], None]
+"""Take note that so many are done, of so many."""
+
+Turn = Callable[[], list[float]]
+"""Measure for a while, and return what was measured."""
+
+
+class Worker(Program):
+    """A fresh interpreter on a database."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(
+            "tests.benchmarks.worker", DATABASE_URL=url, DJANGO_SETTINGS_MODULE="tests.settings", LOG_LEVEL="INFO"
+        )
+
+    def ask(self, operation: str, **how: object) -> None:
+        """Tell it what to do."""
+        self.say({"do": operation, "how": how})
+
+    def do(self, operation: str, advance: Advance | None = None, **how: object) -> Any:
+        """Let it do something, and return its answer."""
+        self.ask(operation, **how)
+        return self.answer(advance)
+
+    def answer(self, advance: Advance | None = None) -> Any:
+        """Return the answer to what it was told to do."""
+        while "answer" not in (word := self.hear()):
+            if advance:
+                advance(word["done"], word["of"])
+        return word["answer"]
+
+
+class Team:
+    """Workers on one database.
+
+    `outcomes` counts what became of all that was repeated for a rate, `lags` are the seconds that event loops were late
+    in each turn that has one, the first of which only warmed up.
+    """
+
+    def __init__(self, workers: list[Worker], stretch: int, seconds: float) -> None:
+        self._workers = workers
+        self._stretch = stretch
+        self._seconds = seconds
+        self.outcomes: Counter[str] = Counter()
+        self.lags: list[list[float]] = []
+
+    def do(self, operation: str, **how: object) -> list[Any]:
+        """Let all do something at the same time, and return their answers."""
+        for worker in self._workers:
+            worker.ask(operation, **how)
+        return [worker.answer() for worker in self._workers]
+
+    def time(self, act: str, count: int | None = None, **how: object) -> Turn:
+        """Return the turn in which the only worker acts a few times, which gives the milliseconds of each."""
+
+        def turn() -> list[float]:
+            (seconds,) = self.do("time_each", act=act, count=count or self._stretch, **how)
+            self.do("undo")
+            return [second * 1000 for second in seconds]
+
+        return turn
+
+    def rate(self, operation: str = "repeat", **how: object) -> Turn:
+        """Return the turn in which all act as often as they can, which gives how often that was in a second."""
+
+        def turn() -> list[float]:
+            answers = self.do(operation, seconds=self._seconds, **how)
+            self.do("undo")
+            for answer in answers:
+                self.outcomes.update(answer["outcomes"])
+                self.lags += [answer["lags"]] if "lags" in answer else []
+            done = sum(answer["outcomes"].get("done", 0) for answer in answers)
+            return [done / max(answer["seconds"] for answer in answers)]
+
+        return turn
+
+
+@contextmanager
+def workers_on(url: str, number: int) -> Iterator[list[Worker]]:
+    """Start so many workers; at the end they are gone."""
+    with ExitStack() as ends:
+        workers = []
+        for _ in range(number):
+            workers.append(Worker(url))
+            ends.callback(workers[-1].end)
+        yield workers
+
+
+def take_turns(turns: Mapping[str, Turn], rounds: int, advance: Advance) -> dict[str, list[float]]:
+    """Let each have its turn, A B A B, and return what each measured. One more round before them only warms up."""
+    measured: dict[str, list[float]] = {name: [] for name in turns}
+    for done in range(rounds + 1):
+        for name, turn in turns.items():
+            figures = turn()
+            if done:
+                measured[name] += figures
+        advance(done, rounds)
+    return measured
+
+
+def percentile(figures: list[float], percent: int) -> float:
+    """Return the figure that so many percent of all do not exceed."""
+    return statistics.quantiles(figures, n=100, method="inclusive")[percent - 1] if len(figures) > 1 else figures[0]
