@@ -213,7 +213,7 @@ def standings(window: Window, balances: Sequence[Balance]) -> list[Standing]:
     changed = []
     for balance in balances:
         known = window.known.get(balance.hotkey)
-        if known is not None and known.balance == balance:
+        if known is not None and (known.balance is balance or known.balance == balance):
             found.append(known)
         elif balance.registered:
             changed.append(balance)

@@ -75,9 +75,10 @@ def chain_changed() -> None:
 def lock_account(*, wait: float | None = None, **which: object) -> Account | None:
     """Lock an account's row until the transaction ends and return it.
 
-    `which` names it: by its `pk`, its `miner` and `executor_class`, or one's `reservation`. `wait` are the seconds to
-    wait for whoever holds it (left out: `lock_timeout`). Returns None if there is none, or, if `wait` is 0, if somebody
-    holds it.
+    `which` names it: by its `pk`, its `miner` and `executor_class`, or one's `reservation`. `first_of` in place of
+    `miner`, a mapping of hotkeys to versions, names the first in order that can be had and is at that version (None:
+    at any). `wait` are the seconds to wait for whoever holds it (left out: `lock_timeout`). Returns None if there is
+    none, or, if `wait` is 0, if somebody holds it.
     """
     if not connection.in_atomic_block:
         raise transaction.TransactionManagementError("An account is locked inside a transaction only.")

@@ -11,7 +11,6 @@ import datetime as dt
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
-from uuid import UUID
 
 from django.db import connection
 from django.utils.timezone import make_aware
@@ -19,38 +18,32 @@ from django.utils.timezone import make_aware
 from allowance import ledger
 from allowance.fields import parse_steps
 from allowance.ledger import Balance, Window
-from allowance.state import ACCOUNT, CHAIN_LOCK, HELD, MINER, RESERVATION, window
+from allowance.state import ACCOUNT, CHAIN_LOCK, HELD, MINER, RESERVATION, as_list, in_list, window
 from allowance.types import EXECUTOR_CLASSES
-
-# What is known comes as one text: a list of values would take PostgreSQL longer to plan than to run.
-_IS_KNOWN, _TEXT = (
-    ("a.version = ANY (CAST(%(known)s AS bigint[]))", "{{{}}}")
-    if connection.vendor == "postgresql"
-    else ("a.version IN (SELECT value FROM json_each(%(known)s))", "[{}]")
-)
 
 # Each changed account comes once for each of its holds, or once alone; if none has changed, the chain's version comes
 # alone. PostgreSQL takes the CASE for a rare one, which it is, and so finds the rest by their indexes.
 CHANGED = f"""
     SELECT l.version, m.hotkey, m.address, m.ip_version, m.port, m.wei, m.presence,
            a.version, a.executors, a.counts, a.voided_before, a.base, a.held, a.spent,
-           r.id, r.job_uuid, r.expires_at, r.blocks
+           r.id, CAST(r.job_uuid AS text), r.expires_at, r.blocks
     FROM {CHAIN_LOCK} l
     LEFT JOIN {ACCOUNT} a
-        ON a.executor_class = %(executor_class)s AND CASE WHEN {_IS_KNOWN} THEN 0 ELSE 1 END = 1
+        ON a.executor_class = %(executor_class)s
+        AND CASE WHEN {in_list("a.version", "known", "bigint")} THEN 0 ELSE 1 END = 1
     LEFT JOIN {MINER} m ON m.hotkey = a.miner_id
     LEFT JOIN {RESERVATION} r ON r.account_id = a.id AND {HELD}
 """  # noqa: S608
 
 
 class Hold(NamedTuple):
-    """A reservation that was neither spent nor released; `job` is as the database has it.
+    """A reservation that was neither spent nor released; `job` is its uuid as the database writes it.
 
     `bits` are its blocks as a set that counts from the base of its account.
     """
 
     pk: int
-    job: UUID | str | None
+    job: str | None
     expires_at: dt.datetime
     blocks: list[int]
     bits: int
@@ -129,7 +122,7 @@ def _recall(executor_class: str) -> tuple[Window, dict[str, Entry]]:
 
 def asked(executor_class: str, known: Iterable[int]) -> dict[str, str]:
     """Return the parameters of CHANGED: a class, and the versions of its accounts that are `known`."""
-    return {"executor_class": executor_class, "known": _TEXT.format(",".join(map(str, known)))}
+    return {"executor_class": executor_class, "known": as_list(known)}
 
 
 def _select(executor_class: str, known: Mapping[str, Entry]) -> tuple[int | None, dict[str, Entry]]:

@@ -5,7 +5,7 @@ They read and write rows of the models; who may, and holding which lock, is said
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
 
@@ -14,9 +14,18 @@ from django.db import connection
 from allowance.models import Account, Reservation, new_version
 from allowance.state import ACCOUNT, RESERVATION
 
-_ACCOUNT = Account._meta.concrete_fields
-_STORED = [field for field in _ACCOUNT if field.name in {"base", "held", "spent", "version"}]
+_COLUMNS = [field.attname for field in Account._meta.concrete_fields]
+_CONVERTERS = [getattr(field, "from_db_value", None) for field in Account._meta.concrete_fields]
+_STORED = [Account._meta.get_field(name) for name in ("base", "held", "spent", "version")]
 _INSERTED = [field for field in Reservation._meta.concrete_fields if not field.primary_key]
+
+_STORE = f"UPDATE {ACCOUNT} SET base = %s, held = %s, spent = %s, version = %s WHERE id = %s"  # noqa: S608
+_INSERT = f"""
+    INSERT INTO {RESERVATION} ({", ".join(field.attname for field in _INSERTED)})
+    VALUES ({", ".join("%s" for _ in _INSERTED)})
+"""  # noqa: S608
+if connection.features.can_return_columns_from_insert:
+    _INSERT += "RETURNING id"
 
 _NAMED_BY = {
     "pk": "id = %(pk)s",
@@ -28,42 +37,50 @@ _NAMED_BY = {
 
 def lock_row(which: Mapping[str, Any], *, skip_locked: bool) -> Account | None:
     """Lock the account that `which` names and return it; see `allowance.locks.lock_account`."""
+    names = dict(which)
+    in_order = names.pop("first_of", {})
+    for place, (miner, version) in enumerate(in_order.items()):
+        names |= {f"miner_{place}": miner, f"version_{place}": version}
+    sql = _lock(tuple(which), len(in_order), None not in in_order.values(), skip_locked=skip_locked)
     with connection.cursor() as cursor:
-        cursor.execute(_lock(tuple(which), skip_locked=skip_locked), which)
+        cursor.execute(sql, names)
         row = cursor.fetchone()
     if row is None:
         return None
-    columns = zip(_ACCOUNT, row, strict=True)
-    values = [f.from_db_value(v, None, connection) if hasattr(f, "from_db_value") else v for f, v in columns]
-    return Account.from_db(connection.alias, [field.attname for field in _ACCOUNT], values)
+    values = [convert(v, None, connection) if convert else v for convert, v in zip(_CONVERTERS, row, strict=True)]
+    return Account.from_db(connection.alias, _COLUMNS, values)
 
 
 def store(account: Account, *, base: int, held: int, spent: int) -> None:
     """Store which blocks of a locked account are held and spent, and give it a new version."""
     account.base, account.held, account.spent, account.version = base, held, spent, new_version()
-    values = [field.get_db_prep_save(getattr(account, field.attname), connection) for field in _STORED]
-    assignments = ", ".join(f"{field.attname} = %s" for field in _STORED)
     with connection.cursor() as cursor:
-        cursor.execute(f"UPDATE {ACCOUNT} SET {assignments} WHERE id = %s", [*values, account.pk])  # noqa: S608
+        cursor.execute(_STORE, [*_prepared(account, _STORED), account.pk])
 
 
 def insert(reservation: Reservation) -> None:
     """Insert a new reservation and give it its id."""
-    values = [field.get_db_prep_save(getattr(reservation, field.attname), connection) for field in _INSERTED]
-    columns, places = ", ".join(field.attname for field in _INSERTED), ", ".join(["%s"] * len(values))
-    returned = connection.features.can_return_columns_from_insert
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"INSERT INTO {RESERVATION} ({columns}) VALUES ({places}){' RETURNING id' if returned else ''}",  # noqa: S608
-            values,
-        )
-        reservation.pk = cursor.fetchone()[0] if returned else cursor.lastrowid
+        cursor.execute(_INSERT, _prepared(reservation, _INSERTED))
+        reservation.pk = cursor.fetchone()[0] if _INSERT.endswith("RETURNING id") else cursor.lastrowid
     reservation._state.adding = False
 
 
+def _prepared(row: Account | Reservation, fields: Iterable[Any]) -> list[Any]:
+    return [field.get_db_prep_save(getattr(row, field.attname), connection) for field in fields]
+
+
 @cache
-def _lock(named_by: tuple[str, ...], *, skip_locked: bool) -> str:
-    columns = ", ".join(field.attname for field in _ACCOUNT)
-    conditions = " AND ".join(_NAMED_BY[name] for name in named_by)
-    lock = connection.ops.for_update_sql(skip_locked=skip_locked) if connection.features.has_select_for_update else ""
-    return f"SELECT {columns} FROM {ACCOUNT} WHERE {conditions} {lock}"  # noqa: S608
+def _lock(named_by: tuple[str, ...], candidates: int, at_versions: bool, *, skip_locked: bool) -> str:
+    conditions = [_NAMED_BY[name] for name in named_by if name in _NAMED_BY]
+    asked, in_order = "", ""
+    if candidates == 1:  # as is usual; it is quicker to plan
+        conditions += ["miner_id = %(miner_0)s", *(["version = %(version_0)s"] if at_versions else [])]
+    elif candidates:  # databases agree on what the columns of VALUES are called
+        places = ", ".join(f"({place}, %(miner_{place})s, %(version_{place})s)" for place in range(candidates))
+        asked, in_order = f"JOIN (VALUES {places}) AS asked ON column2 = miner_id", "ORDER BY column1 LIMIT 1"
+        conditions += ["version = column3"] if at_versions else []
+    lock = ""
+    if connection.features.has_select_for_update:
+        lock = connection.ops.for_update_sql(skip_locked=skip_locked, of=(ACCOUNT,))
+    return f"SELECT {', '.join(_COLUMNS)} FROM {ACCOUNT} {asked} WHERE {' AND '.join(conditions)} {in_order} {lock}"  # noqa: S608

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from django.db import connection
@@ -37,6 +38,21 @@ def state_at(reservation: Reservation, now: dt.datetime) -> ReservationState:
     state = ReservationState(reservation.state)
     lapsed = state is ReservationState.HELD and reservation.expires_at <= now
     return ReservationState.LAPSED if lapsed else state
+
+
+def in_list(column: str, parameter: str, kind: str) -> str:
+    """Return the SQL that tells whether a column is in a list of values of a kind, which `as_list` makes a parameter.
+
+    As many values in the statement itself would take PostgreSQL longer to plan than to run it.
+    """
+    if connection.vendor == "postgresql":
+        return f"{column} = ANY (CAST(%({parameter})s AS {kind}[]))"
+    return f"{column} IN (SELECT value FROM json_each(%({parameter})s))"  # noqa: S608
+
+
+def as_list(values: Iterable[int | str]) -> str:
+    """Return numbers, or uuids as the database writes them, as the one parameter that `in_list` expects."""
+    return f"{{{','.join(map(str, values))}}}" if connection.vendor == "postgresql" else json.dumps([*values])
 
 
 _BLOCKS = f"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 from uuid import UUID
@@ -14,10 +14,12 @@ from django.utils import timezone
 from allowance import ledger, reading, reservations
 from allowance.ledger import Balance, Window
 from allowance.locks import ledger_transaction, lock_account, lock_timeout
+from allowance.models import Account
 from allowance.reading import Entry
 from allowance.state import Lapsed
 from allowance.types import HOLD_MARGIN, LockTimeout, Miner
-from routing.ongoing import Jobs, as_stored, occupation, ongoing
+from routing.conf import InForce
+from routing.ongoing import Jobs, as_text, observe, occupation
 from routing.types import Candidate, Gate, Job, Verdict
 
 
@@ -27,6 +29,7 @@ class Seen(NamedTuple):
     window: Window
     balances: dict[str, Balance]
     ongoing: dict[str, Jobs]
+    in_force: InForce
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,13 @@ class Reserved:
     reservation_id: int | None
 
 
+Outcome = tuple[Candidate, Reserved | Verdict]
+"""Who was asked, and what came of it."""
+
+AT_ONCE = 8
+"""So many accounts are tried in one statement, if the favourite is locked: other routers rank alike."""
+
+
 class Book(Protocol):
     """What a decision needs to know and do, beyond arithmetic."""
 
@@ -45,9 +55,12 @@ class Book(Protocol):
         """Return what there is to see of a class at `now`."""
 
     def reserve(
-        self, candidate: Candidate, job: Job, window: Window, now: dt.datetime, *, wait: bool
-    ) -> Reserved | Verdict | None:
-        """Reserve with a candidate, or say why not. None: somebody else holds its lock, with `wait` for too long."""
+        self, candidates: Sequence[Candidate], job: Job, window: Window, now: dt.datetime, *, wait: bool
+    ) -> Outcome | None:
+        """Reserve with the first candidate whose account nobody else has locked, or say why it can't take the job.
+
+        None: all are locked, or, with `wait`, the first stayed so for too long.
+        """
 
 
 @dataclass(slots=True)
@@ -70,29 +83,27 @@ class LiveBook:
     def read(self, executor_class: str, now: dt.datetime) -> Seen:
         usable, balances, self.entries, holds, self.lapsed = reading.read(executor_class, now)
         now = self.pinned or max(now, timezone.now())
-        return Seen(usable, balances, ongoing(executor_class, now, holds) if balances else {})
+        return Seen(usable, balances, *observe(executor_class if balances else "", now, holds))
 
     def reserve(
-        self, candidate: Candidate, job: Job, window: Window, now: dt.datetime, *, wait: bool
-    ) -> Reserved | Verdict | None:
+        self, candidates: Sequence[Candidate], job: Job, window: Window, now: dt.datetime, *, wait: bool
+    ) -> Outcome | None:
         try:
-            return self._reserve(candidate, job, window, now, self.patience if wait else 0.0)
+            return self._reserve(candidates, job, window, now, self.patience if wait else 0.0)
         except LockTimeout:
-            if not wait:  # not this account's lock, which was not waited for, but SQLite's only one
+            if not wait:  # not an account's lock, which was not waited for, but SQLite's only one
                 raise
             self.patience = 0.0
             return None
 
     def _reserve(
-        self, candidate: Candidate, job: Job, window: Window, now: dt.datetime, patience: float
-    ) -> Reserved | Verdict | None:
+        self, candidates: Sequence[Candidate], job: Job, window: Window, now: dt.datetime, patience: float
+    ) -> Outcome | None:
         with ledger_transaction(durable=True):
-            begun = time.monotonic()
-            account = lock_account(wait=patience, miner=candidate.hotkey, executor_class=job.executor_class)
+            account = self._lock_first(candidates, job, patience)
             if account is None:
                 return None
-            if patience:
-                self.patience = max(0.0, patience - (time.monotonic() - begun))
+            candidate = next(c for c in candidates if c.hotkey == account.miner_id)
             now = self.pinned or max(now, timezone.now())
             if account.version == self.entries[candidate.hotkey].version:
                 balance, jobs = candidate.standing.balance, candidate.ongoing
@@ -104,7 +115,7 @@ class LiveBook:
             balance = reservations.tidy(account, balance, lapsed)
             blocks = admit(balance, jobs, job, window)
             if isinstance(blocks, Verdict):
-                return blocks
+                return candidate, blocks
             reservation = reservations.hold(
                 account,
                 balance,
@@ -114,7 +125,28 @@ class LiveBook:
                 now=now,
                 newest=window.newest or 0,
             )
-            return Reserved(balance.miner, blocks, reservation.pk)
+            return candidate, Reserved(balance.miner, blocks, reservation.pk)
+
+    def _lock_first(self, candidates: Sequence[Candidate], job: Job, patience: float) -> Account | None:
+        """Lock the first account that nobody else has; with `patience`, wait so long for the first of all.
+
+        Among equally reliable ones those that have changed come last: their order, by allowance, is not known any more.
+        """
+        if patience:
+            begun = time.monotonic()
+            account = lock_account(wait=patience, miner=candidates[0].hotkey, executor_class=job.executor_class)
+            self.patience = max(0.0, patience - (time.monotonic() - begun))
+            return account
+        equal = [c.hotkey for c in candidates[: 1 + AT_ONCE] if c.score == candidates[0].score]
+        for some in (equal[:1], equal[1:]):
+            asked = {hotkey: self.entries[hotkey].version for hotkey in some}
+            if asked and (account := lock_account(wait=0, first_of=asked, executor_class=job.executor_class)):
+                return account
+        for i in range(0, len(candidates), AT_ONCE):
+            anyway = dict.fromkeys(c.hotkey for c in candidates[i : i + AT_ONCE])
+            if account := lock_account(wait=0, first_of=anyway, executor_class=job.executor_class):
+                return account
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,22 +174,23 @@ class DryBook:
                 balance = seen.balances[a.miner]
                 held = balance.held | ledger.shifted(a.bits, a.base, balance.base)
                 seen.balances[a.miner] = balance._replace(held=held)
-                seen.ongoing.setdefault(a.miner, set()).add(as_stored(a.job))
+                seen.ongoing.setdefault(a.miner, set()).add(as_text(a.job))
         return seen
 
     def reserve(
-        self, candidate: Candidate, job: Job, window: Window, now: dt.datetime, *, wait: bool
-    ) -> Reserved | Verdict | None:
+        self, candidates: Sequence[Candidate], job: Job, window: Window, now: dt.datetime, *, wait: bool
+    ) -> Outcome | None:
+        candidate = candidates[0]
         balance = candidate.standing.balance
         blocks = admit(balance, candidate.ongoing, job, window)
         if isinstance(blocks, Verdict):
-            return blocks
+            return candidate, blocks
         bits = ledger.to_bits(blocks, balance.base)
         expires_at = now + dt.timedelta(seconds=job.seconds) + HOLD_MARGIN
         self.assumed.append(
             Assumed(candidate.hotkey, job.executor_class, balance.base, bits, UUID(job.uuid), expires_at)
         )
-        return Reserved(candidate.miner, blocks, None)
+        return candidate, Reserved(candidate.miner, blocks, None)
 
 
 def busy(balance: Balance, ongoing: int) -> Verdict | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from constance import settings as constance_settings
 from constance.codecs import loads
@@ -15,19 +16,22 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 
-from allowance.types import EXECUTOR_CLASSES, MAX_WEI, Miner
+from allowance.types import MAX_WEI, Miner
 from routing.dynamic import MAX_WINDOW_HOURS, MINIMUM_WEI, WINDOW_HOURS
 from routing.models import IncidentVersion
 from routing.types import TRUSTED_MINER_FAKE_KEY, Policy
 
 _SETTINGS, _VERSIONS = (connection.ops.quote_name(model._meta.db_table) for model in (Constance, IncidentVersion))
 
+SETTING, VERSION = 2, 3
+
 # Where constance keeps its settings in the database they are read in SQL: its own way takes longer than the database,
-# and answers with defaults if the table can't be read.
+# and answers with defaults if the table can't be read. The last column tells the rows apart, and from others that they
+# are united with.
 IN_FORCE = f"""
-    SELECT key, value, 0 FROM {_SETTINGS} WHERE key IN (%(minimum_wei)s, %(window_hours)s)
+    SELECT key, value, {SETTING} FROM {_SETTINGS} WHERE key IN (%(minimum_wei)s, %(window_hours)s)
     UNION ALL
-    SELECT '', '', version FROM {_VERSIONS} WHERE executor_class = %(executor_class)s
+    SELECT '', CAST(version AS text), {VERSION} FROM {_VERSIONS} WHERE executor_class = %(executor_class)s
 """  # noqa: S608
 
 
@@ -40,24 +44,32 @@ class InForce(NamedTuple):
 
 def policy() -> Policy:
     """Return the dynamic settings in force. Unlike reading `config`, it stores no defaults."""
-    return in_force("").policy
+    with connection.cursor() as cursor:
+        cursor.execute(IN_FORCE, asked(""))
+        return in_force(cursor.fetchall()).policy
 
 
-def in_force(executor_class: str) -> InForce:
-    """Return what is in force for a class. One query."""
+def asked(executor_class: str) -> dict[str, str]:
+    """Return the parameters of IN_FORCE."""
     prefix = constance_settings.DATABASE_PREFIX
     names = {"minimum_wei": prefix + MINIMUM_WEI, "window_hours": prefix + WINDOW_HOURS}
-    with connection.cursor() as cursor:
-        cursor.execute(
-            IN_FORCE, {**names, "executor_class": executor_class if executor_class in EXECUTOR_CLASSES else ""}
-        )
-        rows = cursor.fetchall()
-    stored = {key: value for key, value, _ in rows}
-    incidents = next((version for key, _, version in rows if not key), None)
+    return {**names, "executor_class": executor_class}
+
+
+def in_force(rows: Iterable[Sequence[Any]]) -> InForce:
+    """Return what the rows of IN_FORCE say; others among them are passed over."""
+    stored: dict[str, str] = {}
+    incidents = None
+    for key, value, kind in rows:
+        if kind == SETTING:
+            stored[key] = value
+        elif kind == VERSION:
+            incidents = int(value)
     if constance_settings.BACKEND != "constance.backends.database.DatabaseBackend":
         values = get_values_for_keys([MINIMUM_WEI, WINDOW_HOURS])
         return InForce(_checked(values[MINIMUM_WEI], values[WINDOW_HOURS]), incidents)
-    return InForce(_parsed(*(stored.get(name) for name in names.values())), incidents)
+    prefix = constance_settings.DATABASE_PREFIX
+    return InForce(_parsed(stored.get(prefix + MINIMUM_WEI), stored.get(prefix + WINDOW_HOURS)), incidents)
 
 
 @lru_cache(maxsize=64)

@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from uuid import UUID
 
 from django.db import connection
@@ -14,20 +15,27 @@ from django.db import connection
 from allowance.fields import parse_steps
 from allowance.models import Account, Miner
 from allowance.reading import Hold
-from allowance.state import HELD, LAPSED_AT, MINER, RESERVATION
+from allowance.state import HELD, LAPSED_AT, MINER, RESERVATION, as_list, in_list
 from receipts.ongoing import FINISHED, RUNNING_JOBS, RUNNING_JOBS_OF_MINER, select
+from routing import conf
 
+RUNNING, FINISHED_ONE = 0, 1
+
+# What is in force comes along, so that there is one statement less.
 ONGOING = f"""
     {RUNNING_JOBS}
     UNION ALL
-    SELECT '', f.job_uuid, 1 FROM {FINISHED} f WHERE f.job_uuid IN ({{held}})
+    SELECT '', CAST(f.job_uuid AS text), {FINISHED_ONE} FROM {FINISHED} f WHERE {in_list("f.job_uuid", "held", "uuid")}
+    UNION ALL
+    {conf.IN_FORCE}
 """  # noqa: S608
 
 # The miner comes once for each of its jobs and lapsed holds, or once alone.
 OCCUPATION = f"""
     SELECT m.address, m.ip_version, m.port, m.wei, m.presence, j.job, j.reservation, j.blocks
     FROM {MINER} m LEFT JOIN (
-        SELECT '' AS hotkey, r.job_uuid AS job, r.id AS reservation, CASE WHEN {LAPSED_AT} THEN r.blocks END AS blocks
+        SELECT '' AS hotkey, CAST(r.job_uuid AS text) AS job, r.id AS reservation,
+               CASE WHEN {LAPSED_AT} THEN r.blocks END AS blocks
         FROM {RESERVATION} r LEFT JOIN {FINISHED} f ON f.job_uuid = r.job_uuid
         WHERE {HELD} AND r.account_id = %(account)s AND ({LAPSED_AT} OR f.job_uuid IS NULL)
         UNION ALL
@@ -36,33 +44,38 @@ OCCUPATION = f"""
     WHERE m.hotkey = %(miner)s
 """  # noqa: S608
 
-Jobs = set[UUID | str | int]
-"""Jobs by their uuid, as the database has it; those without one by their reservation's id."""
+Jobs = set[str | int]
+"""Jobs by their uuid, as the database writes it; those without one by their reservation's id."""
 
 
-def as_stored(job: UUID) -> UUID | str:
-    """Return a job's uuid as the database gives it back."""
-    return job if connection.features.has_native_uuid_field else job.hex
+def as_text(job: UUID) -> str:
+    """Return a job's uuid as the database writes it. As UUIDs they would be slow to look up."""
+    return str(job) if connection.features.has_native_uuid_field else job.hex
 
 
-def ongoing(executor_class: str, now: dt.datetime, holds: Mapping[str, Iterable[Hold]]) -> dict[str, Jobs]:
-    """Return the jobs of a class that are ongoing at `now`, by hotkey. One query.
+class Observed(NamedTuple):
+    """The jobs of a class that are ongoing, by hotkey, and what is in force for it."""
 
-    They are the jobs that receipts say are running, and those of live `holds` that no finished receipt ends; each job
-    once.
+    ongoing: dict[str, Jobs]
+    in_force: conf.InForce
+
+
+def observe(executor_class: str, now: dt.datetime, holds: Mapping[str, Iterable[Hold]]) -> Observed:
+    """Return what of a class the ledger does not tell. One query.
+
+    Ongoing are the jobs that receipts say are running at `now`, and those of live `holds` that no finished receipt
+    ends; each job once.
     """
-    held = [f"'{hold.job}'" for of_miner in holds.values() for hold in of_miner if hold.job]
+    held = as_list(hold.job for of_miner in holds.values() for hold in of_miner if hold.job)
+    rows = select(ONGOING, at=now, held=held, **conf.asked(executor_class))
     jobs: defaultdict[str, Jobs] = defaultdict(set)
-    finished = set()
-    sql = ONGOING.format(held=", ".join(held)) if held else RUNNING_JOBS
-    for hotkey, job, over in select(sql, executor_class=executor_class, at=now):
-        if over:
-            finished.add(job)
-        else:
+    for hotkey, job, kind in rows:
+        if kind == RUNNING:
             jobs[hotkey].add(job)
+    finished = {job for _, job, kind in rows if kind == FINISHED_ONE}
     for hotkey, of_miner in holds.items():
-        jobs[hotkey].update(hold.job or hold.pk for hold in of_miner if hold.job not in finished)
-    return jobs
+        jobs[hotkey].update([hold.job or hold.pk for hold in of_miner if hold.job not in finished])
+    return Observed(jobs, conf.in_force(rows))
 
 
 @dataclass(slots=True)
@@ -75,7 +88,7 @@ class Occupation:
 
 
 def occupation(account: Account, now: dt.datetime) -> Occupation:
-    """Return what occupies the miner of an account in its class at `now`. One query; `ongoing` says what counts."""
+    """Return what occupies the miner of an account in its class at `now`. One query; `observe` says what counts."""
     rows = select(OCCUPATION, executor_class=account.executor_class, at=now, account=account.pk, miner=account.miner_id)
     address, ip_version, port, wei, presence, *_ = rows[0]
     found = Occupation(Miner(account.miner_id, address, ip_version, port, int(wei), parse_steps(presence)))

@@ -51,10 +51,9 @@ def decide(
     job = check_request(request)
     now = validation.timestamp(now)
     banned = validation.hotkeys(exclude, "exclude")
-    in_force = conf.in_force(job.executor_class)
-    policy = policy or in_force.policy
     seen = book.read(job.executor_class, now)
-    incidents = incident_counts(job.executor_class, now, policy.window, version=in_force.incidents)
+    policy = policy or seen.in_force.policy
+    incidents = incident_counts(job.executor_class, now, policy.window, version=seen.in_force.incidents)
     candidates = gather(seen, incidents)
     need = ledger.to_ns(job.seconds)
     for candidate in candidates:
@@ -111,12 +110,13 @@ def gather(seen: Seen, incidents: Mapping[str, int]) -> list[Candidate]:
 
 def judge(candidate: Candidate, job: Job, need: int, policy: Policy, banned: frozenset[str]) -> Verdict:
     """Return the verdict of the gates that come before the ranking; `need` is the job's in nanoseconds."""
-    if candidate.hotkey in banned:
+    balance = candidate.standing.balance
+    if balance.hotkey in banned:
         return Verdict(Gate.EXCLUDED, 0, 1, "excluded by the caller")
     if candidate.standing.free < need:
         free = candidate.free_seconds
         return Verdict(Gate.ALLOWANCE, job.seconds, free, f"{free:g} s free, {job.seconds:g} s needed")
-    if candidate.wei < policy.minimum_wei:
+    if balance.wei < policy.minimum_wei:
         sentence = f"{wei_text(candidate.wei)} posted, {wei_text(policy.minimum_wei)} needed"
         return Verdict(Gate.COLLATERAL, policy.minimum_wei, candidate.wei, sentence)
     return NOT_REACHED
@@ -133,28 +133,24 @@ def rank(candidates: Sequence[Candidate]) -> list[Candidate]:
 def walk(ranked: Sequence[Candidate], job: Job, book: Book, window: Window, now: dt.datetime) -> JobRoute | None:
     """Reserve with the first candidate that can take the job, and give each that can't its verdict.
 
-    A candidate whose account somebody else has locked is passed over at first and asked again, with the book's
-    patience, if the others fail: a lock does not make a miner busy.
+    Candidates whose accounts others have locked are passed over at first and waited for, with the book's patience, if
+    the rest fail: a lock does not make a miner busy.
     """
-    open_to_all = []
+    idle = []
     for candidate in ranked:
         if verdict := busy(candidate.standing.balance, candidate.ongoing):
             candidate.verdict = verdict
         else:
-            open_to_all.append(candidate)
-    for wait in (False, True):
-        locked = []
-        for candidate in open_to_all:
-            outcome = book.reserve(candidate, job, window, now, wait=wait)
+            idle.append(candidate)
+    for wait in (False, True, False):
+        while idle and (asked := book.reserve(idle, job, window, now, wait=wait)):
+            candidate, outcome = asked
             if isinstance(outcome, Reserved):
                 candidate.verdict = Verdict(None, job.seconds, candidate.free_seconds, "gets the job")
                 return JobRoute(outcome.miner, outcome.blocks, outcome.reservation_id)
-            if outcome is None:
-                locked.append(candidate)
-            else:
-                candidate.verdict = outcome
-        open_to_all = locked
-    for candidate in open_to_all:
+            candidate.verdict = outcome
+            idle = [other for other in idle if other is not candidate]
+    for candidate in idle:
         candidate.verdict = Verdict(Gate.LOCK, 0, 1, "others kept its account locked")
     return None
 

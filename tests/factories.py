@@ -13,6 +13,7 @@ from django.db import connection, models, transaction
 from django.utils import timezone
 
 from allowance import allowance
+from allowance.models import Account
 from allowance.types import ExecutorClass
 from routing.requests import V2JobRequest
 
@@ -69,6 +70,13 @@ def empty_tables() -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         for model in emptied:
             cursor.execute(f"DELETE FROM {connection.ops.quote_name(model._meta.db_table)}")  # noqa: S608
+
+
+def read_account(*, wait: float | None = None, **which: Any) -> Account | None:
+    """Return the account that `lock_account` would, without locking it."""
+    if first_of := which.pop("first_of", None):
+        which["miner"] = next(iter(first_of))
+    return Account.objects.select_related("miner").filter(**which).first()
 
 
 class Finished(NamedTuple):

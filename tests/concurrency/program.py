@@ -26,9 +26,9 @@ from django.db import connection  # noqa: E402
 from django.test import override_settings  # noqa: E402
 
 from allowance import audit, chain, reservations  # noqa: E402
-from allowance.models import Account  # noqa: E402
 from routing import book  # noqa: E402
 from tests.concurrency import campaign, operations  # noqa: E402
+from tests.factories import read_account  # noqa: E402
 from tests.programs import say  # noqa: E402
 
 OPERATIONS = {**operations.OPERATIONS, **campaign.OPERATIONS}
@@ -57,10 +57,6 @@ def backend() -> int | None:
         cursor.execute("SELECT pg_backend_pid()")
         pid: int = cursor.fetchone()[0]
     return pid
-
-
-def read_account(*, wait: float | None = None, **which: object) -> Account | None:
-    return Account.objects.select_related("miner").filter(**which).first()
 
 
 STAND_INS: dict[str, Callable[..., object]] = {

@@ -54,7 +54,7 @@ def damage_ledger() -> None:
 @pytest.mark.parametrize(
     ("operation", "commits", "statements"),
     [
-        ("pick", 1, 6),
+        ("pick", 1, 5),
         ("reserve", 1, 7),
         ("spend", 1, 4),
         ("undo", 1, 4),

@@ -12,7 +12,8 @@ from allowance import allowance
 from allowance.models import Account, Block, Miner
 from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
-from routing import conf, routing
+from routing import routing
+from routing.ongoing import observe
 from routing.reliability import incident_counts
 from routing.types import MinerIncidentType
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
@@ -150,8 +151,9 @@ def routed(_world: World) -> None:
 
 
 def see_incidents(_world: World) -> dict[str, str]:
-    version = conf.in_force(CLASS).incidents
-    counts = incident_counts(CLASS, timezone.now(), dt.timedelta(days=1), version=version)
+    now = timezone.now()
+    version = observe(CLASS, now, {}).in_force.incidents
+    counts = incident_counts(CLASS, now, dt.timedelta(days=1), version=version)
     return {"incidents": str(counts.get("anna", 0))}
 
 

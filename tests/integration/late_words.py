@@ -19,7 +19,7 @@ from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing import routing
 from routing.book import LiveBook
 from routing.journal import replay
-from routing.ongoing import as_stored
+from routing.ongoing import as_text
 from routing.types import MinerIncidentType
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 
@@ -175,7 +175,7 @@ def see_reservation(world: World) -> dict[str, str]:
     (blocks,) = (name for name, ns in parts.items() if ns and name != "earned")
     if blocks == "held" and (row is None or state.state_at(row, now) is not ReservationState.HELD):
         blocks = "taken"
-    ongoing = as_stored(JOB) in LiveBook().read(CLASS, now).ongoing.get("anna", ())
+    ongoing = as_text(JOB) in LiveBook().read(CLASS, now).ongoing.get("anna", ())
     return {"row": row.state if row else "none", "blocks": blocks, "job": "ongoing" if ongoing else "idle"}
 
 

@@ -14,12 +14,12 @@ from django.utils import timezone
 from allowance import allowance
 from allowance.models import Account, Reservation
 from allowance.reading import CHANGED, asked
-from allowance.state import held_at
+from allowance.state import as_list, held_at
 from allowance.types import ExecutorClass
 from receipts import receipts
 from receipts.models import JobFinishedReceipt, JobStartedReceipt
 from receipts.ongoing import RUNNING_JOBS
-from routing import pipeline, routing
+from routing import conf, pipeline, routing
 from routing.models import MinerIncident
 from routing.ongoing import OCCUPATION, ONGOING
 from routing.reliability import INCIDENT_COUNTS
@@ -35,7 +35,7 @@ def statements(captured: CaptureQueriesContext) -> list[str]:
     return [query["sql"].strip() for query in captured]
 
 
-READING, RESERVING = ["SELECT"] * 3, ["BEGIN", "SELECT", "UPDATE", "INSERT", "COMMIT"]
+READING, RESERVING = ["SELECT"] * 2, ["BEGIN", "SELECT", "UPDATE", "INSERT", "COMMIT"]
 
 
 def verbs(captured: CaptureQueriesContext) -> list[str]:
@@ -47,7 +47,7 @@ def incident(**fields: Any) -> None:
 
 
 @pytest.mark.parametrize("miners", [1, 20])
-def test_a_pick_makes_eight_statements(miners: int) -> None:
+def test_a_pick_makes_seven_statements(miners: int) -> None:
     fill_ledger(*(f"miner_{i}" for i in range(miners)))
     incident()
     routing().pick(job_request())
@@ -94,7 +94,7 @@ def test_a_pick_looks_again_at_an_account_that_changed_since_it_read(monkeypatch
     with CaptureQueriesContext(connection) as captured:
         route = routing().pick(job_request(12))
     begin, lock, *reserving = RESERVING
-    assert verbs(captured)[-6:] == [begin, lock, "SELECT", *reserving]
+    assert verbs(captured)[-7:] == [begin, lock, lock, "SELECT", *reserving]  # as it was read, as it is
     assert route.allowance_blocks == [FIRST_BLOCK + 3]
 
 
@@ -115,8 +115,7 @@ def test_a_pick_locks_one_account_before_it_writes() -> None:
     writes = [i for i, sql in enumerate(statements(captured)) if sql.split()[0] in {"UPDATE", "INSERT"}]
     assert len(locks) == 1
     assert locks[0] < min(writes)
-    assert "allowance_account" in statements(captured)[locks[0]]
-    assert "FOR UPDATE SKIP LOCKED" in statements(captured)[locks[0]]
+    assert 'FOR UPDATE OF "allowance_account" SKIP LOCKED' in statements(captured)[locks[0]]
 
 
 @postgresql
@@ -129,8 +128,7 @@ def test_an_end_locks_the_account_before_it_reads_the_reservation(end: str) -> N
     begin, patience, lock, read, *writes, commit = statements(captured)
     assert (begin, commit) == ("BEGIN", "COMMIT")
     assert "lock_timeout" in patience
-    assert "allowance_account" in lock
-    assert "FOR UPDATE" in lock
+    assert 'FOR UPDATE OF "allowance_account"' in lock
     assert "SKIP LOCKED" not in lock
     assert read.startswith("SELECT")
     assert [sql.split()[0] for sql in writes] == ["UPDATE", "UPDATE"]
@@ -176,8 +174,9 @@ def test_the_busy_count_is_served_by_indexes() -> None:
     for _ in range(3):
         routing().pick(job_request(12))
     (account,) = Account.objects.filter(miner="anna").values_list("pk", flat=True)
-    for sql in (RUNNING_JOBS, ONGOING.format(held=f"'{jobs[0]}'"), OCCUPATION):
-        read = scans(sql, {"executor_class": CLASS, "at": now, "miner": "anna", "account": account})
+    for sql in (RUNNING_JOBS, ONGOING, OCCUPATION):
+        job = {"at": now, "miner": "anna", "account": account, **conf.asked(CLASS)}
+        read = scans(sql, {**job, "held": as_list(jobs[:9])})
         assert "started_valid" in read
         assert not {"receipts_jobstartedreceipt", "receipts_jobfinishedreceipt"} & read
     with CaptureQueriesContext(connection) as captured:

@@ -154,7 +154,7 @@ def test_a_refusal_under_the_lock_leaves_lapsed_blocks_free() -> None:
             | {"executor_class": CLASS, "timestamp": now}
         )
     )
-    verdict = book.reserve(candidate, check_request(job), state.window(None), now, wait=True)
+    _, verdict = book.reserve([candidate], check_request(job), state.window(None), now, wait=True) or (None, None)
     assert isinstance(verdict, Verdict)
     assert Reservation.objects.get(pk=held).state == "lapsed"
     assert free() == 20 * 6
@@ -172,7 +172,10 @@ def test_the_clock_is_read_under_the_lock() -> None:
     started = {"job_uuid": other.uuid, "miner_hotkey": "anna", "validator_hotkey": "v", "executor_class": CLASS}
     receipts().record(JobStarted.model_validate(started | {"timestamp": dt.datetime.now(dt.UTC), "ttl": 60}))
     allowance().spend_allowance(route.allowance_reservation_id or 0)
-    verdict = book.reserve(candidate, check_request(job_request(12)), state.window(None), early, wait=True)
+    _, verdict = book.reserve([candidate], check_request(job_request(12)), state.window(None), early, wait=True) or (
+        None,
+        None,
+    )
     assert isinstance(verdict, Verdict)
     assert verdict.gate is Gate.EXECUTORS
 

@@ -100,7 +100,7 @@ async def test_a_refusal_tells_the_client_no_more_than_the_reason(
     async with socket(facilitator) as communicator:
         with monkeypatch.context() as patch:
             if reason == "NotEnoughCollateralException":
-                patch.setattr("routing.conf.in_force", lambda _: InForce(make_policy(10**18, 24.0), None))
+                patch.setattr("routing.conf.in_force", lambda _rows: InForce(make_policy(10**18, 24.0), None))
             if reason == "LockTimeout":
                 patch.setattr(service, "decide", raising(LockTimeout()))
             if reason == "AllMinersBusy":

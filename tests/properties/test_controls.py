@@ -15,6 +15,7 @@ from allowance.models import Account, ReservationState
 from allowance.state import Lapsed
 from routing.book import LiveBook, busy
 from routing.types import Verdict
+from tests.factories import read_account
 from tests.properties.coverage import Tally
 from tests.properties.history import load, size
 from tests.properties.judge import Violation
@@ -89,9 +90,6 @@ def balance_stored_on_its_own(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_account_lock(patch: pytest.MonkeyPatch) -> None:
-    def read_account(*, wait: float | None = None, **which: Any) -> Account | None:
-        return Account.objects.filter(**which).first()
-
     patch.setattr("routing.book.lock_account", read_account)
     patch.setattr("allowance.reservations.lock_account", read_account)
 
@@ -101,7 +99,7 @@ def locked_means_busy(patch: pytest.MonkeyPatch) -> None:
 
     def reserve_at_once(self: LiveBook, *arguments: Any, wait: bool) -> Any:
         outcome = reserve(self, *arguments, wait=wait)
-        return busy(arguments[0].standing.balance, 10**6) if outcome is None else outcome
+        return (arguments[0][0], busy(arguments[0][0].standing.balance, 10**6)) if outcome is None else outcome
 
     patch.setattr(LiveBook, "reserve", reserve_at_once)
 
