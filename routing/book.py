@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -149,32 +150,32 @@ class LiveBook:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Assumed:
-    """A reservation in thought."""
+class Assumed(NamedTuple):
+    """A reservation in thought; its blocks are `bits` that count from `base`."""
 
-    miner: str
-    executor_class: str
     base: int
     bits: int
-    job: UUID
+    job: str
     expires_at: dt.datetime
 
 
 @dataclass(slots=True)
 class DryBook:
-    """The database as it would be after the reservations assumed so far. Writes and locks nothing."""
+    """The database as it would be after what was assumed so far, by class and miner. Writes and locks nothing."""
 
-    assumed: list[Assumed] = field(default_factory=list)
+    assumed: defaultdict[tuple[str, str], list[Assumed]] = field(default_factory=lambda: defaultdict(list))
 
     def read(self, executor_class: str, now: dt.datetime) -> Seen:
         seen = LiveBook().read(executor_class, now)
-        for a in self.assumed:
-            if a.executor_class == executor_class and now < a.expires_at:
-                balance = seen.balances[a.miner]
-                held = balance.held | ledger.shifted(a.bits, a.base, balance.base)
-                seen.balances[a.miner] = balance._replace(held=held)
-                seen.ongoing.setdefault(a.miner, set()).add(as_text(a.job))
+        for (of_class, miner), assumed in self.assumed.items():
+            live = [a for a in assumed if now < a.expires_at] if of_class == executor_class else []
+            if live:
+                balance = seen.balances[miner]
+                held = balance.held
+                for a in live:
+                    held |= ledger.shifted(a.bits, a.base, balance.base)
+                seen.balances[miner] = balance._replace(held=held)
+                seen.ongoing.setdefault(miner, set()).update([a.job for a in live])
         return seen
 
     def reserve(
@@ -185,11 +186,10 @@ class DryBook:
         blocks = admit(balance, candidate.ongoing, job, window)
         if isinstance(blocks, Verdict):
             return candidate, blocks
-        bits = ledger.to_bits(blocks, balance.base)
         expires_at = now + dt.timedelta(seconds=job.seconds) + HOLD_MARGIN
-        self.assumed.append(
-            Assumed(candidate.hotkey, job.executor_class, balance.base, bits, UUID(job.uuid), expires_at)
-        )
+        bits = ledger.to_bits(blocks, balance.base)
+        assumed = Assumed(balance.base, bits, as_text(UUID(job.uuid)), expires_at)
+        self.assumed[job.executor_class, candidate.hotkey].append(assumed)
         return candidate, Reserved(candidate.miner, blocks, None)
 
 
