@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 from uuid import UUID
@@ -138,16 +138,20 @@ class LiveBook:
             account = lock_account(wait=patience, miner=candidates[0].hotkey, executor_class=job.executor_class)
             self.patience = max(0.0, patience - (time.monotonic() - begun))
             return account
-        equal = [c.hotkey for c in candidates[: 1 + AT_ONCE] if c.score == candidates[0].score]
-        for some in (equal[:1], equal[1:]):
-            asked = {hotkey: self.entries[hotkey].version for hotkey in some}
-            if asked and (account := lock_account(wait=0, first_of=asked, executor_class=job.executor_class)):
-                return account
-        for i in range(0, len(candidates), AT_ONCE):
-            anyway = dict.fromkeys(c.hotkey for c in candidates[i : i + AT_ONCE])
-            if account := lock_account(wait=0, first_of=anyway, executor_class=job.executor_class):
+        for asked in self._attempts(candidates):
+            if account := lock_account(wait=0, first_of=asked, executor_class=job.executor_class):
                 return account
         return None
+
+    def _attempts(self, candidates: Sequence[Candidate]) -> Iterator[dict[str, int | None]]:
+        """Yield the accounts to try together, at which versions; the favourite alone, because that is quicker."""
+        equal = [c.hotkey for c in candidates[: 1 + AT_ONCE] if c.score == candidates[0].score]
+        if len(equal) > 1:
+            for some in (equal[:1], equal[1:]):
+                yield {hotkey: self.entries[hotkey].version for hotkey in some}
+        yield {candidates[0].hotkey: None}
+        for i in range(1, len(candidates), AT_ONCE):
+            yield dict.fromkeys(c.hotkey for c in candidates[i : i + AT_ONCE])
 
 
 class Assumed(NamedTuple):

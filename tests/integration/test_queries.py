@@ -94,7 +94,7 @@ def test_a_pick_looks_again_at_an_account_that_changed_since_it_read(monkeypatch
     with CaptureQueriesContext(connection) as captured:
         route = routing().pick(job_request(12))
     begin, lock, *reserving = RESERVING
-    assert verbs(captured)[-7:] == [begin, lock, lock, "SELECT", *reserving]  # as it was read, as it is
+    assert verbs(captured)[-6:] == [begin, lock, "SELECT", *reserving]
     assert route.allowance_blocks == [FIRST_BLOCK + 3]
 
 
