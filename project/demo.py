@@ -42,7 +42,7 @@ from receipts.schemas import JobFinished, JobStarted  # noqa: E402
 from routing import report  # noqa: E402
 from routing.book import LiveBook  # noqa: E402
 from routing.journal import replay  # noqa: E402
-from routing.pipeline import decide  # noqa: E402
+from routing.pipeline import decide, outcome  # noqa: E402
 from routing.reliability import record_incident  # noqa: E402
 from routing.requests import V2JobRequest  # noqa: E402
 from routing.types import Decision, MinerIncidentType  # noqa: E402
@@ -178,7 +178,7 @@ def _explain(console: Console, decisions: list[Decision]) -> None:
 
 def _summarise(console: Console, stream: Stream) -> None:
     console.print("Summary", style="bold underline")
-    outcomes = Counter(report.outcome(d) for d in stream.decisions)
+    outcomes = Counter(outcome(d) for d in stream.decisions)
     busiest = Counter(d.route.miner.hotkey_ss58 for d in stream.decisions if d.route).most_common(5)
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, n in outcomes.most_common():

@@ -69,11 +69,8 @@ class LiveBook:
     """The database. It decides again under the account's lock: what the candidate was seen to have may be gone.
 
     There the clock is read again too, unless it is `pinned`. By an older one, a job that started meanwhile would not be
-    ongoing yet. `patience` are the seconds left to wait for locks, of all candidates together.
-
-    An account whose version is still the one that was read is as it was read, reservations and all. So is what is
-    ongoing there, because that was read later: a job stops being held only by a change of the version, and by then its
-    receipt, if any, was there.
+    ongoing yet. `patience` are the seconds left to wait for locks, of all candidates together. `entries` and `lapsed`
+    are what was read.
     """
 
     pinned: dt.datetime | None = None
@@ -106,13 +103,7 @@ class LiveBook:
                 return None
             candidate = next(c for c in candidates if c.hotkey == account.miner_id)
             now = self.pinned or max(now, timezone.now())
-            if account.version == self.entries[candidate.hotkey].version:
-                balance, jobs = candidate.standing.balance, candidate.ongoing
-                lapsed = self.lapsed.get(candidate.hotkey, {})
-            else:
-                occupied = occupation(account, now)
-                account.miner = occupied.miner
-                balance, jobs, lapsed = account.balance, len(occupied.jobs), occupied.lapsed
+            balance, jobs, lapsed = self._look_again(account, candidate, now)
             balance = reservations.tidy(account, balance, lapsed)
             blocks = admit(balance, jobs, job, window)
             if isinstance(blocks, Verdict):
@@ -127,6 +118,19 @@ class LiveBook:
                 newest=window.newest or 0,
             )
             return candidate, Reserved(balance.miner, blocks, reservation.pk)
+
+    def _look_again(self, account: Account, candidate: Candidate, now: dt.datetime) -> tuple[Balance, int, Lapsed]:
+        """Return the balance of a locked account, how many jobs are ongoing there, and the holds that have lapsed.
+
+        An account whose version is still the one that was read is as it was read, reservations and all. So is what is
+        ongoing there, because that was read later: a job stops being held only by a change of the version, and by then
+        its receipt, if any, was there.
+        """
+        if account.version == self.entries[candidate.hotkey].version:
+            return candidate.standing.balance, candidate.ongoing, self.lapsed.get(candidate.hotkey, {})
+        occupied = occupation(account, now)
+        account.miner = occupied.miner
+        return account.balance, len(occupied.jobs), occupied.lapsed
 
     def _lock_first(self, candidates: Sequence[Candidate], job: Job, patience: float) -> Account | None:
         """Lock the first account that nobody else has; with `patience`, wait so long for the first of all.

@@ -79,6 +79,11 @@ def refusal(
     return LockTimeout() if Gate.LOCK in gates else AllMinersBusy(decision)
 
 
+def outcome(decision: Decision) -> str:
+    """Return `routed`, or the name of the refusal."""
+    return "routed" if decision.route else type(refusal(decision)).__name__
+
+
 def fixed_route(request: OrganicJobRequest) -> JobRoute | None:
     """Return the route of a job that is not to be routed: to the debug miner, or else to the trusted one."""
     if debug := conf.debug_miner():

@@ -8,15 +8,10 @@ from rich.text import Text
 
 from allowance.console import WIDE
 from allowance.ledger import to_seconds
-from routing.pipeline import refusal
+from routing.pipeline import outcome, refusal
 from routing.types import Candidate, Decision, Gate, JobRoute, OrganicJobRequest
 
 STYLES = {None: "green", Gate.EXECUTORS: "yellow", Gate.RESERVATION: "yellow"}
-
-
-def outcome(decision: Decision) -> str:
-    """Return `routed`, or the name of the refusal."""
-    return "routed" if decision.route else type(refusal(decision)).__name__
 
 
 def as_json(decision: Decision) -> dict[str, object]:

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from threading import Barrier
 from typing import Any
+from unittest import mock
 from uuid import uuid4
 
 from django.db import connection, transaction
@@ -23,7 +24,7 @@ from django.utils import timezone
 from allowance import allowance
 from allowance.models import Account, Block, Miner, Reservation, ReservationState
 from allowance.types import AllowanceException
-from routing import routing
+from routing import routing, service
 from routing.book import DryBook
 from routing.pipeline import decide
 from routing.requests import V2JobRequest
@@ -92,7 +93,23 @@ def _silence() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-WITHOUT: dict[str, Callable[[], AbstractContextManager[None]]] = {"": nullcontext, "logging": _silence}
+class _NoMetric:
+    def labels(self, _outcome: str) -> _NoMetric:
+        return self
+
+    def observe(self, seconds: float) -> None:
+        pass
+
+
+def _uncounted() -> AbstractContextManager[object]:
+    return mock.patch.object(service, "PICK_SECONDS", _NoMetric())
+
+
+WITHOUT: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "": nullcontext,
+    "logging": _silence,
+    "metrics": _uncounted,
+}
 """What a measurement can do without, to see what it costs."""
 
 

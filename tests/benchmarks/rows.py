@@ -122,11 +122,15 @@ def logging(bench: Bench) -> Iterator[Line]:
     yield _cost_of(bench, "logging")
 
 
+def metrics(bench: Bench) -> Iterator[Line]:
+    yield _cost_of(bench, "metrics")
+
+
 ROWS: dict[str, Callable[[Bench], Iterator[Line]]] = {
     row.__name__: row
     for row in (
         *(pick, processes, coroutines, history, miners, reservations, receipts, incidents, block, size, contention),
-        *(dry_run, logging),
+        *(dry_run, logging, metrics),
     )
 }
 

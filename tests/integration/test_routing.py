@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import pytest
 from constance import config
+from prometheus_client import REGISTRY
 from pytest_django.fixtures import Settings
 
 from allowance import allowance
@@ -44,6 +45,24 @@ def test_a_trusted_job_goes_to_the_pseudo_miner(settings: Settings, seconds: int
     route = routing().pick(job_request(seconds, on_trusted_miner=True))
     assert (route.miner.hotkey_ss58, route.miner.ip_version, route.miner.port) == (TRUSTED_MINER_FAKE_KEY, 6, 99)
     assert (route.allowance_blocks, route.allowance_reservation_id) == (None, None)
+
+
+def test_every_pick_is_counted_and_logged_by_its_outcome(caplog: pytest.LogCaptureFixture) -> None:
+    def counted(outcome: str) -> float:
+        return REGISTRY.get_sample_value("router_pick_seconds_count", {"outcome": outcome}) or 0
+
+    fill_ledger("anna", executors=1)
+    before = {outcome: counted(outcome) for outcome in ("routed", "AllMinersBusy", "NotEnoughAllowanceException")}
+    first, second, third = job_request(12), job_request(12), job_request(3600)
+    with caplog.at_level(logging.INFO):
+        route = routing().pick(first)
+        for request in (second, third):
+            with pytest.raises((AllMinersBusy, NotEnoughAllowanceException)):
+                routing().pick(request)
+    assert {outcome: counted(outcome) - count for outcome, count in before.items()} == dict.fromkeys(before, 1)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0] == f"Job {first.uuid!r}: routed to anna, reservation {route.allowance_reservation_id}"
+    assert [request.uuid in line for request, line in zip((second, third), lines[1:], strict=True)] == [True, True]
 
 
 def test_refusals_rank(caplog: pytest.LogCaptureFixture) -> None:
