@@ -187,6 +187,7 @@ def _locate(axons: Mapping[str, Mapping[str, str | int]]) -> None:
                 int(axon["port"]),
             )
             changed.append(miner)
+    lock_accounts_of([miner.hotkey for miner in changed])
     _upsert(changed, ["hotkey"], ["address", "ip_version", "port"])
 
 

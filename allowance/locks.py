@@ -5,16 +5,16 @@
    `voided_before`.
 2. Account rows: one at a time by whatever reserves, spends, releases or repairs. Only the holder of the account row
    writes its `base`, `held`, `spent` and its reservations, which therefore need no lock of their own. The holder of the
-   chain lock takes many, of the miners whose presence or executors it changes: a reservation is made wholly before such
-   a change, or sees it. Who holds an account without the chain lock waits for no other lock.
+   chain lock takes many, of the miners whose presence, address or executors it changes: a reservation is made wholly
+   before such a change, or sees it. Who holds an account without the chain lock waits for no other lock.
 
 Whoever changes what a lock guards draws a new version: of the chain, by `chain_changed`; of an account, by storing its
-balance, by declaring its executors or by `lock_accounts_of`. Routers remember what they read by these versions; rows
-that somebody changes by hand without a new one are read at the next block.
+balance, by declaring its executors or by `lock_accounts_of`. Routers remember what they read by these versions. What
+somebody changes by hand, without a new one, they read at the next block.
 
 What was read before a lock is a hint. Decide by the rows read under it, or by what was read before, if the account's
 version is still the same. Two things are not read again: a block recorded meanwhile, which only adds to what a pick
-that began before it may use, and what only ranks: collateral and incidents.
+that began before it may use, and what guards nothing: collateral and incidents.
 
 Nobody waits for ever for a row of the ledger: see `ledger_transaction`. Whoever locks whole tables, as a migration
 does, holds everybody up; only PostgreSQL's own `lock_timeout` could end that.
@@ -22,7 +22,7 @@ does, holds everybody up; only PostgreSQL's own `lock_timeout` could end that.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from django.conf import settings
@@ -72,7 +72,9 @@ def chain_changed() -> None:
     ChainLock.objects.filter(pk=1).update(version=new_version())
 
 
-def lock_account(*, wait: float | None = None, **which: object) -> Account | None:
+def lock_account(
+    *, wait: float | None = None, first_of: Mapping[str, int | None] | None = None, **which: object
+) -> Account | None:
     """Lock an account's row until the transaction ends and return it.
 
     `which` names it: by its `pk`, its `miner` and `executor_class`, or one's `reservation`. `first_of` in place of
@@ -85,12 +87,15 @@ def lock_account(*, wait: float | None = None, **which: object) -> Account | Non
     patience = lock_timeout() if wait is None else wait
     if patience > 0:
         bound_waits(patience)
-    return rows.lock_row(which, skip_locked=patience <= 0)
+    return rows.lock_row(which, first_of, skip_locked=patience <= 0)
 
 
 def lock_accounts_of(miners: Collection[str]) -> None:
     """Lock all accounts of `miners` until the transaction ends, and give them new versions. For who holds the chain."""
-    Account.objects.filter(miner__in=miners).update(version=new_version())
+    accounts = list(Account.objects.select_for_update().filter(miner__in=miners).order_by("pk").only("pk"))
+    for account in accounts:
+        account.version = new_version()
+    Account.objects.bulk_update(accounts, ["version"])
 
 
 def bound_waits(seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The three statements of a reservation, in SQL: the ORM takes longer to write them than the database to run them.
+"""The statements of a reservation, in SQL: the ORM takes longer to write them than the database to run them.
 
 They read and write rows of the models; who may, and holding which lock, is said in allowance.locks.
 """
@@ -15,6 +15,7 @@ from allowance.models import Account, Reservation, new_version
 from allowance.state import ACCOUNT, RESERVATION
 
 _COLUMNS = [field.attname for field in Account._meta.concrete_fields]
+_SELECTED = ", ".join(_COLUMNS)
 _CONVERTERS = [getattr(field, "from_db_value", None) for field in Account._meta.concrete_fields]
 _STORED = [Account._meta.get_field(name) for name in ("base", "held", "spent", "version")]
 _INSERTED = [field for field in Reservation._meta.concrete_fields if not field.primary_key]
@@ -35,13 +36,17 @@ _NAMED_BY = {
 }
 
 
-def lock_row(which: Mapping[str, Any], *, skip_locked: bool) -> Account | None:
-    """Lock the account that `which` names and return it; see `allowance.locks.lock_account`."""
+def lock_row(
+    which: Mapping[str, Any], first_of: Mapping[str, int | None] | None = None, *, skip_locked: bool
+) -> Account | None:
+    """Lock the account that `which` names, or the first of several, and return it; see `locks.lock_account`."""
+    if first_of:
+        sql = _lock_first(tuple(which), len(first_of), None not in first_of.values(), skip_locked=skip_locked)
+    else:
+        sql = _lock(tuple(which), skip_locked=skip_locked)
     names = dict(which)
-    in_order = names.pop("first_of", {})
-    for place, (miner, version) in enumerate(in_order.items()):
+    for place, (miner, version) in enumerate((first_of or {}).items()):
         names |= {f"miner_{place}": miner, f"version_{place}": version}
-    sql = _lock(tuple(which), len(in_order), None not in in_order.values(), skip_locked=skip_locked)
     with connection.cursor() as cursor:
         cursor.execute(sql, names)
         row = cursor.fetchone()
@@ -71,16 +76,27 @@ def _prepared(row: Account | Reservation, fields: Iterable[Any]) -> list[Any]:
 
 
 @cache
-def _lock(named_by: tuple[str, ...], candidates: int, at_versions: bool, *, skip_locked: bool) -> str:
-    conditions = [_NAMED_BY[name] for name in named_by if name in _NAMED_BY]
-    asked, in_order = "", ""
-    if candidates == 1:  # as is usual; it is quicker to plan
+def _lock(named_by: tuple[str, ...], *, skip_locked: bool) -> str:
+    conditions = " AND ".join(_NAMED_BY[name] for name in named_by)
+    return f"SELECT {_SELECTED} FROM {ACCOUNT} WHERE {conditions} {_for_update(skip_locked=skip_locked)}"  # noqa: S608
+
+
+@cache
+def _lock_first(named_by: tuple[str, ...], candidates: int, at_versions: bool, *, skip_locked: bool) -> str:
+    """Return the statement for the first of so many. One is asked for without a join: that is quicker to plan."""
+    conditions = [_NAMED_BY[name] for name in named_by]
+    if candidates == 1:
         conditions += ["miner_id = %(miner_0)s", *(["version = %(version_0)s"] if at_versions else [])]
-    elif candidates:  # databases agree on what the columns of VALUES are called
-        places = ", ".join(f"({place}, %(miner_{place})s, %(version_{place})s)" for place in range(candidates))
-        asked, in_order = f"JOIN (VALUES {places}) AS asked ON column2 = miner_id", "ORDER BY column1 LIMIT 1"
+        asked, order = "", ""
+    else:  # databases agree on what the columns of VALUES are called
         conditions += ["version = column3"] if at_versions else []
-    lock = ""
-    if connection.features.has_select_for_update:
-        lock = connection.ops.for_update_sql(skip_locked=skip_locked, of=(ACCOUNT,))
-    return f"SELECT {', '.join(_COLUMNS)} FROM {ACCOUNT} {asked} WHERE {' AND '.join(conditions)} {in_order} {lock}"  # noqa: S608
+        places = ", ".join(f"({place}, %(miner_{place})s, %(version_{place})s)" for place in range(candidates))
+        asked, order = f"JOIN (VALUES {places}) AS asked ON column2 = miner_id", "ORDER BY column1 LIMIT 1"
+    lock = _for_update(skip_locked=skip_locked)
+    return f"SELECT {_SELECTED} FROM {ACCOUNT} {asked} WHERE {' AND '.join(conditions)} {order} {lock}"  # noqa: S608
+
+
+def _for_update(*, skip_locked: bool) -> str:
+    if not connection.features.has_select_for_update:  # SQLite's transaction is its lock
+        return ""
+    return connection.ops.for_update_sql(skip_locked=skip_locked, of=(ACCOUNT,))

@@ -1,4 +1,4 @@
-"""When a hold has ended, and which blocks a job may use."""
+"""What statements share: the names of tables, when a hold has ended, lists as parameters; and the usable blocks."""
 
 from __future__ import annotations
 

@@ -58,9 +58,9 @@ class Book(Protocol):
     def reserve(
         self, candidates: Sequence[Candidate], job: Job, window: Window, now: dt.datetime, *, wait: bool
     ) -> Outcome | None:
-        """Reserve with the first candidate whose account nobody else has locked, or say why it can't take the job.
+        """Reserve with the first candidate whose account can be had, or say why it can't take the job.
 
-        None: all are locked, or, with `wait`, the first stayed so for too long.
+        None: others have all of them locked, or, with `wait`, the first stayed so for too long.
         """
 
 
@@ -103,7 +103,10 @@ class LiveBook:
                 return None
             candidate = next(c for c in candidates if c.hotkey == account.miner_id)
             now = self.pinned or max(now, timezone.now())
-            balance, jobs, lapsed = self._look_again(account, candidate, now)
+            if account.version == self.entries[candidate.hotkey].version and not patience:
+                balance, jobs, lapsed = self._as_read(candidate)
+            else:
+                balance, jobs, lapsed = self._read_again(account, now)
             balance = reservations.tidy(account, balance, lapsed)
             blocks = admit(balance, jobs, job, window)
             if isinstance(blocks, Verdict):
@@ -119,15 +122,17 @@ class LiveBook:
             )
             return candidate, Reserved(balance.miner, blocks, reservation.pk)
 
-    def _look_again(self, account: Account, candidate: Candidate, now: dt.datetime) -> tuple[Balance, int, Lapsed]:
-        """Return the balance of a locked account, how many jobs are ongoing there, and the holds that have lapsed.
+    def _as_read(self, candidate: Candidate) -> tuple[Balance, int, Lapsed]:
+        """Return what was read of an account: its balance, how many jobs are ongoing, the holds that have lapsed.
 
-        An account whose version is still the one that was read is as it was read, reservations and all. So is what is
-        ongoing there, because that was read later: a job stops being held only by a change of the version, and by then
-        its receipt, if any, was there.
+        As long as its version is the same, the account is as it was read, reservations and all. So is what is ongoing
+        there, because that was read later: a job stops being held only by a change of the version, and by then its
+        receipt, if any, was there. Whoever has waited since must read again: jobs may have started without being held.
         """
-        if account.version == self.entries[candidate.hotkey].version:
-            return candidate.standing.balance, candidate.ongoing, self.lapsed.get(candidate.hotkey, {})
+        return candidate.standing.balance, candidate.ongoing, self.lapsed.get(candidate.hotkey, {})
+
+    def _read_again(self, account: Account, now: dt.datetime) -> tuple[Balance, int, Lapsed]:
+        """Return the same of a locked account as it is at `now`."""
         occupied = occupation(account, now)
         account.miner = occupied.miner
         return account.balance, len(occupied.jobs), occupied.lapsed
@@ -174,7 +179,7 @@ class DryBook:
     assumed: defaultdict[tuple[str, str], list[Assumed]] = field(default_factory=lambda: defaultdict(list))
 
     def read(self, executor_class: str, now: dt.datetime) -> Seen:
-        seen = LiveBook().read(executor_class, now)
+        seen = LiveBook(pinned=now).read(executor_class, now)
         for (of_class, miner), assumed in self.assumed.items():
             live = [a for a in assumed if now < a.expires_at] if of_class == executor_class else []
             if live:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -66,8 +67,9 @@ def in_force(rows: Iterable[Sequence[Any]]) -> InForce:
         elif kind == VERSION:
             incidents = int(value)
     if constance_settings.BACKEND != "constance.backends.database.DatabaseBackend":
-        values = get_values_for_keys([MINIMUM_WEI, WINDOW_HOURS])
-        return InForce(_checked(values[MINIMUM_WEI], values[WINDOW_HOURS]), incidents)
+        with _to_be_corrected():
+            values = get_values_for_keys([MINIMUM_WEI, WINDOW_HOURS])
+            return InForce(make_policy(values[MINIMUM_WEI], values[WINDOW_HOURS]), incidents)
     prefix = constance_settings.DATABASE_PREFIX
     return InForce(_parsed(stored.get(prefix + MINIMUM_WEI), stored.get(prefix + WINDOW_HOURS)), incidents)
 
@@ -75,16 +77,17 @@ def in_force(rows: Iterable[Sequence[Any]]) -> InForce:
 @lru_cache(maxsize=64)
 def _parsed(minimum_wei: str | None, window_hours: str | None) -> Policy:
     """Return the policy of values as constance stores them; None: the default."""
-    stored = {MINIMUM_WEI: minimum_wei, WINDOW_HOURS: window_hours}
-    values = {
-        key: constance_settings.CONFIG[key][0] if value is None else loads(value) for key, value in stored.items()
-    }
-    return _checked(values[MINIMUM_WEI], values[WINDOW_HOURS])
+    wei, hours = (constance_settings.CONFIG[key][0] for key in (MINIMUM_WEI, WINDOW_HOURS))
+    with _to_be_corrected():
+        return make_policy(
+            wei if minimum_wei is None else loads(minimum_wei), hours if window_hours is None else loads(window_hours)
+        )
 
 
-def _checked(minimum_wei: int, window_hours: float) -> Policy:
+@contextmanager
+def _to_be_corrected() -> Iterator[None]:
     try:
-        return make_policy(minimum_wei, window_hours)
+        yield
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(f"{error} Correct it in the admin, under Config.") from error
 

@@ -53,7 +53,9 @@ def decide(
     banned = validation.hotkeys(exclude, "exclude")
     seen = book.read(job.executor_class, now)
     policy = policy or seen.in_force.policy
-    incidents = incident_counts(job.executor_class, now, policy.window, version=seen.in_force.incidents)
+    incidents = {}
+    if seen.balances:
+        incidents = incident_counts(job.executor_class, now, policy.window, version=seen.in_force.incidents)
     candidates = gather(seen, incidents)
     need = ledger.to_ns(job.seconds)
     for candidate in candidates:
@@ -149,11 +151,11 @@ def walk(ranked: Sequence[Candidate], job: Job, book: Book, window: Window, now:
             idle.append(candidate)
     for wait in (False, True, False):
         while idle and (asked := book.reserve(idle, job, window, now, wait=wait)):
-            candidate, outcome = asked
-            if isinstance(outcome, Reserved):
+            candidate, answer = asked
+            if isinstance(answer, Reserved):
                 candidate.verdict = Verdict(None, job.seconds, candidate.free_seconds, "gets the job")
-                return JobRoute(outcome.miner, outcome.blocks, outcome.reservation_id)
-            candidate.verdict = outcome
+                return JobRoute(answer.miner, answer.blocks, answer.reservation_id)
+            candidate.verdict = answer
             idle = [other for other in idle if other is not candidate]
     for candidate in idle:
         candidate.verdict = Verdict(Gate.LOCK, 0, 1, "others kept its account locked")

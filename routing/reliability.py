@@ -51,11 +51,9 @@ def incident_counts(
     """Return how many incidents each miner had in a class since the `window` before `now` began, its edge inside.
 
     One that a host with a faster clock dated later than `now` counts too. `version` is what the incidents of the class
-    have in the database, None if there never was one. They are counted once: until there is another version, or until
-    one of them leaves the window.
+    have in the database, None if nobody ever gave them one. They are counted once: until there is another version, or
+    until one of them leaves the window.
     """
-    if version is None:
-        return {}
     since = connection.ops.adapt_datetimefield_value(now - window)
     known = _counted.get(executor_class)
     if known and known.version == version and known.since <= since and not (known.oldest and known.oldest < since):
@@ -63,9 +61,11 @@ def incident_counts(
     with connection.cursor() as cursor:
         cursor.execute(INCIDENT_COUNTS, {"executor_class": executor_class, "since": since})
         rows = cursor.fetchall()
-    oldest = min((timestamp for *_, timestamp in rows), default=None)
-    _counted[executor_class] = Counted(version, since, oldest, {hotkey: count for hotkey, count, _ in rows})
-    return _counted[executor_class].counts
+    counts = {hotkey: count for hotkey, count, _ in rows}
+    if version is not None:
+        oldest = min((timestamp for *_, timestamp in rows), default=None)
+        _counted[executor_class] = Counted(version, since, oldest, counts)
+    return counts
 
 
 def record_incident(
@@ -80,21 +80,22 @@ def record_incident(
         raise BadInputError(
             f"Unknown incident type {incident_type!r:.80}; there are: {', '.join(MinerIncidentType.values)}."
         )
+    executor_class = validation.executor_class(executor_class)
+    hotkey, job_uuid = validation.hotkey(hotkey), validation.job_uuid(job_uuid)
     incident = {
         "type": MinerIncidentType(incident_type),
         "timestamp": validation.timestamp(timestamp),
-        "executor_class": validation.executor_class(executor_class),
+        "executor_class": executor_class,
     }
-    hotkey, job_uuid = validation.hotkey(hotkey), validation.job_uuid(job_uuid)
     with ledger_transaction():
         bound_waits(lock_timeout())
-        _, is_new = MinerIncident.objects.get_or_create(incident, hotkey_ss58address=hotkey, job_uuid=job_uuid)
-        if is_new:
-            incidents_changed(executor_class)
+        # Before the incident, even one that was heard before: it is the lock that puts all reports in one order.
+        _draw_version(executor_class)
+        MinerIncident.objects.get_or_create(incident, hotkey_ss58address=hotkey, job_uuid=job_uuid)
 
 
-def incidents_changed(executor_class: str) -> None:
-    """Give the incidents of a class a new version, by which all routers learn that what they counted is old."""
+def _draw_version(executor_class: str) -> None:
+    """Give the incidents of a class a new version, by which routers learn that what they counted is old."""
     IncidentVersion.objects.bulk_create(
         [IncidentVersion(executor_class=executor_class)],
         update_conflicts=True,

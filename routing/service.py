@@ -69,7 +69,8 @@ class Routing:
     def report_incident(self, type: str, hotkey_ss58address: str, job_uuid: UUID | str, executor_class: str) -> None:
         """Record that a miner rejected or failed a job. Counts once per miner and job, however often it is reported.
 
-        Raises ValueError for a bad uuid, an empty hotkey, an unknown type or class; nothing is stored then.
+        Raises ValueError for a bad uuid, an empty hotkey, an unknown type or class, LockTimeout if others report for
+        the class and do not end in time; nothing is stored then.
         """
         record_incident(
             incident_type=type,

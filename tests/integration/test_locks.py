@@ -20,7 +20,10 @@ from allowance.audit import check_ledger
 from allowance.locks import ledger_transaction, lock_account, lock_chain
 from allowance.models import Account, Reservation, new_version
 from allowance.types import LockTimeout
+from receipts import receipts
+from receipts.schemas import JobStarted
 from routing import book, routing
+from routing.types import AllMinersBusy
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, stored
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
@@ -99,6 +102,19 @@ def test_a_locked_candidate_is_waited_for_when_the_others_fail() -> None:
         route = routing().pick(job_request(12))
     assert route.miner.hotkey_ss58 == "anna"
     assert waited_for.is_set()
+
+
+@needs_row_locks
+def test_whoever_waited_reads_again_what_is_ongoing() -> None:
+    """A job that was never held starts meanwhile: the account's version can't tell."""
+    fill_ledger("anna", executors=1)
+
+    def start_a_job() -> None:
+        started = {"job_uuid": job_request().uuid, "miner_hotkey": "anna", "validator_hotkey": "v", "ttl": 60}
+        receipts().record(JobStarted.model_validate({**started, "executor_class": CLASS, "timestamp": timezone.now()}))
+
+    with Holder("anna", once_waited_for=start_a_job), pytest.raises(AllMinersBusy):
+        routing().pick(job_request(12))
 
 
 @needs_row_locks

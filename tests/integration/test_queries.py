@@ -20,8 +20,10 @@ from receipts import receipts
 from receipts.models import JobFinishedReceipt, JobStartedReceipt
 from receipts.ongoing import RUNNING_JOBS
 from routing import conf, pipeline, routing
+from routing.book import DryBook
 from routing.models import MinerIncident
 from routing.ongoing import OCCUPATION, ONGOING
+from routing.pipeline import decide
 from routing.reliability import INCIDENT_COUNTS
 from routing.types import Candidate, MinerIncidentType
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
@@ -58,6 +60,7 @@ def test_a_pick_makes_seven_statements(miners: int) -> None:
 
 def test_a_pick_after_a_block_reads_the_accounts_and_the_blocks_anew() -> None:
     fill_ledger("anna")
+    incident()
     routing().pick(job_request())
     allowance().record_block(number=1021, timestamp=timezone.now(), stake_share=0.5)
     with CaptureQueriesContext(connection) as captured:
@@ -77,6 +80,33 @@ def test_a_pick_after_an_incident_counts_anew() -> None:
     with CaptureQueriesContext(connection) as captured:
         routing().pick(job_request())
     assert verbs(captured) == ["SELECT", *READING, *RESERVING]
+
+
+def test_incidents_that_nobody_gave_a_version_count_too() -> None:
+    """A fixture's, say, or those of another program: only a pick of their class makes one statement more."""
+    fill_ledger("anna", executors=4)
+    failed = MinerIncidentType.MINER_JOB_FAILED
+    said = {"type": failed, "hotkey_ss58address": "anna", "timestamp": timezone.now(), "executor_class": CLASS}
+    for expected in (-0.25, -0.5):
+        MinerIncident.objects.create(**said, job_uuid=job_request().uuid)
+        with CaptureQueriesContext(connection) as captured:
+            (candidate,) = decide(job_request(12), DryBook(), now=timezone.now()).candidates
+        assert candidate.score == expected
+    assert verbs(captured) == ["SELECT", *READING]
+
+
+def test_a_miner_that_moved_since_it_was_read_gets_the_job_at_its_new_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_ledger("anna")
+    routing().pick(job_request())
+    rank = pipeline.rank
+
+    def rank_late(candidates: Sequence[Candidate]) -> list[Candidate]:
+        moved = {"anna": {"address": "10.9.9.9", "ip_version": 4, "port": 1}}
+        allowance().record_manifests(block=FIRST_BLOCK + 1, axons=moved, executors={"anna": {CLASS: 2}})
+        return rank(candidates)
+
+    monkeypatch.setattr(pipeline, "rank", rank_late)
+    assert routing().pick(job_request(12)).miner.address == "10.9.9.9"
 
 
 def test_a_pick_looks_again_at_an_account_that_changed_since_it_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from uuid import uuid4
 
 import pytest
 import time_machine
@@ -19,8 +20,8 @@ from allowance.types import (
 from receipts import receipts
 from receipts.schemas import JobFinished, JobStarted
 from routing import routing
-from routing.book import LiveBook
-from routing.pipeline import check_request, gather
+from routing.book import DryBook, LiveBook
+from routing.pipeline import check_request, decide, gather
 from routing.types import AllMinersBusy, Gate, Verdict
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 
@@ -203,3 +204,15 @@ def test_counts_are_remembered_for_blocks_that_are_recorded_after_the_manifests(
     axons = {"anna": {"address": "10.0.0.1", "ip_version": 4, "port": 9000}}
     allowance().record_manifests(block=FIRST_BLOCK + 5000, axons=axons, executors={"anna": {CLASS: 3}})
     assert free() == 20 * 2 * 6
+
+
+def test_a_dry_run_of_a_past_moment_counts_the_jobs_of_that_moment() -> None:
+    """As a pick whose clock is pinned to it does."""
+    fill_ledger("anna", executors=1)
+    now = dt.datetime.now(dt.UTC)
+    then = now - dt.timedelta(seconds=60)
+    started = {"job_uuid": uuid4(), "miner_hotkey": "anna", "validator_hotkey": "v", "ttl": 600}
+    receipts().record(JobStarted.model_validate({**started, "executor_class": CLASS, "timestamp": now}))
+    for at, routed in ((then, True), (now, False)):
+        assert bool(decide(job_request(12), DryBook(), now=at).route) == routed
+    assert routing().pick(job_request(12), now=then).miner.hotkey_ss58 == "anna"

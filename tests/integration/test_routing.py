@@ -8,6 +8,8 @@ from uuid import uuid4
 
 import pytest
 from constance import config
+from constance.models import Constance
+from django.core.exceptions import ImproperlyConfigured
 from prometheus_client import REGISTRY
 from pytest_django.fixtures import Settings
 
@@ -25,6 +27,14 @@ pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
 
 def report(hotkey: str, job: str | None = None) -> None:
     routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, hotkey, job or str(uuid4()), CLASS)
+
+
+@pytest.mark.parametrize("stored", ["garbage", '{"__type__": "default", "__value__": -1}', '"7"'])
+def test_a_bad_setting_is_nobody_s_bad_input(stored: str) -> None:
+    fill_ledger("anna")
+    Constance.objects.create(key="DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI", value=stored)
+    with pytest.raises(ImproperlyConfigured, match="Correct it in the admin"):
+        routing().pick(job_request())
 
 
 def test_the_router_is_one() -> None:
