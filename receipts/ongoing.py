@@ -17,23 +17,19 @@ STARTED, ACCEPTED, FINISHED = (
 
 # A job is ongoing while its started receipt, or else its accepted one, is valid (both edges inside) and no finished
 # receipt written by then ends it. An accepted receipt does not tell the class; the job's started receipt does, even
-# when it is no longer valid. What is finished is joined once, to both kinds, because that is quicker to plan. The last
-# column is room for callers that unite this with jobs of other sources.
+# when it is no longer valid. What is finished is looked up in each half: once, for both together, PostgreSQL would start
+# parallel workers for. The last column is room for callers that unite this with jobs of other sources.
 _SQL = f"""
-    SELECT r.hotkey, CAST(r.job AS text) AS job, 0
-    FROM (
-        SELECT s.miner_hotkey AS hotkey, s.job_uuid AS job
-        FROM {STARTED} s
-        WHERE s.executor_class = %(executor_class)s AND s.valid_until >= %(at)s AND s.timestamp <= %(at)s {{started_by}}
-        UNION ALL
-        SELECT a.miner_hotkey, a.job_uuid
-        FROM {ACCEPTED} a JOIN {STARTED} s ON s.job_uuid = a.job_uuid
-        WHERE a.valid_until >= %(at)s AND a.timestamp <= %(at)s AND s.executor_class = %(executor_class)s
-          {{accepted_by}}
-          AND NOT (s.valid_until >= %(at)s AND s.timestamp <= %(at)s)
-    ) r
-    LEFT JOIN {FINISHED} f ON f.job_uuid = r.job AND f.timestamp <= %(at)s
-    WHERE f.job_uuid IS NULL
+    SELECT s.miner_hotkey AS hotkey, CAST(s.job_uuid AS text) AS job, 0
+    FROM {STARTED} s
+    WHERE s.executor_class = %(executor_class)s AND s.valid_until >= %(at)s AND s.timestamp <= %(at)s {{started_by}}
+      AND NOT EXISTS (SELECT 1 FROM {FINISHED} f WHERE f.job_uuid = s.job_uuid AND f.timestamp <= %(at)s)
+    UNION ALL
+    SELECT a.miner_hotkey, CAST(a.job_uuid AS text), 0
+    FROM {ACCEPTED} a JOIN {STARTED} s ON s.job_uuid = a.job_uuid
+    WHERE a.valid_until >= %(at)s AND a.timestamp <= %(at)s AND s.executor_class = %(executor_class)s {{accepted_by}}
+      AND NOT (s.valid_until >= %(at)s AND s.timestamp <= %(at)s)
+      AND NOT EXISTS (SELECT 1 FROM {FINISHED} f WHERE f.job_uuid = a.job_uuid AND f.timestamp <= %(at)s)
 """  # noqa: S608 (only our tables' names are filled in)
 
 RUNNING_JOBS = _SQL.format(started_by="", accepted_by="")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
+from operator import attrgetter
 
 from allowance import ledger, validation
 from allowance.ledger import Window
@@ -108,10 +109,10 @@ def gather(seen: Seen, incidents: Mapping[str, int]) -> list[Candidate]:
     """Return all that the decision will look at, in the order of the allowance."""
     candidates = []
     for standing in ledger.standings(seen.window, list(seen.balances.values())):
-        hotkey = standing.balance.hotkey
-        count = incidents.get(hotkey, 0)
-        jobs = len(seen.ongoing.get(hotkey, ()))
-        candidates.append(Candidate(standing, jobs, count, score(count, standing.balance.executors), NOT_REACHED))
+        balance = standing.balance
+        count = incidents.get(balance.hotkey, 0)
+        jobs = len(seen.ongoing.get(balance.hotkey, ()))
+        candidates.append(Candidate(standing, jobs, count, score(count, balance.executors), NOT_REACHED))
     return candidates
 
 
@@ -131,7 +132,7 @@ def judge(candidate: Candidate, job: Job, need: int, policy: Policy, banned: fro
 
 def rank(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return who passed the gates, the most reliable first; equals stay in the order of the allowance."""
-    ranked = sorted((c for c in candidates if c.verdict.gate is None), key=lambda c: -c.score)
+    ranked = sorted((c for c in candidates if c.verdict.gate is None), key=attrgetter("score"), reverse=True)
     for place, candidate in enumerate(ranked, start=1):
         candidate.rank = place
     return ranked

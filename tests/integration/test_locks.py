@@ -23,7 +23,8 @@ from allowance.types import LockTimeout
 from receipts import receipts
 from receipts.schemas import JobStarted
 from routing import book, routing
-from routing.types import AllMinersBusy
+from routing.models import MinerIncident
+from routing.types import AllMinersBusy, MinerIncidentType
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, stored
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
@@ -61,12 +62,8 @@ class Holder:
         """Wait until somebody waits for this very transaction (True), or it is told to let go (False)."""
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
-            with connection.cursor() as cursor:
-                cursor.execute(
-                    "SELECT 1 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
-                )
-                if cursor.fetchone():
-                    return True
+            if somebody_waits():
+                return True
             if self.let_go.wait(0.01):
                 return False
         raise TimeoutError("nobody waits for this transaction")
@@ -79,6 +76,37 @@ class Holder:
     def __exit__(self, *_error: object) -> None:
         self.let_go.set()
         self.thread.join()
+
+
+def somebody_waits() -> bool:
+    """Tell whether somebody waits for this thread's transaction."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))")
+        return cursor.fetchone() is not None
+
+
+@needs_row_locks
+def test_a_report_and_a_batch_of_reports_do_not_wait_for_each_other() -> None:
+    """Both tell of the same job, the batch as the last of its words."""
+    fill_ledger("anna")
+    failed, job = MinerIncidentType.MINER_JOB_FAILED, job_request().uuid
+    done: list[bool] = []
+
+    def report() -> None:
+        routing().report_incident(failed, "anna", job, CLASS)
+        done.append(True)
+        connection.close()
+
+    thread = Thread(target=report)
+    with transaction.atomic():
+        routing().report_incident(failed, "anna", job_request().uuid, CLASS)
+        thread.start()
+        while not somebody_waits():
+            assert thread.is_alive()
+        routing().report_incident(failed, "anna", job, CLASS)
+    thread.join()
+    assert done == [True]
+    assert MinerIncident.objects.count() == 2
 
 
 def test_an_account_is_locked_in_a_transaction_only() -> None:
