@@ -17,8 +17,8 @@ STARTED, ACCEPTED, FINISHED = (
 
 # A job is ongoing while its started receipt, or else its accepted one, is valid (both edges inside) and no finished
 # receipt written by then ends it. An accepted receipt does not tell the class; the job's started receipt does, even
-# when it is no longer valid. What is finished is looked up in each half: once, for both together, PostgreSQL would start
-# parallel workers for. The last column is room for callers that unite this with jobs of other sources.
+# when it is no longer valid. What is finished is looked up in each half: for both together PostgreSQL would start
+# parallel workers once there are many. The last column is room for callers that unite this with jobs of other sources.
 _SQL = f"""
     SELECT s.miner_hotkey AS hotkey, CAST(s.job_uuid AS text) AS job, 0
     FROM {STARTED} s
