@@ -51,12 +51,12 @@ def hold(
     newest: int,
 ) -> Reservation:
     """Hold `blocks` of a locked account from `now` on, for a job of `seconds` and the margin."""
-    _store(account, ledger.rebase(ledger.hold(balance, blocks), newest))
+    stored = ledger.rebase(ledger.hold(balance, blocks), newest)
     expires_at = now + dt.timedelta(seconds=seconds) + HOLD_MARGIN
     reservation = Reservation(
         account=account, job_uuid=job_uuid, blocks=list(blocks), created_at=now, expires_at=expires_at
     )
-    rows.insert(reservation)
+    rows.hold(account, base=stored.base, held=stored.held, spent=stored.spent, reservation=reservation)
     return reservation
 
 

@@ -63,6 +63,23 @@ def store(account: Account, *, base: int, held: int, spent: int) -> None:
         cursor.execute(_STORE, [*_prepared(account, _STORED), account.pk])
 
 
+def hold(account: Account, *, base: int, held: int, spent: int, reservation: Reservation) -> None:
+    """Store which blocks of a locked account are held and spent, and insert the reservation that holds some of them.
+
+    In one statement where a database can: it is a round trip less, with the account locked.
+    """
+    if connection.vendor != "postgresql":
+        store(account, base=base, held=held, spent=spent)
+        insert(reservation)
+        return
+    account.base, account.held, account.spent, account.version = base, held, spent, new_version()
+    with connection.cursor() as cursor:
+        values = [*_prepared(account, _STORED), account.pk, *_prepared(reservation, _INSERTED)]
+        cursor.execute(f"WITH stored AS ({_STORE}) {_INSERT}", values)
+        (reservation.pk,) = cursor.fetchone()
+    reservation._state.adding = False
+
+
 def insert(reservation: Reservation) -> None:
     """Insert a new reservation and give it its id."""
     with connection.cursor() as cursor:

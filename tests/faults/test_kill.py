@@ -54,8 +54,8 @@ def damage_ledger() -> None:
 @pytest.mark.parametrize(
     ("operation", "commits", "statements"),
     [
-        ("pick", 1, 5),
-        ("reserve", 1, 7),
+        ("pick", 1, 4),
+        ("reserve", 1, 6),
         ("spend", 1, 4),
         ("undo", 1, 4),
         ("record_block", 1, 12),

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from allowance import ledger, reading, reservations
+from allowance import ledger, reading, reservations, rows
 from allowance.ledger import Balance, Steps, Window
-from allowance.models import Account, ReservationState
+from allowance.models import Account, Reservation, ReservationState
 from allowance.state import Lapsed
 from routing.book import LiveBook, busy
 from routing.types import Verdict
@@ -80,13 +80,13 @@ def executors_not_counted(patch: pytest.MonkeyPatch) -> None:
 
 def balance_stored_on_its_own(patch: pytest.MonkeyPatch) -> None:
     """Commit between the balance and its reservation: only a crash in between shows it."""
-    store = reservations._store
 
-    def store_and_commit(account: Account, balance: Balance) -> None:
-        store(account, balance)
+    def hold(account: Account, *, base: int, held: int, spent: int, reservation: Reservation) -> None:
+        rows.store(account, base=base, held=held, spent=spent)
         connection._commit()  # type: ignore[attr-defined]
+        rows.insert(reservation)
 
-    patch.setattr(reservations, "_store", store_and_commit)
+    patch.setattr(rows, "hold", hold)
 
 
 def no_account_lock(patch: pytest.MonkeyPatch) -> None:
