@@ -27,6 +27,7 @@ _INSERT = f"""
 """  # noqa: S608
 if connection.features.can_return_columns_from_insert:
     _INSERT += "RETURNING id"
+_HOLD = f"WITH stored AS ({_STORE}) {_INSERT}"
 
 _NAMED_BY = {
     "pk": "id = %(pk)s",
@@ -58,9 +59,8 @@ def lock_row(
 
 def store(account: Account, *, base: int, held: int, spent: int) -> None:
     """Store which blocks of a locked account are held and spent, and give it a new version."""
-    account.base, account.held, account.spent, account.version = base, held, spent, new_version()
     with connection.cursor() as cursor:
-        cursor.execute(_STORE, [*_prepared(account, _STORED), account.pk])
+        cursor.execute(_STORE, _renewed(account, base, held, spent))
 
 
 def hold(account: Account, *, base: int, held: int, spent: int, reservation: Reservation) -> None:
@@ -72,10 +72,8 @@ def hold(account: Account, *, base: int, held: int, spent: int, reservation: Res
         store(account, base=base, held=held, spent=spent)
         insert(reservation)
         return
-    account.base, account.held, account.spent, account.version = base, held, spent, new_version()
     with connection.cursor() as cursor:
-        values = [*_prepared(account, _STORED), account.pk, *_prepared(reservation, _INSERTED)]
-        cursor.execute(f"WITH stored AS ({_STORE}) {_INSERT}", values)
+        cursor.execute(_HOLD, [*_renewed(account, base, held, spent), *_prepared(reservation, _INSERTED)])
         (reservation.pk,) = cursor.fetchone()
     reservation._state.adding = False
 
@@ -86,6 +84,12 @@ def insert(reservation: Reservation) -> None:
         cursor.execute(_INSERT, _prepared(reservation, _INSERTED))
         reservation.pk = cursor.fetchone()[0] if _INSERT.endswith("RETURNING id") else cursor.lastrowid
     reservation._state.adding = False
+
+
+def _renewed(account: Account, base: int, held: int, spent: int) -> list[Any]:
+    """Change an account, at a new version, and return the parameters that store it."""
+    account.base, account.held, account.spent, account.version = base, held, spent, new_version()
+    return [*_prepared(account, _STORED), account.pk]
 
 
 def _prepared(row: Account | Reservation, fields: Iterable[Any]) -> list[Any]:
