@@ -1,11 +1,13 @@
-"""What the router remembers: the incidents that lower a miner's reliability."""
+"""What the router remembers: incidents, the jobs of its sockets, and the tokens that open them."""
 
 from __future__ import annotations
+
+from uuid import uuid4
 
 from django.db import models
 from django.db.models import Q
 
-from allowance.models import new_version
+from allowance.models import Reservation, new_version
 from allowance.types import HOTKEY_LENGTH
 from routing.types import MinerIncidentType
 
@@ -44,3 +46,54 @@ class IncidentVersion(models.Model):
 
     def __str__(self) -> str:
         return f"version of the incidents of {self.executor_class}"
+
+
+class RoutedJob(models.Model):
+    """A job that came over a socket, and the one route that it has now; without a `reservation` that is a fixed one.
+
+    The `claim` is drawn anew whenever the route is made or told again: whoever was told first and could not pass it on
+    learns by it whether somebody else relies on the route meanwhile. A signature pays for one job, so it is kept too.
+    """
+
+    uuid = models.UUIDField(primary_key=True)
+    executor_class = models.CharField(max_length=64)
+    seconds = models.FloatField()
+    miner = models.CharField("hotkey", max_length=HOTKEY_LENGTH)
+    reservation = models.ForeignKey(Reservation, on_delete=models.PROTECT, null=True)
+    claim = models.BigIntegerField(default=new_version, editable=False)
+    routed_at = models.DateTimeField()
+    signatory = models.CharField(max_length=HOTKEY_LENGTH, blank=True)
+    signed_at_ns = models.BigIntegerField("signed at (UNIX time, ns)", null=True)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=("signatory", "signed_at_ns"), name="one_job_per_signature"),
+            models.CheckConstraint(
+                condition=Q(signatory="", signed_at_ns=None) | (~Q(signatory="") & Q(signed_at_ns__isnull=False)),
+                name="job_is_signed_wholly_or_not",
+            ),
+        )
+
+    def __str__(self) -> str:
+        return f"Job {self.uuid}"
+
+
+class AccessToken(models.Model):
+    """A token that was issued: for whom, for what, until when. The token itself is not stored; `id` is its `jti`."""
+
+    id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
+    name = models.CharField(max_length=64)
+    scopes: models.JSONField[list[str], list[str]] = models.JSONField()
+    issued_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = (
+            models.CheckConstraint(condition=~Q(name=""), name="token_has_a_name"),
+            models.CheckConstraint(condition=Q(expires_at__gt=models.F("issued_at")), name="token_lives"),
+        )
+        indexes = (models.Index(fields=("name",), name="token_of_name"),)
+
+    def __str__(self) -> str:
+        return f"Token of {self.name}"

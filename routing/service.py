@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import logging
-import time
 from collections.abc import Collection
 from uuid import UUID
 
@@ -12,13 +10,11 @@ from django.utils import timezone
 
 from allowance import reservations
 from allowance.threads import in_database_thread
+from routing import picks
 from routing.book import LiveBook
-from routing.metrics import PICK_SECONDS
-from routing.pipeline import decide, outcome, refusal
+from routing.pipeline import refusal
 from routing.reliability import record_incident
-from routing.types import Gate, JobRoute, NotEnoughCollateralException, OrganicJobRequest
-
-logger = logging.getLogger(__name__)
+from routing.types import JobRoute, OrganicJobRequest
 
 
 class Routing:
@@ -45,19 +41,9 @@ class Routing:
         NotEnoughAllowanceException, NotEnoughCollateralException, AllMinersBusy; nothing is held then. LockTimeout
         means that others kept locked all miners that could take the job: pick again.
         """
-        begun = time.perf_counter()
-        decision = decide(request, LiveBook(pinned=now), now=now or timezone.now(), exclude=exclude)
-        PICK_SECONDS.labels(outcome(decision)).observe(time.perf_counter() - begun)
+        decision = picks.pick(request, LiveBook(pinned=now), now=now, exclude=exclude)
         if decision.route is None:
-            error = refusal(decision)
-            if isinstance(error, NotEnoughCollateralException):
-                filtered = decision.counts[Gate.COLLATERAL]
-                logger.warning("Filtered out %d miners for their collateral. %s", filtered, error)
-            else:
-                logger.info("Job %.80r: %s", decision.job.uuid, error)
-            raise error
-        miner, reservation = decision.route.miner.hotkey_ss58, decision.route.allowance_reservation_id
-        logger.info("Job %.80r: routed to %s, reservation %s", decision.job.uuid, miner, reservation)
+            raise refusal(decision)
         return decision.route
 
     async def report_miner_incident(

@@ -1,0 +1,199 @@
+"""The messages of the sockets, both ways, and why something is refused; `manage.py message_schema` prints them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
+from pydantic.json_schema import models_json_schema
+
+from allowance.models import ReservationState
+from receipts.schemas import Hotkey, Seconds, Time, Whole
+from routing.requests import V2JobRequest
+from routing.types import Gate, MinerIncidentType
+
+
+class Reason(StrEnum):
+    """Why a job goes nowhere, or a message is refused."""
+
+    BAD_MESSAGE = "BAD_MESSAGE"
+    BAD_SIGNATURE = "BAD_SIGNATURE"
+    JOB_TOO_LONG = "JOB_TOO_LONG"
+    NOT_ENOUGH_ALLOWANCE = "NOT_ENOUGH_ALLOWANCE"
+    NOT_ENOUGH_COLLATERAL = "NOT_ENOUGH_COLLATERAL"
+    ALL_MINERS_BUSY = "ALL_MINERS_BUSY"
+    LOCK_TIMEOUT = "LOCK_TIMEOUT"
+    JOB_FINISHED = "JOB_FINISHED"
+    JOB_UNKNOWN = "JOB_UNKNOWN"
+    OVERLOADED = "OVERLOADED"
+    RATE_LIMITED = "RATE_LIMITED"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+class Message(BaseModel):
+    """What all messages have in common: a field that they don't have is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Event(Message):
+    """Something happened to a job on the route that `allowance_reservation_id` names; null names a fixed route.
+
+    The id tells which attempt is meant, so that a late word about one miner never ends the route to the next.
+    """
+
+    uuid: UUID
+    allowance_reservation_id: Annotated[int, Field(strict=True, gt=0, lt=2**63)] | None
+
+
+class Started(Event):
+    """The job was sent to its miner, which keeps an executor busy for `ttl` seconds (left out: the job's own)."""
+
+    type: Literal["job.started"] = "job.started"
+    validator_hotkey: Hotkey
+    timestamp: Time | None = Field(None, description="left out: now")
+    ttl: Seconds | None = None
+
+
+class Accepted(Event):
+    """The miner took the job, which keeps its executor busy for another `ttl` seconds (left out: the job's own)."""
+
+    type: Literal["job.accepted"] = "job.accepted"
+    validator_hotkey: Hotkey
+    timestamp: Time | None = Field(None, description="left out: now")
+    time_accepted: Time | None = Field(None, description="left out: the timestamp")
+    ttl: Seconds | None = None
+
+
+class Finished(Event):
+    """The job is over and to be paid for: its reservation is spent."""
+
+    type: Literal["job.finished"] = "job.finished"
+    validator_hotkey: Hotkey
+    timestamp: Time | None = Field(None, description="left out: now")
+    time_started: Time | None = Field(None, description="left out: the timestamp less `time_took_us`")
+    time_took_us: Whole = Field(description="microseconds")
+    score_str: Annotated[str, Field(max_length=64, pattern=r"^[^\x00]*$")] = ""
+
+
+class Failed(Event):
+    """The miner, or its horde, failed the job: an incident is recorded, the reservation released."""
+
+    type: Literal["job.failed"] = "job.failed"
+    incident: Literal[MinerIncidentType.MINER_JOB_FAILED, MinerIncidentType.MINER_HORDE_FAILED] = (
+        MinerIncidentType.MINER_JOB_FAILED
+    )
+
+
+class RejectedByMiner(Event):
+    """The miner would not take the job: an incident is recorded, the reservation released."""
+
+    type: Literal["job.rejected_by_miner"] = "job.rejected_by_miner"
+
+
+class Retry(Event):
+    """Give up the route named and pick another miner, none of those that had the job before."""
+
+    type: Literal["job.retry"] = "job.retry"
+
+
+class MinerAddress(Message):
+    address: str
+    ip_version: int
+    port: int
+    hotkey_ss58: str
+
+
+class Routed(Message):
+    """Where the job goes, and until when its blocks are held; null where nothing is: on a fixed route."""
+
+    type: Literal["job.routed"] = "job.routed"
+    uuid: UUID
+    miner: MinerAddress
+    allowance_blocks: list[int] | None
+    allowance_reservation_id: int | None
+    expires_at: dt.datetime | None
+
+
+class Rejected(Message):
+    """Why the job goes nowhere; `counts` are the miners that failed at each gate."""
+
+    type: Literal["job.rejected"] = "job.rejected"
+    uuid: str | None
+    reason: Reason
+    sentence: str
+    counts: dict[Gate, int] = Field(default_factory=dict)
+    retry_after_seconds: float | None = Field(None, description="when something may have changed; null: nobody can say")
+
+
+class Acknowledged(Message):
+    """What was said is recorded; `reservation` is what the reservation is now, whatever it was to become."""
+
+    type: Literal["job.acknowledged"] = "job.acknowledged"
+    uuid: UUID
+    of: str
+    allowance_reservation_id: int | None
+    reservation: ReservationState | None
+
+
+class Happened(Message):
+    """Tell whoever follows a job what was done about it elsewhere."""
+
+    type: Literal["job.event"] = "job.event"
+    uuid: UUID
+    of: str
+    miner: str | None = None
+    allowance_reservation_id: int | None = None
+    reservation: ReservationState | None = None
+    reason: Reason | None = None
+
+
+class Refused(Message):
+    """A message could not be read, or not be acted on; nothing was done. `of` is its type, where it has one."""
+
+    type: Literal["error"] = "error"
+    uuid: str | None
+    of: str | None
+    reason: Reason
+    sentence: str
+    retry_after_seconds: float | None = None
+
+
+Question = V2JobRequest | Retry
+"""What is answered with a route, or with why there is none."""
+
+EVENTS = (Started, Accepted, Finished, Failed, RejectedByMiner, Retry)
+ANSWERS = (Routed, Rejected, Acknowledged, Happened, Refused)
+NEW_JOB = "job.new"
+
+
+def _tag(message: Any) -> str:
+    return str(message.get("type", NEW_JOB)) if isinstance(message, dict) else NEW_JOB
+
+
+Said = Started | Accepted | Finished | Failed | RejectedByMiner
+Incoming = V2JobRequest | Said | Retry
+
+INCOMING: TypeAdapter[Incoming] = TypeAdapter(
+    Annotated[
+        Annotated[V2JobRequest, Tag(NEW_JOB)]
+        | Annotated[Started, Tag("job.started")]
+        | Annotated[Accepted, Tag("job.accepted")]
+        | Annotated[Finished, Tag("job.finished")]
+        | Annotated[Failed, Tag("job.failed")]
+        | Annotated[RejectedByMiner, Tag("job.rejected_by_miner")]
+        | Annotated[Retry, Tag("job.retry")],
+        Discriminator(_tag),
+    ]
+)
+"""Whatever a client may send; a message without a type is a V2JobRequest."""
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of all messages, each by its name under `$defs`."""
+    models = [(model, "validation") for model in (V2JobRequest, *EVENTS)] + [(m, "serialization") for m in ANSWERS]
+    _, definitions = models_json_schema(models, title="Messages of the miner router's sockets")  # type: ignore[arg-type]
+    return definitions

@@ -1,0 +1,46 @@
+"""A live pick: the decision, counted and logged, whoever asked for it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import time
+from collections.abc import Collection
+
+from django.utils import timezone
+
+from routing.book import LiveBook
+from routing.metrics import PICK_SECONDS
+from routing.pipeline import decide, outcome, refusal
+from routing.types import Decision, Gate, NotEnoughCollateralException, OrganicJobRequest
+
+logger = logging.getLogger(__name__)
+
+
+def pick(
+    request: OrganicJobRequest, book: LiveBook, *, now: dt.datetime | None = None, exclude: Collection[str] = ()
+) -> Decision:
+    """Decide where a job goes and reserve there; raises what `decide` raises. A decision without a route is no error.
+
+    `now` pins the clock for tests and replays; whoever gives it pins it in the `book` too.
+    """
+    begun = time.perf_counter()
+    decision = decide(request, book, now=now or timezone.now(), exclude=exclude)
+    PICK_SECONDS.labels(outcome(decision)).observe(time.perf_counter() - begun)
+    _log(decision)
+    return decision
+
+
+def _log(decision: Decision) -> None:
+    uuid, route = decision.job.uuid, decision.route
+    if route is not None:
+        miner, reservation = route.miner.hotkey_ss58, route.allowance_reservation_id
+        of = {"job": uuid, "miner": miner, "reservation": reservation}
+        logger.info("Job %.80r: routed to %s, reservation %s", uuid, miner, reservation, extra=of)
+        return
+    error = refusal(decision)
+    if isinstance(error, NotEnoughCollateralException):
+        filtered = decision.counts[Gate.COLLATERAL]
+        logger.warning("Filtered out %d miners for their collateral. %s", filtered, error, extra={"job": uuid})
+    else:
+        logger.info("Job %.80r: %s", uuid, error, extra={"job": uuid})
