@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 from uuid import UUID
@@ -15,7 +15,7 @@ from django.utils import timezone
 from allowance import ledger, reading, reservations
 from allowance.ledger import Balance, Window
 from allowance.locks import ledger_transaction, lock_account, lock_timeout
-from allowance.models import Account
+from allowance.models import Account, Reservation
 from allowance.reading import Entry
 from allowance.state import Lapsed
 from allowance.types import HOLD_MARGIN, LockTimeout, Miner
@@ -69,11 +69,12 @@ class LiveBook:
     """The database. It decides again under the account's lock: what the candidate was seen to have may be gone.
 
     There the clock is read again too, unless it is `pinned`. By an older one, a job that started meanwhile would not be
-    ongoing yet. `patience` are the seconds left to wait for locks, of all candidates together. `entries` and `lapsed`
-    are what was read.
+    ongoing yet. `claim` is told of the reservation in its own transaction, and may raise to undo it. `patience` are the
+    seconds left to wait for locks, of all candidates together. `entries` and `lapsed` are what was read.
     """
 
     pinned: dt.datetime | None = None
+    claim: Callable[[Reservation], None] | None = None
     patience: float = field(default_factory=lock_timeout)
     entries: Mapping[str, Entry] = field(default_factory=dict)
     lapsed: Mapping[str, Lapsed] = field(default_factory=dict)
@@ -120,6 +121,8 @@ class LiveBook:
                 now=now,
                 newest=window.newest or 0,
             )
+            if self.claim:
+                self.claim(reservation)
             return candidate, Reserved(balance.miner, blocks, reservation.pk)
 
     def _as_read(self, candidate: Candidate) -> tuple[Balance, int, Lapsed]:

@@ -1,117 +1,113 @@
-"""The socket: a job request in, its route or refusal out."""
+"""The sockets: jobs in and their routes out, and all that happens to jobs for whoever follows it."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from time import monotonic
 from typing import Any
-
-from channels.generic.websocket import AsyncJsonWebsocketConsumer
-from django import db
-from pydantic import ValidationError
+from uuid import UUID
 
 from allowance.threads import give_back_later, in_database_thread
-from allowance.types import AllowanceException, BadInputError
-from routing import routing
-from routing.requests import MAX_MESSAGE_LENGTH, V2JobRequest, first_problem
-from routing.service import give_back
-from routing.types import JobRoute, JobRoutingException
-
-NOT_LOGGED_IN = 4401
-NOT_PERMITTED = 4403
-INTERNAL_ERROR = 1011
-PERMISSION = "routing.route_jobs"
-BAD_REQUEST = "BadRequest"
-UNAVAILABLE = "Unavailable"
-
-Message = dict[str, object]
-
-logger = logging.getLogger(__name__)
+from allowance.types import HOLD_MARGIN, MAX_JOB_RUN_TIME
+from routing import answers, metrics, news
+from routing.answers import Answer
+from routing.jobs import Offer
+from routing.limits import Rate, Slot, Slots, process_slots
+from routing.messages import Acknowledged, Incoming, Refused, Rejected, Retry, Routed
+from routing.requests import V2JobRequest
+from routing.sockets import Socket
+from routing.tokens import Scope
 
 
-class JobConsumer(AsyncJsonWebsocketConsumer):
-    """Route the jobs that a user with the permission `routing.route_jobs` sends.
+class JobConsumer(Socket):
+    """Route jobs, and take note of what becomes of them; docs/socket.md has the messages.
 
-    Whoever is not logged in is closed with 4401, whoever lacks the permission with 4403.
+    Messages are worked on side by side, up to SOCKET_IN_FLIGHT_EACH on a socket and SOCKET_IN_FLIGHT in a process, so
+    answers may come in another order. More of them are refused at once.
     """
 
-    admitted = False
+    scope_needed = Scope.JOBS
+    permission = "routing.route_jobs"
 
-    async def connect(self) -> None:
-        user = self.scope.get("user")
-        await self.accept()  # a close code reaches the client only after this
-        async with self.closing_on_failure():
-            if user is None or not user.is_authenticated:
-                await self.close(NOT_LOGGED_IN)
-            elif not await in_database_thread(user.has_perm)(PERMISSION):
-                await self.close(NOT_PERMITTED)
-            else:
-                self.admitted = True
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.slots = Slots("SOCKET_IN_FLIGHT_EACH")
+        self.rate = Rate()
+        self.followed: dict[UUID, float] = {}
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None, **_kwargs: Any) -> None:
-        if self.admitted:
+        if self.visitor and self.open:
             async with self.closing_on_failure():
-                await self.answer(text_data if text_data is not None else bytes_data or b"")
+                await self.take_on(text_data if text_data is not None else bytes_data or b"")
 
-    async def answer(self, message: str | bytes) -> None:
-        """Send the route of a job, or why there is none. A route that can't be sent holds nothing any more."""
-        outcome = await outcome_of(message)
+    async def take_on(self, data: str | bytes) -> None:
+        """Begin to work on a message, or refuse it at once."""
+        message = answers.read(data) if self.rate.allow() else answers.RATE_LIMITED
+        if isinstance(message, Refused | Rejected):
+            await self.answer(message)
+            return
+        in_socket = self.slots.take()
+        in_process = process_slots.take() if in_socket else None
+        if in_socket and in_process:
+            task = self.start(self.work_on(message, in_process))
+            for slot in (in_socket, in_process):
+                task.add_done_callback(slot.free)
+            return
+        if in_socket:
+            in_socket.free()
+        await self.answer(answers.overloaded(message))
+
+    async def work_on(self, message: Incoming, slot: Slot) -> None:
+        """Answer a message, and tell whoever follows the job. The process's slot is free before the client has read."""
+        if isinstance(message, V2JobRequest | Retry):
+            answer = await in_database_thread(answers.to_question, give_back=answers.give_back)(message)
+            slot.free()
+            await self.pass_on(answer)
+            happened = news.of_answer(answer.message)
+        else:
+            acknowledged = await in_database_thread(answers.to_said)(message)
+            slot.free()
+            await self.answer(acknowledged)
+            happened = news.of_said(message, acknowledged)
+        if happened:
+            await news.publish(happened, origin=self.subscription.channel)
+
+    async def pass_on(self, answer: Answer) -> None:
+        """Tell where a job goes, or why nowhere. A route that can't be told holds nothing any more.
+
+        One that the client may have got, and only was slow to read, stays until it lapses: it would be told again.
+        """
         try:
-            await self.send_json(outcome if isinstance(outcome, dict) else routed(*outcome))
+            if answer.offer:
+                await self.follow(answer.offer)
+            await self.answer(answer.message)
+        except TimeoutError:
+            raise
         except BaseException:
-            if not isinstance(outcome, dict):
-                give_back_later(give_back, outcome[1])
+            give_back_later(answers.give_back, answer)
             raise
 
-    @asynccontextmanager
-    async def closing_on_failure(self) -> AsyncIterator[None]:
-        """Log what nobody foresaw, and end the socket properly: the client must not wait, nor learn what it was."""
-        try:
-            yield
-        except OSError:
-            logger.info("A client hung up before it had its answer: %s.", self.scope.get("client"))
-        except Exception:
-            logger.exception("A socket of %s failed.", self.scope.get("client"))
-            with suppress(OSError):
-                await self.close(INTERNAL_ERROR)
+    async def follow(self, offer: Offer) -> None:
+        """Hear what is said of a job elsewhere, for as long as it may take; forget those whose time is over."""
+        now = monotonic()
+        for job in [job for job, until in self.followed.items() if until < now]:
+            del self.followed[job]
+            await self.subscription.leave(news.group_of(job))
+        self.followed[offer.uuid] = now + MAX_JOB_RUN_TIME + HOLD_MARGIN.total_seconds()
+        await self.subscription.join(news.group_of(offer.uuid))
+
+    async def answer(self, message: Routed | Rejected | Acknowledged | Refused) -> None:
+        """Send an answer. Raises OSError if the client is gone, TimeoutError if it does not read."""
+        if isinstance(message, Rejected | Refused):
+            metrics.REJECTED.labels(message.reason).inc()
+        await self.tell(message.model_dump_json())
 
 
-async def outcome_of(message: str | bytes) -> tuple[str, JobRoute] | Message:
-    """Return a job's uuid and its route, or the message that tells why it has none."""
-    if len(message) > MAX_MESSAGE_LENGTH:
-        return rejected(None, BAD_REQUEST, f"A message has at most {MAX_MESSAGE_LENGTH} bytes, not {len(message)}.")
-    try:
-        request = V2JobRequest.model_validate_json(message)
-    except ValidationError as error:
-        return rejected(None, BAD_REQUEST, first_problem(error))
-    try:
-        return request.uuid, await routing().pick_miner_for_job_request(request)
-    except BadInputError as error:
-        return rejected(request.uuid, BAD_REQUEST, str(error))
-    except (AllowanceException, JobRoutingException) as error:
-        return rejected(request.uuid, type(error).__name__, str(error))
-    except db.Error:
-        logger.exception("No answer from the database for job %r.", request.uuid)
-        return rejected(request.uuid, UNAVAILABLE, "The router can't reach its database. Retry.")
+class EventConsumer(Socket):
+    """Tell all that happens to jobs, on any socket, to whoever may see them. It listens to nothing."""
 
+    scope_needed = Scope.EVENTS
+    permission = "routing.view_routedjob"
 
-def routed(uuid: str, route: JobRoute) -> Message:
-    """Return the message that tells where a job goes."""
-    return {
-        "type": "job.routed",
-        "uuid": uuid,
-        "miner": {
-            "address": route.miner.address,
-            "ip_version": route.miner.ip_version,
-            "port": route.miner.port,
-            "hotkey_ss58": route.miner.hotkey_ss58,
-        },
-        "allowance_blocks": route.allowance_blocks,
-        "allowance_reservation_id": route.allowance_reservation_id,
-    }
-
-
-def rejected(uuid: str | None, reason: str, sentence: str) -> Message:
-    """Return the message that tells why a job goes nowhere; `reason` is the name of the refusal."""
-    return {"type": "job.rejected", "uuid": uuid, "reason": reason, "sentence": sentence}
+    async def begin(self) -> None:
+        await self.subscription.join(news.EVERYTHING)
+        await super().begin()

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from allowance.models import ReservationState
-from receipts.schemas import Hotkey, Seconds, Time, Whole
+from receipts.schemas import Hotkey, Seconds, Time
 from routing.requests import V2JobRequest
 from routing.types import Gate, MinerIncidentType
 
@@ -75,7 +75,7 @@ class Finished(Event):
     validator_hotkey: Hotkey
     timestamp: Time | None = Field(None, description="left out: now")
     time_started: Time | None = Field(None, description="left out: the timestamp less `time_took_us`")
-    time_took_us: Whole = Field(description="microseconds")
+    time_took_us: Annotated[int, Field(strict=True, ge=0, le=366 * 24 * 3600 * 10**6, description="microseconds")]
     score_str: Annotated[str, Field(max_length=64, pattern=r"^[^\x00]*$")] = ""
 
 
@@ -162,38 +162,53 @@ class Refused(Message):
     retry_after_seconds: float | None = None
 
 
-Question = V2JobRequest | Retry
-"""What is answered with a route, or with why there is none."""
-
-EVENTS = (Started, Accepted, Finished, Failed, RejectedByMiner, Retry)
-ANSWERS = (Routed, Rejected, Acknowledged, Happened, Refused)
-NEW_JOB = "job.new"
-
-
-def _tag(message: Any) -> str:
-    return str(message.get("type", NEW_JOB)) if isinstance(message, dict) else NEW_JOB
-
-
 Said = Started | Accepted | Finished | Failed | RejectedByMiner
-Incoming = V2JobRequest | Said | Retry
+"""What is acknowledged. A V2JobRequest and a Retry are answered with a route, or with why there is none."""
+
+Incoming = V2JobRequest | Retry | Said
+
+NEW_JOB = "job.new"
+QUESTIONS = (NEW_JOB, "job.retry")
+TYPES = (
+    *QUESTIONS,
+    "job.started",
+    "job.accepted",
+    "job.finished",
+    "job.failed",
+    "job.rejected_by_miner",
+)
+
+
+def type_of(message: Any) -> str | None:
+    """Return the type of a message in JSON, None if it has none of ours. Left out, it is that of a V2JobRequest."""
+    found = message.get("type", NEW_JOB) if isinstance(message, dict) else None
+    return found if isinstance(found, str) and found in TYPES else None
+
 
 INCOMING: TypeAdapter[Incoming] = TypeAdapter(
     Annotated[
         Annotated[V2JobRequest, Tag(NEW_JOB)]
+        | Annotated[Retry, Tag("job.retry")]
         | Annotated[Started, Tag("job.started")]
         | Annotated[Accepted, Tag("job.accepted")]
         | Annotated[Finished, Tag("job.finished")]
         | Annotated[Failed, Tag("job.failed")]
-        | Annotated[RejectedByMiner, Tag("job.rejected_by_miner")]
-        | Annotated[Retry, Tag("job.retry")],
-        Discriminator(_tag),
+        | Annotated[RejectedByMiner, Tag("job.rejected_by_miner")],
+        Discriminator(
+            type_of,
+            custom_error_type="unknown_type",
+            custom_error_message=f"A message is an object whose type is one of {', '.join(TYPES)}.",
+        ),
     ]
 )
-"""Whatever a client may send; a message without a type is a V2JobRequest."""
+"""Whatever a client may send."""
+
+INCOMING_MODELS = (V2JobRequest, Retry, Started, Accepted, Finished, Failed, RejectedByMiner)
+OUTGOING_MODELS = (Routed, Rejected, Acknowledged, Happened, Refused)
 
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of all messages, each by its name under `$defs`."""
-    models = [(model, "validation") for model in (V2JobRequest, *EVENTS)] + [(m, "serialization") for m in ANSWERS]
-    _, definitions = models_json_schema(models, title="Messages of the miner router's sockets")  # type: ignore[arg-type]
-    return definitions
+    models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(model, "validation") for model in INCOMING_MODELS]
+    models += [(model, "serialization") for model in OUTGOING_MODELS]
+    return models_json_schema(models, title="Messages of the miner router's sockets")[1]

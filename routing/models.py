@@ -51,16 +51,17 @@ class IncidentVersion(models.Model):
 class RoutedJob(models.Model):
     """A job that came over a socket, and the one route that it has now; without a `reservation` that is a fixed one.
 
-    The `claim` is drawn anew whenever the route is made or told again: whoever was told first and could not pass it on
-    learns by it whether somebody else relies on the route meanwhile. A signature pays for one job, so it is kept too.
+    The `claim` is drawn anew whenever the route is made or told again, and None once it was given back: whoever could
+    not pass a route on learns by it whether somebody else relies on that route by now. A signature pays for one job, so
+    it is kept too.
     """
 
     uuid = models.UUIDField(primary_key=True)
     executor_class = models.CharField(max_length=64)
-    seconds = models.FloatField()
+    seconds = models.PositiveIntegerField()
     miner = models.CharField("hotkey", max_length=HOTKEY_LENGTH)
     reservation = models.ForeignKey(Reservation, on_delete=models.PROTECT, null=True)
-    claim = models.BigIntegerField(default=new_version, editable=False)
+    claim = models.BigIntegerField(null=True, editable=False)
     routed_at = models.DateTimeField()
     signatory = models.CharField(max_length=HOTKEY_LENGTH, blank=True)
     signed_at_ns = models.BigIntegerField("signed at (UNIX time, ns)", null=True)

@@ -23,14 +23,15 @@ def first_problem(error: ValidationError) -> str:
 
 
 class Signature(BaseModel):
-    """Who signed the request, when (UNIX time in nanoseconds), and the signature in base64."""
+    """Who signed the request, when (UNIX time in nanoseconds), which part of it, and the signature in base64."""
 
     model_config = ConfigDict(extra="forbid")
 
     signature_type: str = ""
     signatory: str = ""
-    timestamp_ns: int = 0
+    timestamp_ns: Annotated[int, Field(ge=0, lt=2**63)] = 0
     signature: Base64Bytes
+    signature_scope: Literal["SignedFields", "FullRequest"] = "SignedFields"
 
 
 class InlineVolume(BaseModel):
@@ -92,8 +93,8 @@ class ZipAndHttpPutUpload(BaseModel):
 class SingleFilePostUpload(BaseModel):
     output_upload_type: Literal["single_file_post"] = "single_file_post"
     url: str
-    relative_path: str
     form_fields: dict[str, str] | None = None
+    relative_path: str
     signed_headers: dict[str, str] | None = None
 
 

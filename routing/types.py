@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
+from uuid import UUID
 
 from django.db.models import TextChoices
 
@@ -22,10 +23,13 @@ __all__ = [
     "ExecutorClass",
     "Gate",
     "Job",
+    "JobFinished",
     "JobRoute",
     "JobRoutingException",
+    "JobUnknown",
     "Miner",
     "MinerIncidentType",
+    "NoMinerFits",
     "NotEnoughCollateralException",
     "OrganicJobRequest",
     "Policy",
@@ -196,6 +200,10 @@ class Decision:
 
 
 class JobRoutingException(Exception):  # noqa: N818 (the contract's name)
+    """Say that a job can't be routed."""
+
+
+class NoMinerFits(JobRoutingException):
     """Say that no miner can take the job; `decision` tells why, per candidate."""
 
     advice = ""
@@ -217,13 +225,31 @@ class JobRoutingException(Exception):  # noqa: N818 (the contract's name)
         return {c.hotkey: c.verdict.sentence for c in self.candidates}
 
 
-class AllMinersBusy(JobRoutingException):
+class AllMinersBusy(NoMinerFits):
     """Every miner that has allowance and collateral is at its executors' limit."""
 
     advice = "Retry when a job has finished or a reservation lapses."
 
 
-class NotEnoughCollateralException(JobRoutingException):
+class NotEnoughCollateralException(NoMinerFits):
     """Every miner that has allowance posted less collateral than required."""
 
     advice = "Lower DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI, or wait until miners post more."
+
+
+class JobFinished(JobRoutingException):
+    """Say that a job is over or paid for, so that it is not routed again."""
+
+    def __init__(self, job_uuid: UUID) -> None:
+        self.job_uuid = job_uuid
+        super().__init__(f"Job {job_uuid} is over or paid for. A new job needs a uuid of its own.")
+
+
+class JobUnknown(JobRoutingException):
+    """Say that a job never got the route that somebody speaks of; a `reservation_id` of None means a fixed route."""
+
+    def __init__(self, job_uuid: UUID, reservation_id: int | None) -> None:
+        self.job_uuid = job_uuid
+        self.reservation_id = reservation_id
+        route = "a fixed route" if reservation_id is None else f"reservation {reservation_id}"
+        super().__init__(f"Job {job_uuid} never had {route}. Check the uuid and the id that job.routed carried.")

@@ -17,8 +17,7 @@ from django.db import OperationalError, connection, connections
 from allowance import allowance, reservations
 from allowance.models import Reservation
 from allowance.threads import DEFAULT_THREADS, Handover, in_database_thread
-from routing import routing
-from routing import picks
+from routing import picks, routing
 from routing.consumers import JobConsumer
 from routing.types import JobRoute
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
@@ -148,7 +147,7 @@ async def test_a_consumer_that_is_cancelled_while_it_answers_holds_nothing(monke
         sending.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(JobConsumer, "send_json", send)
+    monkeypatch.setattr(JobConsumer, "send", send)
     async with socket() as communicator:
         await communicator.send_to(job_request().model_dump_json())
         await asyncio.wait_for(sending.wait(), 30)
@@ -168,7 +167,7 @@ async def test_a_client_that_hung_up_holds_nothing(
         sent.set()
         raise ConnectionResetError
 
-    monkeypatch.setattr(JobConsumer, "send_json", send)
+    monkeypatch.setattr(JobConsumer, "send", send)
     async with socket() as communicator:
         await communicator.send_to(job_request().model_dump_json())
         await asyncio.wait_for(sent.wait(), 30)

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, cast
-from uuid import uuid4
 
 import pytest
-from asgiref.sync import sync_to_async
-from channels.testing import WebsocketCommunicator
 from django.conf import settings
-from django.contrib.auth.models import AnonymousUser, Permission, User
-from django.db import connections
+from django.contrib.auth.models import AnonymousUser, User
 from django.test import Client
 
-from allowance.models import Reservation
-from allowance.threads import in_database_thread
-from project.asgi import application
-from routing.consumers import JobConsumer
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger
+from tests.sockets import (
+    JSON,
+    PATIENCE,
+    answer,
+    ask,
+    consumer_for,
+    job,
+    permitted,
+    reservations,
+    socket,
+    whole_application,
+)
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
-
-JSON = dict[str, Any]
-PATIENCE = 5.0
-"""Seconds to wait for an answer: a slow machine is not a failure."""
 
 LOCALHOST = (b"origin", b"http://localhost")
 
@@ -43,58 +40,7 @@ def stranger(transactional_db: None) -> User:
 
 @pytest.fixture
 def facilitator(transactional_db: None) -> User:
-    user = User.objects.create_user("facilitator")
-    user.user_permissions.add(Permission.objects.get(content_type__app_label="routing", codename="route_jobs"))
-    return user
-
-
-def consumer_for(user: AnonymousUser | User | None) -> WebsocketCommunicator:
-    """Return the consumer's other end, with the `user` that middleware would have found."""
-    communicator = WebsocketCommunicator(JobConsumer.as_asgi(), "/ws/jobs/")
-    cast(JSON, communicator.scope)["user"] = user
-    return communicator
-
-
-@asynccontextmanager
-async def socket(user: User) -> AsyncIterator[WebsocketCommunicator]:
-    """Connect as `user`."""
-    communicator = consumer_for(user)
-    assert (await communicator.connect(PATIENCE))[0]
-    yield communicator
-    await communicator.disconnect(timeout=PATIENCE)
-
-
-async def ask(communicator: WebsocketCommunicator, **changes: object) -> JSON:
-    """Send a job and return the answer."""
-    await communicator.send_json_to(job(**changes))
-    return await answer(communicator)
-
-
-async def answer(communicator: WebsocketCommunicator) -> JSON:
-    """Return what comes next."""
-    message: JSON = await communicator.receive_json_from(PATIENCE)
-    return message
-
-
-def job(**changes: object) -> JSON:
-    """Return a good V2JobRequest of 60 s, but for `changes`."""
-    return {
-        "uuid": str(uuid4()),
-        "executor_class": CLASS,
-        "docker_image": "backenddevelopersltd/compute-horde-job-echo:v0-latest",
-        "args": [],
-        "env": {},
-        "use_gpu": False,
-        "download_time_limit": 10,
-        "execution_time_limit": 40,
-        "upload_time_limit": 10,
-        "streaming_start_time_limit": 0,
-        **changes,
-    }
-
-
-async def reservations() -> list[Reservation]:
-    return await in_database_thread(lambda: list(Reservation.objects.select_related("account")))()
+    return permitted("facilitator")
 
 
 async def closed_with(user: AnonymousUser | User | None) -> int:
@@ -139,6 +85,7 @@ async def test_a_job_is_routed_and_its_allowance_reserved(facilitator: User) -> 
         "miner": {"address": "10.0.0.1", "ip_version": 4, "port": 9000, "hotkey_ss58": "hot-1"},
         "allowance_blocks": [FIRST_BLOCK, FIRST_BLOCK + 1, FIRST_BLOCK + 2, FIRST_BLOCK + 3, FIRST_BLOCK + 4],
         "allowance_reservation_id": reservation.pk,
+        "expires_at": reservation.expires_at.isoformat().replace("+00:00", "Z"),
     }
     assert str(reservation.job_uuid) == request["uuid"]
     assert reservation.blocks == routed["allowance_blocks"]
@@ -158,35 +105,36 @@ async def test_a_refusal_names_its_reason(facilitator: User) -> None:
         await communicator.send_json_to(request)
         rejected = await answer(communicator)
     assert (rejected["type"], rejected["uuid"]) == ("job.rejected", request["uuid"])
-    assert rejected["reason"] == "NotEnoughAllowanceException"
+    assert rejected["reason"] == "NOT_ENOUGH_ALLOWANCE"
+    assert rejected["counts"] == {"allowance": 1}
     assert "1020 s" in rejected["sentence"]
     assert "hot-1" not in rejected["sentence"]
     assert await reservations() == []
 
 
 BAD: dict[str, tuple[str, str]] = {
-    "malformed": ("BadRequest", '{"uuid": '),
-    "empty": ("BadRequest", ""),
-    "array": ("BadRequest", "[]"),
-    "array-of-jobs": ("BadRequest", json.dumps([job()])),
-    "null": ("BadRequest", "null"),
-    "deep": ("BadRequest", "[" * 100_000),
-    "no-field": ("BadRequest", "{}"),
-    "unknown-class": ("BadRequest", json.dumps(job(executor_class="quantum"))),
-    "unknown-field": ("BadRequest", json.dumps(job(priority=1))),
-    "fraction": ("BadRequest", json.dumps(job(execution_time_limit=0.5))),
-    "nan": ("BadRequest", json.dumps(job(execution_time_limit=float("nan")))),
-    "surrogate": ("BadRequest", json.dumps(job(uuid="\ud800"))),
-    "too-long": ("JobTooLong", json.dumps(job(execution_time_limit=3581))),
-    "far-too-long": ("JobTooLong", json.dumps(job(execution_time_limit=10**400))),
-    "no-time": ("BadRequest", json.dumps(job(**{f"{k}_time_limit": 0 for k in ("download", "execution", "upload")}))),
-    "negative": ("BadRequest", json.dumps(job(download_time_limit=-1))),
-    "bad-uuid": ("BadRequest", json.dumps(job(uuid="not-a-uuid"))),
-    "broken-uuid": ("BadRequest", json.dumps(job(uuid="\n" + "1" * 30 + "\n"))),
-    "long-field": ("BadRequest", json.dumps(job(**{"f" * 100_000: 1}))),
-    "many-bad-args": ("BadRequest", json.dumps(job(args=[1] * 100_000))),
-    "too-big": ("BadRequest", json.dumps(job(args=["a" * 2**20]))),
-    "nul-uuid": ("BadRequest", json.dumps(job(uuid="\0" * 36))),
+    "malformed": ("BAD_MESSAGE", '{"uuid": '),
+    "empty": ("BAD_MESSAGE", ""),
+    "array": ("BAD_MESSAGE", "[]"),
+    "array-of-jobs": ("BAD_MESSAGE", json.dumps([job()])),
+    "null": ("BAD_MESSAGE", "null"),
+    "deep": ("BAD_MESSAGE", "[" * 100_000),
+    "no-field": ("BAD_MESSAGE", "{}"),
+    "unknown-class": ("BAD_MESSAGE", json.dumps(job(executor_class="quantum"))),
+    "unknown-field": ("BAD_MESSAGE", json.dumps(job(priority=1))),
+    "fraction": ("BAD_MESSAGE", json.dumps(job(execution_time_limit=0.5))),
+    "nan": ("BAD_MESSAGE", json.dumps(job(execution_time_limit=float("nan")))),
+    "surrogate": ("BAD_MESSAGE", json.dumps(job(uuid="\ud800"))),
+    "too-long": ("JOB_TOO_LONG", json.dumps(job(execution_time_limit=3581))),
+    "far-too-long": ("JOB_TOO_LONG", json.dumps(job(execution_time_limit=10**400))),
+    "no-time": ("BAD_MESSAGE", json.dumps(job(**{f"{k}_time_limit": 0 for k in ("download", "execution", "upload")}))),
+    "negative": ("BAD_MESSAGE", json.dumps(job(download_time_limit=-1))),
+    "bad-uuid": ("BAD_MESSAGE", json.dumps(job(uuid="not-a-uuid"))),
+    "broken-uuid": ("BAD_MESSAGE", json.dumps(job(uuid="\n" + "1" * 30 + "\n"))),
+    "long-field": ("BAD_MESSAGE", json.dumps(job(**{"f" * 100_000: 1}))),
+    "many-bad-args": ("BAD_MESSAGE", json.dumps(job(args=[1] * 100_000))),
+    "too-big": ("BAD_MESSAGE", json.dumps(job(args=["a" * 2**20]))),
+    "nul-uuid": ("BAD_MESSAGE", json.dumps(job(uuid="\0" * 36))),
 }
 
 
@@ -196,7 +144,8 @@ async def test_a_bad_message_is_answered_and_the_next_good_one_served(case: str,
     async with socket(facilitator) as communicator:
         await communicator.send_input({"type": "websocket.receive", "text": text})
         rejected = await answer(communicator)
-        assert (rejected["type"], rejected["reason"]) == ("job.rejected", reason)
+        assert rejected["reason"] == reason
+        assert rejected["type"] == ("job.rejected" if rejected["uuid"] else "error")
         assert 0 < len(rejected["sentence"]) < 1000
         assert await reservations() == []
         assert (await ask(communicator))["type"] == "job.routed"
@@ -206,7 +155,8 @@ async def test_a_bad_message_is_answered_and_the_next_good_one_served(case: str,
 async def test_binary_garbage_is_answered_and_the_next_good_message_served(garbage: bytes, facilitator: User) -> None:
     async with socket(facilitator) as communicator:
         await communicator.send_input({"type": "websocket.receive", "bytes": garbage})
-        assert (await answer(communicator))["reason"] == "BadRequest"
+        refused = await answer(communicator)
+        assert (refused["type"], refused["uuid"], refused["reason"]) == ("error", None, "BAD_MESSAGE")
         assert (await ask(communicator))["type"] == "job.routed"
 
 
@@ -217,25 +167,17 @@ async def test_a_job_in_a_binary_frame_is_as_good(facilitator: User) -> None:
 
 
 async def test_several_jobs_on_one_socket_get_several_reservations(facilitator: User) -> None:
+    jobs = [job() for _ in range(3)]
     async with socket(facilitator) as communicator:
-        answers = [await ask(communicator) for _ in range(3)]
+        for request in jobs:
+            await communicator.send_json_to(request)
+        answers = [await answer(communicator) for _ in jobs]
+    assert {a["uuid"] for a in answers} == {request["uuid"] for request in jobs}
+    answers.sort(key=lambda a: str(a["type"]), reverse=True)
     assert [a["type"] for a in answers] == ["job.routed", "job.routed", "job.rejected"]  # two executors
-    assert answers[2]["reason"] == "AllMinersBusy"
+    assert answers[2]["reason"] == "ALL_MINERS_BUSY"
     taken = [block for reservation in await reservations() for block in reservation.blocks]
     assert len(taken) == len(set(taken)) == 10
-
-
-@asynccontextmanager
-async def whole_application(
-    *headers: tuple[bytes, bytes], path: str = "/ws/jobs/"
-) -> AsyncIterator[WebsocketCommunicator]:
-    """Connect to the project's own application; its session middleware uses a thread outside our pool."""
-    communicator = WebsocketCommunicator(application, path, headers=[(b"host", b"localhost"), *headers])
-    try:
-        yield communicator
-    finally:
-        await communicator.disconnect(timeout=PATIENCE)
-        await sync_to_async(connections.close_all)()
 
 
 @pytest.fixture
@@ -268,5 +210,7 @@ async def test_the_application_closes_whoever_has_none() -> None:
 @pytest.mark.parametrize("origin", [b"http://evil.example", b"http://localhost.evil.example", b"null"])
 async def test_the_application_refuses_a_foreign_origin(origin: bytes, cookie: tuple[bytes, bytes]) -> None:
     async with whole_application(cookie, (b"origin", origin)) as communicator:
-        assert not (await communicator.connect(PATIENCE))[0]
+        assert await communicator.connect(PATIENCE) == (True, None)
+        closing = await communicator.receive_output(PATIENCE)
+        assert (closing["type"], closing["code"]) == ("websocket.close", 4403)
     assert await reservations() == []

@@ -23,10 +23,11 @@ from allowance import allowance
 from allowance.admin import ReadOnlyAdmin
 from allowance.models import ManifestSync
 from allowance.types import LockTimeout
-from routing import service
+from routing import picks
 from routing.conf import InForce, make_policy
 from tests.factories import FIRST_BLOCK, fill_ledger
-from tests.integration.test_consumer import BAD, PATIENCE, answer, ask, consumer_for, job, socket
+from tests.integration.test_consumer import BAD
+from tests.sockets import PATIENCE, answer, ask, consumer_for, job, socket
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -84,12 +85,12 @@ def test_a_leak_would_be_noticed() -> None:
 
 
 REFUSALS: dict[str, dict[str, object]] = {
-    "NotEnoughAllowanceException": {"execution_time_limit": 1000},
-    "JobTooLong": {"execution_time_limit": 4000},
-    "BadRequest": {"uuid": "1"},
-    "NotEnoughCollateralException": {},
-    "AllMinersBusy": {},
-    "LockTimeout": {},
+    "NOT_ENOUGH_ALLOWANCE": {"execution_time_limit": 1000},
+    "JOB_TOO_LONG": {"execution_time_limit": 4000},
+    "BAD_MESSAGE": {"uuid": "1"},
+    "NOT_ENOUGH_COLLATERAL": {},
+    "ALL_MINERS_BUSY": {},
+    "LOCK_TIMEOUT": {},
 }
 
 
@@ -99,11 +100,11 @@ async def test_a_refusal_tells_the_client_no_more_than_the_reason(
 ) -> None:
     async with socket(facilitator) as communicator:
         with monkeypatch.context() as patch:
-            if reason == "NotEnoughCollateralException":
+            if reason == "NOT_ENOUGH_COLLATERAL":
                 patch.setattr("routing.conf.in_force", lambda _rows: InForce(make_policy(10**18, 24.0), None))
-            if reason == "LockTimeout":
-                patch.setattr(service, "decide", raising(LockTimeout()))
-            if reason == "AllMinersBusy":
+            if reason == "LOCK_TIMEOUT":
+                patch.setattr(picks, "decide", raising(LockTimeout()))
+            if reason == "ALL_MINERS_BUSY":
                 for _ in MINERS:
                     await ask(communicator)
             rejected = await ask(communicator, **REFUSALS[reason])
@@ -126,11 +127,11 @@ async def test_a_failing_database_is_answered_without_its_words_and_the_next_job
 ) -> None:
     async with socket(facilitator) as communicator:
         with monkeypatch.context() as patch:
-            patch.setattr(service, "decide", raising(failure(DETAILS)))
+            patch.setattr(picks, "decide", raising(failure(DETAILS)))
             rejected = await ask(communicator)
         assert (rejected["type"], rejected["reason"], leaks(json.dumps(rejected))) == (
             "job.rejected",
-            "Unavailable",
+            "UNAVAILABLE",
             [],
         )
         assert (await ask(communicator))["type"] == "job.routed"
@@ -153,7 +154,7 @@ async def first_words(communicator: WebsocketCommunicator) -> str:
 async def test_a_bug_tells_the_client_nothing_of_itself(
     bug: type[Exception], facilitator: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "decide", raising(bug(DETAILS)))
+    monkeypatch.setattr(picks, "decide", raising(bug(DETAILS)))
     communicator = consumer_for(facilitator)
     assert (await communicator.connect(PATIENCE))[0]
     await communicator.send_json_to(job())

@@ -1,0 +1,145 @@
+"""Who may come in: by a token, or else by a login. Asked at the door, and again and again of whoever stays."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlparse
+from uuid import UUID
+
+from channels.security.websocket import AllowedHostsOriginValidator, OriginValidator
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.http import HttpRequest, HttpResponse
+
+from routing import tokens
+from routing.models import AccessToken
+from routing.tokens import Scope, TokenRefused
+
+UNKNOWN = 4401
+NOT_PERMITTED = 4403
+HTTP = 4000
+"""How far the codes that close a socket are above the statuses that answer a request."""
+
+SUBPROTOCOL = "access_token"
+"""Browsers can't send headers with a socket, so a page offers this subprotocol and then its token as another."""
+
+BEARER = re.compile(r"\s*bearer(?:\s+(.*?))?\s*", re.ASCII | re.DOTALL | re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Whoever was admitted: the holder of a token, or a user."""
+
+    name: str
+    token_id: UUID | None = None
+    user_pk: object = None
+
+
+class NotAdmitted(Exception):  # noqa: N818
+    """Say why somebody must stay outside.
+
+    The `code` closes a socket: 4401 for whoever is unknown, 4403 for whoever is not permitted. The sentence may go with
+    it: it has fewer than the 124 bytes that are too many for that.
+    """
+
+    def __init__(self, code: int, sentence: str) -> None:
+        self.code = code
+        super().__init__(sentence)
+
+
+def admit(scope: Mapping[str, Any], *, token_scope: Scope, permission: str) -> Visitor:
+    """Return who is at the other end of a socket: the holder of a token for `token_scope`, or a user with `permission`.
+
+    A token decides alone, whoever is logged in beside it. Raises NotAdmitted, for pages of foreign origin too.
+    """
+    for origin in _headers(scope, b"origin"):
+        if not _is_at_home(origin):
+            raise NotAdmitted(NOT_PERMITTED, "Pages of that origin may not connect. Add it to SOCKET_ORIGINS.")
+    # Several are joined as Django joins them: two tokens are none.
+    token = _bearer(",".join(_headers(scope, b"authorization")))
+    return _admit(_offered(scope) if token is None else token, scope.get("user"), token_scope, permission)
+
+
+def recheck(visitor: Visitor, *, token_scope: Scope, permission: str) -> None:
+    """Ask again, of the database as it is now, whether somebody admitted before would be. Raises NotAdmitted."""
+    pk = visitor.token_id
+    if pk is not None:
+        _holder(lambda: tokens.look_up(pk), token_scope)
+        return
+    user = get_user_model()._default_manager.filter(pk=visitor.user_pk).first()
+    if user is None:
+        raise NotAdmitted(NOT_PERMITTED, "The user is no more.")
+    _user(user, permission)
+
+
+def turn_away(request: HttpRequest, *, token_scope: Scope, permission: str) -> HttpResponse | None:
+    """Return the answer for a request whose sender `admit` would not let in, 401 or 403; None for all others.
+
+    There is no check of the origin: a browser lets no foreign page read what it is answered.
+    """
+    token, user = _bearer(request.headers.get("Authorization", "")), getattr(request, "user", None)
+    try:
+        _admit(token, user, token_scope, permission)
+    except NotAdmitted as refusal:
+        known = {} if refusal.code == NOT_PERMITTED else {"WWW-Authenticate": "Bearer"}
+        return HttpResponse(f"{refusal}\n", status=refusal.code - HTTP, content_type="text/plain", headers=known)
+    return None
+
+
+def subprotocol(scope: Mapping[str, Any]) -> str | None:
+    """Return the subprotocol to accept a socket with, be it to close it: a browser hangs up if it offered one in vain."""
+    return SUBPROTOCOL if _offered(scope) is not None else None
+
+
+def _admit(token: str | None, user: Any, token_scope: Scope, permission: str) -> Visitor:
+    return _user(user, permission) if token is None else _holder(lambda: tokens.verify(token), token_scope)
+
+
+def _holder(find: Callable[[], AccessToken], token_scope: Scope) -> Visitor:
+    try:
+        row = find()
+    except TokenRefused as refusal:
+        raise NotAdmitted(UNKNOWN, str(refusal)) from None
+    if token_scope not in row.scopes:
+        raise NotAdmitted(NOT_PERMITTED, f"Token {row.pk} is not for {token_scope}. Ask for one that is.")
+    return Visitor(row.name, token_id=row.pk)
+
+
+def _user(user: Any, permission: str) -> Visitor:
+    if user is None or not user.is_authenticated:
+        raise NotAdmitted(UNKNOWN, "Bring a token, or log in.")
+    if not user.is_active or not user.has_perm(permission):
+        raise NotAdmitted(NOT_PERMITTED, f"The user is inactive, or lacks the permission {permission}.")
+    return Visitor(user.get_username(), user_pk=user.pk)
+
+
+def _headers(scope: Mapping[str, Any], name: bytes) -> list[str]:
+    return [value.decode("latin1") for header, value in scope.get("headers", ()) if header.lower() == name]
+
+
+def _bearer(authorization: str) -> str | None:
+    """Return the token that a header brings, "" for one without, None if it is for another scheme, as a proxy's."""
+    match = BEARER.fullmatch(authorization)
+    return match and (match[1] or "")
+
+
+def _offered(scope: Mapping[str, Any]) -> str | None:
+    """Return the token that comes as a subprotocol, "" if only that is announced, None if it is not."""
+    offered = list(scope.get("subprotocols") or ())
+    if SUBPROTOCOL not in offered:
+        return None
+    return "".join(offered[offered.index(SUBPROTOCOL) + 1 :][:1])
+
+
+def _is_at_home(origin: str) -> bool:
+    application: Any = None  # nobody calls what these validators guard
+    hosts = AllowedHostsOriginValidator(application).allowed_origins
+    try:
+        parsed = urlparse(origin)
+        parsed.port  # noqa: B018 (it is parsed only now)
+    except ValueError:
+        return False
+    return OriginValidator(application, [*hosts, *getattr(settings, "SOCKET_ORIGINS", ())]).valid_origin(parsed)

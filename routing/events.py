@@ -1,0 +1,130 @@
+"""What callers say of their jobs: receipts, incidents, and the end of what was reserved.
+
+Every word is evidence and recorded, however late it comes. A reservation ends once, so the first word about that
+counts. Saying something again changes nothing.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NamedTuple
+
+from django.utils import timezone
+from pydantic import ValidationError
+
+from allowance import reservations
+from allowance.locks import ledger_transaction
+from allowance.models import Reservation, ReservationState
+from allowance.state import state_at
+from allowance.types import HOLD_MARGIN, BadInputError, ReservationException
+from receipts import receipts
+from receipts.schemas import JobAccepted, JobFinished, JobStarted
+from routing.messages import Accepted, Event, Failed, Finished, RejectedByMiner, Said, Started
+from routing.models import RoutedJob
+from routing.reliability import record_incident
+from routing.requests import first_problem
+from routing.types import JobUnknown, MinerIncidentType
+
+
+class Attempt(NamedTuple):
+    """One route that a job had: to which miner, for how many seconds, paid with which blocks."""
+
+    miner: str
+    executor_class: str
+    seconds: int
+    blocks: list[int]
+    reservation_id: int | None
+
+
+def note(said: Said, *, now: dt.datetime | None = None) -> ReservationState | None:
+    """Record what happened to a job, and return what its reservation is then; None on a fixed route.
+
+    Raises JobUnknown if the job never had the route, BadInputError for times that make no sense, LockTimeout if others
+    keep locked what is to be written: then the same word may be said again.
+    """
+    attempt, at = attempt_of(said), now or timezone.now()
+    match said:
+        case Started() | Accepted():
+            receipts().record(_receipt(said, attempt, at))
+        case Finished():
+            receipt = _receipt(said, attempt, at)
+            with ledger_transaction():  # the account first: who waits for it must hold nothing
+                _end(reservations.spend, attempt, now)
+                receipts().record(receipt)
+        case Failed():
+            _record_incident(said.incident, said, attempt, at)
+            _end(reservations.release, attempt, now)
+        case RejectedByMiner():
+            _record_incident(MinerIncidentType.MINER_JOB_REJECTED, said, attempt, at)
+            _end(reservations.release, attempt, now)
+    if attempt.reservation_id is None:
+        return None
+    return state_at(Reservation.objects.get(pk=attempt.reservation_id), now or timezone.now())
+
+
+def attempt_of(said: Event) -> Attempt:
+    """Return the route that is meant. Raises JobUnknown."""
+    if said.allowance_reservation_id is None:
+        job = RoutedJob.objects.filter(pk=said.uuid, reservation=None).first()
+        if job is None:
+            raise JobUnknown(said.uuid, None)
+        return Attempt(job.miner, job.executor_class, job.seconds, [], None)
+    made = Reservation.objects.select_related("account")
+    reservation = made.filter(pk=said.allowance_reservation_id, job_uuid=said.uuid).first()
+    if reservation is None:
+        raise JobUnknown(said.uuid, said.allowance_reservation_id)
+    held = reservation.expires_at - reservation.created_at - HOLD_MARGIN
+    account = reservation.account
+    return Attempt(
+        account.miner_id, account.executor_class, round(held.total_seconds()), reservation.blocks, reservation.pk
+    )
+
+
+def _receipt(
+    said: Started | Accepted | Finished, attempt: Attempt, at: dt.datetime
+) -> JobStarted | JobAccepted | JobFinished:
+    """Return the receipt of what was said `at` a time. Raises BadInputError if its times make no sense."""
+    timestamp = said.timestamp or at
+    sides = {
+        "job_uuid": said.uuid,
+        "miner_hotkey": attempt.miner,
+        "validator_hotkey": said.validator_hotkey,
+        "timestamp": timestamp,
+    }
+    try:
+        match said:
+            case Started():
+                ttl = attempt.seconds if said.ttl is None else said.ttl
+                return JobStarted(**sides, executor_class=attempt.executor_class, ttl=ttl)
+            case Accepted():
+                ttl = attempt.seconds if said.ttl is None else said.ttl
+                return JobAccepted(**sides, time_accepted=said.time_accepted or timestamp, ttl=ttl)
+            case Finished():
+                return JobFinished(
+                    **sides,
+                    time_started=said.time_started or timestamp - dt.timedelta(microseconds=said.time_took_us),
+                    time_took_us=said.time_took_us,
+                    score_str=said.score_str,
+                    block_numbers=attempt.blocks,
+                )
+    except ValidationError as error:
+        raise BadInputError(first_problem(error)) from error
+
+
+def _record_incident(kind: MinerIncidentType, said: Event, attempt: Attempt, at: dt.datetime) -> None:
+    record_incident(
+        incident_type=kind,
+        hotkey=attempt.miner,
+        job_uuid=said.uuid,
+        executor_class=attempt.executor_class,
+        timestamp=at,
+    )
+
+
+def _end(end: Callable[..., None], attempt: Attempt, now: dt.datetime | None) -> None:
+    """End a reservation, unless it has ended already."""
+    if attempt.reservation_id is not None:
+        with suppress(ReservationException):
+            end(attempt.reservation_id, now=now)

@@ -1,0 +1,114 @@
+"""Whether a facilitator that the settings name has signed a request, as ComputeHorde's sign them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from pydantic_core import to_json
+
+from allowance.types import BadInputError
+from routing.requests import MultiUpload, MultiVolume, Signature, V2JobRequest
+
+if TYPE_CHECKING:
+    from bittensor_wallet import Keypair
+
+DEFAULT_MAX_AGE = 300.0
+"""How far, in seconds, a signature's time may be from ours, either way; FACILITATOR_SIGNATURE_MAX_AGE says otherwise."""
+
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+class SignatureRefused(BadInputError):
+    """Say why a request's signature is not taken."""
+
+
+def check(request: V2JobRequest, now: dt.datetime) -> Signature | None:
+    """Return the signature of a request, verified; None without FACILITATOR_PUBLIC_KEYS: then nobody looks at it.
+
+    The uuid is not signed, so a signature holds for that job under any. That it routes one job only is the database's
+    to say: no two rows of RoutedJob have the same signatory and time. Raises SignatureRefused.
+    """
+    keys = frozenset(getattr(settings, "FACILITATOR_PUBLIC_KEYS", ()))
+    if not keys:
+        return None
+    signature = request.signature
+    if signature is None:
+        raise SignatureRefused("A job must be signed here. Send it with the facilitator's signature.")
+    if signature.signature_type != "bittensor":
+        raise SignatureRefused(f"A signature must be of the type bittensor, not {signature.signature_type!r:.80}.")
+    if signature.signature_scope != "SignedFields":
+        raise SignatureRefused(f"A job's signature has the scope SignedFields, not {signature.signature_scope}.")
+    if signature.signatory not in keys:
+        raise SignatureRefused(f"{signature.signatory!r:.80} signs no jobs here. Sign with the facilitator's key.")
+    _insist_on_the_time(signature, now)
+    if not _is_genuine(request, signature):
+        raise SignatureRefused(
+            f"This is no signature by {signature.signatory} of this job as it was sent. Sign it anew, and change nothing."
+        )
+    return signature
+
+
+def signed_payload(request: V2JobRequest) -> bytes:
+    """Return what a request's signature is to cover: JSON, as a string in JSON.
+
+    Not covered are the uuid, the namespace, and the system output of a multi_upload.
+    """
+    volume, upload = request.volume, request.output_upload
+    volumes = volume.volumes if isinstance(volume, MultiVolume) else [volume] if volume else []
+    uploads = upload.uploads if isinstance(upload, MultiUpload) else [upload] if upload else []
+    fields = {
+        "executor_class": request.executor_class,
+        "docker_image": request.docker_image,
+        "args": request.args,
+        "env": request.env,
+        "use_gpu": request.use_gpu,
+        "artifacts_dir": request.artifacts_dir or "",
+        "on_trusted_miner": request.on_trusted_miner,
+        "download_time_limit": request.download_time_limit,
+        "execution_time_limit": request.execution_time_limit,
+        "upload_time_limit": request.upload_time_limit,
+        "streaming_start_time_limit": request.streaming_start_time_limit,
+        "streaming_details": request.streaming_details,
+        "volumes": volumes,
+        "uploads": uploads,
+    }
+    return json.dumps(to_json(fields).decode()).encode()
+
+
+def digest(payload: bytes, timestamp_ns: int) -> bytes:
+    """Return the 64 bytes that are signed for a payload at a UNIX time in nanoseconds."""
+    return hashlib.blake2b(timestamp_ns.to_bytes(8, "big") + payload).digest()
+
+
+def public_key(address: str) -> Keypair:
+    """Return what verifies the signatures of an ss58 address.
+
+    Raises ValueError if it is none, ImportError without the extra `signatures`.
+    """
+    from bittensor_wallet import Keypair  # noqa: PLC0415 (an extra: who names no keys need not have it)
+
+    return Keypair(ss58_address=address)
+
+
+def _insist_on_the_time(signature: Signature, now: dt.datetime) -> None:
+    max_age: float = getattr(settings, "FACILITATOR_SIGNATURE_MAX_AGE", DEFAULT_MAX_AGE)
+    age_ns = (now - EPOCH) // dt.timedelta(microseconds=1) * 1000 - signature.timestamp_ns
+    if not abs(age_ns) <= max_age * 1e9:  # so that no age is fine if the setting is no number
+        seconds = f"{abs(age_ns) / 1e9:g} s"
+        if age_ns > 0:
+            raise SignatureRefused(f"The signature is {seconds} old, more than {max_age:g} s. Sign the job anew.")
+        raise SignatureRefused(
+            f"The signature's time is {seconds} ahead, more than {max_age:g} s. Set the signer's clock, and sign anew."
+        )
+
+
+def _is_genuine(request: V2JobRequest, signature: Signature) -> bool:
+    try:
+        signed = digest(signed_payload(request), signature.timestamp_ns)
+        return public_key(signature.signatory).verify(signed, signature.signature)
+    except ValueError:  # no address, not 64 bytes, or text that has no UTF-8
+        return False

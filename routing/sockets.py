@@ -1,0 +1,132 @@
+"""What all sockets have in common: who is let in, for how long, and how they are told something."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from channels.generic.websocket import AsyncWebsocketConsumer
+from django import db
+
+from allowance.threads import in_database_thread
+from routing import metrics
+from routing.admission import NotAdmitted, Visitor, admit, recheck, subprotocol
+from routing.limits import limit
+from routing.news import Subscription
+from routing.tokens import Scope
+
+INTERNAL_ERROR, TOO_SLOW = 1011, 4408
+
+logger = logging.getLogger(__name__)
+
+
+class Socket(AsyncWebsocketConsumer):
+    """A socket for whoever has a right to it: closed with 4401 without a login, with 4403 without the right.
+
+    The right is looked at again every SOCKET_RECHECK_SECONDS, so that revoking it ends an open socket too. A client
+    that takes longer than SOCKET_SEND_SECONDS to read an answer is closed with 4408.
+    """
+
+    scope_needed: Scope
+    permission: str
+
+    channel_layer_alias = ""  # none: Channels would end the socket when its channel layer fails; see routing.news
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.visitor: Visitor | None = None
+        self.subscription = Subscription()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.sending = asyncio.Lock()
+        self.open = True
+
+    async def __call__(self, *args: Any) -> None:
+        try:
+            await super().__call__(*args)
+        finally:
+            await self.end()
+
+    async def connect(self) -> None:
+        await self.accept(subprotocol(self.scope))  # a close code reaches only whoever is in
+        async with self.closing_on_failure():
+            self.visitor = await in_database_thread(admit)(
+                self.scope, token_scope=self.scope_needed, permission=self.permission
+            )
+            metrics.SOCKETS.inc()
+            await self.begin()
+
+    async def begin(self) -> None:
+        """Start what goes on as long as the socket is open."""
+        self.start(self.stay_admitted())
+        self.start(self.pass_news_on())
+
+    async def end(self) -> None:
+        """End all that the socket still does. What it is routing is given back."""
+        if self.visitor is None:
+            return
+        self.visitor = None
+        metrics.SOCKETS.dec()
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.subscription.leave_all()
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do something beside the reading of messages."""
+        task = asyncio.create_task(self._guarded(work))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        async with self.closing_on_failure():
+            await work
+
+    async def stay_admitted(self) -> None:
+        """Look again and again whether the visitor may stay."""
+        while self.visitor:
+            await asyncio.sleep(limit("SOCKET_RECHECK_SECONDS"))
+            try:
+                await in_database_thread(recheck)(
+                    self.visitor, token_scope=self.scope_needed, permission=self.permission
+                )
+            except db.Error:
+                logger.exception("Could not look again whether %s may stay; it stays.", self.visitor.name)
+
+    async def pass_news_on(self) -> None:
+        """Tell the client what others say of the jobs that it follows."""
+        async for text in self.subscription.news():
+            await self.tell(text)
+
+    async def tell(self, text: str) -> None:
+        """Send a message. Raises OSError if the client is gone, TimeoutError if it does not read."""
+        async with asyncio.timeout(limit("SOCKET_SEND_SECONDS")), self.sending:
+            await self.send(text)
+
+    @asynccontextmanager
+    async def closing_on_failure(self) -> AsyncIterator[None]:
+        """Log what nobody foresaw, and end the socket properly: the client must not wait, nor learn what it was."""
+        client = self.scope.get("client")
+        try:
+            yield
+        except NotAdmitted as refusal:
+            logger.info("A socket of %s was closed: %s", client, refusal)
+            await self.hang_up(refusal.code)
+        except TimeoutError:
+            logger.info("%s does not read its answers.", client)
+            await self.hang_up(TOO_SLOW)
+        except OSError:
+            logger.info("A client hung up before it had its answer: %s.", client)
+        except Exception:
+            logger.exception("A socket of %s failed.", client)
+            await self.hang_up(INTERNAL_ERROR)
+
+    async def hang_up(self, code: int) -> None:
+        """Close the socket, if the client still listens, and hear no more of it."""
+        self.open = False
+        with suppress(OSError):
+            async with asyncio.timeout(1):
+                await self.close(code)

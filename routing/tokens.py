@@ -1,0 +1,184 @@
+"""Tokens that open the sockets and the metrics: issued, verified, revoked.
+
+A token is a JWT, but only its signature and its own end are taken from it: what it opens, and whether it still does, is
+read from its row every time, so that revoking it works at once and everywhere.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Iterator
+from enum import StrEnum
+from uuid import UUID, uuid4
+
+import jwt
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+from django.utils import timezone
+from django.utils.crypto import salted_hmac
+
+from allowance import validation
+from allowance.types import BadInputError
+from routing.models import AccessToken
+
+ALGORITHM = "HS256"
+AUDIENCE = "miner-router"
+SALT = "routing.tokens"
+MAX_NAME = 64
+MAX_TOKEN = 4096
+"""No token that is issued has as many characters; longer ones are not even looked at."""
+
+MIN_TTL = dt.timedelta(seconds=1)
+MAX_TTL = dt.timedelta(days=3650)
+
+
+class Scope(StrEnum):
+    """What a token may be for."""
+
+    JOBS = "jobs"
+    EVENTS = "events"
+    METRICS = "metrics"
+
+
+class State(StrEnum):
+    """What a token is by now."""
+
+    LIVE = "live"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
+class TokenRefused(Exception):  # noqa: N818
+    """Say why a token opens nothing. The sentence may be logged and told: it has the token's id, never the token."""
+
+
+def issue(
+    name: str, scopes: Collection[str], ttl: dt.timedelta, now: dt.datetime | None = None
+) -> tuple[AccessToken, str]:
+    """Store a token for whoever `name` is, and return its row and the token, which can't be had again.
+
+    It lives for `ttl`, in whole seconds, as a JWT counts them. Raises BadInputError.
+    """
+    if not isinstance(ttl, dt.timedelta) or not MIN_TTL <= ttl <= MAX_TTL:
+        raise BadInputError(f"A token lives for 1 second to {MAX_TTL.days} days, not {ttl!s:.80}.")
+    issued_at = (now or timezone.now()).replace(microsecond=0)
+    row = AccessToken(
+        id=uuid4(),
+        name=_name(name),
+        scopes=_scopes(scopes),
+        issued_at=issued_at,
+        expires_at=(issued_at + ttl).replace(microsecond=0),
+    )
+    claims = {
+        "jti": str(row.pk),
+        "sub": row.name,
+        "aud": AUDIENCE,
+        "scope": " ".join(row.scopes),
+        "iat": row.issued_at,
+        "exp": row.expires_at,
+    }
+    token = jwt.encode(claims, next(_keys()), algorithm=ALGORITHM)
+    row.save(force_insert=True)
+    return row, token
+
+
+def verify(token: str, now: dt.datetime | None = None) -> AccessToken:
+    """Return the row of a token that is live. Raises TokenRefused."""
+    at = now or timezone.now()
+    pk, expires_at = _signed(token)
+    if expires_at <= at:
+        raise TokenRefused(f"Token {pk} is {State.EXPIRED}. Ask for a new one.")
+    return look_up(pk, at)
+
+
+def look_up(pk: UUID, now: dt.datetime | None = None) -> AccessToken:
+    """Return the row of a token, verified before, that is live still. Raises TokenRefused."""
+    row = AccessToken.objects.filter(pk=pk).first()
+    if row is None:
+        raise TokenRefused(f"Token {pk} is unknown here. Ask for a new one.")
+    state = state_at(row, now or timezone.now())
+    if state is not State.LIVE:
+        raise TokenRefused(f"Token {pk} is {state}. Ask for a new one.")
+    return row
+
+
+def revoke(name_or_id: str | UUID, now: dt.datetime | None = None) -> list[AccessToken]:
+    """Revoke all live tokens of a name, or the one of an id, and return their rows. Raises BadInputError."""
+    at = now or timezone.now()
+    pk = _id(name_or_id)
+    which = Q(name=_name(name_or_id)) if pk is None else Q(pk=pk)
+    with transaction.atomic():
+        rows = list(AccessToken.objects.select_for_update().filter(which, live_at(at)).order_by("issued_at", "pk"))
+        AccessToken.objects.filter(pk__in=[row.pk for row in rows]).update(revoked_at=at)
+    for row in rows:
+        row.revoked_at = at
+    return rows
+
+
+def state_at(row: AccessToken, now: dt.datetime) -> State:
+    """Return what a token is at `now`. Once revoked it stays so, whatever a clock says that runs behind."""
+    if row.revoked_at is not None:
+        return State.REVOKED
+    return State.EXPIRED if row.expires_at <= now else State.LIVE
+
+
+def live_at(now: dt.datetime) -> Q:
+    """Return the condition of the tokens that are live at `now`."""
+    return Q(revoked_at=None, expires_at__gt=now)
+
+
+def _signed(token: str) -> tuple[UUID, dt.datetime]:
+    """Return the id and the end that a token of ours claims. Raises TokenRefused."""
+    if len(token) <= MAX_TOKEN and token.isascii():
+        for key in _keys():
+            try:
+                claims = jwt.decode(
+                    token,
+                    key,
+                    algorithms=[ALGORITHM],
+                    audience=AUDIENCE,
+                    # Its times are compared by the caller, whose clock may be pinned.
+                    options={
+                        "require": ["jti", "exp"],
+                        "strict_aud": True,
+                        "verify_exp": False,
+                        "verify_iat": False,
+                        "verify_nbf": False,
+                    },
+                )
+                return UUID(claims["jti"]), dt.datetime.fromtimestamp(claims["exp"], dt.UTC)
+            except jwt.InvalidSignatureError:
+                continue
+            except (jwt.InvalidTokenError, TypeError, ValueError, OverflowError, OSError):
+                break
+    raise TokenRefused("This is no token that was issued here. Ask for one.")
+
+
+def _keys() -> Iterator[bytes]:
+    """Yield the key that signs, then those that signed before SECRET_KEY changed."""
+    for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS):
+        yield salted_hmac(SALT, AUDIENCE, secret, algorithm="sha256").digest()
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME or not value.isprintable():
+        raise BadInputError(f"A token's name has 1 to {MAX_NAME} printable characters, not {value!r:.80}.")
+    if value != value.strip() or _id(value) is not None:
+        raise BadInputError(f"A token's name has no blanks around it, and is no UUID; not {value!r:.80}.")
+    return value
+
+
+def _id(value: object) -> UUID | None:
+    try:
+        return validation.job_uuid(value)
+    except BadInputError:
+        return None
+
+
+def _scopes(values: Collection[str]) -> list[str]:
+    known = [scope.value for scope in Scope]
+    unknown = [value for value in values if value not in known]
+    if unknown or not values or isinstance(values, str):
+        raise BadInputError(f"A token is for some of {', '.join(known)}; not for {values!r:.80}.")
+    return [scope for scope in known if scope in values]
