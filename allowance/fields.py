@@ -67,7 +67,7 @@ class BitsField(BitsBinary):
     """A set of blocks (see allowance.ledger): a whole number of any size, kept as little-endian bytes."""
 
     def from_db_value(self, value: Any, _expression: object, _connection: BaseDatabaseWrapper) -> int:
-        return int.from_bytes(value, "little")
+        return int.from_bytes(value or b"", "little")  # an outer join has no row, and no set
 
     def get_db_prep_value(self, value: Any, connection: BaseDatabaseWrapper, prepared: bool = False) -> Any:
         if isinstance(value, int):

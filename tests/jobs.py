@@ -1,0 +1,44 @@
+"""Jobs that came over a socket, without the socket."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Any
+
+from allowance.models import Reservation
+from routing import jobs
+from routing.jobs import Offer
+from routing.messages import Accepted, Finished, Retry, Started
+from routing.requests import V2JobRequest
+
+MINERS = ("anna", "bert", "carl")
+VALIDATOR = "our-validator"
+HOLD = dt.timedelta(seconds=130)
+"""How long a job of 30 s is held."""
+
+
+def routed(request: V2JobRequest, *, now: dt.datetime | None = None) -> Offer:
+    outcome = jobs.route(request, now=now)
+    assert isinstance(outcome, Offer)
+    return outcome
+
+
+def retried(offer: Offer, *, now: dt.datetime | None = None) -> Offer:
+    outcome = jobs.retry(of(offer, Retry), now=now)
+    assert isinstance(outcome, Offer)
+    return outcome
+
+
+def of(offer: Offer, kind: Callable[..., Any], **more: object) -> Any:
+    """Return a message about a job and its route."""
+    if kind in {Started, Accepted, Finished}:
+        more = {"validator_hotkey": VALIDATOR, **more}
+    if kind is Finished:
+        more = {"time_took_us": 1, **more}
+    return kind(uuid=offer.uuid, allowance_reservation_id=offer.route.allowance_reservation_id, **more)
+
+
+def states() -> dict[str, str]:
+    """Return what became of each miner's reservation."""
+    return dict(Reservation.objects.order_by("pk").values_list("account__miner", "state"))
