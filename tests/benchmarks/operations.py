@@ -39,7 +39,7 @@ book = DryBook()
 
 
 def pick(seconds: int = 30) -> None:
-    _note(routing().pick(_job(seconds)))
+    _note(routing().pick(job(seconds)))
 
 
 def floor() -> None:
@@ -68,13 +68,13 @@ def block() -> None:
 
 def dry_run() -> None:
     """Decide one more job, after all those before it."""
-    assert decide(_job(30), book, now=timezone.now()).route
+    assert decide(job(30), book, now=timezone.now()).route
 
 
 def short_job() -> str | None:
     """Route a job of 5 s and spend what pays for it. Returns the name of the refusal, if it is refused."""
     try:
-        route = routing().pick(_job(5))
+        route = routing().pick(job(5))
         allowance().spend_allowance(route.allowance_reservation_id or 0)
     except (AllowanceException, JobRoutingException) as refusal:
         return type(refusal).__name__
@@ -166,7 +166,7 @@ async def _coroutines(number: int, seconds: float) -> dict[str, Any]:
     async def run() -> int:
         count = 0
         while time.perf_counter() < began + seconds:
-            _note(await routing().pick_miner_for_job_request(_job(30)))
+            _note(await routing().pick_miner_for_job_request(job(30)))
             count += 1
         return count
 
@@ -198,7 +198,8 @@ def undo() -> None:
         allowance().undo_allowance_reservation(picked.pop())
 
 
-def _job(seconds: int) -> V2JobRequest:
+def job(seconds: int) -> V2JobRequest:
+    """Return a new job of the class that is measured."""
     return job_request(seconds, executor_class=CLASSES[0])
 
 

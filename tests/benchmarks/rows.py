@@ -118,6 +118,24 @@ def dry_run(bench: Bench) -> Iterator[Line]:
     yield Line(f"dry run over {jobs:,} jobs, p50", dry.p50, "ms", at_most(1), "live pick", live.p50)
 
 
+def sockets(bench: Bench) -> Iterator[Line]:
+    number = bench.scale.connections
+    for servers in (1, 2):
+        with bench.team(bench.scale.usual, size=servers + 1) as team:
+            serving, asking = team.part(*range(servers)), team.part(servers)
+            ports = serving.do("serve")
+            plain, routed = bench.rates(
+                {
+                    "no socket": serving.rate("coroutines", number=number // servers),
+                    "sockets": asking.rate("clients", number=number, ports=ports),
+                }
+            )
+        name = f"{servers} worker{'s' if servers > 1 else ''}, {number} connections"
+        yield Line(f"routes through the socket, {name}", routed, "/s", None, "as many coroutines without", plain)
+        latencies = [latency for turn in asking.latencies[1:] for latency in turn]
+        yield Line("answer p99", percentile(latencies, 99), "ms", None, "p50", percentile(latencies, 50))
+
+
 def logging(bench: Bench) -> Iterator[Line]:
     yield _cost_of(bench, "logging")
 
@@ -130,7 +148,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Line]]] = {
     row.__name__: row
     for row in (
         *(pick, processes, coroutines, history, miners, reservations, receipts, incidents, block, size, contention),
-        *(dry_run, logging, metrics),
+        *(sockets, dry_run, logging, metrics),
     )
 }
 

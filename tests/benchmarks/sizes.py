@@ -47,6 +47,7 @@ class Scale:
     crowd: int
     processes: int
     tasks: int
+    connections: int
     dry_jobs: int
     rounds: int
     stretch: int
@@ -67,6 +68,7 @@ SCALES = {
         crowd=8,
         processes=4,
         tasks=16,
+        connections=50,
         dry_jobs=1000,
         rounds=40,
         stretch=5,
@@ -85,6 +87,7 @@ SCALES = {
         crowd=2,
         processes=2,
         tasks=4,
+        connections=4,
         dry_jobs=4,
         rounds=2,
         stretch=2,

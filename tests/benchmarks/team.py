@@ -45,8 +45,8 @@ class Worker(Program):
 class Team:
     """Workers on one database.
 
-    `outcomes` counts what became of all that was repeated for a rate, `lags` are the seconds that event loops were late
-    in each turn that has one, the first of which only warmed up.
+    `outcomes` counts what became of all that was repeated for a rate. Of each turn that has them, the first of which
+    only warmed up, `lags` are the seconds that event loops were late, `latencies` the milliseconds that answers took.
     """
 
     def __init__(self, workers: list[Worker], stretch: int, seconds: float) -> None:
@@ -55,6 +55,11 @@ class Team:
         self._seconds = seconds
         self.outcomes: Counter[str] = Counter()
         self.lags: list[list[float]] = []
+        self.latencies: list[list[float]] = []
+
+    def part(self, *members: int) -> Team:
+        """Return a team of some of its workers."""
+        return Team([self._workers[i] for i in members], self._stretch, self._seconds)
 
     def do(self, operation: str, **how: object) -> list[Any]:
         """Let all do something at the same time, and return their answers."""
@@ -81,6 +86,7 @@ class Team:
             for answer in answers:
                 self.outcomes.update(answer["outcomes"])
                 self.lags += [answer["lags"]] if "lags" in answer else []
+                self.latencies += [answer["latencies"]] if "latencies" in answer else []
             done = sum(answer["outcomes"].get("done", 0) for answer in answers)
             return [done / max(answer["seconds"] for answer in answers)]
 

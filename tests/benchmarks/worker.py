@@ -18,7 +18,10 @@ import django
 django.setup()
 
 from tests.benchmarks.operations import OPERATIONS  # noqa: E402
+from tests.benchmarks.sockets import clients, serve  # noqa: E402
 from tests.programs import say  # noqa: E402
+
+ALL = {**OPERATIONS, "serve": serve, "clients": clients}
 
 
 def main() -> None:
@@ -30,7 +33,7 @@ def main() -> None:
                 handler.setStream(nobody)
         for line in iter(sys.stdin.readline, ""):
             request = json.loads(line)
-            answer = OPERATIONS[request["do"]](**request["how"])
+            answer = ALL[request["do"]](**request["how"])
             if isinstance(answer, Iterator):
                 for done, of in answer:
                     say({"done": done, "of": of})

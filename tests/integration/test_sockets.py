@@ -1,0 +1,318 @@
+"""Sockets under way: side by side, within bounds, followed by others, and only for who may still be there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from threading import Event
+from typing import Any, cast
+from uuid import uuid4
+
+import pytest
+from channels.testing import WebsocketCommunicator
+from django.contrib.auth.models import User
+from django.db import OperationalError
+from prometheus_client import REGISTRY
+from pytest_django import Settings
+from redis.exceptions import ConnectionError as RedisAway
+
+from allowance.threads import in_database_thread
+from routing import answers, news, sockets
+from routing.consumers import EventConsumer, JobConsumer
+from routing.limits import Rate, Slots
+from tests.factories import fill_ledger
+from tests.sockets import JSON, PATIENCE, answer, ask, job, permitted, reservations, socket
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
+
+
+@pytest.fixture(autouse=True)
+def ledger(ledger_clean_at_the_end: None) -> None:
+    fill_ledger("anna", "bert", executors=4)
+
+
+@pytest.fixture
+def facilitator(transactional_db: None) -> User:
+    return permitted("facilitator")
+
+
+@pytest.fixture
+def operator(transactional_db: None) -> User:
+    return permitted("operator", "view_routedjob")
+
+
+@asynccontextmanager
+async def all_events(user: User) -> AsyncIterator[WebsocketCommunicator]:
+    communicator = WebsocketCommunicator(EventConsumer.as_asgi(), "/ws/events/")
+    cast(JSON, communicator.scope)["user"] = user
+    assert (await communicator.connect(PATIENCE))[0]
+    yield communicator
+    await communicator.disconnect(timeout=PATIENCE)
+
+
+@contextmanager
+def stuck(monkeypatch: pytest.MonkeyPatch, *uuids: str) -> Iterator[Event]:
+    """Let the picks of some jobs wait until the event is set."""
+    go_on, to_question = Event(), answers.to_question
+
+    def wait(question: Any) -> Any:
+        if question.uuid in uuids:
+            assert go_on.wait(30)
+        return to_question(question)
+
+    monkeypatch.setattr(answers, "to_question", wait)
+    try:
+        yield go_on
+    finally:
+        go_on.set()
+
+
+def about(routed: JSON, kind: str, **more: object) -> JSON:
+    """Return a message about a route."""
+    return {
+        "type": kind,
+        "uuid": routed["uuid"],
+        "allowance_reservation_id": routed["allowance_reservation_id"],
+        **more,
+    }
+
+
+def measured(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+async def test_a_slow_pick_does_not_hold_up_the_next(facilitator: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, quick = job(), job()
+    async with socket(facilitator) as communicator:
+        with stuck(monkeypatch, slow["uuid"]) as go_on:
+            await communicator.send_json_to(slow)
+            await communicator.send_json_to(quick)
+            assert (await answer(communicator))["uuid"] == quick["uuid"]
+            go_on.set()
+            assert (await answer(communicator))["uuid"] == slow["uuid"]
+
+
+@pytest.mark.parametrize("bound", ["SOCKET_IN_FLIGHT", "SOCKET_IN_FLIGHT_EACH"])
+async def test_what_is_too_much_is_refused_at_once_and_then_taken(
+    bound: str, facilitator: User, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setattr(settings, bound, 2)
+    slow = [job(), job()]
+    async with socket(facilitator) as communicator:
+        with stuck(monkeypatch, *[request["uuid"] for request in slow]) as go_on:
+            for request in slow:
+                await communicator.send_json_to(request)
+            refused = await ask(communicator)
+            assert (refused["type"], refused["reason"]) == ("job.rejected", "OVERLOADED")
+            assert refused["retry_after_seconds"] > 0
+            await communicator.send_json_to(about({**refused, "allowance_reservation_id": None}, "job.failed"))
+            assert (await answer(communicator))["type"] == "error"
+            go_on.set()
+            routed = [await answer(communicator) for _ in slow]
+        assert [message["type"] for message in routed] == ["job.routed"] * 2
+        assert (await ask(communicator))["type"] == "job.routed"
+
+
+async def test_a_process_takes_on_so_much_over_all_sockets(
+    facilitator: User, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.SOCKET_IN_FLIGHT = 1
+    slow = job()
+    async with socket(facilitator) as one, socket(facilitator) as other:
+        with stuck(monkeypatch, slow["uuid"]) as go_on:
+            await one.send_json_to(slow)
+            await one.receive_nothing(0.05)
+            assert measured("router_in_flight") == 1
+            assert (await ask(other))["reason"] == "OVERLOADED"
+            go_on.set()
+            assert (await answer(one))["type"] == "job.routed"
+        assert (await ask(other))["type"] == "job.routed"
+    assert measured("router_in_flight") == 0
+
+
+async def test_a_client_that_does_not_read_takes_nobody_elses_place(
+    facilitator: User, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.SOCKET_IN_FLIGHT, settings.SOCKET_SEND_SECONDS = 1, 0.3
+    async with socket(facilitator) as lazy, socket(facilitator) as other:
+        send, sending = JobConsumer.send, asyncio.Event()
+
+        async def send_slowly(consumer: JobConsumer, text: str) -> None:
+            if consumer.scope is lazy.scope:
+                sending.set()
+                await asyncio.Event().wait()
+            await send(consumer, text)
+
+        monkeypatch.setattr(JobConsumer, "send", send_slowly)
+        await lazy.send_json_to(job())
+        await asyncio.wait_for(sending.wait(), PATIENCE)
+        assert (await ask(other))["type"] == "job.routed"
+        closing = await lazy.receive_output(PATIENCE)
+        assert (closing["type"], closing["code"]) == ("websocket.close", 4408)
+        await lazy.send_json_to(job())
+        assert await lazy.receive_nothing(0.1)
+    # The client may have read its answer after all. If not, it is told again.
+    assert [r.state for r in await reservations()] == ["held", "held"]
+
+
+async def test_who_sends_too_much_is_told_so(facilitator: User, settings: Settings) -> None:
+    settings.SOCKET_MESSAGES_PER_SECOND = 3
+    async with socket(facilitator) as communicator:
+        for _ in range(5):
+            await communicator.send_to(text_data="nonsense")
+        reasons = [(await answer(communicator))["reason"] for _ in range(5)]
+    assert reasons == ["BAD_MESSAGE"] * 3 + ["RATE_LIMITED"] * 2
+
+
+async def test_a_rate_is_refilled_as_time_goes_by(settings: Settings) -> None:
+    settings.SOCKET_MESSAGES_PER_SECOND, now = 2, [0.0]
+    rate = Rate(lambda: now[0])
+    assert [rate.allow() for _ in range(3)] == [True, True, False]
+    now[0] = 0.5
+    assert [rate.allow() for _ in range(2)] == [True, False]
+    now[0] = 1000
+    assert [rate.allow() for _ in range(3)] == [True, True, False]
+
+
+async def test_a_slot_is_freed_once(settings: Settings) -> None:
+    settings.SOCKET_IN_FLIGHT_EACH = 2
+    slots = Slots("SOCKET_IN_FLIGHT_EACH")
+    first, second = slots.take(), slots.take()
+    assert first
+    assert second
+    assert slots.take() is None
+    first.free()
+    first.free()
+    assert slots.take()
+    assert slots.take() is None
+
+
+async def test_a_job_is_followed_to_its_end(facilitator: User) -> None:
+    async with socket(facilitator) as communicator:
+        routed = await ask(communicator)
+        for kind, more, reservation in (
+            ("job.started", {"validator_hotkey": "v"}, "held"),
+            ("job.accepted", {"validator_hotkey": "v"}, "held"),
+            ("job.finished", {"validator_hotkey": "v", "time_took_us": 5}, "spent"),
+        ):
+            await communicator.send_json_to(about(routed, kind, **more))
+            assert await answer(communicator) == {
+                **about(routed, "job.acknowledged"),
+                "of": kind,
+                "reservation": reservation,
+            }
+        assert await communicator.receive_nothing(0.05)  # it hears no news of what it said itself
+        again = await ask(communicator, uuid=routed["uuid"])
+    assert (again["type"], again["reason"]) == ("job.rejected", "JOB_FINISHED")
+
+
+async def test_a_rejected_job_is_retried_with_another_miner(facilitator: User) -> None:
+    async with socket(facilitator) as communicator:
+        routed = await ask(communicator)
+        await communicator.send_json_to(about(routed, "job.rejected_by_miner"))
+        assert (await answer(communicator))["reservation"] == "released"
+        await communicator.send_json_to(about(routed, "job.retry"))
+        again = await answer(communicator)
+        assert (again["type"], again["uuid"]) == ("job.routed", routed["uuid"])
+        assert again["miner"] != routed["miner"]
+        await communicator.send_json_to(about(again, "job.retry"))
+        refused = await answer(communicator)
+    assert (refused["type"], refused["reason"]) == ("job.rejected", "NOT_ENOUGH_ALLOWANCE")
+    assert refused["counts"] == {"excluded": 2}
+
+
+async def test_a_word_about_an_unknown_route_is_an_error(facilitator: User) -> None:
+    async with socket(facilitator) as communicator:
+        await communicator.send_json_to({"type": "job.failed", "uuid": str(uuid4()), "allowance_reservation_id": 1})
+        error = await answer(communicator)
+    assert (error["type"], error["of"], error["reason"]) == ("error", "job.failed", "JOB_UNKNOWN")
+
+
+async def test_what_is_said_elsewhere_reaches_who_asked_for_the_route(facilitator: User, operator: User) -> None:
+    async with socket(facilitator) as one, socket(facilitator) as other, all_events(operator) as watching:
+        routed = await ask(one)
+        assert await answer(watching) == {
+            **about(routed, "job.event"),
+            "of": "job.routed",
+            "miner": routed["miner"]["hotkey_ss58"],
+            "reservation": "held",
+            "reason": None,
+        }
+        await other.send_json_to(about(routed, "job.failed"))
+        assert (await answer(other))["type"] == "job.acknowledged"
+        event = {**about(routed, "job.event"), "of": "job.failed", "miner": None, "reservation": "released"}
+        assert await answer(one) == await answer(watching) == {**event, "reason": None}
+        assert await other.receive_nothing(0.05)
+        refused = await ask(other, execution_time_limit=3000)
+        assert (await answer(watching))["reason"] == refused["reason"] == "NOT_ENOUGH_ALLOWANCE"
+        assert await one.receive_nothing(0.05)
+
+
+async def test_events_are_for_whoever_may_see_them(facilitator: User) -> None:
+    communicator = WebsocketCommunicator(EventConsumer.as_asgi(), "/ws/events/")
+    cast(JSON, communicator.scope)["user"] = facilitator
+    await communicator.connect(PATIENCE)
+    assert (await communicator.receive_output(PATIENCE))["code"] == 4403
+
+
+async def test_routing_goes_on_without_a_channel_layer(
+    facilitator: User, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        async def fail(self, *_: object) -> None:
+            raise RedisAway("away")
+
+        new_channel = receive = group_add = group_discard = group_send = fail
+
+    monkeypatch.setattr(news, "get_channel_layer", Broken)
+    async with socket(facilitator) as communicator:
+        assert (await ask(communicator))["type"] == "job.routed"
+        assert (await ask(communicator))["type"] == "job.routed"
+    assert "The channel layer failed" in caplog.text
+    assert [r for r in caplog.records if r.levelname == "ERROR"] == []
+
+
+async def test_without_any_channel_layer_there_are_just_no_news(
+    facilitator: User, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.CHANNEL_LAYERS = {}
+    async with socket(facilitator) as communicator:
+        assert (await ask(communicator))["type"] == "job.routed"
+    assert [r for r in caplog.records if r.levelname != "INFO"] == []
+
+
+async def test_who_loses_the_permission_is_closed_soon(facilitator: User, settings: Settings) -> None:
+    settings.SOCKET_RECHECK_SECONDS = 0.05
+    async with socket(facilitator) as communicator:
+        assert (await ask(communicator))["type"] == "job.routed"
+        await in_database_thread(facilitator.user_permissions.clear)()
+        closing = await communicator.receive_output(PATIENCE)
+        assert (closing["type"], closing["code"]) == ("websocket.close", 4403)
+        await communicator.send_json_to(job())
+        assert await communicator.receive_nothing(0.1)
+    assert len(await reservations()) == 1
+
+
+async def test_a_database_that_is_away_throws_nobody_out(
+    facilitator: User, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.SOCKET_RECHECK_SECONDS = 0.05
+
+    def fail(*_: object, **_kwargs: object) -> None:
+        raise OperationalError
+
+    monkeypatch.setattr(sockets, "recheck", fail)
+    async with socket(facilitator) as communicator:
+        assert await communicator.receive_nothing(0.2)
+        assert (await ask(communicator))["type"] == "job.routed"
+    assert "it stays" in caplog.text
+
+
+async def test_sockets_are_counted_while_they_are_open(facilitator: User) -> None:
+    before = measured("router_sockets")
+    async with socket(facilitator) as one, socket(facilitator) as other:
+        for communicator in (one, other):
+            await ask(communicator)
+        assert measured("router_sockets") == before + 2
+    assert measured("router_sockets") == before
