@@ -16,7 +16,8 @@ demo: $(venv)/base ## replay a recorded subnet into SQLite and route jobs on it
 
 serve: $(venv)/base ## serve the demo's database on http://127.0.0.1:8000
 	@$(demo_env) $(bin)/python manage.py migrate --verbosity 0
-	@$(demo_env) $(bin)/uvicorn project.asgi:application --host 127.0.0.1 --port 8000 --lifespan off $(ARGS)
+	@$(demo_env) $(bin)/uvicorn project.asgi:application --host 127.0.0.1 --port 8000 --lifespan off \
+	    --ws-max-size 1048576 $(ARGS)
 
 test: $(venv)/test ## run the tests on SQLite and on PostgreSQL (ARGS="-x -k ledger" go to pytest)
 	@$(bin)/python -m tests $(ARGS)

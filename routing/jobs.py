@@ -15,6 +15,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from django.db import IntegrityError
+from django.db.models import Value
 from django.utils import timezone
 
 from allowance import reservations, validation
@@ -120,10 +121,13 @@ class Again:
 
 
 def _find(uuid: UUID) -> RoutedJob | None:
-    """Return what is known of a job. Raises JobFinished."""
-    job = RoutedJob.objects.select_related("reservation__account__miner").filter(pk=uuid).first()
+    """Return what is known of a job; one statement if that is nothing. Raises JobFinished."""
+    finished = JobFinishedReceipt.objects.filter(job_uuid=uuid).values_list(Value("finished"))
+    routed = RoutedJob.objects.filter(pk=uuid).values_list(Value("routed"))
+    known = {what for (what,) in finished.union(routed)}
+    job = RoutedJob.objects.select_related("reservation__account__miner").get(pk=uuid) if "routed" in known else None
     paid = job and job.reservation and job.reservation.state == ReservationState.SPENT
-    if paid or JobFinishedReceipt.objects.filter(job_uuid=uuid).exists():
+    if paid or "finished" in known:
         raise JobFinished(uuid)
     return job
 

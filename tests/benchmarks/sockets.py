@@ -14,7 +14,6 @@ from typing import Any
 import uvicorn
 from websockets.asyncio.client import connect
 
-from project.asgi import application
 from routing import tokens
 from routing.tokens import Scope
 from tests.benchmarks.operations import job, picked
@@ -22,6 +21,8 @@ from tests.benchmarks.operations import job, picked
 
 def serve() -> int:
     """Serve the project's sockets from now on, beside whatever else this process does. Returns the port."""
+    from project.asgi import application  # noqa: PLC0415 (only a server has static files, and tells if they are missing)
+
     listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
     server = uvicorn.Server(uvicorn.Config(application, lifespan="off", log_config=None, access_log=False))
     Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True).start()

@@ -19,7 +19,7 @@ from allowance.types import ExecutorClass
 from receipts import receipts
 from receipts.models import JobFinishedReceipt, JobStartedReceipt
 from receipts.ongoing import RUNNING_JOBS
-from routing import conf, pipeline, routing
+from routing import conf, jobs, pipeline, routing
 from routing.book import DryBook
 from routing.models import MinerIncident
 from routing.ongoing import OCCUPATION, ONGOING
@@ -43,7 +43,7 @@ RESERVING = ["BEGIN", "SELECT", *WRITING, "COMMIT"]
 
 
 def verbs(captured: CaptureQueriesContext) -> list[str]:
-    return [sql.split()[0] for sql in statements(captured)]
+    return [sql.split()[0].strip("(") for sql in statements(captured)]
 
 
 def incident(**fields: Any) -> None:
@@ -58,6 +58,24 @@ def test_a_pick_makes_six_statements_and_on_sqlite_seven(miners: int) -> None:
     with CaptureQueriesContext(connection) as captured:
         routing().pick(job_request())
     assert verbs(captured) == READING + RESERVING
+
+
+def test_a_route_over_the_socket_makes_two_statements_more() -> None:
+    fill_ledger("anna", executors=4)
+    incident()
+    routing().pick(job_request())
+    with CaptureQueriesContext(connection) as captured:
+        jobs.route(job_request())
+    assert verbs(captured) == ["SELECT", *READING, *RESERVING[:-1], "INSERT", "COMMIT"]
+
+
+def test_a_route_that_is_told_again_makes_three_statements() -> None:
+    fill_ledger("anna")
+    request = job_request()
+    jobs.route(request)
+    with CaptureQueriesContext(connection) as captured:
+        jobs.route(request)
+    assert verbs(captured) == ["SELECT", "SELECT", "UPDATE"]
 
 
 def test_a_pick_after_a_block_reads_the_accounts_and_the_blocks_anew() -> None:
