@@ -14,15 +14,15 @@ from allowance.types import BadInputError
 from routing.requests import MultiUpload, MultiVolume, Signature, V2JobRequest
 
 if TYPE_CHECKING:
-    from bittensor_wallet import Keypair
+    from bittensor_core import Keypair
 
 DEFAULT_MAX_AGE = 300.0
-"""How far, in seconds, a signature's time may be from ours, either way; FACILITATOR_SIGNATURE_MAX_AGE says otherwise."""
+"""How many seconds a signature's time may be from ours, either way, unless FACILITATOR_SIGNATURE_MAX_AGE differs."""
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
-class SignatureRefused(BadInputError):
+class SignatureRefused(BadInputError):  # noqa: N818 (it reads as what happened)
     """Say why a request's signature is not taken."""
 
 
@@ -32,7 +32,7 @@ def check(request: V2JobRequest, now: dt.datetime) -> Signature | None:
     The uuid is not signed, so a signature holds for that job under any. That it routes one job only is the database's
     to say: no two rows of RoutedJob have the same signatory and time. Raises SignatureRefused.
     """
-    keys = frozenset(getattr(settings, "FACILITATOR_PUBLIC_KEYS", ()))
+    keys = frozenset(getattr(settings, "FACILITATOR_PUBLIC_KEYS", None) or ())  # of a bare string, no key is left
     if not keys:
         return None
     signature = request.signature
@@ -47,7 +47,7 @@ def check(request: V2JobRequest, now: dt.datetime) -> Signature | None:
     _insist_on_the_time(signature, now)
     if not _is_genuine(request, signature):
         raise SignatureRefused(
-            f"This is no signature by {signature.signatory} of this job as it was sent. Sign it anew, and change nothing."
+            f"This is no signature by {signature.signatory} of the job as it was sent. Sign it anew and change nothing."
         )
     return signature
 
@@ -87,11 +87,14 @@ def digest(payload: bytes, timestamp_ns: int) -> bytes:
 def public_key(address: str) -> Keypair:
     """Return what verifies the signatures of an ss58 address.
 
-    Raises ValueError if it is none, ImportError without the extra `signatures`.
+    Raises BadInputError if it is none, ImportError without the extra `signatures`.
     """
-    from bittensor_wallet import Keypair  # noqa: PLC0415 (an extra: who names no keys need not have it)
+    from bittensor_core import Keypair  # noqa: PLC0415 (an extra: who names no keys need not have it)
 
-    return Keypair(ss58_address=address)
+    try:
+        return Keypair(ss58_address=address)
+    except ValueError as error:
+        raise BadInputError(f"{address!r:.80} is no ss58 address.") from error
 
 
 def _insist_on_the_time(signature: Signature, now: dt.datetime) -> None:

@@ -2,7 +2,7 @@
 
 import os
 
-os.environ.update(dict.fromkeys(["REDIS_URL", "DEBUG_MINER_KEY"], ""), DEBUG="0")
+os.environ.update(dict.fromkeys(["REDIS_URL", "DEBUG_MINER_KEY", "FACILITATOR_PUBLIC_KEYS"], ""), DEBUG="0")
 os.environ["SECRET_KEY"] = "only-for-tests-" + "x" * 40
 
 from project.settings import *  # noqa: F403

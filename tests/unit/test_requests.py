@@ -151,7 +151,13 @@ def test_a_volume_of_volumes_takes_no_further_level() -> None:
 def test_a_signature_is_base64_on_the_wire_and_bytes_inside(size: int) -> None:
     raw = bytes(i % 256 for i in range(255, 255 + size))
     encoded = base64.b64encode(raw).decode()
-    signature = {"signature_type": "bittensor", "signatory": "5Abc", "timestamp_ns": 2**62, "signature": encoded}
+    signature = {
+        "signature_type": "bittensor",
+        "signatory": "5Abc",
+        "timestamp_ns": 2**63 - 1,
+        "signature": encoded,
+        "signature_scope": "FullRequest",
+    }
     request = read(signature=signature)
     assert request.signature is not None
     assert request.signature.signature == raw
@@ -160,6 +166,27 @@ def test_a_signature_is_base64_on_the_wire_and_bytes_inside(size: int) -> None:
 
 def test_a_signature_that_is_not_base64_is_refused() -> None:
     assert_refused(json.dumps({**REQUIRED, "signature": {"signature": "abc"}}), "signature", "signature")
+
+
+def test_a_signature_of_no_known_scope_is_refused() -> None:
+    signature = {"signature": "", "signature_scope": "Everything"}
+    assert_refused(json.dumps({**REQUIRED, "signature": signature}), "signature", "signature_scope")
+
+
+@pytest.mark.parametrize("time", [-1, 2**63])
+def test_a_signature_of_a_time_beyond_all_clocks_is_refused(time: int) -> None:
+    signature = {"signature": "", "timestamp_ns": time}
+    assert_refused(json.dumps({**REQUIRED, "signature": signature}), "signature", "timestamp_ns")
+
+
+def test_a_signature_has_its_defaults() -> None:
+    assert sent(read(signature={"signature": ""}))["signature"] == {
+        "signature_type": "",
+        "signatory": "",
+        "timestamp_ns": 0,
+        "signature": "",
+        "signature_scope": "SignedFields",
+    }
 
 
 def test_details_of_streaming_come_back_as_they_were_sent() -> None:
