@@ -10,6 +10,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 
 from allowance import validation
+from routing import limits, signatures
 from routing.dynamic import CONSTANCE_SETTINGS
 
 
@@ -88,7 +89,7 @@ def check_threads(**_kwargs: Any) -> list[CheckMessage]:
         hint = "8 is a good start: as many picks run side by side, each with a database connection."
         errors.append(Error(f"ALLOWANCE_THREADS is {threads!r}, not a number above 0.", hint=hint, id="routing.E006"))
     patience = getattr(settings, "ALLOWANCE_LOCK_TIMEOUT", 1)
-    if not isinstance(patience, int | float) or isinstance(patience, bool) or not 0 < patience < math.inf:
+    if not _is_number(patience) or not 0 < patience < math.inf:
         hint = "Some seconds: so long a pick waits for locks before it gives up with LockTimeout."
         errors.append(
             Error(f"ALLOWANCE_LOCK_TIMEOUT is {patience!r}, not a number above 0.", hint=hint, id="routing.E008")
@@ -98,3 +99,45 @@ def check_threads(**_kwargs: Any) -> list[CheckMessage]:
             hint = 'Remove "pool" from its OPTIONS: idle threads would hold its slots. Set CONN_MAX_AGE=None instead.'
             errors.append(Error(f"Database {alias!r} has a connection pool.", hint=hint, id="routing.E007"))
     return errors
+
+
+@register()
+def check_signatures(**_kwargs: Any) -> list[CheckMessage]:
+    """Insist on keys that can verify a signature, on what verifies it, and on an age that a signature can have."""
+    errors: list[CheckMessage] = []
+    try:
+        for key in sorted(validation.hotkeys(getattr(settings, "FACILITATOR_PUBLIC_KEYS", None) or (), "It")):
+            signatures.public_key(key)
+    except ValueError as error:
+        hint = "Set FACILITATOR_PUBLIC_KEYS to the ss58 addresses of those who sign jobs, or to nothing."
+        errors.append(Error(f"FACILITATOR_PUBLIC_KEYS: {error}", hint=hint, id="routing.E009"))
+    except ImportError as error:
+        hint = "pip install 'miner-router[signatures]', or set FACILITATOR_PUBLIC_KEYS to nothing."
+        errors.append(
+            Error(f"FACILITATOR_PUBLIC_KEYS is set, but nothing can verify: {error}.", hint=hint, id="routing.E009")
+        )
+    age = getattr(settings, "FACILITATOR_SIGNATURE_MAX_AGE", signatures.DEFAULT_MAX_AGE)
+    if not _is_number(age) or not 0 < age < math.inf:
+        hint = "Some minutes, in seconds: so far a signature's time may be from ours, either way."
+        errors.append(
+            Error(f"FACILITATOR_SIGNATURE_MAX_AGE is {age!r}, not a number above 0.", hint=hint, id="routing.E009")
+        )
+    return errors
+
+
+@register()
+def check_limits(**_kwargs: Any) -> list[CheckMessage]:
+    """Insist on bounds under which a socket can do anything at all."""
+    return [
+        Error(
+            f"{name} is {value!r}, not a number from {least} up.",
+            hint=f"Set it to {limits.DEFAULTS[name]:g}, or leave it out for the same.",
+            id="routing.E010",
+        )
+        for name, least in limits.LEAST.items()
+        if not _is_number(value := limits.limit(name)) or not least <= value < math.inf
+    ]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -24,7 +24,7 @@ from django.utils import timezone
 from allowance import allowance
 from allowance.models import Account, Block, Miner, Reservation, ReservationState
 from allowance.types import AllowanceException
-from routing import routing, service
+from routing import picks, routing
 from routing.book import DryBook
 from routing.pipeline import decide
 from routing.requests import V2JobRequest
@@ -93,16 +93,8 @@ def _silence() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-class _NoMetric:
-    def labels(self, _outcome: str) -> _NoMetric:
-        return self
-
-    def observe(self, seconds: float) -> None:
-        pass
-
-
 def _uncounted() -> AbstractContextManager[object]:
-    return mock.patch.object(service, "PICK_SECONDS", _NoMetric())
+    return mock.patch.object(picks, "_count", lambda *_: None)
 
 
 WITHOUT: dict[str, Callable[[], AbstractContextManager[object]]] = {

@@ -11,7 +11,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import django
 
@@ -21,7 +22,7 @@ from tests.benchmarks.operations import OPERATIONS  # noqa: E402
 from tests.benchmarks.sockets import clients, serve  # noqa: E402
 from tests.programs import say  # noqa: E402
 
-ALL = {**OPERATIONS, "serve": serve, "clients": clients}
+ALL: dict[str, Callable[..., Any]] = {**OPERATIONS, "serve": serve, "clients": clients}
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, run_checks
 from pytest_django import Settings
 
+from routing import limits
 from routing.dynamic import CONSTANCE_SETTINGS, MINIMUM_WEI, WINDOW_HOURS
 
 SQLITE: dict[str, Any] = {
@@ -98,3 +100,43 @@ def test_a_number_of_threads_that_is_none_is_named(threads: object, settings: Se
 def test_a_patience_that_is_none_is_named(seconds: object, settings: Settings) -> None:
     settings.ALLOWANCE_LOCK_TIMEOUT = seconds
     assert_only_complaint("routing.E008", repr(seconds))
+
+
+FACILITATOR = "5FUJCuGtQPonu8B9JKH4BwsKzEdtyBTpyvbBk2beNZ4iX8sk"
+
+
+def test_a_facilitator_s_key_is_fine(settings: Settings) -> None:
+    settings.FACILITATOR_PUBLIC_KEYS = [FACILITATOR]
+    assert complaints() == []
+
+
+@pytest.mark.parametrize("key", ["", "k", FACILITATOR[:-1] + "j", FACILITATOR + " ", "0x" + "ab" * 32])
+def test_a_facilitator_s_key_that_is_no_address_is_named(key: str, settings: Settings) -> None:
+    settings.FACILITATOR_PUBLIC_KEYS = [FACILITATOR, key]
+    assert_only_complaint("routing.E009", "FACILITATOR_PUBLIC_KEYS", repr(key))
+
+
+def test_one_key_in_place_of_the_list_is_named(settings: Settings) -> None:
+    settings.FACILITATOR_PUBLIC_KEYS = FACILITATOR
+    assert_only_complaint("routing.E009", "FACILITATOR_PUBLIC_KEYS", repr([FACILITATOR]))
+
+
+def test_keys_without_what_verifies_signatures_are_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bittensor_core", None)
+    assert complaints() == []
+    settings.FACILITATOR_PUBLIC_KEYS = [FACILITATOR]
+    assert_only_complaint("routing.E009", "FACILITATOR_PUBLIC_KEYS", "bittensor_core")
+    assert "miner-router[signatures]" in str(complaints()[0].hint)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, True, "300", None, float("inf"), float("nan")])
+def test_an_age_of_signatures_that_is_none_is_named(seconds: object, settings: Settings) -> None:
+    settings.FACILITATOR_SIGNATURE_MAX_AGE = seconds
+    assert_only_complaint("routing.E009", "FACILITATOR_SIGNATURE_MAX_AGE", repr(seconds))
+
+
+@pytest.mark.parametrize("name", limits.DEFAULTS)
+@pytest.mark.parametrize("value", [0, -1, True, "64", None, float("inf"), float("nan")])
+def test_a_bound_of_sockets_that_is_none_is_named(name: str, value: object, settings: Settings) -> None:
+    setattr(settings, name, value)
+    assert_only_complaint("routing.E010", name, repr(value))
