@@ -22,7 +22,10 @@ class MinerIncident(models.Model):
     executor_class = models.CharField(max_length=64)
 
     class Meta:
-        permissions = (("route_jobs", "Can route jobs over the socket"),)
+        permissions = (
+            ("route_jobs", "Can route jobs over the socket"),
+            ("view_metrics", "Can see the metrics"),
+        )
         constraints = (
             models.UniqueConstraint(fields=("hotkey_ss58address", "job_uuid"), name="one_incident_per_miner_and_job"),
             models.CheckConstraint(condition=Q(type__in=MinerIncidentType.values), name="incident_has_a_known_type"),
