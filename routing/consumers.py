@@ -10,7 +10,6 @@ from allowance.threads import give_back_later, in_database_thread
 from allowance.types import HOLD_MARGIN, MAX_JOB_RUN_TIME
 from routing import answers, metrics, news
 from routing.answers import Answer
-from routing.jobs import Offer
 from routing.limits import Rate, Slot, Slots, process_slots
 from routing.messages import Acknowledged, Incoming, Refused, Rejected, Retry, Routed
 from routing.requests import V2JobRequest
@@ -62,6 +61,8 @@ class JobConsumer(Socket):
             answer = await in_database_thread(answers.to_question, give_back=answers.give_back)(message)
             slot.free()
             await self.pass_on(answer)
+            if answer.offer:
+                await self.follow(answer.offer.uuid)
             happened = news.of_answer(answer.message)
         else:
             acknowledged = await in_database_thread(answers.to_said)(message)
@@ -77,8 +78,6 @@ class JobConsumer(Socket):
         One that the client may have got, and only was slow to read, stays until it lapses: it would be told again.
         """
         try:
-            if answer.offer:
-                await self.follow(answer.offer)
             await self.answer(answer.message)
         except TimeoutError:
             raise
@@ -86,14 +85,14 @@ class JobConsumer(Socket):
             give_back_later(answers.give_back, answer)
             raise
 
-    async def follow(self, offer: Offer) -> None:
+    async def follow(self, job: UUID) -> None:
         """Hear what is said of a job elsewhere, for as long as it may take; forget those whose time is over."""
         now = monotonic()
-        for job in [job for job, until in self.followed.items() if until < now]:
-            del self.followed[job]
-            await self.subscription.leave(news.group_of(job))
-        self.followed[offer.uuid] = now + MAX_JOB_RUN_TIME + HOLD_MARGIN.total_seconds()
-        await self.subscription.join(news.group_of(offer.uuid))
+        for past in [followed for followed, until in self.followed.items() if until < now]:
+            del self.followed[past]
+            await self.subscription.leave(news.group_of(past))
+        self.followed[job] = now + MAX_JOB_RUN_TIME + HOLD_MARGIN.total_seconds()
+        await self.subscription.join(news.group_of(job))
 
     async def answer(self, message: Routed | Rejected | Acknowledged | Refused) -> None:
         """Send an answer. Raises OSError if the client is gone, TimeoutError if it does not read."""
