@@ -165,7 +165,7 @@ class Allowance:
         await in_database_thread(self.record_collateral)(hotkey=hotkey, wei=wei)
 
 
-def not_enough(seconds: float, standings: Sequence[Standing]) -> NotEnoughAllowanceException:
+def not_enough(seconds: float, standings: Sequence[Standing], *, excluded: int = 0) -> NotEnoughAllowanceException:
     """Return the refusal that says who, of `standings`, has the most available and the most unspent."""
     available = max(standings, key=lambda s: s.free, default=None)
     unspent = max(standings, key=lambda s: s.unspent, default=None)
@@ -175,4 +175,5 @@ def not_enough(seconds: float, standings: Sequence[Standing]) -> NotEnoughAllowa
         highest_available_allowance_ss58=available.balance.hotkey if available and available.free else None,
         highest_unspent_allowance=ledger.to_seconds(unspent.unspent) if unspent else 0.0,
         highest_unspent_allowance_ss58=unspent.balance.hotkey if unspent and unspent.unspent else None,
+        excluded=excluded,
     )

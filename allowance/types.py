@@ -64,8 +64,8 @@ class AllowanceException(Exception):  # noqa: N818 (the contract's name)
 class NotEnoughAllowanceException(AllowanceException):
     """Say that no miner has the seconds, and who came nearest.
 
-    Amounts are executor-seconds; a hotkey is None where no miner has anything at all. The text leaves the hotkeys out:
-    it goes to users, whom they don't concern.
+    Amounts are executor-seconds; a hotkey is None where no miner has anything at all. `excluded` miners were not to be
+    asked. The text leaves the hotkeys out: it goes to users, whom they don't concern.
     """
 
     def __init__(
@@ -76,13 +76,17 @@ class NotEnoughAllowanceException(AllowanceException):
         highest_available_allowance_ss58: str | None,
         highest_unspent_allowance: float,
         highest_unspent_allowance_ss58: str | None,
+        excluded: int = 0,
     ) -> None:
         self.required_allowance = required_allowance
         self.highest_available_allowance = highest_available_allowance
         self.highest_available_allowance_ss58 = highest_available_allowance_ss58
         self.highest_unspent_allowance = highest_unspent_allowance
         self.highest_unspent_allowance_ss58 = highest_unspent_allowance_ss58
-        if not highest_unspent_allowance:
+        self.excluded = excluded
+        if excluded and not highest_unspent_allowance:
+            advice = f"{excluded} excluded miners were not asked. Exclude fewer, or send it as a new job."
+        elif not highest_unspent_allowance:
             advice = (
                 "Nobody has any: check the executor class, and that the chain follower records blocks and manifests."
             )

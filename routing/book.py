@@ -20,6 +20,7 @@ from allowance.reading import Entry
 from allowance.state import Lapsed
 from allowance.types import HOLD_MARGIN, LockTimeout, Miner
 from routing.conf import InForce
+from routing.metrics import LOCK_SKIPS, LOCK_WAIT_SECONDS, LOCK_WAITS
 from routing.ongoing import Jobs, as_text, observe, occupation
 from routing.types import Candidate, Gate, Job, Verdict
 
@@ -101,8 +102,11 @@ class LiveBook:
         with ledger_transaction(durable=True):
             account = self._lock_first(candidates, job, patience)
             if account is None:
+                LOCK_SKIPS.inc(len(candidates))
                 return None
-            candidate = next(c for c in candidates if c.hotkey == account.miner_id)
+            place = next(i for i, c in enumerate(candidates) if c.hotkey == account.miner_id)
+            LOCK_SKIPS.inc(place)
+            candidate = candidates[place]
             now = self.pinned or max(now, timezone.now())
             if account.version == self.entries[candidate.hotkey].version and not patience:
                 balance, jobs, lapsed = self._as_read(candidate)
@@ -147,9 +151,13 @@ class LiveBook:
         """
         if patience:
             begun = time.monotonic()
-            account = lock_account(wait=patience, miner=candidates[0].hotkey, executor_class=job.executor_class)
-            self.patience = max(0.0, patience - (time.monotonic() - begun))
-            return account
+            try:
+                return lock_account(wait=patience, miner=candidates[0].hotkey, executor_class=job.executor_class)
+            finally:
+                waited = time.monotonic() - begun
+                self.patience = max(0.0, patience - waited)
+                LOCK_WAITS.inc()
+                LOCK_WAIT_SECONDS.inc(waited)
         for asked in self._attempts(candidates):
             if account := lock_account(wait=0, first_of=asked, executor_class=job.executor_class):
                 return account

@@ -1,8 +1,17 @@
-"""What is counted and timed of routing, in the default registry of prometheus-client; serving it is the site's."""
+"""What is counted and timed of routing, in the default registry of prometheus-client; `routing.exposition` shows it.
+
+Every label takes few values, and all of them are there from the beginning: a rate begins with its first event.
+"""
 
 from __future__ import annotations
 
+from itertools import product
+
 from prometheus_client import Counter, Gauge, Histogram
+
+from allowance.types import ExecutorClass, LockTimeout, NotEnoughAllowanceException
+from routing.messages import TYPES, Reason
+from routing.types import AllMinersBusy, Gate, MinerIncidentType, NotEnoughCollateralException, Timings
 
 PICK_SECONDS = Histogram(
     "router_pick_seconds",
@@ -10,8 +19,42 @@ PICK_SECONDS = Histogram(
     ["outcome"],
     buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
+STAGE_SECONDS = Histogram(
+    "router_stage_seconds",
+    "Seconds that a stage of a pick took: to gather what is known, to rank the candidates, to reserve with one.",
+    ["stage"],
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+CANDIDATES_LEFT = Histogram(
+    "router_candidates_left",
+    "Candidates that a pick had left after a gate.",
+    ["gate"],
+    buckets=(0, 1, 2, 5, 10, 20, 50, 100, 200, 500),
+)
+LOCK_SKIPS = Counter(
+    "router_lock_skips",
+    "Candidates that were passed over because others had their accounts locked, or just changed them.",
+)
+LOCK_WAITS = Counter("router_lock_waits", "Times that a pick waited for an account that others had.")
+LOCK_WAIT_SECONDS = Counter("router_lock_wait_seconds", "Seconds that picks waited for accounts that others had.")
+
+INCIDENTS = Counter("router_incidents", "Incidents that were recorded.", ["type", "executor_class"])
 
 SOCKETS = Gauge("router_sockets", "Sockets that are open and admitted.", multiprocess_mode="livesum")
 IN_FLIGHT = Gauge("router_in_flight", "Messages that are being worked on.", multiprocess_mode="livesum")
 MESSAGES = Counter("router_messages", "Messages that sockets got, by their type, or unreadable.", ["type"])
 REJECTED = Counter("router_rejected", "Messages of sockets that were refused, by the reason.", ["reason"])
+
+SECONDS_OF = {stage: STAGE_SECONDS.labels(stage) for stage in Timings._fields}
+LEFT_AFTER = {gate: CANDIDATES_LEFT.labels(gate) for gate in Gate}
+"""Looked up once: every pick observes each of these."""
+
+for refusal in (NotEnoughAllowanceException, NotEnoughCollateralException, AllMinersBusy, LockTimeout):
+    PICK_SECONDS.labels(refusal.__name__)
+PICK_SECONDS.labels("routed")
+for kind, executor_class in product(MinerIncidentType, ExecutorClass):
+    INCIDENTS.labels(kind, executor_class)
+for message_type in (*TYPES, "unreadable"):
+    MESSAGES.labels(message_type)
+for reason in Reason:
+    REJECTED.labels(reason)

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from django.utils import timezone
 
 from routing.book import LiveBook
-from routing.metrics import PICK_SECONDS
+from routing.metrics import LEFT_AFTER, PICK_SECONDS, SECONDS_OF
 from routing.pipeline import decide, outcome, refusal
 from routing.types import Decision, Gate, NotEnoughCollateralException, OrganicJobRequest
 
@@ -26,21 +26,34 @@ def pick(
     """
     begun = time.perf_counter()
     decision = decide(request, book, now=now or timezone.now(), exclude=exclude)
-    PICK_SECONDS.labels(outcome(decision)).observe(time.perf_counter() - begun)
+    _count(decision, time.perf_counter() - begun)
     _log(decision)
     return decision
 
 
+def _count(decision: Decision, seconds: float) -> None:
+    PICK_SECONDS.labels(outcome(decision)).observe(seconds)
+    if decision.timings is None:  # nobody was asked
+        return
+    for stage, of_stage in zip(SECONDS_OF.values(), decision.timings, strict=True):
+        stage.observe(of_stage)
+    left, failed = len(decision.candidates), decision.counts
+    for gate, candidates_left in LEFT_AFTER.items():
+        left -= failed.get(gate, 0)
+        candidates_left.observe(left)
+
+
 def _log(decision: Decision) -> None:
-    uuid, route = decision.job.uuid, decision.route
+    uuid, route = decision.job.uuid[:80], decision.route  # on a fixed route it may be anything
     if route is not None:
         miner, reservation = route.miner.hotkey_ss58, route.allowance_reservation_id
-        of = {"job": uuid, "miner": miner, "reservation": reservation}
+        of = {"job": uuid, "outcome": "routed", "miner": miner, "reservation": reservation}
         logger.info("Job %.80r: routed to %s, reservation %s", uuid, miner, reservation, extra=of)
         return
     error = refusal(decision)
+    of = {"job": uuid, "outcome": type(error).__name__}
     if isinstance(error, NotEnoughCollateralException):
         filtered = decision.counts[Gate.COLLATERAL]
-        logger.warning("Filtered out %d miners for their collateral. %s", filtered, error, extra={"job": uuid})
+        logger.warning("Filtered out %d miners for their collateral. %s", filtered, error, extra=of)
     else:
-        logger.info("Job %.80r: %s", uuid, error, extra={"job": uuid})
+        logger.info("Job %.80r: %s", uuid, error, extra=of)

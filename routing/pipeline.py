@@ -7,6 +7,7 @@ in the book. Whoever wants an exception asks `refusal` for the one that the deci
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Collection, Mapping, Sequence
 from operator import attrgetter
 
@@ -27,6 +28,7 @@ from routing.types import (
     NotEnoughCollateralException,
     OrganicJobRequest,
     Policy,
+    Timings,
     Verdict,
     wei_text,
 )
@@ -52,18 +54,22 @@ def decide(
     job = check_request(request)
     now = validation.timestamp(now)
     banned = validation.hotkeys(exclude, "exclude")
+    begun = time.perf_counter()
     seen = book.read(job.executor_class, now)
     policy = policy or seen.in_force.policy
     incidents = {}
     if seen.balances:
         incidents = incident_counts(job.executor_class, now, policy.window, version=seen.in_force.incidents)
     candidates = gather(seen, incidents)
+    gathered = time.perf_counter()
     need = ledger.to_ns(job.seconds)
     for candidate in candidates:
         candidate.verdict = judge(candidate, job, need, policy, banned)
     ranked = rank(candidates)
+    decided = time.perf_counter()
     route = walk(ranked, job, book, seen.window, now)
-    return Decision(job, now, seen.window.newest, policy, tuple(candidates), route)
+    timings = Timings(gathered - begun, decided - gathered, time.perf_counter() - decided)
+    return Decision(job, now, seen.window.newest, policy, tuple(candidates), route, timings)
 
 
 def refusal(
@@ -76,7 +82,7 @@ def refusal(
     gates = {candidate.verdict.gate for candidate in decision.candidates}
     if gates <= {Gate.EXCLUDED, Gate.ALLOWANCE}:
         asked = [c.standing for c in decision.candidates if c.verdict.gate is Gate.ALLOWANCE]
-        return not_enough(decision.job.seconds, asked)
+        return not_enough(decision.job.seconds, asked, excluded=len(decision.candidates) - len(asked))
     if gates <= {Gate.EXCLUDED, Gate.ALLOWANCE, Gate.COLLATERAL}:
         return NotEnoughCollateralException(decision)
     return LockTimeout() if Gate.LOCK in gates else AllMinersBusy(decision)

@@ -6,11 +6,12 @@ import datetime as dt
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.db import connection
+from django.db import connection, transaction
 
 from allowance import validation
 from allowance.locks import bound_waits, ledger_transaction, lock_timeout
 from allowance.types import BadInputError
+from routing.metrics import INCIDENTS
 from routing.models import IncidentVersion, MinerIncident
 from routing.types import MinerIncidentType
 
@@ -91,7 +92,9 @@ def record_incident(
         bound_waits(lock_timeout())
         # Before the incident, even one that was heard before: it is the lock that puts all reports in one order.
         _draw_version(executor_class)
-        MinerIncident.objects.get_or_create(incident, hotkey_ss58address=hotkey, job_uuid=job_uuid)
+        _, is_new = MinerIncident.objects.get_or_create(incident, hotkey_ss58address=hotkey, job_uuid=job_uuid)
+        if is_new:
+            transaction.on_commit(INCIDENTS.labels(incident["type"], executor_class).inc)
 
 
 def _draw_version(executor_class: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from django.db.models import TextChoices
@@ -33,6 +33,7 @@ __all__ = [
     "NotEnoughCollateralException",
     "OrganicJobRequest",
     "Policy",
+    "Timings",
     "Verdict",
 ]
 
@@ -164,11 +165,20 @@ class Candidate:
         return to_seconds(self.standing.free)
 
 
+class Timings(NamedTuple):
+    """How many seconds the stages of a decision took."""
+
+    gather: float
+    rank: float
+    reserve: float
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """Why a job goes where it goes, or nowhere: the one value that the pick, the dry run and the refusals read.
 
-    Debug and trusted miners are fixed routes: nothing was asked, so `policy` is None and there are no candidates.
+    Debug and trusted miners are fixed routes: nothing was asked, so `policy` is None and there are no candidates, nor
+    `timings`.
     """
 
     job: Job
@@ -177,6 +187,7 @@ class Decision:
     policy: Policy | None
     candidates: tuple[Candidate, ...]
     route: JobRoute | None
+    timings: Timings | None = field(default=None, compare=False)
 
     @property
     def counts(self) -> dict[Gate, int]:

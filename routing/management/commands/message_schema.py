@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from routing.messages import schema
+
+
+class Command(BaseCommand):
+    help = (
+        "Print the JSON Schema of all messages of the sockets, each by its name under $defs; docs/socket.md tells what "
+        "they mean. Exit code: 0 printed."
+    )
+
+    def handle(self, *_args: Any, **_options: Any) -> None:
+        self.stdout.write(json.dumps(schema(), indent=2))
