@@ -1,14 +1,18 @@
-"""The incidents in the admin: evidence, to be read only."""
+"""What the router remembers, in the admin: evidence, to be read only. A token can be revoked."""
 
 from __future__ import annotations
 
 from uuid import UUID
 
 from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils import timezone
 
 from allowance.admin import ReadOnlyAdmin, link, to_the_second
 from allowance.models import Miner, Reservation
-from routing.models import IncidentVersion, MinerIncident
+from routing import tokens
+from routing.models import AccessToken, IncidentVersion, MinerIncident, RoutedJob
 
 
 @admin.register(MinerIncident)
@@ -33,6 +37,79 @@ class MinerIncidentAdmin(ReadOnlyAdmin):
     @admin.display(description="job and its reservations")
     def job(self, incident: MinerIncident) -> str:
         return link(incident.job_uuid, Reservation, q=incident.job_uuid)
+
+
+@admin.register(RoutedJob)
+class RoutedJobAdmin(ReadOnlyAdmin):
+    """Found by uuid, or by the beginning of a hotkey."""
+
+    exact = ("uuid", UUID)
+    list_display = ("uuid", "routed", "executor_class", "seconds", "hotkey", "route", "signatory")
+    list_filter = ("executor_class", "routed_at")
+    ordering = ("-routed_at",)
+    search_fields = ("miner__startswith",)
+    fields = ("uuid", "routed", "executor_class", "seconds", "hotkey", "route", "others", "signatory", "signed_at_ns")
+
+    @admin.display(description="routed", ordering="routed_at")
+    def routed(self, job: RoutedJob) -> str:
+        return to_the_second(job.routed_at)
+
+    @admin.display(description="miner", ordering="miner")
+    def hotkey(self, job: RoutedJob) -> str:
+        return link(job.miner, Miner, job.miner)
+
+    @admin.display(description="reservation", ordering="reservation_id")
+    def route(self, job: RoutedJob) -> str:
+        fixed = job.reservation_id is None
+        return "none: a fixed route" if fixed else link(job.reservation_id, Reservation, job.reservation_id)
+
+    @admin.display(description="all its reservations")
+    def others(self, job: RoutedJob) -> str:
+        return link("reservations", Reservation, q=job.uuid)
+
+
+@admin.register(AccessToken)
+class AccessTokenAdmin(ReadOnlyAdmin):
+    """Found by id, or by the beginning of a name. Whoever may change tokens may revoke them, and nothing else."""
+
+    exact = ("id", UUID)
+    actions = ("revoke",)
+    list_display = ("name", "what_for", "issued", "expires", "state")
+    list_filter = ("issued_at", "expires_at", ("revoked_at", admin.EmptyFieldListFilter))
+    ordering = ("-issued_at",)
+    search_fields = ("name__startswith",)
+    fields = ("id", *list_display, "revoked")
+
+    def has_revoke_permission(self, request: HttpRequest) -> bool:
+        """Tell who gets to see the action: Django asks by its `permissions`."""
+        return request.user.has_perm("routing.change_accesstoken")
+
+    @admin.action(description="Revoke selected tokens", permissions=["revoke"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[AccessToken]) -> None:
+        revoked = [row for token in queryset for row in tokens.revoke(token.pk)]
+        for row in revoked:
+            self.log_change(request, row, "Revoked.")
+        self.message_user(request, f"{len(revoked)} of {len(queryset)} were live, and are revoked.")
+
+    @admin.display(description="scopes")
+    def what_for(self, token: AccessToken) -> str:
+        return ", ".join(token.scopes)
+
+    @admin.display(description="issued", ordering="issued_at")
+    def issued(self, token: AccessToken) -> str:
+        return to_the_second(token.issued_at)
+
+    @admin.display(description="expires", ordering="expires_at")
+    def expires(self, token: AccessToken) -> str:
+        return to_the_second(token.expires_at)
+
+    @admin.display(description="state")
+    def state(self, token: AccessToken) -> str:
+        return tokens.state_at(token, timezone.now())
+
+    @admin.display(description="revoked")
+    def revoked(self, token: AccessToken) -> str:
+        return "-" if token.revoked_at is None else to_the_second(token.revoked_at)
 
 
 # There is nothing to read in it but that it is there: the class has had an incident.

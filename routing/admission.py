@@ -26,7 +26,8 @@ HTTP = 4000
 SUBPROTOCOL = "access_token"
 """Browsers can't send headers with a socket, so a page offers this subprotocol and then its token as another."""
 
-BEARER = re.compile(r"\s*bearer(?:\s+(.*?))?\s*", re.ASCII | re.DOTALL | re.IGNORECASE)
+BEARER = re.compile(r"\s*bearer(?:\s+(.*))?", re.ASCII | re.DOTALL | re.IGNORECASE)
+"""An Authorization header that brings a token. Nothing follows the token's group, lest blanks be tried one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +36,11 @@ class Visitor:
 
     name: str
     token_id: UUID | None = None
-    user_pk: object = None
+    user_pk: Any = None
 
 
 class NotAdmitted(Exception):  # noqa: N818
-    """Say why somebody must stay outside.
-
-    The `code` closes a socket: 4401 for whoever is unknown, 4403 for whoever is not permitted. The sentence may go with
-    it: it has fewer than the 124 bytes that are too many for that.
-    """
+    """Say why somebody stays outside. The `code` closes a socket: 4401 for the unknown, 4403 for the unpermitted."""
 
     def __init__(self, code: int, sentence: str) -> None:
         self.code = code
@@ -90,7 +87,7 @@ def turn_away(request: HttpRequest, *, token_scope: Scope, permission: str) -> H
 
 
 def subprotocol(scope: Mapping[str, Any]) -> str | None:
-    """Return the subprotocol to accept a socket with, be it to close it: a browser hangs up if it offered one in vain."""
+    """Return the subprotocol to accept a socket with, even to close it: a browser that offers some insists on one."""
     return SUBPROTOCOL if _offered(scope) is not None else None
 
 
@@ -123,7 +120,7 @@ def _headers(scope: Mapping[str, Any], name: bytes) -> list[str]:
 def _bearer(authorization: str) -> str | None:
     """Return the token that a header brings, "" for one without, None if it is for another scheme, as a proxy's."""
     match = BEARER.fullmatch(authorization)
-    return match and (match[1] or "")
+    return match and (match[1] or "").rstrip()
 
 
 def _offered(scope: Mapping[str, Any]) -> str | None:

@@ -77,6 +77,7 @@ class RoutedJob(models.Model):
                 name="job_is_signed_wholly_or_not",
             ),
         )
+        indexes = (models.Index(fields=("-routed_at",), name="job_newest"),)
 
     def __str__(self) -> str:
         return f"Job {self.uuid}"

@@ -128,9 +128,19 @@ def live_at(now: dt.datetime) -> Q:
     return Q(revoked_at=None, expires_at__gt=now)
 
 
+def described(row: AccessToken) -> str:
+    """Return which token it is, for people."""
+    return f"Token {row.pk} of {row.name}, for {', '.join(row.scopes)}"
+
+
+def as_json(row: AccessToken) -> dict[str, object]:
+    """Return which token it is, for programs."""
+    return {"id": str(row.pk), "name": row.name, "scopes": row.scopes, "expires_at": row.expires_at.isoformat()}
+
+
 def _signed(token: str) -> tuple[UUID, dt.datetime]:
     """Return the id and the end that a token of ours claims. Raises TokenRefused."""
-    if len(token) <= MAX_TOKEN and token.isascii():
+    if len(token) <= MAX_TOKEN:
         for key in _keys():
             try:
                 claims = jwt.decode(
@@ -179,6 +189,6 @@ def _id(value: object) -> UUID | None:
 def _scopes(values: Collection[str]) -> list[str]:
     known = [scope.value for scope in Scope]
     unknown = [value for value in values if value not in known]
-    if unknown or not values or isinstance(values, str):
+    if unknown or not values:
         raise BadInputError(f"A token is for some of {', '.join(known)}; not for {values!r:.80}.")
     return [scope for scope in known if scope in values]

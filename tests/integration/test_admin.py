@@ -29,9 +29,9 @@ from receipts import admin as receipts_admin
 from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
-from routing import conf
+from routing import conf, tokens
 from routing.dynamic import MINIMUM_WEI, WINDOW_HOURS
-from routing.models import MinerIncident
+from routing.models import AccessToken, MinerIncident, RoutedJob
 from routing.reliability import record_incident
 from routing.types import MinerIncidentType
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.django_db
 Model = type[models.Model]
 MODELS: list[Model] = [m for app in ("allowance", "receipts", "routing") for m in apps.get_app_config(app).get_models()]
 OF_JOBS: list[Model] = [Reservation, JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt, MinerIncident]
-OF_MINERS: list[Model] = [Miner, Account, *OF_JOBS]
+OF_MINERS: list[Model] = [Miner, Account, RoutedJob, *OF_JOBS]
 
 HTML = "<b>'hot'&amp;</b>"
 ESCAPED = "&lt;b&gt;&#x27;hot&#x27;&amp;amp;&lt;/b&gt;"
@@ -61,6 +61,9 @@ def rows(db: None) -> Iterator[None]:
     reserve(HTML, JOB, now)
     record_job(HTML, JOB)
     record_job("plain", uuid4())
+    route(HTML, JOB)
+    route("plain", LAPSED_JOB)
+    tokens.issue(HTML, ["jobs"], dt.timedelta(days=1))
     yield
     ContentType.objects.clear_cache()  # constance makes its own at the first save, which a test takes back
 
@@ -80,6 +83,21 @@ def record_job(miner: str, job: UUID) -> None:
     receipts().record(JobFinished(**said, time_started=now, time_took_us=1_500_000, block_numbers=[FIRST_BLOCK]))
     failed = MinerIncidentType.MINER_JOB_FAILED
     record_incident(incident_type=failed, hotkey=miner, job_uuid=job, executor_class=CLASS, timestamp=now)
+
+
+def route(miner: str, job: UUID) -> None:
+    """Record that a job came over a socket and was routed, to its reservation if it has one."""
+    reservation = Reservation.objects.filter(job_uuid=job).first()
+    RoutedJob.objects.create(
+        uuid=job,
+        executor_class=CLASS,
+        seconds=30,
+        miner=miner,
+        reservation=reservation,
+        routed_at=timezone.now(),
+        signatory="" if reservation else miner,
+        signed_at_ns=None if reservation else 1,
+    )
 
 
 def page(model: Model, view: str, *args: object, **query: object) -> str:
@@ -225,9 +243,34 @@ def test_an_incident_leads_to_its_miner_and_the_reservations_of_its_job(admin_cl
     assert escape(page(Reservation, "changelist", q=JOB)) in content
 
 
+def test_a_routed_job_is_found_by_its_uuid_and_leads_to_its_miner_and_its_reservations(admin_client: Client) -> None:
+    reservation = Reservation.objects.get(job_uuid=JOB)
+    for term in (str(JOB), JOB.hex, f" {JOB} "):
+        assert found(admin_client, RoutedJob, q=term) == [RoutedJob.objects.get(pk=JOB)]
+    assert found(admin_client, RoutedJob, q=uuid4()) == []
+    for address in (page(RoutedJob, "changelist", q=JOB), page(RoutedJob, "change", JOB)):
+        content = text(admin_client, address)
+        assert escape(page(Miner, "change", HTML)) in content
+        assert page(Reservation, "change", reservation.pk) in content
+    assert escape(page(Reservation, "changelist", q=JOB)) in text(admin_client, page(RoutedJob, "change", JOB))
+    route("plain", signed := uuid4())
+    assert "none: a fixed route" in text(admin_client, page(RoutedJob, "change", signed))
+
+
+def test_a_token_is_found_by_its_id_and_by_the_beginning_of_its_name(admin_client: Client) -> None:
+    other, _ = tokens.issue("other", ["events"], dt.timedelta(days=1))
+    for term in (str(other.pk), other.pk.hex, "oth"):
+        assert found(admin_client, AccessToken, q=term) == [other]
+    assert found(admin_client, AccessToken, q=uuid4()) == []
+    content = text(admin_client, page(AccessToken, "changelist", q=HTML))
+    assert ESCAPED in content
+    assert HTML not in content
+
+
 @each([Reservation, MinerIncident])
 def test_a_list_takes_as_many_queries_for_many_rows_as_for_one(model: Model, admin_client: Client) -> None:
     address = page(model, "changelist")
+    RoutedJob.objects.all().delete()  # they keep their reservations
     model._default_manager.exclude(job_uuid=JOB).delete()
     one = queries(admin_client, address)
     assert len(found(admin_client, model)) == 1

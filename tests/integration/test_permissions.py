@@ -5,6 +5,7 @@ A page or an action that is added tomorrow is tried too, and fails here if it is
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -22,10 +23,10 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from django.utils.regex_helper import normalize
 
 from allowance import allowance
-from routing import conf
+from routing import conf, tokens
 from routing.dynamic import MINIMUM_WEI, WINDOW_HOURS
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, stored
-from tests.integration.test_admin import MODELS, record_job
+from tests.integration.test_admin import MODELS, record_job, route
 
 OK, FORBIDDEN, NOT_FOUND, NOT_ALLOWED = 200, 403, 404, 405
 CONFIG = {f"constance_config_{view}" for view in ("changelist", "add", "change", "history")}
@@ -51,6 +52,8 @@ def rows(db: None) -> Iterator[None]:
     fill_ledger("anna")
     allowance().reserve_allowance(miner="anna", executor_class=CLASS, allowance_seconds=30, job_start_block=FIRST_BLOCK)
     record_job("anna", uuid4())
+    route("anna", uuid4())
+    tokens.issue("anna", ["jobs"], dt.timedelta(days=1))
     User.objects.create_user("somebody", password="a password")
     Group.objects.create(name="some")
     yield

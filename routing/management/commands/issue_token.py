@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from allowance.types import BadInputError
+from routing import tokens
+
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class Command(BaseCommand):
+    help = (
+        "Issue a token that opens the sockets or the metrics, and print it: it is shown once, and stored nowhere. "
+        "Exit code: 0 issued, 2 bad input."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        scopes = [scope.value for scope in tokens.Scope]
+        parser.add_argument("name", help="whose it is; several tokens may have one name")
+        parser.add_argument("--scope", action="append", required=True, choices=scopes, help="what for (repeatable)")
+        parser.add_argument("--ttl", default="90d", help="how long it lives: 30m, 12h, 90d (the default)")
+        parser.add_argument("--format", choices=["text", "json"], default="text")
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        try:
+            row, token = tokens.issue(options["name"], options["scope"], time_to_live(options["ttl"]))
+        except BadInputError as error:
+            raise CommandError(str(error), returncode=2) from error
+        if options["format"] == "json":
+            self.stdout.write(json.dumps({**tokens.as_json(row), "token": token}))
+            return
+        self.stderr.write(f"{tokens.described(row)}, until {row.expires_at.isoformat()}.", self.style.SUCCESS)
+        self.stdout.write(token)
+
+
+def time_to_live(text: str) -> dt.timedelta:
+    """Return the time that `text` names, as 90d. Raises BadInputError."""
+    match = re.fullmatch("([0-9]{1,9})([smhd])", text)
+    if match is None:
+        raise BadInputError(f"--ttl must be a number and its unit, {', '.join(UNITS)}, as in 90d; not {text!r:.80}.")
+    return dt.timedelta(**{UNITS[match[2]]: int(match[1])})

@@ -1,0 +1,417 @@
+"""Tokens: which are taken, how they end, and what operators do with them."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import json
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import jwt
+import pytest
+import time_machine
+from django.conf import settings as django_settings
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from django.urls import reverse
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from jwt.warnings import InsecureKeyLengthWarning
+from pytest_django import Settings
+
+from allowance.types import BadInputError
+from routing import tokens
+from routing.models import AccessToken
+from routing.tokens import AUDIENCE, Scope, State, TokenRefused
+from tests.factories import run_command, stored
+
+pytestmark = pytest.mark.django_db
+
+NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+DAY = dt.timedelta(days=1)
+TICK = dt.timedelta(microseconds=1)
+NOT_OURS = "no token that was issued here"
+
+
+def issue(name: str = "anna", *scopes: str, ttl: dt.timedelta = DAY, now: dt.datetime = NOW) -> tuple[AccessToken, str]:
+    return tokens.issue(name, scopes or ["jobs"], ttl, now)
+
+
+def key() -> bytes:
+    return next(tokens._keys())
+
+
+def signed(row: AccessToken, secret: str | bytes = b"", algorithm: str = "HS256", **changes: object) -> str:
+    """Return a token of a row, signed by us or with the `secret`, whatever it claims; None leaves a claim out."""
+    claims = {"jti": str(row.pk), "sub": row.name, "aud": AUDIENCE, "exp": row.expires_at.timestamp(), **changes}
+    claimed = {name: claim for name, claim in claims.items() if claim is not None}
+    return jwt.encode(claimed, "" if algorithm == "none" else secret or key(), algorithm=algorithm)
+
+
+def refusal(token: str, now: dt.datetime = NOW) -> str:
+    """Return why a token is refused."""
+    with pytest.raises(TokenRefused) as refused:
+        tokens.verify(token, now)
+    return str(refused.value)
+
+
+def test_a_token_says_what_its_row_does_and_is_verified_as_that_row() -> None:
+    row, token = issue("anna", "events", "jobs", "events", now=NOW + dt.timedelta(milliseconds=600))
+    assert jwt.decode(token, key(), algorithms=["HS256"], audience=AUDIENCE, options={"verify_exp": False}) == {
+        "jti": str(row.pk),
+        "sub": "anna",
+        "aud": "miner-router",
+        "scope": "jobs events",
+        "iat": NOW.timestamp(),
+        "exp": (NOW + DAY).timestamp(),
+    }
+    assert tokens.verify(token, NOW) == row
+    read = AccessToken.objects.get()
+    assert (read.pk, read.name, read.scopes, read.revoked_at) == (row.pk, "anna", ["jobs", "events"], None)
+    assert (read.issued_at, read.expires_at) == (NOW, NOW + DAY)
+
+
+def test_the_longest_name_with_all_scopes_makes_a_token_that_is_taken() -> None:
+    row, token = issue("\N{GRINNING FACE}" * 64, *Scope)
+    assert tokens.verify(token, NOW) == row
+
+
+def test_no_secret_of_a_token_is_stored() -> None:
+    _, token = issue()
+    assert token.split(".")[2] not in str(stored())
+
+
+def test_a_token_expires_at_its_instant() -> None:
+    row, token = issue()
+    assert tokens.verify(token, NOW + DAY - TICK) == row
+    assert refusal(token, NOW + DAY) == f"Token {row.pk} is expired. Ask for a new one."
+
+
+@pytest.mark.parametrize("hours", [1, 48])
+def test_the_earlier_end_counts_be_it_the_row_s_or_the_token_s(hours: int) -> None:
+    row, token = issue()
+    AccessToken.objects.update(expires_at=NOW + dt.timedelta(hours=hours))
+    end = NOW + dt.timedelta(hours=min(24, hours))
+    assert tokens.verify(token, end - TICK) == row
+    assert "is expired" in refusal(token, end)
+
+
+def test_the_row_says_what_a_token_is_for() -> None:
+    row, token = issue()
+    AccessToken.objects.update(scopes=["metrics"])
+    assert tokens.verify(token, NOW).scopes == ["metrics"]
+    assert tokens.look_up(row.pk, NOW).scopes == ["metrics"]
+
+
+def test_a_token_of_a_row_that_was_deleted_is_refused() -> None:
+    row, token = issue()
+    AccessToken.objects.all().delete()
+    assert refusal(token) == f"Token {row.pk} is unknown here. Ask for a new one."
+
+
+def test_a_revoked_token_is_refused_also_by_a_clock_that_runs_behind() -> None:
+    row, token = issue()
+    tokens.revoke("anna", NOW + DAY / 2)
+    for now in (NOW, NOW + DAY / 2):
+        assert refusal(token, now) == f"Token {row.pk} is revoked. Ask for a new one."
+        with pytest.raises(TokenRefused, match="is revoked"):
+            tokens.look_up(row.pk, now)
+
+
+def test_a_clock_that_runs_behind_takes_a_new_token() -> None:
+    row, token = issue()
+    assert tokens.verify(token, NOW - dt.timedelta(minutes=1)) == row
+
+
+def encoded(part: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
+
+
+def with_header(token: str, **header: object) -> str:
+    """Return a token with another header, under the signature that it had."""
+    _, payload, signature = token.split(".")
+    return ".".join([encoded({"typ": "JWT", **header}), payload, signature])
+
+
+def hs512(row: AccessToken, _token: str) -> str:
+    with pytest.warns(InsecureKeyLengthWarning):
+        return signed(row, algorithm="HS512")
+
+
+Forge = Callable[[AccessToken, str], str]
+FORGED: dict[str, Forge] = {
+    "another key": lambda row, _: signed(row, "x" * 32),
+    "the secret key itself": lambda row, _: signed(row, django_settings.SECRET_KEY),
+    "no algorithm, no signature": lambda row, _: signed(row, algorithm="none"),
+    "no algorithm, our signature": lambda _, token: with_header(token, alg="none"),
+    "NONE": lambda _, token: with_header(token, alg="NONE"),
+    "no alg": lambda _, token: with_header(token),
+    "alg is a list": lambda _, token: with_header(token, alg=["HS256"]),
+    "alg is null": lambda _, token: with_header(token, alg=None),
+    "HS512 with our key": hs512,
+    "RS256": lambda _, token: with_header(token, alg="RS256"),
+    "detached": lambda _, token: with_header(token, alg="HS256", b64=False, crit=["b64"]),
+    "critical": lambda _, token: with_header(token, alg="HS256", crit=["exp"]),
+    "another audience": lambda row, _: signed(row, aud="another"),
+    "several audiences": lambda row, _: signed(row, aud=[AUDIENCE]),
+    "no audience": lambda row, _: signed(row, aud=None),
+    "no end": lambda row, _: signed(row, exp=None),
+    "an end that is no time": lambda row, _: signed(row, exp="tomorrow"),
+    "an end beyond all times": lambda row, _: signed(row, exp=10**30),
+    "an end that is no number": lambda row, _: signed(row, exp=float("nan")),
+    "no id": lambda row, _: signed(row, jti=None),
+    "an id that is no uuid": lambda row, _: signed(row, jti="1"),
+    "payload changed": lambda _, token: ".".join([token.split(".")[0], encoded({}), token.split(".")[2]]),
+    "signature changed": lambda _, token: token[:-5] + ("A" if token[-5] != "A" else "B") + token[-4:],
+    "no signature": lambda _, token: token.rpartition(".")[0] + ".",
+    "cut off": lambda _, token: token[:-1],
+    "half a character": lambda _, token: token + "\ud800",
+    "padded with blanks": lambda _, token: f" {token}\n",
+    "too long, but signed": lambda row, _: signed(row, sub="x" * tokens.MAX_TOKEN),
+    "too long": lambda _, token: token + "A" * 100_000,
+}
+
+
+@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED)
+def test_a_token_that_is_not_ours_as_it_was_issued_is_refused(forge: Forge) -> None:
+    row, token = issue()
+    assert tokens.verify(signed(row), NOW) == row
+    assert NOT_OURS in refusal(forge(row, token))
+
+
+def test_a_token_of_ours_with_an_id_that_was_never_issued_is_refused() -> None:
+    row, _ = issue()
+    assert "is unknown here" in refusal(signed(row, jti=str(uuid4())))
+
+
+@given(st.text(max_size=50) | st.from_regex(r"[\w-]{1,20}\.[\w-]{0,20}\.[\w-]{0,20}", fullmatch=True))
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_is_refused(text: str) -> None:
+    assert NOT_OURS in refusal(text)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"\xff", b"[]", b"{", b"[" * 1500, b'{"alg": ' + b"9" * 1500 + b"}", b"null", b'{"kid": 1, "alg": "HS256"}'],
+)
+def test_a_header_that_is_no_header_is_refused(header: bytes) -> None:
+    token = base64.urlsafe_b64encode(header).rstrip(b"=").decode() + ".e30.AAAA"
+    assert NOT_OURS in refusal(token)
+
+
+def test_tokens_outlive_a_change_of_the_secret_key_as_long_as_it_is_a_fallback(settings: Settings) -> None:
+    old = settings.SECRET_KEY
+    row, token = issue()
+    settings.SECRET_KEY = "another-" + "y" * 50
+    assert NOT_OURS in refusal(token)
+    settings.SECRET_KEY_FALLBACKS = ["a-third-" + "z" * 50, old]
+    assert tokens.verify(token, NOW) == row
+    newer, signed_anew = issue()
+    settings.SECRET_KEY_FALLBACKS = []
+    assert tokens.verify(signed_anew, NOW) == newer
+    assert NOT_OURS in refusal(token)
+
+
+BAD: dict[str, dict[str, Any]] = {
+    "no name": {"name": ""},
+    "name too long": {"name": "x" * 65},
+    "line break": {"name": "anna\nbert"},
+    "escape": {"name": "\x1b[31manna"},
+    "null": {"name": "anna\0"},
+    "right to left": {"name": "anna\u202e"},
+    "half a character": {"name": "\ud800"},
+    "blank": {"name": " "},
+    "blank after": {"name": "anna "},
+    "uuid": {"name": str(UUID(int=1))},
+    "no text": {"name": None},
+    "no scope": {"scopes": []},
+    "unknown scope": {"scopes": ["jobs", "everything"]},
+    "bare scope": {"scopes": "jobs"},
+    "scope of no kind": {"scopes": [["jobs"]]},
+    "at once": {"ttl": dt.timedelta()},
+    "less than a second": {"ttl": dt.timedelta(seconds=1) - TICK},
+    "before": {"ttl": -DAY},
+    "too long": {"ttl": 3650 * DAY + TICK},
+    "for good": {"ttl": dt.timedelta.max},
+    "no time": {"ttl": 60},
+}
+
+
+@pytest.mark.parametrize("change", BAD.values(), ids=BAD)
+def test_bad_input_is_refused_and_nothing_stored(change: dict[str, Any]) -> None:
+    with pytest.raises(BadInputError, match="A token"):
+        tokens.issue(**{"name": "anna", "scopes": ["jobs"], "ttl": DAY, "now": NOW, **change})
+    assert not AccessToken.objects.exists()
+
+
+@pytest.mark.parametrize("ttl", [dt.timedelta(seconds=1), dt.timedelta(seconds=1.9), 3650 * DAY])
+def test_the_shortest_and_the_longest_life_are_as_long_as_they_say(ttl: dt.timedelta) -> None:
+    row, token = issue(ttl=ttl)
+    assert row.expires_at == NOW + dt.timedelta(seconds=ttl // dt.timedelta(seconds=1))
+    assert tokens.verify(token, row.expires_at - TICK) == row
+
+
+def test_all_live_tokens_of_a_name_are_revoked_and_no_others() -> None:
+    (second, _), (first, _) = issue("anna", "metrics", now=NOW + TICK * 10**6), issue()
+    bert, _ = issue("bert")
+    expired, _ = issue(now=NOW - DAY)
+    (before, _) = issue()
+    tokens.revoke(before.pk, NOW)
+    revoked = tokens.revoke("anna", NOW + DAY / 2)
+    assert [row.pk for row in revoked] == [first.pk, second.pk]
+    assert {row.revoked_at for row in revoked} == {NOW + DAY / 2}
+    assert dict(AccessToken.objects.values_list("pk", "revoked_at")) == {
+        first.pk: NOW + DAY / 2,
+        second.pk: NOW + DAY / 2,
+        bert.pk: None,
+        expired.pk: None,
+        before.pk: NOW,
+    }
+    assert tokens.revoke("anna", NOW + DAY / 2) == []
+
+
+@pytest.mark.parametrize("form", [lambda pk: pk, str, lambda pk: pk.hex, lambda pk: str(pk).upper()])
+def test_one_token_is_revoked_by_its_id(form: Callable[[UUID], Any]) -> None:
+    (row, token), (_, other) = issue(), issue()
+    assert [one.pk for one in tokens.revoke(form(row.pk), NOW)] == [row.pk]
+    assert "is revoked" in refusal(token)
+    assert tokens.verify(other, NOW).name == "anna"
+    assert tokens.revoke(form(row.pk), NOW) == []
+    assert tokens.revoke(uuid4(), NOW) == []
+
+
+@pytest.mark.parametrize("name", ["", "x" * 65, "a\nb"])
+def test_a_name_that_can_t_be_one_is_not_looked_for(name: str) -> None:
+    with pytest.raises(BadInputError):
+        tokens.revoke(name)
+
+
+@time_machine.travel(NOW, tick=False)
+def test_the_command_prints_nothing_but_the_token_where_it_can_be_piped() -> None:
+    ended = run_command("issue_token", "anna", "--ttl", "12h", "--scope", "jobs", "--scope", "events")
+    row = AccessToken.objects.get()
+    assert (ended.code, ended.out.count("\n")) == (0, 1)
+    assert tokens.verify(ended.out.removesuffix("\n")) == row
+    assert ended.err == f"Token {row.pk} of anna, for jobs, events, until 2026-01-02T00:00:00+00:00.\n"
+
+
+@time_machine.travel(NOW, tick=False)
+def test_the_command_prints_all_of_it_in_json() -> None:
+    ended = run_command("issue_token", "anna", "--scope", "metrics", "--format", "json")
+    row, told = AccessToken.objects.get(), json.loads(ended.out)
+    assert (ended.code, ended.err) == (0, "")
+    assert tokens.verify(told.pop("token")) == row
+    assert told == {
+        "id": str(row.pk),
+        "name": "anna",
+        "scopes": ["metrics"],
+        "expires_at": "2026-04-01T12:00:00+00:00",
+    }
+
+
+@pytest.mark.parametrize(("ttl", "seconds"), [("1s", 1), ("30m", 1800), ("2h", 7200), ("3650d", 3650 * 86400)])
+def test_the_command_takes_units_of_time(ttl: str, seconds: int) -> None:
+    assert run_command("issue_token", "anna", "--scope", "jobs", "--ttl", ttl).code == 0
+    row = AccessToken.objects.get()
+    assert (row.expires_at - row.issued_at).total_seconds() == seconds
+
+
+@pytest.mark.parametrize(
+    "ttl", ["", "90", "d", "-1d", "1.5h", "1 d", "1w", "1D", "٣d", "0d", "3651d", "999999999d", "9" * 99 + "d"]
+)
+def test_the_command_refuses_other_times(ttl: str) -> None:
+    ended = run_command("issue_token", "anna", "--scope", "jobs", f"--ttl={ttl}")
+    assert (ended.code, ended.out) == (2, "")
+    assert "90d" in ended.err or "3650 days" in ended.err
+    assert not AccessToken.objects.exists()
+
+
+@pytest.mark.parametrize("arguments", [["anna"], ["anna", "--scope", "everything"], ["--scope", "jobs"]])
+def test_the_command_insists_on_a_name_and_a_scope(arguments: list[str]) -> None:
+    ended = run_command("issue_token", *arguments)
+    assert (ended.code != 0, ended.out) == (True, "")
+    assert not AccessToken.objects.exists()
+
+
+def test_the_commands_refuse_a_bad_name_as_bad_input() -> None:
+    for command in (["issue_token", "a\nb", "--scope", "jobs"], ["revoke_token", "a\nb"]):
+        ended = run_command(*command)
+        assert (ended.code, ended.out) == (2, "")
+        assert "printable" in ended.err
+
+
+def test_the_command_says_what_it_revoked_and_then_that_nothing_is_left() -> None:
+    (row, token), _ = tokens.issue("anna", ["jobs"], DAY), tokens.issue("bert", ["jobs"], DAY)
+    tokens.issue("bert", ["events"], DAY)
+    assert run_command("revoke_token", "anna") == (0, f"Token {row.pk} of anna, for jobs, is revoked.\n", "")
+    with pytest.raises(TokenRefused):
+        tokens.verify(token)
+    for which in ("anna", row.pk, "carl"):
+        ended = run_command("revoke_token", which)
+        assert ended == (1, "", f"No token of '{which}' is live. Live ones: bert.")
+    tokens.revoke("bert")
+    assert "Live ones: none." in run_command("revoke_token", "bert").err
+
+
+def test_the_command_says_what_it_revoked_in_json() -> None:
+    row, _ = tokens.issue("anna", ["jobs"], DAY)
+    ended = run_command("revoke_token", row.pk, "--format", "json")
+    assert (ended.code, json.loads(ended.out)) == (0, {"revoked": [tokens.as_json(row)]})
+    ended = run_command("revoke_token", row.pk, "--format", "json")
+    assert (ended.code, json.loads(ended.out)) == (1, {"revoked": []})
+
+
+LIST = "admin:routing_accesstoken_changelist"
+
+
+def test_the_admin_shows_what_became_of_tokens_but_never_a_token(admin_client: Client) -> None:
+    row, token = tokens.issue("live-one", ["jobs"], DAY)
+    tokens.issue("old-one", ["events"], DAY, now=NOW)
+    gone, _ = tokens.issue("gone-one", ["jobs", "metrics"], DAY)
+    tokens.revoke(gone.pk)
+    shown = admin_client.get(reverse(LIST)).content.decode()
+    assert [shown.count(f'"field-state">{state}<') for state in State] == [1, 1, 1]
+    assert "jobs, metrics" in shown
+    page = admin_client.get(reverse("admin:routing_accesstoken_change", args=[row.pk])).content.decode()
+    for content in (shown, page):
+        assert not [part for part in token.split(".") if part in content]
+    assert str(row.pk) in page
+
+
+def revoke_in_admin(client: Client, *rows: AccessToken) -> str:
+    data = {"action": "revoke", "_selected_action": [row.pk for row in rows]}
+    return client.post(reverse(LIST), data, follow=True).content.decode()
+
+
+def clerk(*codenames: str) -> Client:
+    """Return the client of somebody new in the staff, with these permissions."""
+    user = User.objects.create_user("clerk", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(content_type__app_label="routing", codename__in=codenames))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def test_the_admin_revokes_what_is_selected_and_keeps_who_did_it() -> None:
+    client = clerk("view_accesstoken", "change_accesstoken")
+    (row, token), (_, other) = tokens.issue("anna", ["jobs"], DAY), tokens.issue("anna", ["jobs"], DAY)
+    gone, _ = tokens.issue("anna", ["jobs"], DAY)
+    tokens.revoke(gone.pk)
+    assert "1 of 2 were live, and are revoked." in revoke_in_admin(client, row, gone)
+    with pytest.raises(TokenRefused, match="is revoked"):
+        tokens.verify(token)
+    assert tokens.verify(other).name == "anna"
+    history = client.get(reverse("admin:routing_accesstoken_history", args=[row.pk])).content.decode()
+    assert "Revoked." in history
+    assert "clerk" in history
+
+
+def test_whoever_may_only_view_tokens_is_not_offered_to_revoke_them() -> None:
+    client = clerk("view_accesstoken")
+    row, token = tokens.issue("anna", ["jobs"], DAY)
+    assert 'value="revoke"' not in client.get(reverse(LIST)).content.decode()
+    revoke_in_admin(client, row)
+    assert tokens.verify(token) == row
