@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import environ
@@ -22,6 +23,7 @@ if not SECRET_KEY:
         "Set SECRET_KEY to 50 random characters (or DEBUG=1 on your own machine): "
         "python -c 'import secrets; print(secrets.token_urlsafe(50))'"
     )
+SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.list("CSRF_TRUSTED_ORIGINS", default=[])
 
@@ -97,6 +99,7 @@ TRUSTED_MINER_ADDRESS = env.str("TRUSTED_MINER_ADDRESS", default="127.0.0.1")
 TRUSTED_MINER_PORT = env.int("TRUSTED_MINER_PORT", default=8001)
 ALLOWANCE_THREADS = env.int("ALLOWANCE_THREADS", default=8)
 ALLOWANCE_LOCK_TIMEOUT = env.float("ALLOWANCE_LOCK_TIMEOUT", default=5.0)
+READY_MAX_BLOCK_AGE = env.float("READY_MAX_BLOCK_AGE", default=120.0)
 FACILITATOR_PUBLIC_KEYS = env.list("FACILITATOR_PUBLIC_KEYS", default=[])
 FACILITATOR_SIGNATURE_MAX_AGE = env.float("FACILITATOR_SIGNATURE_MAX_AGE", default=300.0)
 SOCKET_ORIGINS = env.list("SOCKET_ORIGINS", default=[])
@@ -125,6 +128,7 @@ WHITENOISE_USE_FINDERS = True
 
 if not DEBUG:
     SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=True)
+    SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # who asks these is inside, and follows no redirects
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.bool("BEHIND_PROXY", default=False) else None
     SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=365 * 24 * 3600)
     SECURE_HSTS_INCLUDE_SUBDOMAINS = True
@@ -132,11 +136,35 @@ if not DEBUG:
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
 
+# prometheus-client reads it by itself, and takes even an empty one for a folder.
+PROMETHEUS_MULTIPROC_DIR = env.str("PROMETHEUS_MULTIPROC_DIR", default="")
+if not PROMETHEUS_MULTIPROC_DIR:
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+elif not Path(PROMETHEUS_MULTIPROC_DIR).is_dir():
+    raise ImproperlyConfigured(f"PROMETHEUS_MULTIPROC_DIR: make the folder {PROMETHEUS_MULTIPROC_DIR!r:.80} first.")
+
+LOG_FORMATS = {
+    "plain": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},
+    "json": {
+        "()": "pythonjsonlogger.json.JsonFormatter",
+        "fmt": "{levelname}{name}{message}",
+        "style": "{",
+        "timestamp": True,
+        "rename_fields": {"levelname": "level", "name": "logger", "exc_info": "exception"},
+    },
+}
+LOG_FORMAT = env.str("LOG_FORMAT", default="plain")
+if LOG_FORMAT not in LOG_FORMATS:
+    raise ImproperlyConfigured(f"LOG_FORMAT must be {' or '.join(LOG_FORMATS)}, not {LOG_FORMAT!r:.80}.")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"plain": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
-    "loggers": {"constance": {"level": "WARNING"}},
+    "formatters": LOG_FORMATS,
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
+    "loggers": {
+        "constance": {"level": "WARNING"},
+        # What the server says comes in the same format.
+        **{name: {"handlers": [], "propagate": True} for name in ("uvicorn", "uvicorn.access")},
+    },
     "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", default="INFO")},
 }

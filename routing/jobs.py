@@ -38,7 +38,6 @@ from routing.requests import Signature, V2JobRequest
 from routing.signatures import SignatureRefused
 from routing.types import Decision, JobFinished, JobRoute, JobUnknown, OrganicJobRequest
 
-
 RACES = 8
 """How often somebody else may be faster before a caller gives up with LockTimeout: once is rare."""
 

@@ -94,7 +94,7 @@ def _silence() -> Iterator[None]:
 
 
 def _uncounted() -> AbstractContextManager[object]:
-    return mock.patch.object(picks, "_count", lambda *_: None)
+    return mock.patch.object(picks, "_count", return_value=None)
 
 
 WITHOUT: dict[str, Callable[[], AbstractContextManager[object]]] = {

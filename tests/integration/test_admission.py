@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,58 +18,25 @@ from hypothesis import strategies as st
 from pytest_django import Settings
 
 from routing import tokens
-from routing.admission import NotAdmitted, Visitor, admit, recheck, subprotocol, turn_away
+from routing.admission import NotAdmitted, Visitor, admit, turn_away
 from routing.models import AccessToken
-from routing.tokens import Scope
 from tests.sockets import permitted
+from tests.visitors import (
+    IN,
+    NOT_PERMITTED,
+    PERMISSION,
+    RIGHT,
+    UNKNOWN,
+    Someone,
+    bearer,
+    code,
+    code_later,
+    handshake,
+    issue,
+    status,
+)
 
 pytestmark = pytest.mark.django_db
-
-DAY = dt.timedelta(days=1)
-PERMISSION = "routing.route_jobs"
-RIGHT: dict[str, Any] = {"token_scope": Scope.JOBS, "permission": PERMISSION}
-IN, UNKNOWN, NOT_PERMITTED = 0, 4401, 4403
-
-Someone = Callable[[], object]
-
-
-def issue(*scopes: str, name: str = "anna") -> tuple[AccessToken, str]:
-    return tokens.issue(name, scopes or ["jobs"], DAY)
-
-
-def handshake(*headers: tuple[bytes, bytes], subprotocols: Sequence[str] = (), user: object = None) -> dict[str, Any]:
-    return {"type": "websocket", "headers": list(headers), "subprotocols": list(subprotocols), "user": user}
-
-
-def bearer(token: str) -> tuple[bytes, bytes]:
-    return b"authorization", b"Bearer " + token.encode()
-
-
-def code(scope: dict[str, Any]) -> int:
-    """Return the code with which a socket would be closed, or IN."""
-    try:
-        admit(scope, **RIGHT)
-    except NotAdmitted as refusal:
-        return refusal.code
-    return IN
-
-
-def code_later(visitor: Visitor) -> int:
-    """Return the code with which an open socket would be closed, or IN."""
-    try:
-        recheck(visitor, **RIGHT)
-    except NotAdmitted as refusal:
-        return refusal.code
-    return IN
-
-
-def status(authorization: str | None = None, *, user: object = None) -> int:
-    """Return the status that a page would be refused with, or IN."""
-    headers = {} if authorization is None else {"Authorization": authorization}
-    request: Any = RequestFactory().get("/", headers=headers)
-    request.user = user
-    answer = turn_away(request, **RIGHT)
-    return IN if answer is None else answer.status_code
 
 
 def test_a_token_opens_by_header_or_as_a_subprotocol() -> None:
@@ -230,88 +197,6 @@ def test_no_refusal_has_the_token_that_was_refused() -> None:
         with pytest.raises(NotAdmitted) as refused:
             admit(handshake(bearer(given_token)), **RIGHT)
         assert given_token not in str(refused.value)
-
-
-ORIGINS = {
-    "http://site.example.org": True,
-    "https://site.example.org": True,
-    "https://SITE.example.org:8443": True,
-    "https://sub.wide.example.org": True,
-    "https://app.example.net": True,
-    "https://app.example.net:443": True,
-    "http://app.example.net": False,
-    "https://app.example.net:444": False,
-    "https://evil.app.example.net": False,
-    "https://site.example.org.evil.net": False,
-    "https://evil.net/site.example.org": False,
-    "https://site.example.org@evil.net": False,
-    "https://notsite.example.org": False,
-    "http://localhost": False,
-    "null": False,
-    "": False,
-    "site.example.org": False,
-    "file://": False,
-    "http://[": False,
-    "http://[::1": False,
-    "http://site.example.org:port": False,
-    "http://site.example.org:99999": False,
-    "http://site.example.org\u00bd": False,
-    "\u00ff\u00fe": False,
-}
-
-
-@pytest.fixture
-def hosts(settings: Settings) -> Settings:
-    settings.ALLOWED_HOSTS = ["site.example.org", ".wide.example.org", "[::1]"]
-    settings.SOCKET_ORIGINS = ["https://app.example.net"]
-    return settings
-
-
-@pytest.mark.parametrize(("origin", "at_home"), ORIGINS.items())
-def test_a_page_must_come_from_here_whatever_it_brings(origin: str, at_home: bool, hosts: Settings) -> None:
-    _, token = issue()
-    expected = IN if at_home else NOT_PERMITTED
-    header = (b"origin", origin.encode("latin1"))
-    assert code(handshake(header, bearer(token))) == expected
-    assert code(handshake(header, subprotocols=["access_token", token])) == expected
-    assert code(handshake(header, user=permitted("u"))) == expected
-    assert code(handshake((b"Origin", b"https://site.example.org"), header, bearer(token))) == expected
-
-
-def test_an_origin_may_be_an_address(hosts: Settings) -> None:
-    _, token = issue()
-    assert code(handshake((b"origin", b"http://[::1]:8000"), bearer(token))) == IN
-    assert code(handshake((b"origin", b"http://[::2]:8000"), bearer(token))) == NOT_PERMITTED
-
-
-def test_whoever_has_no_origin_is_no_browser(hosts: Settings) -> None:
-    assert code(handshake(bearer(issue()[1]))) == IN
-
-
-def test_all_hosts_may_be_allowed_but_an_origin_must_be_one(hosts: Settings) -> None:
-    hosts.ALLOWED_HOSTS = ["*"]
-    _, token = issue()
-    assert code(handshake((b"origin", b"https://anywhere.example.com"), bearer(token))) == IN
-    assert code(handshake((b"origin", b"http://["), bearer(token))) == NOT_PERMITTED
-
-
-@pytest.mark.parametrize(("debug", "expected"), [(True, IN), (False, NOT_PERMITTED)])
-def test_while_debugging_one_s_own_machine_is_allowed(debug: bool, expected: int, hosts: Settings) -> None:
-    del hosts.SOCKET_ORIGINS
-    hosts.ALLOWED_HOSTS, hosts.DEBUG = [], debug
-    _, token = issue()
-    assert code(handshake((b"origin", b"http://localhost:8000"), bearer(token))) == expected
-    assert code(handshake((b"origin", b"http://example.org"), bearer(token))) == NOT_PERMITTED
-
-
-@pytest.mark.parametrize(
-    ("offered", "accepted"),
-    [([], None), (["v1"], None), (["access_token", "bad"], "access_token"), (["access_token"], "access_token")],
-)
-def test_a_page_that_offers_its_token_is_accepted_with_that_subprotocol(
-    offered: list[str], accepted: str | None
-) -> None:
-    assert subprotocol(handshake(subprotocols=offered)) == accepted
 
 
 def test_a_token_is_looked_at_again() -> None:

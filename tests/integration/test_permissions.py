@@ -37,6 +37,9 @@ NOWHERE = {"logout", "autocomplete", "view_on_site", ""}
 """What nobody gets to see: it takes a POST, or a form of which we have none; no name at all has the admin's 404."""
 
 
+ASKED_BY_MACHINES = {"healthz", "readyz", "metrics"}
+"""They read the database in threads that see nothing of a test's transaction: test_health and test_metrics ask them."""
+
 HARM = {"post": "yes", "_save": "", "name": "x", "username": "x", "password1": "p 4 ssw0rd", "password2": "p 4 ssw0rd"}
 """A form that would add, change or delete something, were it taken."""
 
@@ -76,6 +79,8 @@ def pages() -> list[Page]:
     models = {f"admin/{m._meta.app_label}/{m._meta.model_name}/": m for m in apps.get_models()}
     found = []
     for regex, pattern in patterns(get_resolver()):
+        if pattern.name in ASKED_BY_MACHINES:
+            continue
         about = [
             model._default_manager.order_by("pk")[0] for prefix, model in models.items() if regex.startswith(prefix)
         ]

@@ -20,7 +20,6 @@ from redis.exceptions import ConnectionError as RedisAway
 from allowance.threads import in_database_thread
 from routing import answers, news, sockets
 from routing.consumers import EventConsumer, JobConsumer
-from routing.limits import Rate, Slots
 from tests.factories import fill_ledger
 from tests.sockets import JSON, PATIENCE, answer, ask, job, permitted, reservations, socket
 
@@ -163,29 +162,6 @@ async def test_who_sends_too_much_is_told_so(facilitator: User, settings: Settin
             await communicator.send_to(text_data="nonsense")
         reasons = [(await answer(communicator))["reason"] for _ in range(5)]
     assert reasons == ["BAD_MESSAGE"] * 3 + ["RATE_LIMITED"] * 2
-
-
-async def test_a_rate_is_refilled_as_time_goes_by(settings: Settings) -> None:
-    settings.SOCKET_MESSAGES_PER_SECOND, now = 2, [0.0]
-    rate = Rate(lambda: now[0])
-    assert [rate.allow() for _ in range(3)] == [True, True, False]
-    now[0] = 0.5
-    assert [rate.allow() for _ in range(2)] == [True, False]
-    now[0] = 1000
-    assert [rate.allow() for _ in range(3)] == [True, True, False]
-
-
-async def test_a_slot_is_freed_once(settings: Settings) -> None:
-    settings.SOCKET_IN_FLIGHT_EACH = 2
-    slots = Slots("SOCKET_IN_FLIGHT_EACH")
-    first, second = slots.take(), slots.take()
-    assert first
-    assert second
-    assert slots.take() is None
-    first.free()
-    first.free()
-    assert slots.take()
-    assert slots.take() is None
 
 
 async def test_a_job_is_followed_to_its_end(facilitator: User) -> None:

@@ -1,0 +1,76 @@
+"""What a scrape is answered: what all processes of this host have counted, and what the ledger says at that moment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from routing.health import Ledger
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def exposition(ledger: Ledger | None) -> bytes:
+    """Return all metrics in the text format of Prometheus; without a `ledger` they say that the database is down.
+
+    They are those of all processes that share PROMETHEUS_MULTIPROC_DIR, or, where it is not set, of this one.
+    """
+    registry = CollectorRegistry()
+    if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        _forget_the_dead(Path(folder))
+        MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
+    else:
+        registry.register(REGISTRY)
+    registry.register(LedgerCollector(ledger))
+    return generate_latest(registry)
+
+
+class LedgerCollector:
+    """The ledger as metrics: the same in all processes, and so not to be added up."""
+
+    def __init__(self, ledger: Ledger | None) -> None:
+        self._ledger = ledger
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the metrics; of what is not known there is none."""
+        known = self._ledger is not None
+        yield GaugeMetricFamily("router_database_up", "Whether the database answered this scrape.", value=known)
+        if self._ledger is None:
+            return
+        reservations = GaugeMetricFamily(
+            "router_reservations",
+            "Reservations that nobody ended: live ones, and lapsed ones that are not tidied up yet.",
+            labels=["state"],
+        )
+        reservations.add_metric(["live"], self._ledger.live)
+        reservations.add_metric(["lapsed"], self._ledger.lapsed)
+        yield reservations
+        if self._ledger.age is not None:
+            yield GaugeMetricFamily(
+                "router_newest_block_age_seconds", "Seconds since the newest block was minted.", value=self._ledger.age
+            )
+
+
+def _forget_the_dead(folder: Path) -> None:
+    """Take away what processes that are gone had in hand. What they counted stays."""
+    for file in folder.glob("gauge_live*_*.db"):
+        pid = int(file.stem.rpartition("_")[2])
+        if not _is_alive(pid):
+            with suppress(FileNotFoundError):  # another scrape was faster
+                mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True

@@ -1,0 +1,81 @@
+"""What the machines that look after a router ask it: is it there, can it work, what has it done."""
+
+from __future__ import annotations
+
+import asyncio
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.cache import cache_control
+from django.views.decorators.http import require_safe
+
+from allowance.threads import in_database_thread
+from routing import health
+from routing.admission import turn_away, turn_away_unasked
+from routing.exposition import CONTENT_TYPE, exposition
+from routing.health import OK, Ledger, NoAnswer
+from routing.tokens import Scope
+
+PERMISSION = "routing.view_metrics"
+
+DEFAULT_MAX_BLOCK_AGE = 120.0
+
+
+@cache_control(no_store=True)
+@require_safe
+async def healthz(_request: HttpRequest) -> HttpResponse:
+    """Say that this process answers."""
+    return JsonResponse({"status": OK})
+
+
+@cache_control(no_store=True)
+@require_safe
+async def readyz(_request: HttpRequest) -> HttpResponse:
+    """Say whether this process can route jobs, 200 or 503, and what of that it lacks.
+
+    The newest block must be no older than READY_MAX_BLOCK_AGE, in seconds.
+    """
+    (ledger, database), channel_layer = await asyncio.gather(_ledger(), _channel_layer())
+    age = ledger and ledger.age
+    up_to_date = age is not None and age <= getattr(settings, "READY_MAX_BLOCK_AGE", DEFAULT_MAX_BLOCK_AGE)
+    ready = database == channel_layer == OK and up_to_date
+    answer = {
+        "ready": ready,
+        "database": database,
+        "newest_block": ledger and ledger.block,
+        "newest_block_age_seconds": age,
+        "channel_layer": channel_layer,
+    }
+    return JsonResponse(answer, status=200 if ready else 503)
+
+
+@cache_control(no_store=True)
+@require_safe
+async def metrics(request: HttpRequest) -> HttpResponse:
+    """Show the metrics to the holder of a token for them, or a user with the permission `routing.view_metrics`.
+
+    Without the database, which is when they are needed most, a token is taken at its word.
+    """
+    ledger, _ = await _ledger()
+    if ledger:
+        refusal = await in_database_thread(turn_away)(request, token_scope=Scope.METRICS, permission=PERMISSION)
+    else:
+        refusal = turn_away_unasked(request, token_scope=Scope.METRICS)
+    if refusal:
+        return refusal
+    return HttpResponse(await asyncio.to_thread(exposition, ledger), content_type=CONTENT_TYPE)
+
+
+async def _ledger() -> tuple[Ledger | None, str]:
+    try:
+        return await health.database.ledger(), OK
+    except NoAnswer as why:
+        return None, str(why)
+
+
+async def _channel_layer() -> str:
+    try:
+        await health.reach_channel_layer()
+    except NoAnswer as why:
+        return str(why)
+    return OK
