@@ -195,6 +195,7 @@ def _what_next(console: Console) -> None:
     get_user_model().objects.create_superuser("demo", password=password)
     console.print("Try next", style="bold underline")
     console.print(f"make serve, then http://127.0.0.1:8000/admin/ as demo with password {password}")
+    console.print("(or ws://127.0.0.1:8000/ws/jobs/ with a token)")
     console.print("and on this database (export DEBUG=1 DATABASE_URL=sqlite:///demo.sqlite3):")
     dry_run = f"dry_run_routing --executor-class {ExecutorClass.always_on__gpu_24gb} --seconds 300"
     for command in (
@@ -202,6 +203,7 @@ def _what_next(console: Console) -> None:
         f"{dry_run} --min-collateral {2 * ETH}",
         "reservations",
         "check_ledger",
+        "issue_token facilitator --scope jobs",
     ):
         console.print(f"  .venv/bin/python manage.py {command}", soft_wrap=True)
 
