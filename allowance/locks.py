@@ -6,7 +6,9 @@
 2. Account rows: one at a time by whatever reserves, spends, releases or repairs. Only the holder of the account row
    writes its `base`, `held`, `spent` and its reservations, which therefore need no lock of their own. The holder of the
    chain lock takes many, of the miners whose presence, address or executors it changes: a reservation is made wholly
-   before such a change, or sees it. Who holds an account without the chain lock waits for no other lock.
+   before such a change, or sees it. Who holds an account without the chain lock waits for no other lock of these.
+3. Rows of the caller's own that it writes in a reservation's transaction, last of all; whoever holds one of them waits
+   for none of the above.
 
 Whoever changes what a lock guards draws a new version: of the chain, by `chain_changed`; of an account, by storing its
 balance, by declaring its executors or by `lock_accounts_of`. Routers remember what they read by these versions. What

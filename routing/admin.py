@@ -12,7 +12,7 @@ from django.utils import timezone
 from allowance.admin import ReadOnlyAdmin, link, to_the_second
 from allowance.models import Miner, Reservation
 from routing import tokens
-from routing.models import AccessToken, IncidentVersion, MinerIncident, RoutedJob
+from routing.models import AccessToken, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
 
 
 @admin.register(MinerIncident)
@@ -44,11 +44,11 @@ class RoutedJobAdmin(ReadOnlyAdmin):
     """Found by uuid, or by the beginning of a hotkey."""
 
     exact = ("uuid", UUID)
-    list_display = ("uuid", "routed", "executor_class", "seconds", "hotkey", "route", "signatory")
+    list_display = ("uuid", "routed", "executor_class", "seconds", "hotkey", "route")
     list_filter = ("executor_class", "routed_at")
     ordering = ("-routed_at",)
     search_fields = ("miner__startswith",)
-    fields = ("uuid", "routed", "executor_class", "seconds", "hotkey", "route", "others", "signatory", "signed_at_ns")
+    fields = ("uuid", "routed", "executor_class", "seconds", "hotkey", "route", "tried", "others")
 
     @admin.display(description="routed", ordering="routed_at")
     def routed(self, job: RoutedJob) -> str:
@@ -66,6 +66,21 @@ class RoutedJobAdmin(ReadOnlyAdmin):
     @admin.display(description="all its reservations")
     def others(self, job: RoutedJob) -> str:
         return link("reservations", Reservation, q=job.uuid)
+
+
+@admin.register(UsedSignature)
+class UsedSignatureAdmin(ReadOnlyAdmin):
+    """Found by job, or by the beginning of the signatory."""
+
+    exact = ("job_uuid", UUID)
+    list_display = ("signatory", "signed_at_ns", "job")
+    ordering = ("-pk",)
+    search_fields = ("signatory__startswith",)
+    fields = list_display
+
+    @admin.display(description="job")
+    def job(self, used: UsedSignature) -> str:
+        return link(used.job_uuid, RoutedJob, used.job_uuid)
 
 
 @admin.register(AccessToken)

@@ -10,7 +10,7 @@ from django.utils import timezone
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from allowance.types import AllowanceException, BadInputError, JobTooLong, LockTimeout, NotEnoughAllowanceException
+from allowance.types import BadInputError, JobTooLong, LockTimeout, NotEnoughAllowanceException
 from routing import events, jobs, metrics
 from routing.hints import SOON, retry_after
 from routing.jobs import Offer
@@ -35,9 +35,9 @@ from routing.types import (
     AllMinersBusy,
     Decision,
     JobFinished,
-    JobRoutingException,
     JobUnknown,
     NotEnoughCollateralException,
+    RouteGivenUp,
 )
 
 logger = logging.getLogger(__name__)
@@ -52,9 +52,13 @@ REASONS: dict[type[Exception], Reason] = {
     LockTimeout: Reason.LOCK_TIMEOUT,
     JobFinished: Reason.JOB_FINISHED,
     JobUnknown: Reason.JOB_UNKNOWN,
+    RouteGivenUp: Reason.ROUTE_GIVEN_UP,
 }
 
-FORESEEN = (BadInputError, AllowanceException, JobRoutingException, db.Error)
+MAX_VALUES = 5000
+"""Messages of more values, in lists and objects at any depth, are not read: a job has some dozens."""
+
+FORESEEN: tuple[type[Exception], ...] = (*REASONS, db.Error)
 
 RATE_LIMITED = Refused(
     uuid=None,
@@ -111,14 +115,32 @@ def _failed(message: Incoming, error: Exception) -> Refused | Rejected:
 
 def read(data: str | bytes) -> Incoming | Refused | Rejected:
     """Return the message in `data`, or what to answer if it is none."""
-    if len(data) > MAX_MESSAGE_LENGTH:
-        return _unreadable(None, f"A message has at most {MAX_MESSAGE_LENGTH} bytes, not {len(data)}.")
+    if (size := len(data if isinstance(data, bytes) else data.encode())) > MAX_MESSAGE_LENGTH:
+        return _unreadable(None, f"A message has at most {MAX_MESSAGE_LENGTH} bytes, not {size}.")
+    if _has_too_many_values(data):
+        return _unreadable(None, f"A message has at most {MAX_VALUES} values.")
     try:
         message = INCOMING.validate_json(data)
     except ValidationError as error:
         return _unreadable(data, first_problem(error))
     metrics.MESSAGES.labels(message.type).inc()
     return message
+
+
+def _has_too_many_values(data: str | bytes) -> bool:
+    """Tell whether checking a message would take long: what is wrong with it is listed value by value."""
+    if len(data) < 2 * MAX_VALUES:  # each takes two characters
+        return False
+    try:
+        values = [from_json(data)]
+    except ValueError:
+        return False
+    for value in values:
+        if isinstance(value, dict | list):
+            values += value.values() if isinstance(value, dict) else value
+        if len(values) > MAX_VALUES:
+            return True
+    return False
 
 
 def overloaded(message: Incoming) -> Refused | Rejected:

@@ -11,10 +11,13 @@ from allowance.types import HOLD_MARGIN, MAX_JOB_RUN_TIME
 from routing import answers, metrics, news
 from routing.answers import Answer
 from routing.limits import Rate, Slot, Slots, process_slots
-from routing.messages import Acknowledged, Incoming, Refused, Rejected, Retry, Routed
+from routing.messages import Acknowledged, Happened, Incoming, Refused, Rejected, Retry, Routed
 from routing.requests import V2JobRequest
-from routing.sockets import Socket
+from routing.sockets import NotRead, Socket
 from routing.tokens import Scope
+
+MOST_FOLLOWED = 1000
+"""So many jobs one socket hears news of."""
 
 
 class JobConsumer(Socket):
@@ -62,15 +65,18 @@ class JobConsumer(Socket):
             slot.free()
             await self.pass_on(answer)
             if answer.offer:
-                await self.follow(answer.offer.uuid)
-            happened = news.of_answer(answer.message)
+                self.follow(answer.offer.uuid)
+            self.publish(news.of_answer(answer.message))
         else:
             acknowledged = await in_database_thread(answers.to_said)(message)
             slot.free()
+            self.publish(news.of_said(message, acknowledged))  # it is recorded, whether or not the client reads that
             await self.answer(acknowledged)
-            happened = news.of_said(message, acknowledged)
+
+    def publish(self, happened: Happened | None) -> None:
+        """Tell others what happened to a job, if anything did."""
         if happened:
-            await news.publish(happened, origin=self.subscription.channel)
+            news.publish(happened, origin=self.subscription.channel)
 
     async def pass_on(self, answer: Answer) -> None:
         """Tell where a job goes, or why nowhere. A route that can't be told holds nothing any more.
@@ -79,23 +85,25 @@ class JobConsumer(Socket):
         """
         try:
             await self.answer(answer.message)
-        except TimeoutError:
+        except NotRead:
             raise
         except BaseException:
             give_back_later(answers.give_back, answer)
             raise
 
-    async def follow(self, job: UUID) -> None:
-        """Hear what is said of a job elsewhere, for as long as it may take; forget those whose time is over."""
+    def follow(self, job: UUID) -> None:
+        """Hear what is said of a job elsewhere, for as long as it may take, or until MOST_FOLLOWED more have come."""
         now = monotonic()
-        for past in [followed for followed, until in self.followed.items() if until < now]:
-            del self.followed[past]
-            await self.subscription.leave(news.group_of(past))
+        self.followed.pop(job, None)
         self.followed[job] = now + MAX_JOB_RUN_TIME + HOLD_MARGIN.total_seconds()
-        await self.subscription.join(news.group_of(job))
+        self.subscription.join(news.group_of(job))
+        while len(self.followed) > MOST_FOLLOWED or next(iter(self.followed.values())) < now:
+            past = next(iter(self.followed))
+            del self.followed[past]
+            self.subscription.leave(news.group_of(past))
 
     async def answer(self, message: Routed | Rejected | Acknowledged | Refused) -> None:
-        """Send an answer. Raises OSError if the client is gone, TimeoutError if it does not read."""
+        """Send an answer. Raises Untold if it was not sent, NotRead if it may have been."""
         if isinstance(message, Rejected | Refused):
             metrics.REJECTED.labels(message.reason).inc()
         await self.tell(message.model_dump_json())
@@ -108,5 +116,5 @@ class EventConsumer(Socket):
     permission = "routing.view_routedjob"
 
     async def begin(self) -> None:
-        await self.subscription.join(news.EVERYTHING)
+        self.subscription.join(news.EVERYTHING)
         await super().begin()

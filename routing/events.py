@@ -1,31 +1,31 @@
 """What callers say of their jobs: receipts, incidents, and the end of what was reserved.
 
-Every word is evidence and recorded, however late it comes. A reservation ends once, so the first word about that
-counts. Saying something again changes nothing.
+However late a word comes, it is recorded, but for a receipt of a miner that had to give the job up to another. A
+reservation ends once, so the first word about that counts. Saying something again changes nothing.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
-from contextlib import suppress
 from typing import NamedTuple
 
 from django.utils import timezone
 from pydantic import ValidationError
 
 from allowance import reservations
-from allowance.locks import ledger_transaction
+from allowance.locks import bound_waits, ledger_transaction, lock_timeout
 from allowance.models import Reservation, ReservationState
 from allowance.state import state_at
-from allowance.types import HOLD_MARGIN, BadInputError, ReservationException
+from allowance.types import HOLD_MARGIN, BadInputError
 from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
+from routing.jobs import end_route
 from routing.messages import Accepted, Event, Failed, Finished, RejectedByMiner, Said, Started
 from routing.models import RoutedJob
 from routing.reliability import record_incident
 from routing.requests import first_problem
-from routing.types import JobUnknown, MinerIncidentType
+from routing.types import JobUnknown, MinerIncidentType, RouteGivenUp
 
 
 class Attempt(NamedTuple):
@@ -41,17 +41,24 @@ class Attempt(NamedTuple):
 def note(said: Said, *, now: dt.datetime | None = None) -> ReservationState | None:
     """Record what happened to a job, and return what its reservation is then; None on a fixed route.
 
-    Raises JobUnknown if the job never had the route, BadInputError for times that make no sense, LockTimeout if others
+    Raises JobUnknown if the job never had the route, RouteGivenUp for the receipt of one that another has replaced,
+    BadInputError for times that make no sense, LockTimeout if others
     keep locked what is to be written: then the same word may be said again.
     """
     attempt, at = attempt_of(said), now or timezone.now()
     match said:
         case Started() | Accepted():
-            receipts().record(_receipt(said, attempt, at))
+            receipt = _receipt(said, attempt, at)
+            with ledger_transaction():
+                bound_waits(lock_timeout())
+                _insist_on_the_route(said, at)
+                receipts().record(receipt)
         case Finished():
             receipt = _receipt(said, attempt, at)
-            with ledger_transaction():  # the account first: who waits for it must hold nothing
-                _end(reservations.spend, attempt, now)
+            with ledger_transaction():
+                bound_waits(lock_timeout())
+                _insist_on_the_route(said, at)
+                _end(reservations.spend, attempt, now)  # before the receipt: who waits for the account holds nothing
                 receipts().record(receipt)
         case Failed():
             _record_incident(said.incident, said, attempt, at)
@@ -123,8 +130,16 @@ def _record_incident(kind: MinerIncidentType, said: Event, attempt: Attempt, at:
     )
 
 
+def _insist_on_the_route(said: Event, at: dt.datetime) -> None:
+    """Raise RouteGivenUp if the job has gone on: it has one receipt of each kind, which is its present miner's."""
+    job = RoutedJob.objects.select_related("reservation").filter(pk=said.uuid).first()
+    if job is None or job.reservation is None or job.reservation_id == said.allowance_reservation_id:
+        return
+    if state_at(job.reservation, at) in {ReservationState.HELD, ReservationState.SPENT}:
+        raise RouteGivenUp(said.uuid, said.allowance_reservation_id, job.reservation.pk)
+
+
 def _end(end: Callable[..., None], attempt: Attempt, now: dt.datetime | None) -> None:
     """End a reservation, unless it has ended already."""
     if attempt.reservation_id is not None:
-        with suppress(ReservationException):
-            end(attempt.reservation_id, now=now)
+        end_route(end, attempt.reservation_id, now)

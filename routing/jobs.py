@@ -1,14 +1,14 @@
 """The life of a job that came over a socket: one route however often it is asked for, what became of it, another miner.
 
-Any process may be asked next, so what must be known is in the database. The row of a job is never waited for while
-something else is: it is written last in the pick's transaction, or alone, and only if its claim is still the one that
-was read. Whoever loses that race reads again.
+Any process may be asked next, so what must be known is in the database. The row of a job is written last in the pick's
+transaction, or alone, and only if its claim is still the one that was read; whoever loses that race reads again. Who
+has locked a job's row waits for nothing more than that of its signature, and nobody waits for ever.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from django.db.models import Value
 from django.utils import timezone
 
 from allowance import reservations, validation
+from allowance.locks import bound_waits, ledger_transaction, lock_timeout
 from allowance.models import Reservation, ReservationState, new_version
 from allowance.state import state_at
 from allowance.types import (
@@ -26,14 +27,14 @@ from allowance.types import (
     BadInputError,
     LockTimeout,
     ReservationAlreadySpent,
-    ReservationExpired,
-    ReservationReleased,
+    ReservationException,
 )
 from receipts.models import JobFinishedReceipt
 from routing import picks, signatures
 from routing.book import LiveBook
 from routing.messages import Retry
-from routing.models import RoutedJob
+from routing.models import RoutedJob, UsedSignature
+from routing.pipeline import fixed_route
 from routing.requests import Signature, V2JobRequest
 from routing.signatures import SignatureRefused
 from routing.types import Decision, JobFinished, JobRoute, JobUnknown, OrganicJobRequest
@@ -43,12 +44,15 @@ RACES = 8
 
 
 class Offer(NamedTuple):
-    """A job's route, as told to one caller, and until when it is held. The `claim` is this caller's."""
+    """A job's route, as told to one caller, and until when it is held.
+
+    Only who made it can give it back, by its `claim`; whoever is told again has none.
+    """
 
     uuid: UUID
     route: JobRoute
     expires_at: dt.datetime | None
-    claim: int
+    claim: int | None
 
 
 class Overtaken(Exception):  # noqa: N818
@@ -66,12 +70,10 @@ def route(request: V2JobRequest, *, now: dt.datetime | None = None) -> Offer | D
     uuid = validation.job_uuid(request.uuid)
     for _ in range(RACES):
         job = _find(uuid)
-        if signature:
-            _insist_on_its_own(signature, uuid)
         with suppress(Overtaken):
             if job and job.reservation and job.claim and state_at(job.reservation, at) is ReservationState.HELD:
                 _insist_on_the_same(job, request)
-                return _tell_again(job, job.reservation)
+                return _tell_again(job, job.reservation, signature)
             return _pick(request, job, signature=signature, now=now)
     raise LockTimeout
 
@@ -86,25 +88,48 @@ def retry(said: Retry, *, now: dt.datetime | None = None) -> Offer | Decision:
         raise BadInputError("A job on a fixed route has no other miner. Send it as a new job, or not to a fixed one.")
     for _ in range(RACES):
         job = _find(said.uuid)
-        tried = dict(Reservation.objects.filter(job_uuid=said.uuid).values_list("pk", "account__miner"))
-        if job is None or job.reservation is None or said.allowance_reservation_id not in tried:
+        had = Reservation.objects.filter(pk=said.allowance_reservation_id, job_uuid=said.uuid).exists()
+        if job is None or job.reservation is None or not had:
             raise JobUnknown(said.uuid, said.allowance_reservation_id)
         with suppress(Overtaken):
-            if job.reservation_id == said.allowance_reservation_id:
-                _release(job, job.reservation, now)
+            given_up = job.reservation_id == said.allowance_reservation_id
+            if given_up:
+                refusal = end_route(reservations.release, said.allowance_reservation_id, now)
+                if isinstance(refusal, ReservationAlreadySpent):
+                    raise JobFinished(said.uuid)
+                job.claim = None
             elif job.claim and state_at(job.reservation, now or timezone.now()) is ReservationState.HELD:
                 return _tell_again(job, job.reservation)
             again = Again(str(job.uuid), job.executor_class, job.seconds)
-            return _pick(again, job, exclude=tried.values(), now=now)
+            tried = {*job.tried, job.miner} if given_up else job.tried
+            return _pick(again, job, tried=tried, now=now)
     raise LockTimeout
 
 
 def give_back(offer: Offer) -> None:
     """Release what a route holds that could not be passed on, unless it has been told to somebody else since."""
+    if offer.claim is None:
+        return
     # The claim before the release, so that nobody is told of a route that is about to end.
-    ours = RoutedJob.objects.filter(pk=offer.uuid, claim=offer.claim).update(claim=None)
-    if ours and offer.route.allowance_reservation_id is not None:
+    if _replace_claim(offer.uuid, offer.claim, None) and offer.route.allowance_reservation_id is not None:
         reservations.give_back(offer.route.allowance_reservation_id)
+
+
+def end_route(end: Callable[..., None], reservation_id: int, now: dt.datetime | None) -> ReservationException | None:
+    """Spend or release a reservation, and have its route told to nobody any more. Returns why it had ended before.
+
+    Its miner has had the job then, and a retry passes it over.
+    """
+    with ledger_transaction():
+        refusal = None
+        try:
+            end(reservation_id, now=now)
+        except ReservationException as error:  # not to be raised here: that it lapsed is to be stored
+            refusal = error
+        for job in RoutedJob.objects.filter(reservation=reservation_id):
+            had = RoutedJob.objects.filter(pk=job.pk, reservation=reservation_id)
+            had.update(claim=None, tried=sorted({*job.tried, job.miner}))
+    return refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,35 +157,35 @@ def _find(uuid: UUID) -> RoutedJob | None:
 
 
 def _insist_on_the_same(job: RoutedJob, request: V2JobRequest) -> None:
-    if (job.executor_class, job.seconds) != (request.executor_class, _seconds(request)):
+    if fixed_route(request) or (job.executor_class, job.seconds) != (request.executor_class, _seconds(request)):
         raise BadInputError(
             f"Job {job.uuid} was routed as one of {job.seconds} s on {job.executor_class}. "
             "Another job needs another uuid."
         )
 
 
-def _insist_on_its_own(signature: Signature, uuid: UUID) -> None:
-    """Raise SignatureRefused if another job has the signature: it does not sign the uuid, and so would pay for any."""
-    signed = RoutedJob.objects.filter(signatory=signature.signatory, signed_at_ns=signature.timestamp_ns)
-    if signed.exclude(pk=uuid).exists():
+def _use(signature: Signature, uuid: UUID) -> None:
+    """Keep a signature for a job. Raises SignatureRefused if another job has it."""
+    used = {"signatory": signature.signatory, "signed_at_ns": signature.timestamp_ns}
+    UsedSignature.objects.bulk_create([UsedSignature(**used, job_uuid=uuid)], ignore_conflicts=True)
+    if not UsedSignature.objects.filter(**used, job_uuid=uuid).exists():
         raise SignatureRefused("The signature was used for another job. Sign each job anew.")
 
 
-def _release(job: RoutedJob, reservation: Reservation, now: dt.datetime | None) -> None:
-    try:
-        reservations.release(reservation.pk, now=now)
-    except ReservationAlreadySpent as error:
-        raise JobFinished(job.uuid) from error
-    except (ReservationReleased, ReservationExpired):
-        pass  # it is given up, one way or the other
+def _replace_claim(uuid: UUID, claim: int | None, new: int | None) -> bool:
+    """Replace the claim of a job. Returns False if it is another by now."""
+    with ledger_transaction():
+        bound_waits(lock_timeout())
+        return bool(RoutedJob.objects.filter(pk=uuid, claim=claim).update(claim=new))
 
 
-def _tell_again(job: RoutedJob, reservation: Reservation) -> Offer:
-    claim = new_version()
-    if not RoutedJob.objects.filter(pk=job.pk, claim=job.claim).update(claim=claim):
+def _tell_again(job: RoutedJob, reservation: Reservation, signature: Signature | None = None) -> Offer:
+    if signature:
+        _use(signature, job.uuid)
+    if not _replace_claim(job.uuid, job.claim, new_version()):
         raise Overtaken
     route = JobRoute(reservation.account.miner.value, reservation.blocks, reservation.pk)
-    return Offer(job.uuid, route, reservation.expires_at, claim)
+    return Offer(job.uuid, route, reservation.expires_at, None)
 
 
 def _pick(
@@ -168,15 +193,15 @@ def _pick(
     job: RoutedJob | None,
     *,
     signature: Signature | None = None,
-    exclude: Collection[str] = (),
+    tried: Collection[str] = (),
     now: dt.datetime | None,
 ) -> Offer | Decision:
-    claim = Claim(request, job, signature, now or timezone.now())
-    decision = picks.pick(request, LiveBook(pinned=now, claim=claim.keep), now=now, exclude=exclude)
+    claim = Claim(request, job, signature, tried, now or timezone.now())
+    decision = picks.pick(request, LiveBook(pinned=now, claim=claim.keep), now=now, exclude=tried)
     if decision.route is None:
         return decision
     if decision.route.allowance_reservation_id is None:
-        claim.store(decision.route.miner.hotkey_ss58, None)
+        claim.keep_fixed(decision.route.miner.hotkey_ss58)
     return Offer(claim.uuid, decision.route, claim.expires_at, claim.number)
 
 
@@ -184,36 +209,48 @@ class Claim:
     """Store which route a job has, unless somebody else was faster; `job` is its row as it was read."""
 
     def __init__(
-        self, request: OrganicJobRequest, job: RoutedJob | None, signature: Signature | None, at: dt.datetime
+        self,
+        request: OrganicJobRequest,
+        job: RoutedJob | None,
+        signature: Signature | None,
+        tried: Collection[str],
+        at: dt.datetime,
     ) -> None:
         self.uuid = validation.job_uuid(request.uuid)
-        self.job = job
         self.number = new_version()
         self.expires_at: dt.datetime | None = None
-        self.values = {
+        self._job = job
+        self._signature = signature
+        self._values = {
             "executor_class": request.executor_class,
             "seconds": _seconds(request),
+            "tried": sorted({*tried, *(job.tried if job else ())}),
             "claim": self.number,
             "routed_at": at,
         }
-        if signature:
-            self.values |= {"signatory": signature.signatory, "signed_at_ns": signature.timestamp_ns}
 
     def keep(self, reservation: Reservation) -> None:
-        """Store the route to a reservation that is being made. Raises Overtaken."""
+        """Store the route to a reservation, in the transaction that makes it. Raises Overtaken, SignatureRefused."""
         self.expires_at = reservation.expires_at
-        self.store(reservation.account.miner_id, reservation)
+        self._store(reservation.account.miner_id, reservation)
 
-    def store(self, miner: str, reservation: Reservation | None) -> None:
-        """Store the route to a miner. Raises Overtaken."""
-        values = {**self.values, "miner": miner, "reservation": reservation}
-        if self.job is None:
+    def keep_fixed(self, miner: str) -> None:
+        """Store a fixed route. Raises Overtaken, SignatureRefused."""
+        with ledger_transaction():
+            self._store(miner, None)
+
+    def _store(self, miner: str, reservation: Reservation | None) -> None:
+        bound_waits(lock_timeout())
+        values = {**self._values, "miner": miner, "reservation": reservation}
+        if self._job is None:
             try:
                 RoutedJob.objects.create(uuid=self.uuid, **values)
             except IntegrityError as error:
                 raise Overtaken from error
-        elif not RoutedJob.objects.filter(pk=self.uuid, claim=self.job.claim).update(**values):
+        elif not RoutedJob.objects.filter(pk=self.uuid, claim=self._job.claim).update(**values):
             raise Overtaken
+        if self._signature:
+            _use(self._signature, self.uuid)
 
 
 def _seconds(request: OrganicJobRequest) -> int:

@@ -54,9 +54,9 @@ class IncidentVersion(models.Model):
 class RoutedJob(models.Model):
     """A job that came over a socket, and the one route that it has now; without a `reservation` that is a fixed one.
 
-    The `claim` is drawn anew whenever the route is made or told again, and None once it was given back: whoever could
-    not pass a route on learns by it whether somebody else relies on that route by now. A signature pays for one job, so
-    it is kept too.
+    The `claim` is drawn anew whenever the route is made or told again, and None once the route has ended: whoever made
+    it and could not pass it on learns by it whether somebody else relies on it by now, and whoever is about to tell it
+    again whether it is still there. The miners `tried` had the job and are not asked again by a retry.
     """
 
     uuid = models.UUIDField(primary_key=True)
@@ -64,23 +64,29 @@ class RoutedJob(models.Model):
     seconds = models.PositiveIntegerField()
     miner = models.CharField("hotkey", max_length=HOTKEY_LENGTH)
     reservation = models.ForeignKey(Reservation, on_delete=models.PROTECT, null=True)
+    tried: models.JSONField[list[str], list[str]] = models.JSONField(default=list)
     claim = models.BigIntegerField(null=True, editable=False)
     routed_at = models.DateTimeField()
-    signatory = models.CharField(max_length=HOTKEY_LENGTH, blank=True)
-    signed_at_ns = models.BigIntegerField("signed at (UNIX time, ns)", null=True)
 
     class Meta:
-        constraints = (
-            models.UniqueConstraint(fields=("signatory", "signed_at_ns"), name="one_job_per_signature"),
-            models.CheckConstraint(
-                condition=Q(signatory="", signed_at_ns=None) | (~Q(signatory="") & Q(signed_at_ns__isnull=False)),
-                name="job_is_signed_wholly_or_not",
-            ),
-        )
         indexes = (models.Index(fields=("-routed_at",), name="job_newest"),)
 
     def __str__(self) -> str:
         return f"Job {self.uuid}"
+
+
+class UsedSignature(models.Model):
+    """A signature that a job was routed with. It does not sign the uuid, so it must not route another."""
+
+    signatory = models.CharField(max_length=HOTKEY_LENGTH)
+    signed_at_ns = models.BigIntegerField("signed at (UNIX time, ns)")
+    job_uuid = models.UUIDField()
+
+    class Meta:
+        constraints = (models.UniqueConstraint(fields=("signatory", "signed_at_ns"), name="one_job_per_signature"),)
+
+    def __str__(self) -> str:
+        return f"Signature for job {self.job_uuid}"
 
 
 class AccessToken(models.Model):

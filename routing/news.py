@@ -22,7 +22,10 @@ EVERYTHING = "jobs"
 """The group of those that follow all jobs."""
 
 PATIENCE = 2.0
-"""Seconds that the channel layer has for one thing, and that pass before a socket listens to it again."""
+"""Seconds that the channel layer has for one thing, and that pass before it is asked for the same again."""
+
+MOST_UNDER_WAY = 1000
+"""So many news wait for the channel layer at most; what comes on top is told to nobody."""
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +59,15 @@ def of_said(said: Said, answer: Acknowledged | Rejected | Refused) -> Happened |
     return Happened(uuid=said.uuid, of=said.type, allowance_reservation_id=reservation, reservation=answer.reservation)
 
 
-async def publish(happened: Happened, *, origin: str | None = None) -> None:
-    """Tell whoever follows the job or all jobs; `origin`, the channel of whoever said it, knows."""
+def publish(happened: Happened, *, origin: str | None = None) -> None:
+    """Tell whoever follows the job or all jobs; `origin`, the channel of whoever said it, knows. Waits for nothing."""
+    if len(_under_way) < MOST_UNDER_WAY:
+        task = asyncio.create_task(_publish(happened, origin))
+        _under_way.add(task)
+        task.add_done_callback(_under_way.discard)
+
+
+async def _publish(happened: Happened, origin: str | None) -> None:
     layer = get_channel_layer()
     message = {"type": "job.event", "origin": origin, "text": happened.model_dump_json()}
     if layer:
@@ -71,56 +81,77 @@ class Subscription:
 
     def __init__(self) -> None:
         self.channel: str | None = None
-        self._groups: set[str] = set()
+        self._wanted: set[str] = set()
+        self._joined: set[str] = set()
+        self._changed = asyncio.Event()
+        self._open = asyncio.Event()
 
-    async def join(self, group: str) -> None:
-        """Follow a group from now on, or, if the channel layer is away, from when it is back."""
-        self._groups.add(group)
-        layer = get_channel_layer()
-        if layer:
-            async with _best_effort():
-                await layer.group_add(group, await self._open(layer))
+    def join(self, group: str) -> None:
+        """Follow a group, from as soon as the channel layer lets."""
+        self._wanted.add(group)
+        self._changed.set()
 
-    async def leave(self, group: str) -> None:
+    def leave(self, group: str) -> None:
         """Follow a group no more."""
-        self._groups.discard(group)
-        layer = get_channel_layer()
-        if layer and self.channel:
-            async with _best_effort():
-                await layer.group_discard(group, self.channel)
+        self._wanted.discard(group)
+        self._changed.set()
 
-    async def leave_all(self) -> None:
-        """Follow nothing any more."""
-        for group in tuple(self._groups):
-            await self.leave(group)
+    async def keep_up(self) -> None:
+        """See to it, until cancelled, that the channel is in the groups that are wanted, however often that fails."""
+        while layer := get_channel_layer():
+            self._changed.clear()
+            done = False
+            async with _best_effort():
+                await self._catch_up(layer)
+                done = True
+            await (self._changed.wait() if done else asyncio.sleep(PATIENCE))
 
     async def news(self) -> AsyncIterator[str]:
         """Yield what is told to the groups, until cancelled; what this socket said itself is left out."""
-        layer = get_channel_layer()
-        while layer:
+        await self._open.wait()
+        while (layer := get_channel_layer()) and self.channel:
             message: dict[str, Any] = {}
             async with _best_effort(patience=None, pause=PATIENCE):
-                channel = await self._open(layer)
-                message = await layer.receive(channel)
+                message = await layer.receive(self.channel)
             if message and message["origin"] != self.channel:
                 yield message["text"]
 
-    async def _open(self, layer: BaseChannelLayer) -> str:
-        """Return the channel, which may be a new one; then it has all the groups."""
+    async def end(self) -> None:
+        """Leave all groups, as far as the channel layer lets in time."""
+        self._wanted.clear()
+        if (layer := get_channel_layer()) and self.channel:
+            async with _best_effort():
+                await self._catch_up(layer)
+
+    async def _catch_up(self, layer: BaseChannelLayer) -> None:
         if self.channel is None:
-            channel: str = await layer.new_channel()
-            for group in self._groups:
-                await layer.group_add(group, channel)
-            self.channel = channel
-        return self.channel
+            self.channel = await layer.new_channel()
+            self._open.set()
+        for group in self._wanted - self._joined:
+            await layer.group_add(group, self.channel)
+            self._joined.add(group)
+        for group in self._joined - self._wanted:
+            await layer.group_discard(group, self.channel)
+            self._joined.discard(group)
+
+
+_under_way: set[asyncio.Task[None]] = set()
+_away = False
 
 
 @asynccontextmanager
 async def _best_effort(*, patience: float | None = PATIENCE, pause: float = 0) -> AsyncIterator[None]:
     """Do without the channel layer if it fails or takes too long, and go on after a `pause`; both in seconds."""
+    global _away  # noqa: PLW0603 (the log tells when it goes and when it comes, not of each thing meanwhile)
     try:
         async with asyncio.timeout(patience):
             yield
     except (OSError, RedisError) as error:  # a TimeoutError is an OSError
-        logger.warning("The channel layer failed, so that nobody hears of some jobs: %s", error)
+        if not _away:
+            logger.warning("The channel layer failed, so that nobody hears of some jobs: %r", error)
+        _away = True
         await asyncio.sleep(pause)
+    else:
+        if _away:
+            logger.warning("The channel layer is back.")
+        _away = False

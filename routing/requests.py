@@ -19,7 +19,7 @@ def first_problem(error: ValidationError) -> str:
     where = ".".join(f"{part:.80}" if isinstance(part, str) else str(part) for part in first["loc"])
     value = f", not {first['input']!r:.80}" if where and first["type"] not in {"missing", "extra_forbidden"} else ""
     more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
-    return f"{where}: {first['msg']}{value}{more}" if where else first["msg"] + more
+    return f"{where}: {first['msg']:.400}{value}{more}" if where else f"{first['msg']:.400}{more}"
 
 
 class Signature(BaseModel):
@@ -58,7 +58,7 @@ class HuggingfaceVolume(BaseModel):
     repo_type: str | None = None
     revision: str | None = None
     relative_path: str | None = None
-    allow_patterns: str | list[str] | None = None
+    allow_patterns: str | Annotated[list[str], Field(fail_fast=True)] | None = None
     token: str | None = None
 
 

@@ -112,6 +112,7 @@ def _insist_on_the_time(signature: Signature, now: dt.datetime) -> None:
 def _is_genuine(request: V2JobRequest, signature: Signature) -> bool:
     try:
         signed = digest(signed_payload(request), signature.timestamp_ns)
-        return public_key(signature.signatory).verify(signed, signature.signature)
+        genuine: bool = public_key(signature.signatory).verify(signed, signature.signature)
     except ValueError:  # no address, not 64 bytes, or text that has no UTF-8
         return False
+    return genuine

@@ -19,8 +19,19 @@ from routing.news import Subscription
 from routing.tokens import Scope
 
 INTERNAL_ERROR, TOO_SLOW = 1011, 4408
+TO_END = 2.0
+"""Seconds that the tasks of a socket have to end once they are cancelled."""
+
 
 logger = logging.getLogger(__name__)
+
+
+class Untold(Exception):  # noqa: N818
+    """Say that a message was not sent: its client is gone, or others before it were not read."""
+
+
+class NotRead(Exception):  # noqa: N818
+    """Say that a client does not read what it is sent. It may have got it all the same."""
 
 
 class Socket(AsyncWebsocketConsumer):
@@ -61,18 +72,21 @@ class Socket(AsyncWebsocketConsumer):
     async def begin(self) -> None:
         """Start what goes on as long as the socket is open."""
         self.start(self.stay_admitted())
+        self.start(self.subscription.keep_up())
         self.start(self.pass_news_on())
 
     async def end(self) -> None:
         """End all that the socket still does. What it is routing is given back."""
+        self.open = False
         if self.visitor is None:
             return
         self.visitor = None
         metrics.SOCKETS.dec()
         for task in self.tasks:
             task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-        await self.subscription.leave_all()
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=TO_END)  # what a channel layer cleans up may take for ever
+        await self.subscription.end()
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Do something beside the reading of messages."""
@@ -102,9 +116,18 @@ class Socket(AsyncWebsocketConsumer):
             await self.tell(text)
 
     async def tell(self, text: str) -> None:
-        """Send a message. Raises OSError if the client is gone, TimeoutError if it does not read."""
-        async with asyncio.timeout(limit("SOCKET_SEND_SECONDS")), self.sending:
-            await self.send(text)
+        """Send a message, after those before it. Raises Untold if it was not sent, NotRead if it may have been."""
+        sending = False
+        try:
+            async with asyncio.timeout(limit("SOCKET_SEND_SECONDS")), self.sending:
+                if not self.open:
+                    raise Untold
+                sending = True
+                await self.send(text)
+        except TimeoutError:
+            raise NotRead if sending else Untold from None
+        except OSError as error:
+            raise Untold from error
 
     @asynccontextmanager
     async def closing_on_failure(self) -> AsyncIterator[None]:
@@ -115,10 +138,10 @@ class Socket(AsyncWebsocketConsumer):
         except NotAdmitted as refusal:
             logger.info("A socket of %s was closed: %s", client, refusal)
             await self.hang_up(refusal.code)
-        except TimeoutError:
+        except NotRead:
             logger.info("%s does not read its answers.", client)
             await self.hang_up(TOO_SLOW)
-        except OSError:
+        except Untold:
             logger.info("A client hung up before it had its answer: %s.", client)
         except Exception:
             logger.exception("A socket of %s failed.", client)
@@ -126,6 +149,8 @@ class Socket(AsyncWebsocketConsumer):
 
     async def hang_up(self, code: int) -> None:
         """Close the socket, if the client still listens, and hear no more of it."""
+        if not self.open:
+            return
         self.open = False
         with suppress(OSError):
             async with asyncio.timeout(1):

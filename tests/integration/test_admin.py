@@ -31,7 +31,7 @@ from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedRe
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing import conf, tokens
 from routing.dynamic import MINIMUM_WEI, WINDOW_HOURS
-from routing.models import AccessToken, MinerIncident, RoutedJob
+from routing.models import AccessToken, MinerIncident, RoutedJob, UsedSignature
 from routing.reliability import record_incident
 from routing.types import MinerIncidentType
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger
@@ -95,9 +95,8 @@ def route(miner: str, job: UUID) -> None:
         miner=miner,
         reservation=reservation,
         routed_at=timezone.now(),
-        signatory="" if reservation else miner,
-        signed_at_ns=None if reservation else 1,
     )
+    UsedSignature.objects.create(signatory=miner, signed_at_ns=UsedSignature.objects.count(), job_uuid=job)
 
 
 def page(model: Model, view: str, *args: object, **query: object) -> str:

@@ -37,7 +37,7 @@ from routing.messages import (
 )
 from routing.types import Gate
 from tests.factories import fill_ledger, job_request, run_command
-from tests.jobs import of, routed
+from tests.jobs import of, retried, routed
 from tests.sockets import JSON, PATIENCE, answer, whole_application
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -199,7 +199,7 @@ def asked(seconds: int = 30, **fields: Any) -> JSON:
     return told(answers.to_question(job_request(seconds, **fields)).message)
 
 
-def told(message: Routed | Rejected | Refused) -> JSON:
+def told(message: Routed | Rejected | Acknowledged | Refused) -> JSON:
     return message.model_dump(mode="json")
 
 
@@ -227,6 +227,12 @@ def unknown(_: object) -> JSON:
     return told(answers.to_question(Retry(uuid=uuid4(), allowance_reservation_id=1)).message)
 
 
+def given_up(_: object) -> JSON:
+    first = routed(job_request())
+    retried(first)
+    return told(answers.to_said(of(first, Finished)))
+
+
 REFUSED: dict[Reason, Callable[[pytest.MonkeyPatch], JSON]] = {
     Reason.BAD_MESSAGE: lambda _: asked(0),
     Reason.BAD_SIGNATURE: unsigned,
@@ -237,6 +243,7 @@ REFUSED: dict[Reason, Callable[[pytest.MonkeyPatch], JSON]] = {
     Reason.LOCK_TIMEOUT: raised(LockTimeout()),
     Reason.JOB_FINISHED: over,
     Reason.JOB_UNKNOWN: unknown,
+    Reason.ROUTE_GIVEN_UP: given_up,
     Reason.OVERLOADED: lambda _: told(answers.overloaded(job_request())),
     Reason.RATE_LIMITED: lambda _: told(answers.RATE_LIMITED),
     Reason.UNAVAILABLE: raised(OperationalError()),

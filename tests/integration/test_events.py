@@ -14,12 +14,12 @@ from django.utils import timezone
 from allowance.models import Reservation
 from allowance.types import BadInputError
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
-from routing import events, picks
+from routing import events, jobs, picks
 from routing.book import LiveBook
 from routing.jobs import Offer
-from routing.messages import Accepted, Failed, Finished, RejectedByMiner, Started
+from routing.messages import Accepted, Failed, Finished, RejectedByMiner, Retry, Started
 from routing.models import MinerIncident
-from routing.types import JobUnknown, MinerIncidentType
+from routing.types import JobUnknown, MinerIncidentType, RouteGivenUp
 from tests.factories import CLASS, fill_ledger, job_request
 from tests.jobs import HOLD, MINERS, VALIDATOR, of, retried, routed, states
 
@@ -93,6 +93,42 @@ def test_a_late_word_is_recorded_and_told_what_became_of_the_reservation() -> No
     assert events.note(of(spent, Finished), now=now) == "spent"
     assert events.note(of(spent, Failed), now=now) == "spent"
     assert (JobFinishedReceipt.objects.count(), MinerIncident.objects.count()) == (3, 2)
+
+
+@pytest.mark.parametrize("kind", [Started, Accepted, Finished])
+def test_a_receipt_of_a_miner_that_gave_the_job_up_is_refused_and_the_next_one_s_taken(
+    kind: Callable[..., Any],
+) -> None:
+    first = routed(job_request())
+    second = retried(first)
+    with pytest.raises(RouteGivenUp):
+        events.note(of(first, kind))
+    assert states()[second.route.miner.hotkey_ss58] == "held"
+    events.note(of(second, kind))
+    tables = (JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt)
+    (told,) = [row for table in tables for row in table.objects.values_list("miner_hotkey", flat=True)]
+    assert told == second.route.miner.hotkey_ss58
+
+
+@pytest.mark.parametrize("end", [Failed, RejectedByMiner, Retry])
+def test_a_route_that_ends_while_it_is_about_to_be_told_again_is_not_told(
+    end: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = job_request()
+    first, tell_again = routed(request), jobs._tell_again
+
+    def end_it_first(*args: Any) -> Offer:
+        if end is Retry:
+            jobs.retry(of(first, end))
+        else:
+            events.note(of(first, end))
+        monkeypatch.setattr(jobs, "_tell_again", tell_again)
+        return tell_again(*args)
+
+    monkeypatch.setattr(jobs, "_tell_again", end_it_first)
+    told = routed(request)
+    assert told.route.allowance_reservation_id != first.route.allowance_reservation_id
+    assert Reservation.objects.get(state="held").pk == told.route.allowance_reservation_id
 
 
 def test_a_late_word_of_one_miner_does_not_end_the_route_to_the_next() -> None:

@@ -60,22 +60,26 @@ def test_a_pick_makes_six_statements_and_on_sqlite_seven(miners: int) -> None:
     assert verbs(captured) == READING + RESERVING
 
 
-def test_a_route_over_the_socket_makes_two_statements_more() -> None:
+BOUNDING = ["SELECT"] if connection.vendor == "postgresql" else []
+"""Says how long to wait for rows."""
+
+
+def test_a_route_over_the_socket_makes_two_statements_more_and_bounds_its_waits() -> None:
     fill_ledger("anna", executors=4)
     incident()
     routing().pick(job_request())
     with CaptureQueriesContext(connection) as captured:
         jobs.route(job_request())
-    assert verbs(captured) == ["SELECT", *READING, *RESERVING[:-1], "INSERT", "COMMIT"]
+    assert verbs(captured) == ["SELECT", *READING, *RESERVING[:-1], *BOUNDING, "INSERT", "COMMIT"]
 
 
-def test_a_route_that_is_told_again_makes_three_statements() -> None:
+def test_a_route_that_is_told_again_takes_no_pick() -> None:
     fill_ledger("anna")
     request = job_request()
     jobs.route(request)
     with CaptureQueriesContext(connection) as captured:
         jobs.route(request)
-    assert verbs(captured) == ["SELECT", "SELECT", "UPDATE"]
+    assert verbs(captured) == ["SELECT", "SELECT", "BEGIN", *BOUNDING, "UPDATE", "COMMIT"]
 
 
 def test_a_pick_after_a_block_reads_the_accounts_and_the_blocks_anew() -> None:

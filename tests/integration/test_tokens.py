@@ -42,7 +42,7 @@ def key() -> bytes:
 
 def signed(row: AccessToken, secret: str | bytes = b"", algorithm: str = "HS256", **changes: object) -> str:
     """Return a token of a row, signed by us or with the `secret`, whatever it claims; None leaves a claim out."""
-    claims = {"jti": str(row.pk), "sub": row.name, "scope": "jobs", "aud": AUDIENCE}
+    claims: dict[str, object] = {"jti": str(row.pk), "sub": row.name, "scope": "jobs", "aud": AUDIENCE}
     claims |= {"exp": row.expires_at.timestamp(), **changes}
     claimed = {name: claim for name, claim in claims.items() if claim is not None}
     return jwt.encode(claimed, "" if algorithm == "none" else secret or key(), algorithm=algorithm)

@@ -44,6 +44,7 @@ from routing.types import (
     JobUnknown,
     NotEnoughCollateralException,
     Policy,
+    RouteGivenUp,
 )
 from tests.sockets import JSON, job
 
@@ -111,6 +112,7 @@ RAISED: dict[Reason, Exception] = {
     Reason.LOCK_TIMEOUT: LockTimeout(),
     Reason.JOB_FINISHED: JobFinished(UUID(JOB)),
     Reason.JOB_UNKNOWN: JobUnknown(UUID(JOB), 17),
+    Reason.ROUTE_GIVEN_UP: RouteGivenUp(UUID(JOB), 17, 18),
     Reason.UNAVAILABLE: db.OperationalError("the password of router is secret"),
 }
 
