@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 from channels.generic.websocket import AsyncWebsocketConsumer
@@ -19,6 +19,9 @@ from routing.news import Subscription
 from routing.tokens import Scope
 
 INTERNAL_ERROR, TOO_SLOW = 1011, 4408
+TO_CLOSE = 1.0
+"""Seconds that a client has to take a close code."""
+
 TO_END = 2.0
 """Seconds that the tasks of a socket have to end once they are cancelled."""
 
@@ -53,10 +56,16 @@ class Socket(AsyncWebsocketConsumer):
         self.tasks: set[asyncio.Task[None]] = set()
         self.sending = asyncio.Lock()
         self.open = True
+        self.serving: asyncio.Task[Any] | None = None
+        self.given_up = False
 
     async def __call__(self, *args: Any) -> None:
+        self.serving = asyncio.current_task()
         try:
             await super().__call__(*args)
+        except asyncio.CancelledError:
+            if not self.given_up:
+                raise
         finally:
             await self.end()
 
@@ -152,6 +161,12 @@ class Socket(AsyncWebsocketConsumer):
         if not self.open:
             return
         self.open = False
-        with suppress(OSError):
-            async with asyncio.timeout(1):
+        try:
+            async with asyncio.timeout(TO_CLOSE):
                 await self.close(code)
+        except TimeoutError:  # it reads not even that: only the end of the application makes a server drop it
+            self.given_up = True
+            if self.serving:
+                self.serving.cancel()
+        except OSError:
+            pass  # it is gone
