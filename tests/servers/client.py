@@ -104,6 +104,16 @@ async def route(connection: ClientConnection, message: JSON | None = None) -> Ro
     return routed
 
 
+async def follow(connection: ClientConnection) -> Routed:
+    """Send a job that gets a route, and return that when the socket hears news of it.
+
+    It does soon after the answer, which nobody can see; by the next answer it does for sure.
+    """
+    routed = await route(connection)
+    await route(connection, job(on_trusted_miner=True))
+    return routed
+
+
 async def acknowledge(connection: ClientConnection, message: JSON) -> Acknowledged:
     """Say something of a job that is taken note of. Returns the acknowledgement."""
     acknowledged = await ask(connection, message)

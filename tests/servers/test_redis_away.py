@@ -10,7 +10,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 
 from routing.messages import Routed
-from tests.servers.client import PATIENCE, about, acknowledge, all_events, hear_of, route, socket, until
+from tests.servers.client import PATIENCE, about, acknowledge, all_events, follow, hear_of, route, socket, until
 from tests.servers.redis import Redis, own_redis
 from tests.servers.server import Server, servers
 
@@ -73,7 +73,7 @@ async def test_a_redis_that_stops_and_starts_again(pair: Pair, redis: Redis, tok
             for routed in (before, meanwhile):
                 for listener in (one, watching, late):
                     await say_until_heard(other, listener, routed)
-            after = await route(one)
+            after = await follow(one)
             await acknowledge(other, about(after, "job.failed"))
             for listener in (one, watching, late):
                 await hear_of(listener, after, "job.failed")

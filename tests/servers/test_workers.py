@@ -21,6 +21,7 @@ from tests.servers.client import (
     answer,
     ask,
     finished,
+    follow,
     hear_of,
     route,
     say,
@@ -88,7 +89,7 @@ async def test_what_is_said_to_another_worker_reaches_who_asked_for_the_route(
         socket(pair[1], token) as other,
         all_events(pair[1], token) as watching,
     ):
-        routed = await route(one)
+        routed = await follow(one)
         seen = await hear_of(watching, routed, "job.routed")
         assert (seen.miner, seen.allowance_reservation_id, seen.reservation) == (
             routed.miner.hotkey_ss58,
@@ -122,7 +123,7 @@ async def test_the_same_job_asked_of_two_workers_at_once_gets_one_route(pair: Pa
 
 async def test_a_rejected_job_is_retried_on_another_worker(pair: Pair, token: str) -> None:
     async with socket(pair[0], token) as one, socket(pair[1], token) as other:
-        routed = await route(one)
+        routed = await follow(one)
         assert (await acknowledge(one, about(routed, "job.rejected_by_miner"))).reservation == RELEASED
         again = await route(other, about(routed, "job.retry"))
         assert (await hear_of(one, routed, "job.routed")).miner == again.miner.hotkey_ss58
@@ -164,7 +165,7 @@ async def test_all_hear_of_a_job_whose_client_hangs_up_as_soon_as_it_is_answered
     """Keep Redis busy for a moment, so that the news are still under way when the client is gone."""
     async with all_events(pair[0], token) as watching, socket(pair[0], token) as one:
         for _ in range(3):
-            routed = await route(one)
+            routed = await follow(one)
             async with socket(pair[1], token) as short:
                 await asyncio.to_thread(redis.hang, 0.2)
                 await acknowledge(short, about(routed, "job.failed"))
