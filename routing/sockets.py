@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -59,10 +59,16 @@ class Socket(AsyncWebsocketConsumer):
         self.serving: asyncio.Task[Any] | None = None
         self.given_up = False
 
-    async def __call__(self, *args: Any) -> None:
+    async def __call__(self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Any) -> None:
+        async def receive_and_see() -> Any:
+            message = await receive()
+            if message["type"] == "websocket.disconnect":  # from here on to send is a mistake
+                self.open = False
+            return message
+
         self.serving = asyncio.current_task()
         try:
-            await super().__call__(*args)
+            await super().__call__(scope, receive_and_see, send)
         except asyncio.CancelledError:
             if not self.given_up:
                 raise
