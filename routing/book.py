@@ -50,6 +50,19 @@ AT_ONCE = 8
 """So many accounts are tried in one statement, if the favourite is locked: other routers rank alike."""
 
 
+READING_LASTS = 1.0
+"""So many seconds after it was read a reservation may be made as of that moment, and so lapse sooner by as much."""
+
+
+class Known(NamedTuple):
+    """What decides a reservation with a locked account: as of when, its balance, ongoing jobs, and lapsed holds."""
+
+    at: dt.datetime
+    balance: Balance
+    ongoing: int
+    lapsed: Lapsed
+
+
 class Book(Protocol):
     """What a decision needs to know and do, beyond arithmetic."""
 
@@ -69,9 +82,10 @@ class Book(Protocol):
 class LiveBook:
     """The database. It decides again under the account's lock: what the candidate was seen to have may be gone.
 
-    There the clock is read again too, unless it is `pinned`. By an older one, a job that started meanwhile would not be
-    ongoing yet. `claim` is told of the reservation in its own transaction, and may raise to undo it. `patience` are the
-    seconds left to wait for locks, of all candidates together. `entries` and `lapsed` are what was read.
+    A reservation is made at the moment by which it was decided: of the reading, or, if that does not hold any more, of
+    the lock; see `_as_read`. The clock says which, unless it is `pinned`. `claim` is told of the reservation in its own
+    transaction, and may raise to undo it. `patience` are the seconds left to wait for locks, of all candidates
+    together. `entries` and `lapsed` are what was read, and `read_at` when, by the calendar and by the stop-watch.
     """
 
     pinned: dt.datetime | None = None
@@ -79,10 +93,12 @@ class LiveBook:
     patience: float = field(default_factory=lock_timeout)
     entries: Mapping[str, Entry] = field(default_factory=dict)
     lapsed: Mapping[str, Lapsed] = field(default_factory=dict)
+    read_at: tuple[dt.datetime, float] = field(init=False, repr=False, compare=False)
 
     def read(self, executor_class: str, now: dt.datetime) -> Seen:
         usable, balances, self.entries, holds, self.lapsed = reading.read(executor_class, now)
-        now = self.pinned or max(now, timezone.now())
+        now = self._clock(now)
+        self.read_at = now, time.monotonic()
         return Seen(usable, balances, *observe(executor_class if balances else "", now, holds))
 
     def reserve(
@@ -107,11 +123,7 @@ class LiveBook:
             place = next(i for i, c in enumerate(candidates) if c.hotkey == account.miner_id)
             LOCK_SKIPS.inc(place)
             candidate = candidates[place]
-            now = self.pinned or max(now, timezone.now())
-            if account.version == self.entries[candidate.hotkey].version and not patience:
-                balance, jobs, lapsed = self._as_read(candidate)
-            else:
-                balance, jobs, lapsed = self._read_again(account, now)
+            now, balance, jobs, lapsed = self._as_read(candidate, account) or self._read_again(account, now)
             balance = reservations.tidy(account, balance, lapsed)
             blocks = admit(balance, jobs, job, window)
             if isinstance(blocks, Verdict):
@@ -129,20 +141,29 @@ class LiveBook:
                 self.claim(reservation)
             return candidate, Reserved(balance.miner, blocks, reservation.pk)
 
-    def _as_read(self, candidate: Candidate) -> tuple[Balance, int, Lapsed]:
-        """Return what was read of an account: its balance, how many jobs are ongoing, the holds that have lapsed.
+    def _as_read(self, candidate: Candidate, account: Account) -> Known | None:
+        """Return what was read of a locked account, or None if that does not hold any more.
 
-        As long as its version is the same, the account is as it was read, reservations and all. So is what is ongoing
-        there, because that was read later: a job stops being held only by a change of the version, and by then its
-        receipt, if any, was there. Whoever has waited since must read again: jobs may have started without being held.
+        As long as its version is the same, the account is as it was read, reservations and all. So is what was ongoing
+        there at that moment, because that was read later: a job stops being held only by a change of the version, and
+        by then its receipt, if any, was there. What started since without being held, because its hold had lapsed, is
+        ongoing too; nobody who decides by that moment could know it, and whoever waited for a lock must.
         """
-        return candidate.standing.balance, candidate.ongoing, self.lapsed.get(candidate.hotkey, {})
+        moment, begun = self.read_at
+        if account.version != self.entries[candidate.hotkey].version or time.monotonic() - begun > READING_LASTS:
+            return None
+        return Known(moment, candidate.standing.balance, candidate.ongoing, self.lapsed.get(candidate.hotkey, {}))
 
-    def _read_again(self, account: Account, now: dt.datetime) -> tuple[Balance, int, Lapsed]:
-        """Return the same of a locked account as it is at `now`."""
+    def _read_again(self, account: Account, now: dt.datetime) -> Known:
+        """Return what there is to know of a locked account by the clock as it is under the lock."""
+        now = self._clock(now)
         occupied = occupation(account, now)
         account.miner = occupied.miner
-        return account.balance, len(occupied.jobs), occupied.lapsed
+        return Known(now, account.balance, len(occupied.jobs), occupied.lapsed)
+
+    def _clock(self, now: dt.datetime) -> dt.datetime:
+        """Return what time it is: never before `now`, when the decision began."""
+        return self.pinned or max(now, timezone.now())
 
     def _lock_first(self, candidates: Sequence[Candidate], job: Job, patience: float) -> Account | None:
         """Lock the first account that nobody else has; with `patience`, wait so long for the first of all.

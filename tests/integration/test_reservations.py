@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -19,8 +20,9 @@ from allowance.types import (
 )
 from receipts import receipts
 from receipts.schemas import JobFinished, JobStarted
-from routing import routing
+from routing import book, routing
 from routing.book import DryBook, LiveBook
+from routing.ongoing import Observed, observe
 from routing.pipeline import check_request, decide, gather
 from routing.types import AllMinersBusy, Gate, Verdict
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
@@ -143,11 +145,11 @@ def test_a_refusal_under_the_lock_leaves_lapsed_blocks_free() -> None:
     """A lapsed hold is tidied by a pick that is then refused: the row and the balance must both say so."""
     fill_ledger("anna", executors=1)
     now = dt.datetime.now(dt.UTC)
-    book = LiveBook(pinned=now + dt.timedelta(seconds=200))
+    live = LiveBook(pinned=now + dt.timedelta(seconds=200))
     with time_machine.travel(now, tick=False):
         held, blocks = reserve(12)
     job = job_request(12)
-    candidate = gather(book.read(CLASS, now), {})[0]
+    candidate = gather(live.read(CLASS, now), {})[0]
     allowance().undo_allowance_reservation(reserve(12)[0])
     receipts().record(
         JobStarted.model_validate(
@@ -155,7 +157,7 @@ def test_a_refusal_under_the_lock_leaves_lapsed_blocks_free() -> None:
             | {"executor_class": CLASS, "timestamp": now}
         )
     )
-    _, verdict = book.reserve([candidate], check_request(job), state.window(None), now, wait=True) or (None, None)
+    _, verdict = live.reserve([candidate], check_request(job), state.window(None), now, wait=True) or (None, None)
     assert isinstance(verdict, Verdict)
     assert Reservation.objects.get(pk=held).state == "lapsed"
     assert free() == 20 * 6
@@ -166,19 +168,54 @@ def test_the_clock_is_read_under_the_lock() -> None:
     """A job that was spent and started while a pick waited for the lock keeps its executor busy."""
     fill_ledger("anna", executors=1)
     early = dt.datetime.now(dt.UTC)
-    book = LiveBook()
-    candidate = gather(book.read(CLASS, early), {})[0]
+    live = LiveBook()
+    candidate = gather(live.read(CLASS, early), {})[0]
     other = job_request(12)
     route = routing().pick(other)
     started = {"job_uuid": other.uuid, "miner_hotkey": "anna", "validator_hotkey": "v", "executor_class": CLASS}
     receipts().record(JobStarted.model_validate(started | {"timestamp": dt.datetime.now(dt.UTC), "ttl": 60}))
     allowance().spend_allowance(route.allowance_reservation_id or 0)
-    _, verdict = book.reserve([candidate], check_request(job_request(12)), state.window(None), early, wait=True) or (
+    _, verdict = live.reserve([candidate], check_request(job_request(12)), state.window(None), early, wait=True) or (
         None,
         None,
     )
     assert isinstance(verdict, Verdict)
     assert verdict.gate is Gate.EXECUTORS
+
+
+@pytest.fixture
+def job_that_starts_unheld(monkeypatch: pytest.MonkeyPatch) -> dict[str, dt.datetime]:
+    """Let a job whose hold has lapsed start at anna right after each reading; the account's version can't tell."""
+    begun: dict[str, dt.datetime] = {}
+
+    def observe_and_start(*args: Any) -> Observed:
+        observed = observe(*args)
+        job, now = job_request().uuid, dt.datetime.now(dt.UTC)
+        started = {"job_uuid": job, "miner_hotkey": "anna", "validator_hotkey": "v", "executor_class": CLASS}
+        receipts().record(JobStarted.model_validate(started | {"timestamp": now, "ttl": 60}))
+        begun[job] = now
+        return observed
+
+    monkeypatch.setattr(book, "observe", observe_and_start)
+    return begun
+
+
+def test_a_reservation_is_made_as_of_the_moment_that_decided_it(job_that_starts_unheld: dict[str, dt.datetime]) -> None:
+    """Otherwise two jobs would be ongoing on one executor at the moment at which it is said to be made."""
+    fill_ledger("anna", executors=1)
+    route = routing().pick(job_request(12))
+    (started,) = job_that_starts_unheld.values()
+    assert Reservation.objects.get(pk=route.allowance_reservation_id).created_at < started
+
+
+@pytest.mark.usefixtures("job_that_starts_unheld")
+def test_what_was_read_too_long_ago_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite may have kept a pick waiting for its only lock, without a word."""
+    monkeypatch.setattr(book, "READING_LASTS", 0.0)
+    fill_ledger("anna", executors=1)
+    with pytest.raises(AllMinersBusy):
+        routing().pick(job_request(12))
+    assert not Reservation.objects.exists()
 
 
 def test_a_pick_is_refused_inside_a_transaction_of_the_caller() -> None:
