@@ -151,7 +151,7 @@ def overloaded(message: Incoming) -> Refused | Rejected:
 
 def _unreadable(data: str | bytes | None, sentence: str) -> Refused | Rejected:
     """Return the answer to what is no message of ours. It names the job if it can, like that to a good message."""
-    metrics.MESSAGES.labels("unreadable").inc()
+    metrics.MESSAGES.labels(metrics.UNREADABLE).inc()
     try:
         found = from_json(data or "")
     except ValueError:

@@ -42,23 +42,18 @@ def note(said: Said, *, now: dt.datetime | None = None) -> ReservationState | No
     """Record what happened to a job, and return what its reservation is then; None on a fixed route.
 
     Raises JobUnknown if the job never had the route, RouteGivenUp for the receipt of one that another has replaced,
-    BadInputError for times that make no sense, LockTimeout if others
-    keep locked what is to be written: then the same word may be said again.
+    BadInputError for times that make no sense, LockTimeout if others keep locked what is to be written: then the same
+    word may be said again.
     """
     attempt, at = attempt_of(said), now or timezone.now()
     match said:
-        case Started() | Accepted():
+        case Started() | Accepted() | Finished():
             receipt = _receipt(said, attempt, at)
             with ledger_transaction():
                 bound_waits(lock_timeout())
                 _insist_on_the_route(said, at)
-                receipts().record(receipt)
-        case Finished():
-            receipt = _receipt(said, attempt, at)
-            with ledger_transaction():
-                bound_waits(lock_timeout())
-                _insist_on_the_route(said, at)
-                _end(reservations.spend, attempt, now)  # before the receipt: who waits for the account holds nothing
+                if isinstance(said, Finished):  # before the receipt: who waits for the account holds nothing
+                    _end(reservations.spend, attempt, now)
                 receipts().record(receipt)
         case Failed():
             _record_incident(said.incident, said, attempt, at)

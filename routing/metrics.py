@@ -42,6 +42,7 @@ INCIDENTS = Counter("router_incidents", "Incidents that were recorded.", ["type"
 
 SOCKETS = Gauge("router_sockets", "Sockets that are open and admitted.", multiprocess_mode="livesum")
 IN_FLIGHT = Gauge("router_in_flight", "Messages that are being worked on.", multiprocess_mode="livesum")
+UNREADABLE = "unreadable"
 MESSAGES = Counter("router_messages", "Messages that sockets got, by their type, or unreadable.", ["type"])
 REJECTED = Counter("router_rejected", "Messages of sockets that were refused, by the reason.", ["reason"])
 
@@ -54,7 +55,7 @@ for refusal in (NotEnoughAllowanceException, NotEnoughCollateralException, AllMi
 PICK_SECONDS.labels("routed")
 for kind, executor_class in product(MinerIncidentType, ExecutorClass):
     INCIDENTS.labels(kind, executor_class)
-for message_type in (*TYPES, "unreadable"):
+for message_type in (*TYPES, UNREADABLE):
     MESSAGES.labels(message_type)
 for reason in Reason:
     REJECTED.labels(reason)
