@@ -18,7 +18,17 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from allowance import ledger
-from allowance.models import Account, Block, ChainLock, ManifestSync, Miner, NeuronList, Reservation, ReservationState
+from allowance.models import (
+    Account,
+    Block,
+    ChainLock,
+    LedgerCheck,
+    ManifestSync,
+    Miner,
+    NeuronList,
+    Reservation,
+    ReservationState,
+)
 from allowance.state import held_at, lapsed_at, state_at, window
 
 if TYPE_CHECKING:
@@ -254,6 +264,23 @@ class ReservationAdmin(ReadOnlyAdmin):
     @admin.display(description="ended")
     def ended(self, reservation: Reservation) -> str:
         return "-" if reservation.ended_at is None else to_the_second(reservation.ended_at)
+
+
+@admin.register(LedgerCheck)
+class LedgerCheckAdmin(ReadOnlyAdmin):
+    """The newest first."""
+
+    list_display = ("made", "differences", "left", "repaired", "accounts", "reservations", "seconds")
+    ordering = ("-at",)
+    fields = (*list_display, "found")
+
+    @admin.display(description="time", ordering="at")
+    def made(self, check: LedgerCheck) -> str:
+        return to_the_second(check.at)
+
+    @admin.display(description="found")
+    def found(self, check: LedgerCheck) -> str:
+        return "\n".join(check.examples) or "the ledger is what its history says"
 
 
 # There is nothing to read in it but that it is there: a follower has recorded something.

@@ -195,3 +195,22 @@ class ChainLock(models.Model):
 
     def __str__(self) -> str:
         return "chain lock"
+
+
+class LedgerCheck(models.Model):
+    """What `check_ledger` found when an operator ran it; `examples` are the first differences, in words."""
+
+    at = models.DateTimeField()
+    seconds = models.FloatField(help_text="How long it took.")
+    accounts = models.PositiveIntegerField()
+    reservations = models.PositiveBigIntegerField()
+    differences = models.PositiveIntegerField()
+    left = models.PositiveIntegerField(help_text="Differences after the repair, if there was one.")
+    repaired = models.BooleanField(default=False)
+    examples: models.JSONField[list[str], list[str]] = models.JSONField(default=list)
+
+    class Meta:
+        indexes = (models.Index(fields=("-at",), name="ledger_check_newest"),)
+
+    def __str__(self) -> str:
+        return f"Check of the ledger: {self.differences or 'no'} differences"

@@ -12,7 +12,7 @@ from django.utils import timezone
 from allowance.admin import ReadOnlyAdmin, link, to_the_second
 from allowance.models import Miner, Reservation
 from routing import tokens
-from routing.models import AccessToken, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
+from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
 
 
 @admin.register(MinerIncident)
@@ -37,6 +37,26 @@ class MinerIncidentAdmin(ReadOnlyAdmin):
     @admin.display(description="job and its reservations")
     def job(self, incident: MinerIncident) -> str:
         return link(incident.job_uuid, Reservation, q=incident.job_uuid)
+
+
+@admin.register(DecisionRecord)
+class DecisionRecordAdmin(ReadOnlyAdmin):
+    """Found by job, or by the beginning of the winner's hotkey."""
+
+    exact = ("job_uuid", UUID)
+    heavy = ("candidates",)
+    list_display = ("decided", "outcome", "executor_class", "seconds", "hotkey", "rank", "job_uuid")
+    list_filter = ("outcome", "executor_class", "at")
+    ordering = ("-at", "-pk")
+    search_fields = ("miner__startswith",)
+
+    @admin.display(description="time", ordering="at")
+    def decided(self, decision: DecisionRecord) -> str:
+        return to_the_second(decision.at)
+
+    @admin.display(description="miner", ordering="miner")
+    def hotkey(self, decision: DecisionRecord) -> str:
+        return link(decision.miner, Miner, decision.miner) if decision.miner else "-"
 
 
 @admin.register(RoutedJob)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -85,7 +86,8 @@ class LiveBook:
     A reservation is made at the moment by which it was decided: of the reading, or, if that does not hold any more, of
     the lock; see `_as_read`. The clock says which, unless it is `pinned`. `claim` is told of the reservation in its own
     transaction, and may raise to undo it. `patience` are the seconds left to wait for locks, of all candidates
-    together. `entries` and `lapsed` are what was read, and `read_at` when, by the calendar and by the stop-watch.
+    together. `entries` and `lapsed` are what was read, at the moment `read_at`; a monotonic clock says how long that is
+    `good_until`, and whoever has waited since reads again.
     """
 
     pinned: dt.datetime | None = None
@@ -93,12 +95,13 @@ class LiveBook:
     patience: float = field(default_factory=lock_timeout)
     entries: Mapping[str, Entry] = field(default_factory=dict)
     lapsed: Mapping[str, Lapsed] = field(default_factory=dict)
-    read_at: tuple[dt.datetime, float] = field(init=False, repr=False, compare=False)
+    read_at: dt.datetime | None = None
+    good_until: float = -math.inf
 
     def read(self, executor_class: str, now: dt.datetime) -> Seen:
         usable, balances, self.entries, holds, self.lapsed = reading.read(executor_class, now)
-        now = self._clock(now)
-        self.read_at = now, time.monotonic()
+        self.read_at = now = self._clock(now)
+        self.good_until = time.monotonic() + READING_LASTS
         return Seen(usable, balances, *observe(executor_class if balances else "", now, holds))
 
     def reserve(
@@ -149,10 +152,11 @@ class LiveBook:
         by then its receipt, if any, was there. What started since without being held, because its hold had lapsed, is
         ongoing too; nobody who decides by that moment could know it, and whoever waited for a lock must.
         """
-        moment, begun = self.read_at
-        if account.version != self.entries[candidate.hotkey].version or time.monotonic() - begun > READING_LASTS:
+        same = account.version == self.entries[candidate.hotkey].version
+        if self.read_at is None or not same or time.monotonic() > self.good_until:
             return None
-        return Known(moment, candidate.standing.balance, candidate.ongoing, self.lapsed.get(candidate.hotkey, {}))
+        lapsed = self.lapsed.get(candidate.hotkey, {})
+        return Known(self.read_at, candidate.standing.balance, candidate.ongoing, lapsed)
 
     def _read_again(self, account: Account, now: dt.datetime) -> Known:
         """Return what there is to know of a locked account by the clock as it is under the lock."""
@@ -177,6 +181,7 @@ class LiveBook:
             finally:
                 waited = time.monotonic() - begun
                 self.patience = max(0.0, patience - waited)
+                self.good_until = -math.inf
                 LOCK_WAITS.inc()
                 LOCK_WAIT_SECONDS.inc(waited)
         for asked in self._attempts(candidates):

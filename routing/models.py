@@ -1,39 +1,57 @@
-"""What the router remembers: incidents, the jobs of its sockets, and the tokens that open them."""
+"""What the router remembers: incidents, decisions, the jobs of its sockets, and the tokens that open them."""
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import uuid4
 
 from django.db import models
 from django.db.models import Q
 
+from allowance.fields import WeiField
 from allowance.models import Reservation, new_version
 from allowance.types import HOTKEY_LENGTH
 from routing.types import MinerIncidentType
 
 
 class MinerIncident(models.Model):
-    """A miner rejected or failed a job. One per miner and job; evidence, never changed."""
+    """A miner rejected or failed a job. One per miner and job; evidence, never changed.
+
+    One that should not count is voided, once, by somebody and for a reason, which are kept: see `void_incident`.
+    """
 
     type = models.CharField(max_length=32, choices=MinerIncidentType.choices)
     timestamp = models.DateTimeField()
     hotkey_ss58address = models.CharField("hotkey", max_length=HOTKEY_LENGTH)
     job_uuid = models.UUIDField()
     executor_class = models.CharField(max_length=64)
+    voided_at = models.DateTimeField(null=True, blank=True)
+    voided_by = models.CharField(max_length=150, blank=True)
+    void_reason = models.CharField(max_length=500, blank=True)
 
     class Meta:
         permissions = (
             ("route_jobs", "Can route jobs over the socket"),
             ("view_metrics", "Can see the metrics"),
+            ("void_incidents", "Can void incidents"),
         )
         constraints = (
             models.UniqueConstraint(fields=("hotkey_ss58address", "job_uuid"), name="one_incident_per_miner_and_job"),
             models.CheckConstraint(condition=Q(type__in=MinerIncidentType.values), name="incident_has_a_known_type"),
             models.CheckConstraint(condition=~Q(hotkey_ss58address=""), name="incident_names_a_miner"),
+            models.CheckConstraint(
+                condition=Q(voided_at=None, voided_by="", void_reason="")
+                | (Q(voided_at__isnull=False) & ~Q(voided_by="") & ~Q(void_reason="")),
+                name="incident_is_voided_by_somebody_for_a_reason",
+            ),
         )
         indexes = (
-            models.Index(fields=("executor_class", "timestamp", "hotkey_ss58address"), name="incident_of_class"),
-            models.Index(fields=("-timestamp",), name="incident_newest"),
+            models.Index(
+                fields=("executor_class", "timestamp", "hotkey_ss58address"),
+                name="incident_that_counts",
+                condition=Q(voided_at=None),
+            ),
+            models.Index(fields=("-timestamp", "executor_class", "type"), name="incident_newest"),
             models.Index(fields=("job_uuid",), name="incident_of_job"),
         )
 
@@ -49,6 +67,48 @@ class IncidentVersion(models.Model):
 
     def __str__(self) -> str:
         return f"version of the incidents of {self.executor_class}"
+
+
+class DecisionRecord(models.Model):
+    """What a pick decided, and why: written in the transaction that reserves, or alone if nothing was reserved.
+
+    `outcome` is `routed` or the refusal's name. `candidates` has what each candidate was seen to have and its verdict,
+    of all refusals and of a sample of routes, so that the decision can be made again: see `routing.decisions`. Without
+    thresholds it is a fixed route, for which nobody was asked. `reservation_id` is no foreign key: whichever of the two
+    is pruned first, the other stays.
+    """
+
+    job_uuid = models.UUIDField(null=True, help_text="A fixed route takes jobs whose uuid is none.")
+    at = models.DateTimeField()
+    executor_class = models.CharField(max_length=64)
+    seconds = models.FloatField()
+    block = models.PositiveBigIntegerField(null=True)
+    outcome = models.CharField(max_length=32)
+    miner = models.CharField("hotkey", max_length=HOTKEY_LENGTH, blank=True)
+    reservation_id = models.BigIntegerField("reservation", null=True)
+    rank = models.PositiveIntegerField(null=True)
+    score = models.FloatField(null=True)
+    minimum_wei = WeiField(null=True, verbose_name="least collateral in Wei")
+    window_hours = models.FloatField(null=True)
+    asked = models.PositiveIntegerField("candidates", default=0)
+    counts: models.JSONField[dict[str, int], dict[str, int]] = models.JSONField(
+        default=dict, help_text="How many candidates failed at each gate."
+    )
+    microseconds = models.PositiveBigIntegerField(help_text="Until it was written.")
+    waited_us = models.PositiveBigIntegerField("waited for locks", default=0, help_text="microseconds")
+    candidates: models.JSONField[dict[str, Any] | None, dict[str, Any] | None] = models.JSONField(null=True)
+
+    class Meta:
+        verbose_name = "decision"
+        constraints = (models.CheckConstraint(condition=~Q(outcome=""), name="decision_has_an_outcome"),)
+        indexes = (
+            models.Index(fields=("-at",), name="decision_newest"),
+            models.Index(fields=("job_uuid",), name="decision_of_job"),
+            models.Index(fields=("miner", "-at"), name="decision_for_miner", condition=~Q(miner="")),
+        )
+
+    def __str__(self) -> str:
+        return f"Decision on job {self.job_uuid}"
 
 
 class RoutedJob(models.Model):

@@ -18,7 +18,7 @@ from routing.types import MinerIncidentType
 INCIDENT_COUNTS = f"""
     SELECT hotkey_ss58address, COUNT(*), MIN(timestamp)
     FROM {connection.ops.quote_name(MinerIncident._meta.db_table)}
-    WHERE executor_class = %(executor_class)s AND timestamp >= %(since)s
+    WHERE executor_class = %(executor_class)s AND timestamp >= %(since)s AND voided_at IS NULL
     GROUP BY hotkey_ss58address
 """  # noqa: S608 (only our table's name is filled in)
 

@@ -253,7 +253,7 @@ def test_counting_incidents_reads_the_index_of_class_and_time() -> None:
     )
     window = {"executor_class": CLASS, "since": now - dt.timedelta(hours=24)}
     read = scans(INCIDENT_COUNTS, window)
-    assert "incident_of_class" in read
+    assert "incident_that_counts" in read
 
 
 @postgresql

@@ -211,7 +211,7 @@ def test_a_reservation_is_made_as_of_the_moment_that_decided_it(job_that_starts_
 @pytest.mark.usefixtures("job_that_starts_unheld")
 def test_what_was_read_too_long_ago_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite may have kept a pick waiting for its only lock, without a word."""
-    monkeypatch.setattr(book, "READING_LASTS", 0.0)
+    monkeypatch.setattr(book, "READING_LASTS", -1.0)
     fill_ledger("anna", executors=1)
     with pytest.raises(AllMinersBusy):
         routing().pick(job_request(12))
