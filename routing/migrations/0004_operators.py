@@ -25,7 +25,7 @@ class Migration(migrations.Migration):
                 ('reservation_id', models.BigIntegerField(null=True, verbose_name='reservation')),
                 ('rank', models.PositiveIntegerField(null=True)),
                 ('score', models.FloatField(null=True)),
-                ('minimum_wei', allowance.fields.WeiField(null=True, verbose_name='least collateral in Wei')),
+                ('minimum_wei', allowance.fields.WeiField(default=0, verbose_name='least collateral in Wei')),
                 ('window_hours', models.FloatField(null=True)),
                 ('asked', models.PositiveIntegerField(default=0, verbose_name='candidates')),
                 ('counts', models.JSONField(default=dict, help_text='How many candidates failed at each gate.')),

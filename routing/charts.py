@@ -1,0 +1,41 @@
+"""What a chart shows, as values: the browser draws them, and a table beside it says the same in text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Number = int | float
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A number for each label, or, with several series, for each label and series.
+
+    `columns` stand side by side over time, `bars` lie under each other, `ring` shows shares of one series. Several
+    series are stacked. Templates include `routing/chart.html` with one.
+    """
+
+    id: str
+    title: str
+    kind: Literal["columns", "bars", "ring"]
+    labels: Sequence[str]
+    series: Mapping[str, Sequence[Number]]
+
+    @property
+    def data(self) -> dict[str, object]:
+        """What the browser gets."""
+        series = [{"name": name, "values": list(values)} for name, values in self.series.items()]
+        return {"kind": self.kind, "labels": list(self.labels), "series": series}
+
+    @property
+    def rows(self) -> list[tuple[str, list[Number]]]:
+        """The table's rows: a label, and its number in each series."""
+        columns = list(self.series.values())
+        return [(label, [values[i] for values in columns]) for i, label in enumerate(self.labels)]
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether there is nothing to draw."""
+        return not any(any(values) for values in self.series.values())

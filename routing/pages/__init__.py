@@ -1,0 +1,61 @@
+"""Pages for operators, in Django's admin: who may see which, and what they have in common.
+
+They are plain views. `routing.admin` mounts them, so that they are there on every site that has the apps and an admin.
+They need no library but Django: what draws their charts comes with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, NamedTuple
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+
+
+class Page(NamedTuple):
+    """A page in the menu: its name among the admin's URLs, and the permissions to see all that it shows."""
+
+    name: str
+    title: str
+    permissions: tuple[str, ...]
+
+
+SEE_MINERS = ("allowance.view_miner", "allowance.view_account", "routing.view_minerincident")
+SEE_DECISIONS = ("routing.view_decisionrecord",)
+SEE_LEDGER = ("allowance.view_account", "allowance.view_reservation", "allowance.view_ledgercheck")
+SEE_INCIDENTS = ("routing.view_minerincident",)
+SEE_STATUS = ("routing.view_decisionrecord", "allowance.view_block", "allowance.view_reservation")
+
+MENU = (
+    Page("routing_status", "Status", SEE_STATUS),
+    Page("routing_minerincident_changelist", "Incidents", SEE_INCIDENTS),
+    Page("routing_board", "Reliability", SEE_MINERS),
+    Page("routing_decisionrecord_changelist", "Decisions", SEE_DECISIONS),
+    Page("routing_ledger", "Ledger", SEE_LEDGER),
+)
+
+View = Callable[..., HttpResponse]
+
+
+def needs(*permissions: str) -> Callable[[View], View]:
+    """Return a decorator that lets only members of the staff with all `permissions` see a page; others are told so."""
+
+    def decorate(view: View) -> View:
+        @wraps(view)
+        def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+            if not request.user.has_perms(permissions):
+                raise PermissionDenied
+            return view(request, *args, **kwargs)
+
+        return admin.site.admin_view(guarded)
+
+    return decorate
+
+
+def show(request: HttpRequest, template: str, title: str, **context: object) -> TemplateResponse:
+    """Return a page of the admin; its template extends `routing/page.html`."""
+    return TemplateResponse(request, template, {**admin.site.each_context(request), "title": title, **context})

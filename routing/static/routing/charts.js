@@ -1,0 +1,60 @@
+/* Draws every figure.chart of a page from the JSON beside its canvas, in the colours of the admin's theme. */
+"use strict";
+
+(function () {
+    function color(name) {
+        return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+    }
+
+    function palette(count) {
+        return Array.from({length: count}, (_, i) => color(`--series-${i % 8 + 1}`));
+    }
+
+    function options(kind, series) {
+        const text = color("--body-quiet-color"), line = color("--hairline-color");
+        const many = series.length > 1;
+        const common = {
+            animation: false,
+            maintainAspectRatio: false,
+            color: text,
+            plugins: {legend: {display: many || kind === "ring", labels: {color: text, boxWidth: 12}}},
+        };
+        if (kind === "ring") {
+            return {...common, cutout: "60%"};
+        }
+        const axis = {stacked: many, grid: {color: line}, ticks: {color: text, precision: 0}};
+        const names = {stacked: many, grid: {display: false}, ticks: {color: text, autoSkip: kind === "columns", maxRotation: 0}};
+        return kind === "bars"
+            ? {...common, indexAxis: "y", scales: {x: {...axis, beginAtZero: true}, y: names}}
+            : {...common, interaction: {mode: "index"}, scales: {x: names, y: {...axis, beginAtZero: true}}};
+    }
+
+    function draw(canvas) {
+        const {kind, labels, series} = JSON.parse(document.getElementById(canvas.id.replace(/-canvas$/, "")).textContent);
+        const colors = palette(kind === "ring" ? labels.length : series.length);
+        Chart.getChart(canvas)?.destroy();
+        new Chart(canvas, {
+            type: kind === "ring" ? "doughnut" : "bar",
+            data: {
+                labels,
+                datasets: series.map(({name, values}, i) => ({
+                    label: name,
+                    data: values,
+                    backgroundColor: kind === "ring" ? colors : colors[i],
+                    borderWidth: 0,
+                })),
+            },
+            options: options(kind, series),
+        });
+    }
+
+    function drawAll() {
+        document.querySelectorAll("figure.chart canvas").forEach(draw);
+    }
+
+    document.addEventListener("DOMContentLoaded", function () {
+        drawAll();
+        new MutationObserver(drawAll).observe(document.documentElement, {attributeFilter: ["data-theme"]});
+        matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+    });
+})();

@@ -1,0 +1,21 @@
+"""The menu of the pages for operators."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import template
+from django.http import HttpRequest
+from django.urls import reverse
+
+from routing.pages import MENU
+
+register = template.Library()
+
+
+@register.inclusion_tag("routing/menu.html", takes_context=True)
+def operators_menu(context: dict[str, Any]) -> dict[str, object]:
+    """Show links to the pages that the user may see."""
+    request: HttpRequest = context["request"]
+    pages = [(page.title, reverse(f"admin:{page.name}")) for page in MENU if request.user.has_perms(page.permissions)]
+    return {"pages": pages, "here": request.path}
