@@ -73,8 +73,8 @@ class DecisionRecord(models.Model):
     """What a pick decided, and why: written in the transaction that reserves, or alone if nothing was reserved.
 
     `outcome` is `routed` or the refusal's name. `candidates` has what each candidate was seen to have and its verdict,
-    of all refusals and of a sample of routes, so that the decision can be made again: see `routing.decisions`. Without a
-    window it is a fixed route, for which nobody was asked. `reservation_id` is no foreign key: whichever of the two
+    of all refusals and of a sample of routes, so that the decision can be made again: see `routing.decisions`. A fixed
+    route, for which nobody was asked, has no `window_hours`. `reservation_id` is no foreign key: whichever of the two
     is pruned first, the other stays.
     """
 
