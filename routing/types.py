@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -125,12 +125,35 @@ def wei_text(wei: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a candidate: the gate it failed at (None: at none), what was required and seen there, and why."""
+    """What became of a candidate: the gate it failed at (None: at none), what was required and seen there.
+
+    Who gets the job has passed the last gate, at which its seconds were required; nothing was of those ranked below it.
+    """
 
     gate: Gate | None
     required: float
     observed: float
-    sentence: str
+
+    @property
+    def sentence(self) -> str:
+        """Why, in words."""
+        match self.gate:
+            case Gate.EXCLUDED:
+                return "excluded by the caller"
+            case Gate.ALLOWANCE:
+                return f"{self.observed:g} s free, {self.required:g} s needed"
+            case Gate.COLLATERAL:
+                return f"{wei_text(int(self.observed))} posted, {wei_text(int(self.required))} needed"
+            case Gate.EXECUTORS:
+                return f"{self.required - 1:g} jobs ongoing on {self.observed:g} executors"
+            case Gate.RESERVATION:
+                return f"only {self.observed:g} s left when its turn came"
+            case Gate.LOCK:
+                return "others kept its account locked"
+        return "gets the job" if self.required else "ranked below the one that gets it"
+
+
+NOT_REACHED = Verdict(None, 0, 0)
 
 
 @dataclass(slots=True)
@@ -178,7 +201,7 @@ class Decision:
     """Why a job goes where it goes, or nowhere: the one value that the pick, the dry run and the refusals read.
 
     Debug and trusted miners are fixed routes: nothing was asked, so `policy` is None and there are no candidates, nor
-    `timings`.
+    `timings`. The hotkeys `excluded` are those that the caller did not want.
     """
 
     job: Job
@@ -187,6 +210,7 @@ class Decision:
     policy: Policy | None
     candidates: tuple[Candidate, ...]
     route: JobRoute | None
+    excluded: frozenset[str] = frozenset()
     timings: Timings | None = field(default=None, compare=False)
 
     @property
@@ -198,16 +222,19 @@ class Decision:
     @property
     def summary(self) -> str:
         """One line: how many miners could take the job, and what the others failed at."""
-        if self.policy is None:
-            return "a fixed route, no miner was asked"
-        passed = sum(c.verdict.gate is None for c in self.candidates)
-        failed = ", ".join(
-            f"{n} {SUMMARY[gate].format(minimum_wei=wei_text(self.policy.minimum_wei))}"
-            for gate, n in sorted(self.counts.items(), key=lambda item: -item[1])
-        )
-        return f"{passed} of {len(self.candidates)} miners{' fit' if passed else ''}" + (
-            f": {failed}" if failed else ""
-        )
+        return summarise(self.policy, len(self.candidates), self.counts)
+
+
+def summarise(policy: Policy | None, candidates: int, counts: Mapping[Gate, int]) -> str:
+    """Return in one line how many of so many candidates fit, and how many failed at which gate."""
+    if policy is None:
+        return "a fixed route, no miner was asked"
+    passed = candidates - sum(counts.values())
+    failed = ", ".join(
+        f"{n} {SUMMARY[gate].format(minimum_wei=wei_text(policy.minimum_wei))}"
+        for gate, n in sorted(counts.items(), key=lambda item: -item[1])
+    )
+    return f"{passed} of {candidates} miners{' fit' if passed else ''}" + (f": {failed}" if failed else "")
 
 
 class JobRoutingException(Exception):  # noqa: N818 (the contract's name)
