@@ -64,11 +64,8 @@ class Known(NamedTuple):
     lapsed: Lapsed
 
 
-class Book(Protocol):
-    """What a decision needs to know and do, beyond arithmetic."""
-
-    def read(self, executor_class: str, now: dt.datetime) -> Seen:
-        """Return what there is to see of a class at `now`."""
+class Reserver(Protocol):
+    """What a decision needs to do, beyond arithmetic."""
 
     def reserve(
         self, candidates: Sequence[Candidate], question: Decision, window: Window, *, wait: bool
@@ -77,6 +74,13 @@ class Book(Protocol):
 
         None: others have all of them locked, or, with `wait`, the first stayed so for too long.
         """
+
+
+class Book(Reserver, Protocol):
+    """What it needs to know as well."""
+
+    def read(self, executor_class: str, now: dt.datetime) -> Seen:
+        """Return what there is to see of a class at `now`."""
 
 
 @dataclass(slots=True)

@@ -17,10 +17,11 @@ from allowance.ledger import Window
 from allowance.service import not_enough
 from allowance.types import BadInputError, LockTimeout, NotEnoughAllowanceException
 from routing import conf
-from routing.book import Book, Reserved, Seen, busy
+from routing.book import Book, Reserved, Reserver, Seen, busy
 from routing.reliability import incident_counts, score
 from routing.types import (
     NOT_REACHED,
+    ROUTED,
     AllMinersBusy,
     Candidate,
     Decision,
@@ -60,16 +61,18 @@ def decide(
     if seen.balances:
         incidents = incident_counts(job.executor_class, now, policy.window, version=seen.in_force.incidents)
     candidates = gather(seen, incidents)
-    open_question = Decision(job, now, seen.window.newest, policy, tuple(candidates), None, banned)
-    return settle(open_question, policy, book, seen.window, begun=begun)
+    question = Decision(job, now, seen.window.newest, policy, tuple(candidates), None, banned)
+    return settle(question, book, seen.window, begun=begun)
 
 
-def settle(question: Decision, policy: Policy, book: Book, window: Window, *, begun: float) -> Decision:
+def settle(question: Decision, book: Reserver, window: Window, *, begun: float) -> Decision:
     """Return the decision on a job whose candidates are gathered: filter, rank, reserve.
 
     `begun` is when gathering did, by the performance counter. The candidates get their verdicts and ranks.
     """
-    gathered = time.perf_counter()
+    gathered, policy = time.perf_counter(), question.policy
+    if policy is None:  # a fixed route is no question
+        return question
     need = ledger.to_ns(question.job.seconds)
     for candidate in question.candidates:
         candidate.verdict = judge(candidate, question.job, need, policy, question.excluded)
@@ -98,7 +101,7 @@ def refusal(
 
 def outcome(decision: Decision) -> str:
     """Return `routed`, or the name of the refusal."""
-    return "routed" if decision.route else type(refusal(decision)).__name__
+    return ROUTED if decision.route else type(refusal(decision)).__name__
 
 
 def fixed_route(request: OrganicJobRequest) -> JobRoute | None:
@@ -150,7 +153,7 @@ def rank(candidates: Sequence[Candidate]) -> list[Candidate]:
     return ranked
 
 
-def walk(ranked: Sequence[Candidate], question: Decision, book: Book, window: Window) -> JobRoute | None:
+def walk(ranked: Sequence[Candidate], question: Decision, book: Reserver, window: Window) -> JobRoute | None:
     """Reserve with the first candidate that can take the job, and give each that can't its verdict.
 
     Candidates whose accounts others have locked are passed over at first and waited for, with the book's patience, if
@@ -166,7 +169,7 @@ def walk(ranked: Sequence[Candidate], question: Decision, book: Book, window: Wi
         while idle and (asked := book.reserve(idle, question, window, wait=wait)):
             candidate, answer = asked
             if isinstance(answer, Reserved):
-                candidate.verdict = Verdict(None, question.job.seconds, candidate.free_seconds)
+                candidate.verdict = candidate.chosen(question.job)
                 return JobRoute(answer.miner, answer.blocks, answer.reservation_id)
             candidate.verdict = answer
             idle = [other for other in idle if other is not candidate]

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
-from uuid import UUID
 
 from django.db.models import TextChoices
 
@@ -23,10 +22,8 @@ __all__ = [
     "ExecutorClass",
     "Gate",
     "Job",
-    "JobFinished",
     "JobRoute",
     "JobRoutingException",
-    "JobUnknown",
     "Miner",
     "MinerIncidentType",
     "NoMinerFits",
@@ -36,6 +33,9 @@ __all__ = [
     "Timings",
     "Verdict",
 ]
+
+ROUTED = "routed"
+"""The outcome of a decision that is no refusal."""
 
 TRUSTED_MINER_FAKE_KEY = "0" * HOTKEY_LENGTH
 """The hotkey of the pseudo-miner that trusted jobs go to."""
@@ -187,6 +187,10 @@ class Candidate:
     def free_seconds(self) -> float:
         return to_seconds(self.standing.free)
 
+    def chosen(self, job: Job) -> Verdict:
+        """Return the verdict on who gets the job."""
+        return Verdict(None, job.seconds, self.free_seconds)
+
 
 class Timings(NamedTuple):
     """How many seconds the stages of a decision took."""
@@ -273,34 +277,3 @@ class NotEnoughCollateralException(NoMinerFits):
     """Every miner that has allowance posted less collateral than required."""
 
     advice = "Lower DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI, or wait until miners post more."
-
-
-class JobFinished(JobRoutingException):
-    """Say that a job is over or paid for, so that it is not routed again."""
-
-    def __init__(self, job_uuid: UUID) -> None:
-        self.job_uuid = job_uuid
-        super().__init__(f"Job {job_uuid} is over or paid for. A new job needs a uuid of its own.")
-
-
-class JobUnknown(JobRoutingException):
-    """Say that a job never got the route that somebody speaks of; a `reservation_id` of None means a fixed route."""
-
-    def __init__(self, job_uuid: UUID, reservation_id: int | None) -> None:
-        self.job_uuid = job_uuid
-        self.reservation_id = reservation_id
-        route = "a fixed route" if reservation_id is None else f"reservation {reservation_id}"
-        super().__init__(f"Job {job_uuid} never had {route}. Check the uuid and the id that job.routed carried.")
-
-
-class RouteGivenUp(JobRoutingException):
-    """Say that a job has gone on to another miner, whose `present_id` is its reservation; None means a fixed route."""
-
-    def __init__(self, job_uuid: UUID, reservation_id: int | None, present_id: int) -> None:
-        self.job_uuid = job_uuid
-        self.reservation_id = reservation_id
-        self.present_id = present_id
-        super().__init__(
-            f"Job {job_uuid} has gone on to reservation {present_id}. Only receipts of that are taken; what a former "
-            "miner did with the job is not paid for."
-        )
