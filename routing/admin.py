@@ -7,12 +7,14 @@ from uuid import UUID
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import URLPattern, path
 from django.utils import timezone
 
 from allowance.admin import ReadOnlyAdmin, link, to_the_second
 from allowance.models import Miner, Reservation
 from routing import tokens
 from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
+from routing.pages.status import status_page
 
 
 @admin.register(MinerIncident)
@@ -49,6 +51,9 @@ class DecisionRecordAdmin(ReadOnlyAdmin):
     list_filter = ("outcome", "executor_class", "at")
     ordering = ("-at", "-pk")
     search_fields = ("miner__startswith",)
+
+    def get_urls(self) -> list[URLPattern]:
+        return [path("status/", status_page, name="routing_status"), *super().get_urls()]
 
     @admin.display(description="time", ordering="at")
     def decided(self, decision: DecisionRecord) -> str:

@@ -37,6 +37,9 @@ __all__ = [
     "Verdict",
 ]
 
+ROUTED = "routed"
+"""The outcome of a decision that is no refusal."""
+
 TRUSTED_MINER_FAKE_KEY = "0" * HOTKEY_LENGTH
 """The hotkey of the pseudo-miner that trusted jobs go to."""
 
