@@ -51,63 +51,74 @@ class Measure(NamedTuple):
     """What is measured in `unit`: seconds (s), percent (%) or a mere number (""); how nothing to measure stands."""
 
     unit: str
-    limits: Limits
     advice: str
     without: Level = Level.OK
 
 
-DAY = 24 * 3600.0
 DRY_RUN = "manage.py dry_run_routing says what keeps the others behind."
 
+MEASURES: Mapping[str, Measure] = {
+    "block_age": Measure("s", "Look whether the chain follower runs, and at what its log says.", Level.CRITICAL),
+    "manifest_age": Measure(
+        "s", "Look whether the chain follower still asks the miners for their manifests.", Level.CRITICAL
+    ),
+    "refusals": Measure("%", "The refusals by reason, here too, say what to do."),
+    "refused_for_allowance": Measure(
+        "%", "Let callers ask for shorter jobs and release what they do not use, or wait for blocks."
+    ),
+    "refused_for_collateral": Measure(
+        "%", "Lower DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI, or wait until miners post more."
+    ),
+    "refused_as_busy": Measure("%", "Look for jobs without a finished receipt, or send fewer at a time."),
+    "refused_for_locks": Measure("%", "Look for a transaction that nobody ends, or set ALLOWANCE_LOCK_TIMEOUT higher."),
+    "lapses": Measure("%", "Find the caller that neither spends nor undoes what it reserves."),
+    "lock_waits": Measure("%", f"Many jobs want the same few miners. {DRY_RUN}"),
+    "longest_lock_wait": Measure("s", "Look for slow transactions that keep accounts locked."),
+    "most_jobs": Measure("%", DRY_RUN),
+    "most_seconds": Measure("%", DRY_RUN),
+    "ledger_differences": Measure(
+        "", "Run manage.py check_ledger, and again with --repair if it finds any.", Level.UNKNOWN
+    ),
+    "ledger_check_age": Measure("s", "Run manage.py check_ledger, best every day.", Level.UNKNOWN),
+}
 
-def measures() -> dict[str, Measure]:
-    """Return all there is to measure, with the limits that hold unless STATUS_LIMITS has others."""
+DAY = 24 * 3600.0
+
+
+def default_limits() -> dict[str, Limits]:
+    """Return the limits of every measure that hold unless STATUS_LIMITS has others."""
     ready, patience = max_block_age(), lock_timeout()
     return {
-        "block_age": Measure(
-            "s",
-            Limits(ready / 2, ready),
-            "Look whether the chain follower runs, and at what its log says.",
-            without=Level.CRITICAL,
-        ),
-        "manifest_age": Measure(
-            "s",
-            Limits(900, 3600),
-            "Look whether the chain follower still asks the miners for their manifests.",
-            without=Level.CRITICAL,
-        ),
-        "refusals": Measure("%", Limits(25, 50), "The refusals by reason, here too, say what to do."),
-        "refused_for_allowance": Measure(
-            "%",
-            Limits(20, 40),
-            "Let callers ask for shorter jobs and release what they do not use, or wait for blocks.",
-        ),
-        "refused_for_collateral": Measure(
-            "%", Limits(10, 30), "Lower DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI, or wait until miners post more."
-        ),
-        "refused_as_busy": Measure(
-            "%", Limits(10, 30), "Look for jobs without a finished receipt, or send fewer at a time."
-        ),
-        "refused_for_locks": Measure(
-            "%", Limits(0, 1), "Look for a transaction that nobody ends, or set ALLOWANCE_LOCK_TIMEOUT higher."
-        ),
-        "lapses": Measure("%", Limits(5, 20), "Find the caller that neither spends nor undoes what it reserves."),
-        "lock_waits": Measure("%", Limits(5, 25), f"Many jobs want the same few miners. {DRY_RUN}"),
-        "longest_lock_wait": Measure(
-            "s", Limits(patience / 2, patience), "Look for slow transactions that keep accounts locked."
-        ),
-        "most_jobs": Measure("%", Limits(50, 80), DRY_RUN),
-        "most_seconds": Measure("%", Limits(50, 80), DRY_RUN),
-        "ledger_differences": Measure(
-            "",
-            Limits(0, 0),
-            "Run manage.py check_ledger, and again with --repair if it finds any.",
-            without=Level.UNKNOWN,
-        ),
-        "ledger_check_age": Measure(
-            "s", Limits(2 * DAY, 30 * DAY), "Run manage.py check_ledger, best every day.", without=Level.UNKNOWN
-        ),
+        "block_age": Limits(ready / 2, ready),
+        "manifest_age": Limits(900, 3600),
+        "refusals": Limits(25, 50),
+        "refused_for_allowance": Limits(20, 40),
+        "refused_for_collateral": Limits(10, 30),
+        "refused_as_busy": Limits(10, 30),
+        "refused_for_locks": Limits(0, 1),
+        "lapses": Limits(5, 20),
+        "lock_waits": Limits(5, 25),
+        "longest_lock_wait": Limits(patience / 2, patience),
+        "most_jobs": Limits(50, 80),
+        "most_seconds": Limits(50, 80),
+        "ledger_differences": Limits(0, 0),
+        "ledger_check_age": Limits(2 * DAY, 30 * DAY),
     }
+
+
+def own_limits() -> dict[str, Limits]:
+    """Return the limits that STATUS_LIMITS has. Raises ImproperlyConfigured if they are none."""
+    own = getattr(settings, "STATUS_LIMITS", {})
+    if not isinstance(own, Mapping):
+        raise ImproperlyConfigured(f"STATUS_LIMITS is {own!r:.80}, not limits by name.")
+    for name, pair in own.items():
+        if name not in MEASURES:
+            raise ImproperlyConfigured(f"STATUS_LIMITS: {name!r:.80} is none of {', '.join(MEASURES)}.")
+        if not _are_limits(pair):
+            raise ImproperlyConfigured(
+                f"STATUS_LIMITS: {name} is {pair!r:.80}, not [warning, critical], numbers from 0 up in this order."
+            )
+    return {name: Limits(*pair) for name, pair in own.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,30 +154,13 @@ def judge(measured: Mapping[str, tuple[float | None, str]]) -> tuple[Finding, ..
 
     Raises ImproperlyConfigured if STATUS_LIMITS is bad.
     """
-    limits, findings = limits_in_force(), []
-    for name, measure in measures().items():
+    limits, findings = default_limits() | own_limits(), []
+    for name, measure in MEASURES.items():
         value, fact = measured[name]
         level = measure.without if value is None else limits[name].level(value)
         sentence = fact if level is Level.OK else f"{fact} {measure.advice}"
         findings.append(Finding(name, value, measure.unit, level, limits[name], sentence))
     return tuple(findings)
-
-
-def limits_in_force() -> dict[str, Limits]:
-    """Return the limits of every measure by its name. Raises ImproperlyConfigured if STATUS_LIMITS is bad."""
-    limits = {name: measure.limits for name, measure in measures().items()}
-    own = getattr(settings, "STATUS_LIMITS", {})
-    if not isinstance(own, Mapping):
-        raise ImproperlyConfigured(f"STATUS_LIMITS is {own!r:.80}, not limits by name.")
-    for name, pair in own.items():
-        if name not in limits:
-            raise ImproperlyConfigured(f"STATUS_LIMITS: {name!r:.80} is none of {', '.join(limits)}.")
-        if not _are_limits(pair):
-            raise ImproperlyConfigured(
-                f"STATUS_LIMITS: {name} is {pair!r:.80}, not [warning, critical], numbers from 0 up in this order."
-            )
-        limits[name] = Limits(*pair)
-    return limits
 
 
 def amount(value: float, unit: str) -> str:

@@ -144,7 +144,7 @@ def check_limits(**_kwargs: Any) -> list[CheckMessage]:
 def check_status_limits(**_kwargs: Any) -> list[CheckMessage]:
     """Insist on limits for what is measured, which a value can be above."""
     try:
-        alerts.limits_in_force()
+        alerts.own_limits()
     except ImproperlyConfigured as error:
         hint = (
             'Write it as {"refusals": [25, 50]}: by name, above which value it is a warning, and above which critical.'
