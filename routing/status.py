@@ -51,15 +51,15 @@ REFUSALS: Mapping[str, Refusal] = {
 
 
 class Picks(NamedTuple):
-    """Decisions with one outcome for one miner. `waited` of them waited for locks, so many microseconds."""
+    """So many decisions with one outcome for one miner; their waits for locks, in microseconds, and how many waited."""
 
     outcome: str
     miner: str
     number: int
     seconds: float
-    waited: int
     waited_us: int
     longest_us: int
+    waited: int
 
 
 class Work(NamedTuple):
@@ -134,10 +134,9 @@ def _chain(now: dt.datetime) -> Measured:
 
 def _picks(now: dt.datetime) -> list[Picks]:
     decided = DecisionRecord.objects.filter(at__gt=now - HOUR, at__lte=now, window_hours__isnull=False)
+    sums = Count("pk"), Sum("seconds"), Sum("waited_us"), Max("waited_us")
     waited = Count("pk", filter=Q(waited_us__gt=0))
-    sums = (Count("pk"), Sum("seconds"), waited, Sum("waited_us"), Max("waited_us"))
-    columns = {f"sum_{place}": column for place, column in enumerate(sums)}
-    return [Picks(*row) for row in decided.values_list("outcome", "miner").annotate(**columns)]
+    return [Picks(*row) for row in decided.values_list("outcome", "miner").annotate(*sums, waited=waited)]
 
 
 def _work(routed: Sequence[Picks]) -> list[Work]:
