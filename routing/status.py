@@ -42,7 +42,7 @@ REFUSALS: Mapping[str, Refusal] = {
         "refused_for_allowance", "no allowance", "found no miner with enough allowance"
     ),
     NotEnoughCollateralException.__name__: Refusal(
-        "refused_for_collateral", "too little collateral", "found no miner with enough collateral"
+        "refused_for_collateral", "low collateral", "found no miner with enough collateral"
     ),
     AllMinersBusy.__name__: Refusal("refused_as_busy", "all busy", "found all miners busy"),
     LockTimeout.__name__: Refusal("refused_for_locks", "locked", "gave up waiting for locks"),

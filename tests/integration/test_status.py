@@ -420,7 +420,7 @@ def test_the_page_charts_a_day_of_decisions_and_the_work_of_an_hour() -> None:
         "routed": (9, 15),
         "fixed route": (0, 50),
         "no allowance": (0, 8),
-        "too little collateral": (0, 4),
+        "low collateral": (0, 4),
         "all busy": (50, 3),
         "locked": (0, 1),
         "SomethingNew": (0, 2),
@@ -434,7 +434,7 @@ def test_the_page_charts_a_day_of_decisions_and_the_work_of_an_hour() -> None:
     assert list(decisions.series) == list(by_outcome)
     assert dict(zip(refusals.labels, refusals.series["refusals"], strict=True)) == {
         "no allowance": 8,
-        "too little collateral": 4,
+        "low collateral": 4,
         "all busy": 56,
         "locked": 1,
         "SomethingNew": 2,

@@ -10,11 +10,6 @@
         return Array.from({length: count}, (_, i) => color(`--series-${i % 8 + 1}`));
     }
 
-    /* A hotkey is longer than there is room for; the table beside the chart has it whole. */
-    function brief(label) {
-        return label.length > 24 ? `${label.slice(0, 9)}…${label.slice(-5)}` : label;
-    }
-
     function options(kind, series) {
         const text = color("--body-quiet-color"), line = color("--hairline-color");
         const many = series.length > 1;
@@ -28,8 +23,7 @@
             return {...common, cutout: "60%"};
         }
         const axis = {stacked: many, grid: {color: line}, ticks: {color: text, precision: 0}};
-        const label = function (value) { return brief(this.getLabelForValue(value)); };
-        const names = {stacked: many, grid: {display: false}, ticks: {color: text, callback: label, autoSkip: kind === "columns", maxRotation: 0}};
+        const names = {stacked: many, grid: {display: false}, ticks: {color: text, autoSkip: kind === "columns", maxRotation: 0}};
         return kind === "bars"
             ? {...common, indexAxis: "y", scales: {x: {...axis, beginAtZero: true}, y: names}}
             : {...common, interaction: {mode: "index"}, scales: {x: names, y: {...axis, beginAtZero: true}}};
