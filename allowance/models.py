@@ -176,6 +176,7 @@ class Reservation(models.Model):
             models.Index(fields=("account", "expires_at"), name="reservation_held", condition=Q(state="held")),
             models.Index(fields=("account", "-created_at"), name="reservation_of_account"),
             models.Index(fields=("job_uuid",), name="reservation_of_job"),
+            models.Index(fields=("ended_at",), name="reservation_ended", condition=Q(ended_at__isnull=False)),
         )
 
     def __str__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -102,6 +103,10 @@ ALLOWANCE_THREADS = env.int("ALLOWANCE_THREADS", default=8)
 ALLOWANCE_LOCK_TIMEOUT = env.float("ALLOWANCE_LOCK_TIMEOUT", default=5.0)
 DECISIONS_SAMPLE = env.float("DECISIONS_SAMPLE", default=0.01)
 READY_MAX_BLOCK_AGE = env.float("READY_MAX_BLOCK_AGE", default=120.0)
+try:
+    STATUS_LIMITS = json.loads(env.str("STATUS_LIMITS", default="") or "{}")
+except ValueError as error:
+    raise ImproperlyConfigured(f'STATUS_LIMITS is no JSON, as {{"refusals": [25, 50]}} is: {error}.') from error
 FACILITATOR_PUBLIC_KEYS = env.list("FACILITATOR_PUBLIC_KEYS", default=[])
 FACILITATOR_SIGNATURE_MAX_AGE = env.float("FACILITATOR_SIGNATURE_MAX_AGE", default=300.0)
 SOCKET_ORIGINS = env.list("SOCKET_ORIGINS", default=[])

@@ -9,6 +9,7 @@ from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path
 from django.utils import timezone
 
 from allowance.admin import ReadOnlyAdmin, link, to_the_second
@@ -16,6 +17,7 @@ from allowance.models import Miner, Reservation
 from routing import tokens
 from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
 from routing.pages.decisions import explanation
+from routing.pages.status import status_page
 from routing.types import wei_text
 
 
@@ -69,6 +71,9 @@ class DecisionRecordAdmin(ReadOnlyAdmin):
         allowed = record is not None and self.has_view_permission(request, record)
         shown = explanation(request, record) if record and allowed else {}
         return super().change_view(request, object_id, form_url, {**(extra_context or {}), **shown})
+
+    def get_urls(self) -> list[URLPattern]:
+        return [path("status/", status_page, name="routing_status"), *super().get_urls()]
 
     @admin.display(description="time", ordering="at")
     def decided(self, decision: DecisionRecord) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
+from django.core.exceptions import ImproperlyConfigured
 
 from allowance import validation
-from routing import decisions, limits, signatures
+from routing import alerts, decisions, limits, signatures
 from routing.dynamic import CONSTANCE_SETTINGS
 
 
@@ -147,6 +148,19 @@ def check_limits(**_kwargs: Any) -> list[CheckMessage]:
         for name, least in limits.LEAST.items()
         if not _is_number(value := limits.limit(name)) or not least <= value < math.inf
     ]
+
+
+@register()
+def check_status_limits(**_kwargs: Any) -> list[CheckMessage]:
+    """Insist on limits for what is measured, which a value can be above."""
+    try:
+        alerts.own_limits()
+    except ImproperlyConfigured as error:
+        hint = (
+            'Write it as {"refusals": [25, 50]}: by name, above which value it is a warning, and above which critical.'
+        )
+        return [Error(str(error), hint=hint, id="routing.E012")]
+    return []
 
 
 def _is_number(value: object) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_safe
@@ -17,8 +16,6 @@ from routing.health import OK, Ledger, NoAnswer
 from routing.tokens import Scope
 
 PERMISSION = "routing.view_metrics"
-
-DEFAULT_MAX_BLOCK_AGE = 120.0
 
 
 @cache_control(no_store=True)
@@ -37,7 +34,7 @@ async def readyz(_request: HttpRequest) -> HttpResponse:
     """
     (ledger, database), channel_layer = await asyncio.gather(_ledger(), _channel_layer())
     age = ledger and ledger.age
-    up_to_date = age is not None and age <= getattr(settings, "READY_MAX_BLOCK_AGE", DEFAULT_MAX_BLOCK_AGE)
+    up_to_date = age is not None and age <= health.max_block_age()
     ready = database == channel_layer == OK and up_to_date
     answer = {
         "ready": ready,

@@ -28,7 +28,14 @@ SEE_MINERS = ("allowance.view_miner", "allowance.view_account", "routing.view_mi
 SEE_DECISIONS = ("routing.view_decisionrecord",)
 SEE_LEDGER = ("allowance.view_account", "allowance.view_reservation", "allowance.view_ledgercheck")
 SEE_INCIDENTS = ("routing.view_minerincident",)
-SEE_STATUS = ("routing.view_decisionrecord", "allowance.view_block", "allowance.view_reservation")
+SEE_STATUS = (
+    "routing.view_decisionrecord",
+    "allowance.view_block",
+    "allowance.view_manifestsync",
+    "allowance.view_miner",
+    "allowance.view_reservation",
+    "allowance.view_ledgercheck",
+)
 
 MENU = (
     Page("routing_status", "Status", SEE_STATUS),

@@ -140,3 +140,28 @@ def test_an_age_of_signatures_that_is_none_is_named(seconds: object, settings: S
 def test_a_bound_of_sockets_that_is_none_is_named(name: str, value: object, settings: Settings) -> None:
     setattr(settings, name, value)
     assert_only_complaint("routing.E010", name, repr(value))
+
+
+def test_limits_of_the_status_are_fine(settings: Settings) -> None:
+    settings.STATUS_LIMITS = {"refusals": [0, 0.5], "most_jobs": (100, 100)}
+    assert complaints() == []
+
+
+@pytest.mark.parametrize("name", ["", "refusal", "REFUSALS", 1])
+def test_a_limit_of_the_status_for_what_is_not_measured_is_named(name: object, settings: Settings) -> None:
+    settings.STATUS_LIMITS = {"refusals": [25, 50], name: [1, 2]}
+    assert_only_complaint("routing.E012", "STATUS_LIMITS", repr(name), "block_age")
+
+
+@pytest.mark.parametrize(
+    "pair", [None, 5, "12", [1], [1, 2, 3], [2, 1], [-1, 2], [1, "2"], [True, 2], [1, float("inf")], [float("nan"), 2]]
+)
+def test_a_limit_of_the_status_that_is_none_is_named(pair: object, settings: Settings) -> None:
+    settings.STATUS_LIMITS = {"refusals": pair}
+    assert_only_complaint("routing.E012", "STATUS_LIMITS: refusals", repr(pair))
+
+
+@pytest.mark.parametrize("limits", [None, [], "refusals", 7])
+def test_limits_of_the_status_that_are_no_mapping_are_told(limits: object, settings: Settings) -> None:
+    settings.STATUS_LIMITS = limits
+    assert_only_complaint("routing.E012", f"STATUS_LIMITS is {limits!r}")

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from django import db
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from allowance.console import wide_console
+from routing.alerts import Level
+from routing.status import Status, Work, status
+
+STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "red", Level.UNKNOWN: "magenta"}
+
+
+class Command(BaseCommand):
+    help = (
+        "Tell how routing stands: the chain, refusals, lapses, locks and miners of the last hour, and the ledger. "
+        "STATUS_LIMITS says what is too much. "
+        "Exit code, for monitors: 0 ok, 1 warning, 2 critical, or no database, or bad arguments, 3 unknown."
+    )
+    # A check that fails would end this with 1, which is a warning.
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--format", choices=["text", "json"], default="text")
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        try:
+            found = status(timezone.now())
+        except db.Error as error:
+            raise CommandError(f"CRITICAL: the database can't be read: {error}", returncode=2) from error
+        except ImproperlyConfigured as error:
+            raise CommandError(f"UNKNOWN: {error}", returncode=3) from error
+        if options["format"] == "json":
+            self.stdout.write(json.dumps(as_json(found)))
+        else:
+            show(found, wide_console(self.stdout._out))
+        if found.level is not Level.OK:
+            raise SystemExit(found.level.exit_code)
+
+
+def as_json(found: Status) -> dict[str, object]:
+    """Return a status as JSON values."""
+    return {
+        "level": found.level,
+        "at": found.at.isoformat(),
+        "findings": [finding.data for finding in found.findings],
+        "most_jobs": [work._asdict() for work in found.most_jobs],
+        "most_seconds": [work._asdict() for work in found.most_seconds],
+    }
+
+
+def show(found: Status, console: Console) -> None:
+    """Print a line that says it all, which is what monitors show, the findings, and who got most of the work."""
+    line = Text(f"{found.level.upper()}: {found.sentence}", style=f"bold {STYLES[found.level]}")
+    console.print(line, soft_wrap=True)
+    findings = Table("level", "finding", box=None, pad_edge=False, header_style="bold")
+    for name in ("value", "warning above", "critical above"):
+        findings.add_column(name, justify="right", no_wrap=True)
+    findings.add_column("what it says")
+    for finding in found.findings:
+        level = Text(finding.level, style=STYLES[finding.level])
+        findings.add_row(level, finding.name, *finding.amounts, Text(finding.sentence))
+    console.print(findings)
+    for title, most in (("jobs", found.most_jobs), ("seconds", found.most_seconds)):
+        if most:
+            console.print(f"\nMost {title} of the last hour", style="bold")
+            console.print(_table(most))
+
+
+def _table(most: Sequence[Work]) -> Table:
+    table = Table("hotkey", box=None, pad_edge=False, header_style="bold")
+    for name in ("jobs", "% of jobs", "seconds", "% of seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for work in most:
+        numbers = f"{work.jobs:,}", f"{work.jobs_share:.1f}", f"{work.seconds:,.0f}", f"{work.seconds_share:.1f}"
+        table.add_row(Text(work.miner), *numbers)
+    return table

@@ -1,0 +1,95 @@
+"""How routing stands: the findings that monitors watch, and the decisions of a day."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from django.db.models import Count, Q
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+
+from allowance.admin import link
+from allowance.models import Miner
+from routing.buckets import UtcHour
+from routing.charts import Chart
+from routing.models import DecisionRecord
+from routing.pages import SEE_STATUS, needs, show
+from routing.status import HOUR, REFUSALS, Work, status
+from routing.types import ROUTED
+
+HOURS = 24
+
+FIXED = "fixed route"
+
+LABELS = {ROUTED: ROUTED, FIXED: FIXED, **{outcome: refusal.label for outcome, refusal in REFUSALS.items()}}
+"""What charts call the outcomes, in the order in which they are stacked."""
+
+ByHour = Mapping[dt.datetime, Counter[str]]
+
+
+@needs(*SEE_STATUS)
+def status_page(request: HttpRequest) -> HttpResponse:
+    """Show the findings, the worst first, who got most of the work, and how the decisions of a day ended."""
+    now = timezone.now()
+    found, by_hour = status(now), outcomes_by_hour(now)
+    named = dict.fromkeys((*found.most_jobs, *found.most_seconds))
+    return show(
+        request,
+        "routing/status.html",
+        "Status",
+        status=found,
+        decisions=decisions_chart(by_hour),
+        refusals=refusals_chart(by_hour),
+        most_jobs=work_chart("jobs", found.most_jobs),
+        most_seconds=work_chart("seconds", found.most_seconds),
+        work=[(link(work.miner, Miner, work.miner), work) for work in named],
+    )
+
+
+def outcomes_by_hour(now: dt.datetime) -> ByHour:
+    """Return how many decisions ended how in each of the last HOURS hours of UTC, the one that has begun included."""
+    begun = now.astimezone(dt.UTC).replace(minute=0, second=0, microsecond=0)
+    by_hour = {begun - HOUR * ago: Counter[str]() for ago in reversed(range(HOURS))}
+    counted = (
+        DecisionRecord.objects.filter(at__gte=min(by_hour), at__lte=now)
+        .values_list(UtcHour("at"), "outcome")
+        .annotate(Count("pk"), fixed=Count("pk", filter=Q(window_hours=None)))
+    )
+    for hour, outcome, number, fixed in counted:
+        by_hour[hour].update({outcome: number - fixed, FIXED: fixed})
+    return by_hour
+
+
+def decisions_chart(by_hour: ByHour) -> Chart:
+    """Return the decisions of each hour, stacked by how they ended."""
+    total = sum(by_hour.values(), Counter[str]())
+    series = {
+        LABELS.get(outcome, outcome): [outcomes[outcome] for outcomes in by_hour.values()]
+        for outcome in sorted(total, key=_place)
+    }
+    hours = [f"{hour:%H:%M}" for hour in by_hour]
+    return Chart("decisions", f"Decisions of the last {HOURS} hours (UTC) by outcome", "columns", hours, series)
+
+
+def refusals_chart(by_hour: ByHour) -> Chart:
+    """Return the refusals of all hours by reason."""
+    total = sum(by_hour.values(), Counter[str]())
+    refused = {outcome: total[outcome] for outcome in sorted(total, key=_place) if outcome not in {ROUTED, FIXED}}
+    labels = [LABELS.get(outcome, outcome) for outcome in refused]
+    return Chart(
+        "refusals", f"Refusals of the last {HOURS} hours by reason", "bars", labels, {"refusals": [*refused.values()]}
+    )
+
+
+def work_chart(what: str, most: Iterable[Work]) -> Chart:
+    """Return the miners that got the most `what` in the last hour: jobs or seconds."""
+    amounts = {work.miner: getattr(work, what) for work in most}
+    return Chart(
+        f"most-{what}", f"Most {what} of the last hour by miner", "bars", [*amounts], {what: [*amounts.values()]}
+    )
+
+
+def _place(outcome: str) -> int:
+    return [*LABELS, outcome].index(outcome)
