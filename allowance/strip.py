@@ -61,9 +61,16 @@ def strip(balance: Balance, window: Window) -> list[Run]:
     return [Run(STATES[state], *rest) for state, *rest in runs]
 
 
-def totals(runs: Iterable[Run]) -> dict[BlockState, int]:
-    """Return the nanoseconds of the runs by state."""
-    sums = dict.fromkeys(BlockState, 0)
+class Total(NamedTuple):
+    """How many blocks are in a state, and the nanoseconds that they gave."""
+
+    blocks: int = 0
+    ns: int = 0
+
+
+def totals(runs: Iterable[Run]) -> dict[BlockState, Total]:
+    """Return the sums of the runs, for every state."""
+    sums = dict.fromkeys(BlockState, Total())
     for run in runs:
-        sums[run.state] += run.ns
+        sums[run.state] = Total(sums[run.state].blocks + run.blocks, sums[run.state].ns + run.ns)
     return sums

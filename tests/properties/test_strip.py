@@ -40,7 +40,8 @@ windows = st.lists(st.sampled_from([0, 1, 11_999_999_999]), min_size=1, max_size
 
 @given(balances(), windows)
 def test_the_runs_add_up_to_what_the_audit_and_the_survey_say(balance: Balance, window: Window) -> None:
-    by_state, parts = totals(strip(balance, window)), audit.sums(balance, window)
+    by_state = {state: total.ns for state, total in totals(strip(balance, window)).items()}
+    parts = audit.sums(balance, window)
     assert (parts.free, parts.held, parts.spent, parts.voided) == (
         by_state[BlockState.FREE],
         by_state[BlockState.HELD],
@@ -60,6 +61,7 @@ def test_the_runs_cover_the_window_and_each_block_is_in_its_state(balance: Balan
     assert (runs[0].first, runs[-1].last) == (window.low, window.newest)
     assert all(left.last + 1 == right.first and left.state is not right.state for left, right in pairwise(runs))
     given_by = earned_by_block(window, balance)
+    assert sum(total.blocks for total in totals(runs).values()) == window.ns.size
     for run in runs:
         assert run.blocks > 0
         for block in range(run.first, run.last + 1):

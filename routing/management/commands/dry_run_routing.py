@@ -46,7 +46,7 @@ class Command(BaseCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
-            policy = conf.what_if(options["min_collateral"], options["window"])
+            policy = conf.what_if(conf.policy(), options["min_collateral"], options["window"])
             now = moment(options["at"])
             requests = list(read_requests(options))
             if options["top"] is not None and options["top"] < 1:
