@@ -134,6 +134,8 @@ def presence(steps: Steps) -> str:
     if not steps:
         return "not registered, nor in any block that is remembered"
     block, registered = steps[-1]
+    if not block:
+        return "registered as long as blocks are recorded"
     earlier = " or earlier" if len(steps) == 1 else ""
     return f"{'registered' if registered else 'not registered'} since block {block}{earlier}"
 
