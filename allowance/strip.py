@@ -41,7 +41,8 @@ class Run(NamedTuple):
 def strip(balance: Balance, window: Window) -> list[Run]:
     """Return the blocks of the window as runs of equal state, ascending, without gaps.
 
-    A block that was voided is that, whether it was free, held or spent.
+    A block that was voided is that, whether it was free, held or spent. The window is one that a job may use: of older
+    blocks, that they are out of reach is not told.
     """
     numbers = window.low + np.arange(window.ns.size)
     given = ledger.earned_by_block(window, balance)

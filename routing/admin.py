@@ -67,9 +67,8 @@ class DecisionRecordAdmin(ReadOnlyAdmin):
 
     @admin.display(description="miner", ordering="miner")
     def hotkey(self, decision: DecisionRecord) -> str:
-        if decision.window_hours is None:  # a fixed route leads to a miner of the settings, which has no page
-            return decision.miner or "-"
-        return miner_link(decision.miner) if decision.miner else "-"
+        fixed = decision.window_hours is None  # it leads to a miner of the settings, which has no page
+        return decision.miner or "-" if fixed or not decision.miner else miner_link(decision.miner)
 
 
 @admin.register(RoutedJob)

@@ -22,7 +22,7 @@ from allowance.ledger import Steps, present
 from allowance.models import Account, Miner, Reservation
 from allowance.state import held_at
 from allowance.strip import BlockState, Run, Total, strip, totals
-from allowance.types import MAX_JOB_RUN_TIME, BadInputError
+from allowance.types import EXECUTOR_CLASSES, MAX_JOB_RUN_TIME, BadInputError
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from routing import conf
 from routing.board import Cost, costs, dry_run
@@ -42,12 +42,14 @@ LAST = 20
 """So many decisions are shown."""
 
 
+USUAL_SECONDS = 60
+"""The job that is asked about before anybody has said another."""
+
+
 class JobForm(forms.Form):
     """The job by which the miner's rank is asked."""
 
-    seconds = forms.IntegerField(
-        label="Rank it for a job of so many seconds", min_value=1, max_value=MAX_JOB_RUN_TIME, initial=60
-    )
+    seconds = forms.IntegerField(label="Rank it for a job of so many seconds", min_value=1, max_value=MAX_JOB_RUN_TIME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,8 @@ def miner(request: HttpRequest, hotkey: str) -> HttpResponse:
     except BadInputError as error:
         raise Http404(str(error)) from error
     row = get_object_or_404(Miner, pk=name)
-    form = JobForm({"seconds": 60, **request.GET.dict()})
-    seconds = form.cleaned_data["seconds"] if form.is_valid() else 60
+    form = JobForm({"seconds": USUAL_SECONDS, **request.GET.dict()})
+    seconds = form.cleaned_data["seconds"] if form.is_valid() else USUAL_SECONDS
     now, policy = timezone.now(), conf.policy()
     return show(
         request,
@@ -153,10 +155,12 @@ def collateral(wei: int, minimum_wei: int) -> Collateral:
 
 
 def in_classes(hotkey: str, seconds: int, now: dt.datetime, policy: Policy) -> list[InClass]:
-    """Return the miner in each class in which it ever declared executors."""
-    accounts = Account.objects.filter(miner=hotkey).defer("counts", "held", "spent").order_by("executor_class")
+    """Return the miner in each class in which it ever declared executors, if the network still has that class."""
+    accounts = Account.objects.filter(miner=hotkey, executor_class__in=EXECUTOR_CLASSES).order_by("executor_class")
     by_type = incidents_by_type(hotkey, now, policy.window)
-    seen = {account: DryBook().read(account.executor_class, now) for account in accounts}
+    seen = {
+        account: DryBook().read(account.executor_class, now) for account in accounts.defer("counts", "held", "spent")
+    }
     ongoing = ongoing_jobs(hotkey, {account: s.ongoing.get(hotkey, set()) for account, s in seen.items()}, now)
     found = []
     for account, there in seen.items():

@@ -28,7 +28,7 @@ from allowance.types import ExecutorClass
 from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing import conf
-from routing.models import DecisionRecord, IncidentVersion, MinerIncident
+from routing.models import DecisionRecord, IncidentVersion, MinerIncident, RoutedJob
 from routing.pages import SEE_MINER
 from routing.pages.miner import DAYS, LAST
 from routing.reliability import record_incident
@@ -134,6 +134,11 @@ def test_an_executor_class_in_which_nothing_was_declared_is_left_out(admin_clien
     response = show(admin_client, "carl")
     assert "It never declared an executor" in response.content.decode()
     assert "not registered, nor in any block that is remembered" in response.content.decode()
+
+
+def test_a_class_that_the_network_has_no_more_is_left_out(admin_client: Client) -> None:
+    Account.objects.create(miner_id="anna", executor_class="retired")
+    assert in_class(admin_client).account.executor_class == CLASS
 
 
 @pytest.mark.parametrize(
@@ -369,6 +374,21 @@ def test_links_lead_to_all_that_concerns_it_and_are_open_to_whoever_sees_them() 
             page = client.get(address_of_list)
             assert (page.status_code, page.context["cl"].result_count) == (200, 1), address_of_list
         assert client.get(row).status_code == 200
+
+
+@pytest.mark.parametrize("model", ["decisionrecord", "routedjob"])
+def test_lists_lead_to_the_page_but_from_fixed_routes(model: str, admin_client: Client) -> None:
+    routed = {"executor_class": CLASS, "seconds": 30, "routed_at": NOW}
+    hold = reserve(job=uuid4())
+    RoutedJob.objects.create(uuid=uuid4(), miner="anna", reservation_id=hold, **routed)
+    RoutedJob.objects.create(uuid=uuid4(), miner="fixed", **routed)
+    decided("anna", NOW)
+    decided("fixed", NOW, window_hours=None)
+    decided("", NOW, outcome="AllMinersBusy")
+    content = admin_client.get(reverse(f"admin:routing_{model}_changelist")).content.decode()
+    assert f'<a href="{address("anna")}">anna</a>' in content
+    assert "fixed" in content
+    assert content.count(address("x").removesuffix("x/")) == 1
 
 
 @pytest.mark.parametrize("hotkey", ["nobody", "a b", "x" * 49, "\0", "%00", "_"])
