@@ -16,7 +16,10 @@ from allowance.admin import ReadOnlyAdmin, link, to_the_second
 from allowance.models import Miner, Reservation
 from routing import tokens
 from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
+from routing.pages import miner_link
+from routing.pages.board import board
 from routing.pages.decisions import explanation
+from routing.pages.miner import miner
 from routing.pages.status import status_page
 from routing.types import wei_text
 
@@ -31,6 +34,13 @@ class MinerIncidentAdmin(ReadOnlyAdmin):
     ordering = ("-timestamp",)
     search_fields = ("hotkey_ss58address__startswith",)
     fields = list_display
+
+    def get_urls(self) -> list[URLPattern]:
+        pages = [
+            path("board/", board, name="routing_board"),
+            path("miner/<path:hotkey>/", miner, name="routing_miner"),
+        ]
+        return [*pages, *super().get_urls()]
 
     @admin.display(description="time", ordering="timestamp")
     def happened(self, incident: MinerIncident) -> str:
@@ -81,7 +91,8 @@ class DecisionRecordAdmin(ReadOnlyAdmin):
 
     @admin.display(description="miner", ordering="miner")
     def hotkey(self, decision: DecisionRecord) -> str:
-        return link(decision.miner, Miner, decision.miner) if decision.miner else "-"
+        fixed = decision.window_hours is None  # it leads to a miner of the settings, which has no page
+        return decision.miner or "-" if fixed or not decision.miner else miner_link(decision.miner)
 
     @admin.display(description="job", ordering="job_uuid")
     def job(self, decision: DecisionRecord) -> str:
@@ -132,7 +143,8 @@ class RoutedJobAdmin(ReadOnlyAdmin):
 
     @admin.display(description="miner", ordering="miner")
     def hotkey(self, job: RoutedJob) -> str:
-        return link(job.miner, Miner, job.miner)
+        fixed = job.reservation_id is None  # it leads to a miner of the settings, which has no page
+        return job.miner if fixed else miner_link(job.miner)
 
     @admin.display(description="reservation", ordering="reservation_id")
     def route(self, job: RoutedJob) -> str:

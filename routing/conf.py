@@ -101,6 +101,17 @@ def make_policy(minimum_wei: int, window_hours: float) -> Policy:
     return Policy(int(minimum_wei), dt.timedelta(hours=window_hours))
 
 
+def what_if(there: Policy, minimum_wei: int | None, hours: float | None) -> Policy:
+    """Return a policy with another threshold and another length of the window; None: as it is.
+
+    Raises ValueError for values outside the bounds that the admin has.
+    """
+    return make_policy(
+        there.minimum_wei if minimum_wei is None else minimum_wei,
+        there.window / dt.timedelta(hours=1) if hours is None else hours,
+    )
+
+
 def debug_miner() -> Miner | None:
     """Return the miner that gets every job, if settings name one."""
     key = getattr(settings, "DEBUG_MINER_KEY", None)

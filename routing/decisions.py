@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from django import db
@@ -24,6 +24,9 @@ from routing.types import ROUTED, Candidate, Decision, Gate, Job, JobRoute, Poli
 logger = logging.getLogger(__name__)
 
 DEFAULT_SAMPLE = 0.01
+
+LOOKED_THROUGH = 20
+"""So many decisions with their candidates are looked through for one miner: each has all miners of a class."""
 
 COLUMNS = (
     "hotkey", "executors", "wei", "earned", "free", "spent", "earliest", "ongoing", "incidents",
@@ -89,6 +92,29 @@ def load(record: DecisionRecord) -> Decision | None:
     winner = next((c.miner for c in candidates if c.hotkey == record.miner), None)
     route = JobRoute(winner, [], record.reservation_id) if winner else None
     return Decision(job, record.at, record.block, policy, candidates, route, frozenset(record.candidates["excluded"]))
+
+
+class Touched(NamedTuple):
+    """A decision in which a miner was a candidate and did not get the job, and the verdict on it."""
+
+    record: DecisionRecord
+    verdict: Verdict
+
+
+def that_passed_over(hotkey: str, executor_classes: Iterable[str], now: dt.datetime) -> list[Touched]:
+    """Return the newest decisions of a day in which a miner was a candidate in vain.
+
+    They are found among the newest LOOKED_THROUGH whose candidates were kept.
+    """
+    kept = DecisionRecord.objects.filter(
+        executor_class__in=executor_classes, at__gt=now - dt.timedelta(days=1), candidates__isnull=False
+    ).exclude(miner=hotkey)
+    found = []
+    for record in kept.order_by("-at", "-pk")[:LOOKED_THROUGH]:
+        decision = load(record)
+        candidates = decision.candidates if decision else ()
+        found += [Touched(record, c.verdict) for c in candidates if c.hotkey == hotkey]
+    return found
 
 
 def _insert(decision: Decision, seconds: float, waited: float, **what: object) -> None:

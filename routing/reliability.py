@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import connection, transaction
+from django.db.models import Count
 
 from allowance import validation
 from allowance.locks import bound_waits, ledger_transaction, lock_timeout
@@ -66,6 +67,17 @@ def incident_counts(
     if version is not None:
         oldest = min((timestamp for *_, timestamp in rows), default=None)
         _counted[executor_class] = Counted(version, since, oldest, counts)
+    return counts
+
+
+def incidents_by_type(hotkey: str, now: dt.datetime, window: dt.timedelta) -> dict[str, dict[str, int]]:
+    """Return the incidents of one miner that count, as `incident_counts` does, by class and type."""
+    counted = MinerIncident.objects.filter(
+        hotkey_ss58address=hotkey, timestamp__gte=now - window, voided_at=None
+    ).values_list("executor_class", "type")
+    counts: dict[str, dict[str, int]] = {}
+    for executor_class, kind, n in counted.annotate(n=Count("pk")).order_by("executor_class", "type"):
+        counts.setdefault(executor_class, {})[kind] = n
     return counts
 
 

@@ -9,7 +9,7 @@ from rich.text import Text
 from allowance.console import WIDE
 from allowance.ledger import to_seconds
 from routing.pipeline import outcome, refusal
-from routing.types import Candidate, Decision, Gate, JobRoute, OrganicJobRequest
+from routing.types import Candidate, Decision, Gate, JobRoute, OrganicJobRequest, short_wei
 
 STYLES = {None: "green", Gate.EXECUTORS: "yellow", Gate.RESERVATION: "yellow"}
 
@@ -107,7 +107,7 @@ def _table(candidates: list[Candidate], *, whole_hotkeys: bool) -> Table:
             str(c.executors),
             str(c.ongoing),
             f"{c.free_seconds:.1f}",
-            f"{c.wei:.3g}" if c.wei >= 10**9 else str(c.wei),
+            short_wei(c.wei),
             Text(f"{verdict}: {c.verdict.sentence}", style=STYLES.get(c.verdict.gate, "red")),
         )
     return table

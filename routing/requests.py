@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from uuid import uuid4
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
@@ -154,3 +155,13 @@ class V2JobRequest(BaseModel):
     upload_time_limit: int
     streaming_start_time_limit: int
     streaming_details: StreamingDetails | None = None
+
+
+def plain_request(executor_class: str, seconds: int) -> V2JobRequest:
+    """Return a request for a job that may take so many seconds in all, and of which there is no more to say.
+
+    Raises pydantic's ValidationError for an unknown class.
+    """
+    what = {"uuid": str(uuid4()), "executor_class": executor_class, "docker_image": "", "args": [], "env": {}}
+    limits = {f"{part}_time_limit": 0 for part in ("download", "upload", "streaming_start")}
+    return V2JobRequest.model_validate({**what, **limits, "use_gpu": False, "execution_time_limit": seconds})

@@ -123,6 +123,11 @@ def wei_text(wei: int) -> str:
     return f"{digits}e{zeros} Wei" if wei and zeros > 3 else f"{wei} Wei"
 
 
+def short_wei(wei: int) -> str:
+    """Return an amount of Wei, without the unit, in three digits and an exponent, if it has many."""
+    return f"{wei:.3g}" if wei >= 10**9 else str(wei)
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What became of a candidate: the gate it failed at (None: at none), what was required and seen there.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 from io import StringIO
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 from django.apps import apps
 from django.core.management import CommandError, call_command
@@ -16,7 +15,7 @@ from allowance import allowance
 from allowance.models import Account
 from allowance.types import ExecutorClass
 from routing.models import DecisionRecord
-from routing.requests import V2JobRequest
+from routing.requests import V2JobRequest, plain_request
 
 CLASS = ExecutorClass.always_on__gpu_24gb.value
 FIRST_BLOCK = 1000
@@ -43,10 +42,7 @@ def fill_ledger(*hotkeys: str, blocks: int = 21, executors: int = 2) -> None:
 
 def job_request(seconds: int = 30, **fields: Any) -> V2JobRequest:
     """Return a request for a job of CLASS that may take so long; `fields` overrule, and are not checked."""
-    what = {"uuid": str(uuid4()), "executor_class": CLASS, "docker_image": "alpine", "args": [], "env": {}}
-    limits = {f"{part}_time_limit": 0 for part in ("download", "upload", "streaming_start")}
-    request = V2JobRequest.model_validate({**what, **limits, "use_gpu": False, "execution_time_limit": 0})
-    return request.model_copy(update={"execution_time_limit": seconds, **fields})
+    return plain_request(CLASS, 0).model_copy(update={"execution_time_limit": seconds, **fields})
 
 
 def stored() -> dict[str, list[tuple[Any, ...]]]:

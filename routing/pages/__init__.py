@@ -11,9 +11,12 @@ from functools import wraps
 from typing import Any, NamedTuple
 
 from django.contrib import admin
+from django.contrib.admin.utils import quote
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.html import format_html
 
 
 class Page(NamedTuple):
@@ -25,6 +28,8 @@ class Page(NamedTuple):
 
 
 SEE_MINERS = ("allowance.view_miner", "allowance.view_account", "routing.view_minerincident")
+SEE_RECEIPTS = tuple(f"receipts.view_job{kind}receipt" for kind in ("started", "accepted", "finished"))
+SEE_MINER = (*SEE_MINERS, *SEE_RECEIPTS, "routing.view_decisionrecord", "allowance.view_reservation")
 SEE_DECISIONS = ("routing.view_decisionrecord",)
 SEE_LEDGER = ("allowance.view_account", "allowance.view_reservation", "allowance.view_ledgercheck")
 SEE_INCIDENTS = ("routing.view_minerincident",)
@@ -66,3 +71,8 @@ def needs(*permissions: str) -> Callable[[View], View]:
 def show(request: HttpRequest, template: str, title: str, **context: object) -> TemplateResponse:
     """Return a page of the admin; its template extends `routing/page.html`."""
     return TemplateResponse(request, template, {**admin.site.each_context(request), "title": title, **context})
+
+
+def miner_link(hotkey: str) -> str:
+    """Return the link to a miner's page."""
+    return format_html('<a href="{}">{}</a>', reverse("admin:routing_miner", args=[quote(hotkey)]), hotkey)

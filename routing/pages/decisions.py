@@ -8,9 +8,8 @@ from django.utils import timezone
 from routing import replays
 from routing.explanations import explain, happenings
 from routing.models import DecisionRecord
+from routing.pages import SEE_MINER, SEE_RECEIPTS
 from routing.report import in_order
-
-SEE_RECEIPTS = tuple(f"receipts.view_job{kind}receipt" for kind in ("started", "accepted", "finished"))
 
 
 def explanation(request: HttpRequest, record: DecisionRecord) -> dict[str, object]:
@@ -24,5 +23,5 @@ def explanation(request: HttpRequest, record: DecisionRecord) -> dict[str, objec
         "candidates": in_order(explained.decision) if explained.decision else [],
         "differences": replays.differences(record),
         "happenings": happenings(record.job_uuid, **shown) if record.job_uuid else [],
-        "may_see_miners": may("allowance.view_miner"),
+        "sees_miner": request.user.has_perms(SEE_MINER),
     }

@@ -1,4 +1,4 @@
-"""The menu of the pages for operators."""
+"""The menu of the pages for operators, and how they write amounts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from django import template
 from django.http import HttpRequest
 from django.urls import reverse
 
+from allowance.ledger import to_seconds
 from routing.pages import MENU
+from routing.types import short_wei
 
 register = template.Library()
 
@@ -19,3 +21,12 @@ def operators_menu(context: dict[str, Any]) -> dict[str, object]:
     request: HttpRequest = context["request"]
     pages = [(page.title, reverse(f"admin:{page.name}")) for page in MENU if request.user.has_perms(page.permissions)]
     return {"pages": pages, "here": request.path}
+
+
+@register.filter
+def seconds(ns: int) -> str:
+    """Return nanoseconds in seconds, to the tenth."""
+    return f"{to_seconds(ns):.1f} s"
+
+
+register.filter("short_wei", short_wei)

@@ -249,7 +249,7 @@ def test_a_routed_job_is_found_by_its_uuid_and_leads_to_its_miner_and_its_reserv
     assert found(admin_client, RoutedJob, q=uuid4()) == []
     for address in (page(RoutedJob, "changelist", q=JOB), page(RoutedJob, "change", JOB)):
         content = text(admin_client, address)
-        assert escape(page(Miner, "change", HTML)) in content
+        assert escape(reverse("admin:routing_miner", args=[quote(HTML)])) in content
         assert page(Reservation, "change", reservation.pk) in content
     assert escape(page(Reservation, "changelist", q=JOB)) in text(admin_client, page(RoutedJob, "change", JOB))
     route("plain", signed := uuid4())

@@ -75,7 +75,7 @@ def patterns(resolver: URLResolver, prefix: str = "") -> Iterator[tuple[str, URL
 
 def pages() -> list[Page]:
     """Return every page of the site; one that is about a row, about the first of the model that its address names."""
-    known = {"app_label": "routing", "content_type_id": ContentType.objects.get_for_model(User).pk}
+    known = {"app_label": "routing", "hotkey": "anna", "content_type_id": ContentType.objects.get_for_model(User).pk}
     models = {f"admin/{m._meta.app_label}/{m._meta.model_name}/": m for m in apps.get_models()}
     found = []
     for regex, pattern in patterns(get_resolver()):

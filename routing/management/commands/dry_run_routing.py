@@ -3,10 +3,9 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
@@ -19,8 +18,8 @@ from allowance.types import AllowanceException, ExecutorClass
 from routing import conf, report
 from routing.book import DryBook
 from routing.pipeline import decide
-from routing.requests import V2JobRequest, first_problem
-from routing.types import Decision, Policy
+from routing.requests import V2JobRequest, first_problem, plain_request
+from routing.types import Decision
 
 
 class Command(BaseCommand):
@@ -47,7 +46,7 @@ class Command(BaseCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
-            policy = what_if(options["min_collateral"], options["window"])
+            policy = conf.what_if(conf.policy(), options["min_collateral"], options["window"])
             now = moment(options["at"])
             requests = list(read_requests(options))
             if options["top"] is not None and options["top"] < 1:
@@ -81,16 +80,6 @@ class Command(BaseCommand):
             console.print()
 
 
-def what_if(minimum_wei: int | None, hours: float | None) -> Policy:
-    """Return the policy in force, with what the options change."""
-    policy = conf.policy()
-    if minimum_wei is not None:
-        policy = conf.make_policy(minimum_wei, policy.window / dt.timedelta(hours=1))
-    if hours is not None:
-        policy = replace(policy, window=conf.make_policy(0, hours).window)
-    return policy
-
-
 def moment(text: str | None) -> dt.datetime:
     """Return the time that `text` names, or now. Raises ValueError for anything but a time with a zone."""
     if text is None:
@@ -109,10 +98,9 @@ def read_requests(options: dict[str, Any]) -> Iterator[tuple[str, V2JobRequest]]
     if by_hand:
         if options["executor_class"] is None or options["seconds"] is None:
             raise ValueError("--executor-class and --seconds go together.")
-        fields = {"uuid": str(uuid4()), "executor_class": options["executor_class"], "docker_image": "", "args": []}
-        limits = {"download_time_limit": 0, "execution_time_limit": options["seconds"], "upload_time_limit": 0}
-        job = {**fields, **limits, "env": {}, "use_gpu": False, "streaming_start_time_limit": 0}
-        yield "--executor-class", parse_request("--executor-class", json.dumps(job).encode())
+        with named("--executor-class"):
+            request = plain_request(options["executor_class"], options["seconds"])
+        yield "--executor-class", request
         return
     name: str = options["job"] or options["jobs"]
     try:
@@ -130,7 +118,14 @@ def read_requests(options: dict[str, Any]) -> Iterator[tuple[str, V2JobRequest]]
 
 def parse_request(where: str, content: bytes) -> V2JobRequest:
     """Return the request that `content` is. Raises ValueError, in one sentence, if it is none."""
-    try:
+    with named(where):
         return V2JobRequest.model_validate_json(content)
+
+
+@contextmanager
+def named(where: str) -> Iterator[None]:
+    """Make of pydantic's complaint a ValueError of one sentence, which begins with the place."""
+    try:
+        yield
     except ValidationError as error:
         raise ValueError(f"{where}: {first_problem(error)}") from None

@@ -1,0 +1,75 @@
+"""The dry run of a class as pages show it: who would be ranked where, and where without some of its incidents."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from routing.book import DryBook, Seen
+from routing.pipeline import decide, rank
+from routing.reliability import score
+from routing.requests import plain_request
+from routing.types import NOT_REACHED, Candidate, Decision, MinerIncidentType, Policy
+
+
+class SeenBook(DryBook):
+    """A dry run's book that has read already, so that a page shows what the decision saw."""
+
+    def __init__(self, seen: Seen) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def read(self, executor_class: str, now: dt.datetime) -> Seen:
+        return self.seen
+
+
+def dry_run(
+    executor_class: str,
+    seconds: int,
+    *,
+    now: dt.datetime,
+    policy: Policy,
+    exclude: Collection[str] = (),
+    seen: Seen | None = None,
+) -> Decision:
+    """Decide where a job of so many seconds would go, by what was `seen` (left out: by the database). Writes nothing.
+
+    Raises what `decide` raises.
+    """
+    book = DryBook() if seen is None else SeenBook(seen)
+    return decide(plain_request(executor_class, seconds), book, now=now, policy=policy, exclude=exclude)
+
+
+class Cost(NamedTuple):
+    """A miner's place without its incidents of one type, or, if `without` is None, without any."""
+
+    without: MinerIncidentType | None
+    incidents: int
+    score: float
+    rank: int | None
+
+    @property
+    def label(self) -> str:
+        return str(self.without.label) if self.without else ""
+
+
+def costs(decision: Decision, own: Candidate, by_type: Mapping[str, int]) -> list[Cost]:
+    """Return what each type's incidents cost a candidate, and what all of them do; `by_type` counts those in force."""
+    # They were counted in a query of their own: an incident may have come between, and none is taken away twice.
+    left = [(MinerIncidentType(kind), max(0, own.incidents - n)) for kind, n in by_type.items()]
+    found = [(kind, as_if(decision, own, incidents)) for kind, incidents in (*left, (None, 0))]
+    return [Cost(kind, c.incidents, c.score, c.rank) for kind, c in found]
+
+
+def as_if(decision: Decision, own: Candidate, incidents: int) -> Candidate:
+    """Return a candidate as it would be ranked with so many incidents, all others as they are.
+
+    Whom a gate keeps from being ranked, it keeps whatever the score.
+    """
+    changed = replace(own, incidents=incidents, score=score(incidents, own.executors), verdict=NOT_REACHED)
+    if own.rank is not None:
+        ranked = [c for c in decision.candidates if c.rank is not None]
+        rank([changed if c is own else replace(c, verdict=NOT_REACHED) for c in ranked])
+    return changed

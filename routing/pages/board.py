@@ -1,0 +1,111 @@
+"""The reliability board: a dry run as a page, with its what-ifs in a form."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from itertools import accumulate
+from typing import NamedTuple
+from urllib.parse import urlencode
+
+from django import forms
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils import timezone
+from django.views.decorators.http import require_safe
+
+from allowance import validation
+from allowance.types import MAX_JOB_RUN_TIME, MAX_WEI, BadInputError, ExecutorClass
+from routing import conf, report
+from routing.board import dry_run
+from routing.dynamic import MAX_WINDOW_HOURS
+from routing.pages import SEE_MINER, SEE_MINERS, needs, show
+from routing.types import Decision, Gate, Policy
+
+
+class BoardForm(forms.Form):
+    """A job, and what if. In the address, so that the page can be passed on."""
+
+    executor_class = forms.ChoiceField(choices=[(c.value, c.value) for c in ExecutorClass])
+    seconds = forms.IntegerField(min_value=1, max_value=MAX_JOB_RUN_TIME, help_text=f"1 to {MAX_JOB_RUN_TIME}, in all.")
+    minimum_wei = forms.IntegerField(
+        label="Least collateral in Wei",
+        required=False,
+        min_value=0,
+        max_value=MAX_WEI,
+        widget=forms.TextInput(attrs={"inputmode": "numeric"}),  # a number's would round it
+    )
+    hours = forms.FloatField(
+        label="Window in hours",
+        required=False,
+        min_value=0,
+        max_value=MAX_WINDOW_HOURS,
+        widget=forms.NumberInput(attrs={"step": "any"}),
+    )
+    exclude = forms.CharField(
+        label="Without these miners",
+        required=False,
+        widget=forms.Textarea(attrs={"rows": 2}),
+        help_text="Hotkeys, with blanks or commas between.",
+    )
+
+    def clean_exclude(self) -> frozenset[str]:
+        names = [name for name in re.split(r"[\s,]+", self.cleaned_data["exclude"]) if name]
+        try:
+            return validation.hotkeys(names, "exclude")
+        except BadInputError as error:
+            raise forms.ValidationError(str(error)) from error
+
+
+USUAL = {"executor_class": ExecutorClass.always_on__gpu_24gb.value, "seconds": "60"}
+"""What is asked before anybody has asked for something."""
+
+
+@needs(*SEE_MINERS)
+@require_safe
+def board(request: HttpRequest) -> HttpResponse:
+    """Show all miners of a class as the router would rank them now, or, with `format=json`, tell it to a program."""
+    in_force = conf.policy()
+    form = BoardForm({**USUAL, **request.GET.dict()})
+    form.fields["minimum_wei"].help_text = f"Blank: as in force, {in_force.minimum_wei}."
+    form.fields["hours"].help_text = f"Blank: as in force, {in_force.window / dt.timedelta(hours=1):g}."
+    decision = decision_for(form, in_force) if form.is_valid() else None
+    if request.GET.get("format") == "json":
+        if decision is None:
+            return JsonResponse({"errors": form.errors.get_json_data()}, status=400)
+        return JsonResponse(report.as_json(decision))
+    context: dict[str, object] = {"form": form, "decision": decision}
+    if decision is not None:
+        asked = {name: value for name, value in request.GET.dict().items() if name in form.fields}
+        context |= {
+            "candidates": report.in_order(decision),
+            "sentence": report.sentence(decision),
+            "shares": shares(decision),
+            "as_json": urlencode({**asked, "format": "json"}),
+            "sees_miner": request.user.has_perms(SEE_MINER),
+        }
+    return show(request, "routing/board.html", "Reliability", **context)
+
+
+def decision_for(form: BoardForm, in_force: Policy) -> Decision:
+    """Return the dry run that a valid form asks for."""
+    asked = form.cleaned_data
+    policy = conf.what_if(in_force, asked["minimum_wei"], asked["hours"])
+    return dry_run(
+        asked["executor_class"], asked["seconds"], now=timezone.now(), policy=policy, exclude=asked["exclude"]
+    )
+
+
+class Share(NamedTuple):
+    """How many miners have a verdict in common (None: no gate stops them), and how many come before them in the bar."""
+
+    gate: Gate | None
+    miners: int
+    x: int
+
+
+def shares(decision: Decision) -> list[Share]:
+    """Return who fits, and who fails at which gate, as parts of one bar."""
+    fit = sum(c.verdict.gate is None for c in decision.candidates)
+    counts = [(gate, n) for gate, n in ((None, fit), *decision.counts.items()) if n]
+    ends = accumulate(n for _, n in counts)
+    return [Share(gate, n, end - n) for (gate, n), end in zip(counts, ends, strict=True)]

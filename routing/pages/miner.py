@@ -1,0 +1,256 @@
+"""A miner's page: what it has, what it is doing, what the router thinks of it and why, and what became of its past."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from django import forms
+from django.contrib.admin.utils import unquote
+from django.db.models import Count
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+from django.utils import timezone
+from django.views.decorators.http import require_safe
+
+from allowance import validation
+from allowance.admin import link, to_the_second
+from allowance.ledger import Steps, present
+from allowance.models import Account, Miner, Reservation
+from allowance.state import held_at
+from allowance.strip import BlockState, Run, Total, strip, totals
+from allowance.types import EXECUTOR_CLASSES, MAX_JOB_RUN_TIME, BadInputError
+from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
+from routing import conf
+from routing.board import Cost, costs, dry_run
+from routing.book import DryBook
+from routing.buckets import UtcDay
+from routing.charts import Chart
+from routing.decisions import that_passed_over
+from routing.models import DecisionRecord, MinerIncident
+from routing.ongoing import Jobs
+from routing.pages import SEE_MINER, needs, show
+from routing.reliability import incidents_by_type
+from routing.types import Candidate, Decision, MinerIncidentType, Policy
+
+DAYS = 30
+"""So many days of incidents are shown."""
+
+LAST = 20
+"""So many decisions are shown."""
+
+
+USUAL_SECONDS = 60
+"""The job that is asked about before anybody has said another."""
+
+
+class JobForm(forms.Form):
+    """The job by which the miner's rank is asked."""
+
+    seconds = forms.IntegerField(label="Rank it for a job of so many seconds", min_value=1, max_value=MAX_JOB_RUN_TIME)
+
+
+@dataclass(frozen=True, slots=True)
+class OngoingJob:
+    """A job that keeps an executor busy: what says so, from when until when. Without a uuid only its hold is known."""
+
+    uuid: UUID | None
+    sources: tuple[str, ...]
+    since: str
+    until: str
+
+
+class Bar(NamedTuple):
+    """A run of blocks, and how many blocks of the strip are left of it."""
+
+    run: Run
+    x: int
+
+
+@dataclass(frozen=True, slots=True)
+class InClass:
+    """A miner in one executor class; `candidate` is None if the decision did not look at it."""
+
+    account: Account
+    runs: Sequence[Run]
+    incidents: int
+    ongoing: Sequence[OngoingJob]
+    decision: Decision
+    candidate: Candidate | None
+    costs: Sequence[Cost]
+
+    @property
+    def bars(self) -> list[Bar]:
+        return [Bar(run, run.first - self.runs[0].first) for run in self.runs]
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the strip has."""
+        return sum(run.blocks for run in self.runs)
+
+    @property
+    def amounts(self) -> list[tuple[BlockState, Total]]:
+        return list(totals(self.runs).items())
+
+    @property
+    def ranked(self) -> int:
+        """How many miners passed the gates that come before the ranking."""
+        return sum(c.rank is not None for c in self.decision.candidates)
+
+
+@needs(*SEE_MINER)
+@require_safe
+def miner(request: HttpRequest, hotkey: str) -> HttpResponse:
+    """Show all there is to say of a miner now. It writes and locks nothing."""
+    try:
+        name = validation.hotkey(unquote(hotkey))
+    except BadInputError as error:
+        raise Http404(str(error)) from error
+    row = get_object_or_404(Miner, pk=name)
+    form = JobForm({"seconds": USUAL_SECONDS, **request.GET.dict()})
+    seconds = form.cleaned_data["seconds"] if form.is_valid() else USUAL_SECONDS
+    now, policy = timezone.now(), conf.policy()
+    found = in_classes(name, seconds, now, policy)
+    classes = [in_class.account.executor_class for in_class in found]
+    return show(
+        request,
+        "routing/miner.html",
+        name,
+        miner=row,
+        registered=present(row.presence),
+        presence=presence(row.presence),
+        policy=policy,
+        collateral=collateral(row.wei, policy.minimum_wei),
+        form=form,
+        seconds=seconds,
+        hours=policy.window / dt.timedelta(hours=1),
+        classes=found,
+        chart=incidents_by_day(name, now),
+        decisions=last_decisions(name),
+        passed_over=that_passed_over(name, classes, now),
+        links=elsewhere(name),
+    )
+
+
+def presence(steps: Steps) -> str:
+    """Return whether a miner is registered, and since when; what is older than a balance remembers is forgotten."""
+    if not steps:
+        return "not registered, nor in any block that is remembered"
+    block, registered = steps[-1]
+    if not block:
+        return "registered as long as blocks are recorded"
+    earlier = " or earlier" if len(steps) == 1 else ""
+    return f"{'registered' if registered else 'not registered'} since block {block}{earlier}"
+
+
+class Collateral(NamedTuple):
+    """What a miner posted, in hundredths of what is needed, up to 100."""
+
+    passes: bool
+    percent: int
+
+
+def collateral(wei: int, minimum_wei: int) -> Collateral:
+    """Return how a collateral compares with the threshold; a threshold of 0 is passed by any."""
+    return Collateral(wei >= minimum_wei, min(100, wei * 100 // minimum_wei) if minimum_wei else 100)
+
+
+def in_classes(hotkey: str, seconds: int, now: dt.datetime, policy: Policy) -> list[InClass]:
+    """Return the miner in each class in which it ever declared executors, if the network still has that class."""
+    accounts = Account.objects.filter(miner=hotkey, executor_class__in=EXECUTOR_CLASSES).order_by("executor_class")
+    by_type = incidents_by_type(hotkey, now, policy.window)
+    seen = {
+        account: DryBook().read(account.executor_class, now) for account in accounts.defer("counts", "held", "spent")
+    }
+    ongoing = ongoing_jobs(hotkey, {account: s.ongoing.get(hotkey, set()) for account, s in seen.items()}, now)
+    found = []
+    for account, there in seen.items():
+        decision = dry_run(account.executor_class, seconds, now=now, policy=policy, seen=there)
+        candidate = next((c for c in decision.candidates if c.hotkey == hotkey), None)
+        types = by_type.get(account.executor_class, {})
+        found.append(
+            InClass(
+                account=account,
+                runs=strip(there.balances[hotkey], there.window),
+                incidents=sum(types.values()),
+                ongoing=ongoing[account],
+                decision=decision,
+                candidate=candidate,
+                costs=costs(decision, candidate, types) if candidate and types else (),
+            )
+        )
+    return found
+
+
+class Source(NamedTuple):
+    """What says that a job is ongoing: a hold or a receipt, as a link, and from when until when."""
+
+    text: str
+    since: dt.datetime
+    until: dt.datetime
+
+
+def ongoing_jobs(hotkey: str, jobs: Mapping[Account, Jobs], now: dt.datetime) -> dict[Account, list[OngoingJob]]:
+    """Return the details of ongoing jobs. Three queries.
+
+    Which they are the router says: what has ended since it was asked is still there, without what said so.
+    """
+    uuids = {UUID(job) for of_class in jobs.values() for job in of_class if isinstance(job, str)}
+    sources: dict[UUID | int, list[Source]] = {}
+    for hold in Reservation.objects.filter(held_at(now), account__in=jobs).defer("blocks"):
+        text = link(f"reservation {hold.pk}", Reservation, hold.pk)
+        sources.setdefault(hold.job_uuid or hold.pk, []).append(Source(text, hold.created_at, hold.expires_at))
+    valid: dict[str, Any] = {"job_uuid__in": uuids, "miner_hotkey": hotkey, "timestamp__lte": now}
+    for kind, model in (("started", JobStartedReceipt), ("accepted", JobAcceptedReceipt)):
+        for receipt in model._default_manager.filter(**valid, valid_until__gte=now):
+            text = link(f"{kind} receipt", model, receipt.pk)
+            sources.setdefault(receipt.job_uuid, []).append(Source(text, receipt.timestamp, receipt.valid_until))
+    keys = {account: [UUID(job) if isinstance(job, str) else job for job in found] for account, found in jobs.items()}
+    return {account: [_ongoing(key, sources.get(key, ())) for key in found] for account, found in keys.items()}
+
+
+def _ongoing(key: UUID | int, sources: Collection[Source]) -> OngoingJob:
+    uuid = key if isinstance(key, UUID) else None
+    if not sources:
+        return OngoingJob(uuid, ("ended just now",), "-", "-")
+    since, until = min(s.since for s in sources), max(s.until for s in sources)
+    return OngoingJob(uuid, tuple(s.text for s in sources), to_the_second(since), to_the_second(until))
+
+
+def incidents_by_day(hotkey: str, now: dt.datetime) -> Chart:
+    """Return the miner's incidents that count over the last days, by type. One query."""
+    today = now.astimezone(dt.UTC).date()
+    days = [today - dt.timedelta(days=ago) for ago in reversed(range(DAYS))]
+    rows = (
+        MinerIncident.objects.filter(
+            hotkey_ss58address=hotkey, voided_at=None, timestamp__gte=dt.datetime.combine(days[0], dt.time(), dt.UTC)
+        )
+        .values_list("type", UtcDay("timestamp"))
+        .annotate(n=Count("pk"))
+    )
+    counts = {(kind, day.astimezone(dt.UTC).date()): n for kind, day, n in rows}
+    series = {str(kind.label): [counts.get((kind.value, day), 0) for day in days] for kind in MinerIncidentType}
+    title = f"Incidents a day (UTC) that count, last {DAYS} days"
+    return Chart("incidents", title, "columns", [day.isoformat() for day in days], series)
+
+
+def last_decisions(hotkey: str) -> Iterable[DecisionRecord]:
+    """Return the newest decisions that sent the miner a job."""
+    return DecisionRecord.objects.filter(miner=hotkey).defer("candidates").order_by("-at")[:LAST]
+
+
+def elsewhere(hotkey: str) -> list[str]:
+    """Return links to the lists of what concerns the miner."""
+    return [
+        link("incidents", MinerIncident, hotkey_ss58address__exact=hotkey),
+        link("decisions", DecisionRecord, miner__exact=hotkey),
+        link("reservations", Reservation, q=hotkey),
+        link("started receipts", JobStartedReceipt, miner_hotkey__exact=hotkey),
+        link("accepted receipts", JobAcceptedReceipt, miner_hotkey__exact=hotkey),
+        link("finished receipts", JobFinishedReceipt, miner_hotkey__exact=hotkey),
+        link("accounts", Account, miner__hotkey__exact=hotkey),
+        link("its row", Miner, hotkey),
+    ]

@@ -1,0 +1,266 @@
+"""The reliability board: the dry run as a page, and the same as JSON."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import time_machine
+from django.contrib.admin.utils import quote
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils.html import escape
+from pytest_django import Settings
+
+from allowance import allowance
+from allowance.types import MAX_WEI, ExecutorClass
+from routing import conf, report
+from routing.book import DryBook
+from routing.pages import SEE_MINER, SEE_MINERS
+from routing.pipeline import decide
+from routing.reliability import record_incident
+from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, stored
+
+NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+HOUR = dt.timedelta(hours=1)
+HTML = "<b>'hot'/&amp;</b>"
+WEI = 10**30 + 1
+
+
+@pytest.fixture(autouse=True)
+def ledger(db: None) -> Iterator[None]:
+    """hot-1 is the more reliable one, hot-2 the richer one, and the third has a hotkey that is HTML."""
+    with time_machine.travel(NOW, tick=False):
+        fill_ledger("hot-1", "hot-2", HTML)
+        allowance().record_collateral(hotkey="hot-2", wei=WEI)
+        report_incident("hot-2", NOW - HOUR)
+        for hours in (2, 3):
+            report_incident(HTML, NOW - hours * HOUR)
+        yield
+
+
+def report_incident(hotkey: str, at: dt.datetime) -> None:
+    record_incident(
+        incident_type="MINER_JOB_FAILED", hotkey=hotkey, job_uuid=uuid4(), executor_class=CLASS, timestamp=at
+    )
+
+
+def board(client: Client, **asked: object) -> Any:
+    return client.get(reverse("admin:routing_board"), {name: str(value) for name, value in asked.items()})
+
+
+def ranked(client: Client, **asked: object) -> dict[str, int | None]:
+    """Return what the page says of each miner, in its order."""
+    response = board(client, **asked)
+    assert response.status_code == 200
+    return {c.hotkey: c.rank for c in response.context["candidates"]}
+
+
+def member(*permissions: str) -> Client:
+    """Return the client of somebody in the staff who may do what is listed."""
+    user = User.objects.create_user("clerk", is_staff=True)
+    for permission in permissions:
+        app, codename = permission.split(".")
+        user.user_permissions.add(Permission.objects.get(content_type__app_label=app, codename=codename))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def test_it_shows_what_the_router_would_decide(admin_client: Client) -> None:
+    response = board(admin_client, executor_class=CLASS, seconds=30)
+    decision = decide(job_request(30), DryBook(), now=NOW)
+    assert response.context["candidates"] == report.in_order(decision)
+    assert ranked(admin_client, executor_class=CLASS, seconds=30) == {"hot-1": 1, "hot-2": 2, HTML: 3}
+    content = response.content.decode()
+    for said in (
+        report.sentence(decision),
+        decision.summary,
+        f"at block {FIRST_BLOCK + 20}",
+        "gets the job",
+        "ranked below the one that gets it",
+        ">1e+30<",
+        ">-0.500<",
+        ">240.0 s<",
+    ):
+        assert said in content, said
+    assert board(admin_client).context["decision"].job.executor_class == CLASS
+
+
+def test_who_is_stopped_is_shown_with_the_gate_and_the_sentence(admin_client: Client) -> None:
+    response = board(admin_client, seconds=30, minimum_wei=1, exclude="hot-1")
+    content = response.content.decode()
+    for gate, sentence in (("excluded", "excluded by the caller"), ("collateral", "0 Wei posted, 1 Wei needed")):
+        assert f'<span class="bad">{gate}</span>: {sentence}' in content
+    assert [(share.gate, share.miners, share.x) for share in response.context["shares"]] == [
+        (None, 1, 0),
+        ("excluded", 1, 1),
+        ("collateral", 1, 2),
+    ]
+    assert re.findall(r'<rect class="(\w+)" x="(\d+)" y="0" width="(\d+)"', content) == [
+        ("fit", "0", "1"),
+        ("excluded", "1", "1"),
+        ("collateral", "2", "1"),
+    ]
+
+
+def test_a_job_that_nobody_takes_is_shown_too(admin_client: Client) -> None:
+    content = board(admin_client, seconds=300).content.decode()
+    assert "No miner has 300 s of allowance" in content
+    assert "240 s free, 300 s needed" in content
+
+
+@pytest.mark.parametrize(
+    ("asked", "first"),
+    [
+        ({}, "hot-1"),
+        ({"minimum_wei": WEI}, "hot-2"),
+        ({"minimum_wei": 0}, "hot-1"),
+        ({"exclude": "hot-1"}, "hot-2"),
+        ({"exclude": "hot-1,hot-2"}, HTML),
+        ({"exclude": "\n hot-1 ,\r\nhot-2\n"}, HTML),
+        ({"hours": 0.5}, HTML),
+        ({"exclude": "hot-1 hot-2", "hours": 2.5}, HTML),
+        ({"minimum_wei": "", "hours": "", "exclude": ""}, "hot-1"),
+    ],
+    ids=repr,
+)
+def test_what_if_fields_change_the_decision(asked: dict[str, object], first: str, admin_client: Client) -> None:
+    assert next(iter(ranked(admin_client, seconds=30, **asked))) == first
+
+
+def test_the_window_changes_the_scores(admin_client: Client) -> None:
+    scores = {
+        hours: {c.hotkey: c.score for c in board(admin_client, seconds=30, hours=hours).context["candidates"]}
+        for hours in (0.5, 2.5)
+    }
+    assert scores == {0.5: {"hot-1": 0, "hot-2": 0, HTML: 0}, 2.5: {"hot-1": 0, "hot-2": -0.5, HTML: -0.5}}
+
+
+def test_blank_fields_mean_what_is_in_force(admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conf, "policy", lambda: conf.make_policy(7, 1.5))
+    response = board(admin_client, seconds=30)
+    assert response.context["decision"].policy == conf.make_policy(7, 1.5)
+    for said in ("as in force, 7.", "as in force, 1.5."):
+        assert said in response.content.decode()
+    assert board(admin_client, seconds=30, hours=2).context["decision"].policy == conf.make_policy(7, 2)
+
+
+BAD = [
+    ("seconds", "0"),
+    ("seconds", "3601"),
+    ("seconds", ""),
+    ("seconds", "1.5"),
+    ("executor_class", "gpu"),
+    ("minimum_wei", "-1"),
+    ("minimum_wei", str(MAX_WEI + 1)),
+    ("minimum_wei", "1e18"),
+    ("minimum_wei", "9" * 5000),
+    ("hours", "-1"),
+    ("hours", "nan"),
+    ("hours", "inf"),
+    ("hours", "9999999"),
+    ("exclude", "x" * 49),
+    ("exclude", "\x07"),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), BAD, ids=lambda value: value[:12])
+def test_bad_input_is_told_at_its_field_and_nothing_is_decided(field: str, value: str, admin_client: Client) -> None:
+    response = board(admin_client, **{field: value})
+    assert set(response.context["form"].errors) == {field}
+    assert response.context["decision"] is None
+    assert f'id="id_{field}_error"' in response.content.decode()
+    refused = board(admin_client, **{field: value}, format="json")
+    assert refused.status_code == 400
+    assert set(refused.json()["errors"]) == {field}
+
+
+@pytest.mark.parametrize("wei", [MAX_WEI, MAX_WEI - 1])
+def test_the_highest_collateral_is_taken_exactly(wei: int, admin_client: Client) -> None:
+    said = board(admin_client, minimum_wei=wei, format="json").json()
+    assert said["minimum_collateral_wei"] == str(wei)
+    assert said["outcome"] == "NotEnoughCollateralException"
+
+
+def test_the_json_is_that_of_the_dry_run(admin_client: Client) -> None:
+    asked = {"executor_class": CLASS, "seconds": 30, "exclude": "hot-1"}
+    said = board(admin_client, **asked, format="json").json()
+    expected = report.as_json(decide(job_request(30), DryBook(), now=NOW, exclude=["hot-1"]))
+    assert {**said, "uuid": None} == {**expected, "uuid": None}
+    link = re.search(r'href="(\?[^"]*format=json)"', board(admin_client, **asked).content.decode())
+    assert link
+    same = admin_client.get(reverse("admin:routing_board") + link[1].replace("&amp;", "&")).json()
+    assert {**same, "uuid": None} == {**said, "uuid": None}
+
+
+def test_a_hotkey_that_is_html_is_shown_as_text_and_leads_to_its_page(admin_client: Client) -> None:
+    content = board(admin_client, exclude=HTML).content.decode()
+    assert HTML not in content
+    assert escape(HTML) in content
+    address = reverse("admin:routing_miner", args=[quote(HTML)])
+    assert f'<a href="{escape(address)}">{escape(HTML)}</a>' in content
+    assert admin_client.get(address).status_code == 200
+
+
+def test_a_class_without_miners_says_so(admin_client: Client) -> None:
+    response = board(admin_client, executor_class=ExecutorClass.always_on__test)
+    assert "No miner of this class is registered" in response.content.decode()
+
+
+def test_with_a_debug_miner_nobody_is_asked(admin_client: Client, settings: Settings) -> None:
+    settings.DEBUG_MINER_KEY = "hot-9"
+    content = board(admin_client).content.decode()
+    assert "Routed to hot-9" in content
+    assert "a fixed route, no miner was asked" in content
+    assert board(admin_client, format="json").json()["candidates"] == []
+
+
+@pytest.mark.parametrize("asked", [{}, {"format": "json"}], ids=repr)
+@pytest.mark.parametrize("missing", SEE_MINERS)
+def test_who_lacks_a_permission_sees_nothing(missing: str, asked: dict[str, object]) -> None:
+    response = board(member(*set(SEE_MINER) - {missing}), **asked)
+    assert response.status_code == 403
+    assert "hot-1" not in response.content.decode()
+
+
+def test_who_may_not_see_a_miners_page_gets_no_link_to_it() -> None:
+    content = board(member(*SEE_MINERS)).content.decode()
+    assert "hot-1" in content
+    assert reverse("admin:routing_miner", args=["x"])[:-2] not in content
+
+
+def test_it_takes_no_post(admin_client: Client) -> None:
+    assert admin_client.post(reverse("admin:routing_board")).status_code == 405
+
+
+@pytest.mark.parametrize("asked", [{}, {"format": "json"}, {"seconds": 300}], ids=repr)
+def test_it_writes_and_locks_nothing(asked: dict[str, object], admin_client: Client) -> None:
+    before = stored()
+    with CaptureQueriesContext(connection) as captured:
+        board(admin_client, **asked)
+    statements = [query["sql"].strip("( \n").upper() for query in captured]
+    assert statements
+    assert [sql for sql in statements if not sql.startswith("SELECT") or "FOR UPDATE" in sql] == []
+    assert stored() == before
+
+
+@pytest.mark.parametrize("more", [0, 40])
+def test_it_takes_as_many_queries_for_many_miners_as_for_few(more: int, admin_client: Client) -> None:
+    """The session and the user, the settings, and what the decision reads: the ledger and what is ongoing."""
+    hotkeys = ["hot-1", "hot-2", HTML, *(f"more-{i}" for i in range(more))]
+    axons = {name: {"address": "10.0.0.1", "ip_version": 4, "port": 9000} for name in hotkeys}
+    newest = FIRST_BLOCK + 21
+    allowance().record_block(number=newest, timestamp=NOW, stake_share=0.5, hotkeys=hotkeys)
+    allowance().record_manifests(block=newest, axons=axons, executors={name: {CLASS: 2} for name in hotkeys})
+    assert len(ranked(admin_client)) == 3 + more
+    with CaptureQueriesContext(connection) as captured:
+        board(admin_client)
+    assert len(captured) == 5
