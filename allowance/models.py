@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 
+from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
 from django.db.models import Q
 
@@ -176,6 +177,8 @@ class Reservation(models.Model):
             models.Index(fields=("account", "expires_at"), name="reservation_held", condition=Q(state="held")),
             models.Index(fields=("account", "-created_at"), name="reservation_of_account"),
             models.Index(fields=("job_uuid",), name="reservation_of_job"),
+            BrinIndex(fields=("created_at",), name="reservation_by_time"),
+            models.Index(fields=("-expires_at",), name="reservation_lapsed", condition=Q(state="lapsed")),
         )
 
     def __str__(self) -> str:
