@@ -9,6 +9,7 @@ from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.urls import URLPattern, path
 from django.utils import timezone
 
 from allowance.admin import ReadOnlyAdmin, link, to_the_second
@@ -16,6 +17,7 @@ from allowance.models import Miner, Reservation
 from routing import tokens
 from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
 from routing.pages.decisions import explanation
+from routing.pages.ledger import ledger_page
 from routing.types import wei_text
 
 
@@ -57,6 +59,9 @@ class DecisionRecordAdmin(ReadOnlyAdmin):
         *("decided", "job", "outcome", "executor_class", "seconds", "block", "hotkey", "rank", "scored", "reserved"),
         *("thresholds", "failed", "took"),
     )
+
+    def get_urls(self) -> list[URLPattern]:
+        return [path("ledger/", ledger_page, name="routing_ledger"), *super().get_urls()]
 
     def change_view(
         self,

@@ -11,9 +11,12 @@ from functools import wraps
 from typing import Any, NamedTuple
 
 from django.contrib import admin
+from django.contrib.admin.utils import quote
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.urls import NoReverseMatch, reverse
+from django.utils.html import format_html
 
 
 class Page(NamedTuple):
@@ -26,7 +29,12 @@ class Page(NamedTuple):
 
 SEE_MINERS = ("allowance.view_miner", "allowance.view_account", "routing.view_minerincident")
 SEE_DECISIONS = ("routing.view_decisionrecord",)
-SEE_LEDGER = ("allowance.view_account", "allowance.view_reservation", "allowance.view_ledgercheck")
+SEE_LEDGER = (
+    "allowance.view_miner",
+    "allowance.view_account",
+    "allowance.view_reservation",
+    "allowance.view_ledgercheck",
+)
 SEE_INCIDENTS = ("routing.view_minerincident",)
 SEE_STATUS = ("routing.view_decisionrecord", "allowance.view_block", "allowance.view_reservation")
 
@@ -59,3 +67,12 @@ def needs(*permissions: str) -> Callable[[View], View]:
 def show(request: HttpRequest, template: str, title: str, **context: object) -> TemplateResponse:
     """Return a page of the admin; its template extends `routing/page.html`."""
     return TemplateResponse(request, template, {**admin.site.each_context(request), "title": title, **context})
+
+
+def miner_link(hotkey: str) -> str:
+    """Return the link to a miner's page, or to its row where the site has no such page."""
+    try:
+        address = reverse("admin:routing_miner", kwargs={"hotkey": hotkey})
+    except NoReverseMatch:
+        address = reverse("admin:allowance_miner_change", args=[quote(hotkey)])
+    return format_html('<a href="{}">{}</a>', address, hotkey)

@@ -10,7 +10,6 @@ from uuid import UUID
 
 import pytest
 import time_machine
-
 from django.db import connection
 
 from allowance import allowance, audit, reservations
