@@ -55,7 +55,7 @@ STREAM = dt.timedelta(minutes=10)
 """How long the stream of jobs takes on the subnet's clock. It ends now, so that dry runs find a living subnet."""
 
 UNANSWERED = 90
-"""So many of the stream's last jobs may still wait for their miner's word, so that some reservations are about to lapse."""
+"""Of so many last jobs of the stream more are still to be answered, so that some reservations are about to lapse."""
 
 FORTNIGHT, DAY = dt.timedelta(days=14), dt.timedelta(days=1)
 PAST_JOBS = 400
@@ -123,7 +123,7 @@ def _set_the_scene(rng: random.Random, miners: list[str], now: dt.datetime) -> N
 
 
 def _moment(rng: random.Random, now: dt.datetime, span: dt.timedelta) -> dt.datetime:
-    """Return an instant in the `span` before `now`, five times as likely at this time of a day as half a day from it."""
+    """Return an instant in the `span` before `now`: at this time of day five times as likely as half a day off it."""
     while True:
         age = span * rng.random()
         if rng.random() < 0.6 + 0.4 * math.cos(age / DAY * 2 * math.pi):
@@ -144,15 +144,15 @@ def _remember_reservations(rng: random.Random, now: dt.datetime) -> None:
     """Store how the reservations of the day before ended; their blocks are so old that no balance remembers them."""
     accounts = rng.choices(Account.objects.order_by("pk"), k=PAST_JOBS)
     ends = rng.choices(list(ReservationState), (0, 80, 14, 6), k=PAST_JOBS)
-    days = sorted(_moment(rng, now, DAY - 2 * HOLD_MARGIN) for _ in range(PAST_JOBS))
-    ids = Counter[int]()
-    for pk, (account, end, created_at) in enumerate(zip(accounts, ends, days, strict=True), 1):
+    begins = sorted(_moment(rng, now, DAY - 2 * HOLD_MARGIN) for _ in range(PAST_JOBS))
+    taken = Counter[int]()
+    for pk, (account, end, created_at) in enumerate(zip(accounts, ends, begins, strict=True), 1):
         expires_at = created_at + HOLD_MARGIN
-        ids[account.pk] += 1
+        taken[account.pk] += 1
         reservation = Reservation(
             pk=pk,
             job_uuid=_uuid(rng),
-            blocks=[ids[account.pk]],
+            blocks=[taken[account.pk]],
             created_at=created_at,
             expires_at=expires_at,
             state=end,

@@ -33,7 +33,7 @@ def main() -> NoReturn:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
     os.environ["DATABASE_URL"] = f"sqlite:///{DATABASE}"
     _refuse_outside_debug()
-    if not DATABASE.exists() and (code := subprocess.call([sys.executable, "-m", "project.demo"], cwd=ROOT)):  # noqa: S603
+    if not DATABASE.exists() and (code := subprocess.call([sys.executable, "-m", "project.demo"], cwd=ROOT)):
         raise SystemExit(code)
     django.setup()
     call_command("migrate", verbosity=0)

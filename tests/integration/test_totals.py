@@ -47,10 +47,10 @@ def reserve(now: dt.datetime = NOW, *, miner: str = "anna", seconds: float = 30)
     ).pk
 
 
-def remember(end: ReservationState, ended_at: dt.datetime, *, miner: str = "anna", held_for: dt.timedelta = HOUR) -> int:
-    """Store a reservation that ended, of a block that nobody remembers."""
+def remember(end: ReservationState, ended_at: dt.datetime, *, held_for: dt.timedelta = HOUR) -> int:
+    """Store a reservation of anna's that ended, of a block that nobody remembers."""
     reservation = Reservation(
-        account=Account.objects.get(miner=miner, executor_class=CLASS),
+        account=Account.objects.get(miner="anna", executor_class=CLASS),
         blocks=[1],
         created_at=ended_at - held_for,
         expires_at=ended_at if end is LAPSED else ended_at + SECOND,
