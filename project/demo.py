@@ -54,11 +54,11 @@ ETH = 10**18
 STREAM = dt.timedelta(minutes=10)
 """How long the stream of jobs takes on the subnet's clock. It ends now, so that dry runs find a living subnet."""
 
-UNANSWERED = 90
-"""Of so many last jobs of the stream more are still to be answered, so that some reservations are about to lapse."""
+WAITING = 24
+"""So many last jobs of the stream are still to be answered, each longer than the one before: one is soon to lapse."""
 
 FORTNIGHT, DAY = dt.timedelta(days=14), dt.timedelta(days=1)
-PAST_JOBS = 400
+PAST_JOBS = 500
 
 
 def main() -> None:
@@ -177,20 +177,21 @@ class Stream:
         while self.running and self.running[0][0] <= self.now:
             self.finish(*heapq.heappop(self.running))
         uuid, executor_class = _uuid(self.rng), self.rng.choices(CLASSES, (1, 1, 4))[0]
-        request = _request(uuid, executor_class, self.rng.choice([20, 60, 120, 300, 600, 900, 1500]))
+        waiting = len(self.decisions) - (JOBS - WAITING)
+        seconds = 20 + 50 * waiting if waiting >= 0 else self.rng.choice([20, 60, 120, 300, 600, 900, 1500])
+        request = _request(uuid, executor_class, seconds)
         before = time.perf_counter()
         decision = picks.pick(request, LiveBook(pinned=self.now), now=self.now)
         self.seconds.append(time.perf_counter() - before)
         self.decisions.append(decision)
-        if decision.route is None or decision.route.allowance_reservation_id is None:
+        if decision.route is None or decision.route.allowance_reservation_id is None or waiting >= 0:
             return
         hotkey, blocks = decision.route.miner.hotkey_ss58, decision.route.allowance_blocks or []
         reservation, chance = decision.route.allowance_reservation_id, self.rng.random()
         if chance < 0.1:
             self.report(MinerIncidentType.MINER_JOB_REJECTED, hotkey, uuid, executor_class)
             reservations.release(reservation, now=self.now)
-        elif chance < (0.9 if len(self.decisions) <= JOBS - UNANSWERED else 0.6):
-            # The others keep their reservation without a word, until it lapses.
+        elif chance < 0.9:  # the others keep their reservation without a word, until it lapses
             receipts().record(_started(uuid, hotkey, executor_class, self.now, ttl=int(decision.job.seconds) + 60))
             reservations.spend(reservation, now=self.now)
             over = self.now + dt.timedelta(seconds=decision.job.seconds * self.rng.uniform(0.2, 1))
