@@ -21,10 +21,10 @@ UNDER_THE_LOCK = {Gate.EXECUTORS, Gate.RESERVATION}
 
 @dataclass(frozen=True, slots=True)
 class RecordedBook:
-    """What the accounts answered to a pick, once locked. Whoever was passed over because of a lock is so again."""
+    """What the accounts answered to a pick, once locked, and whose were not to be had: those are passed over again."""
 
-    winner: str
     answers: Mapping[str, Verdict]
+    passed_over: frozenset[str]
 
     def reserve(
         self, candidates: Sequence[Candidate], question: Decision, window: Window, *, wait: bool
@@ -33,7 +33,7 @@ class RecordedBook:
             if answer := self.answers.get(candidate.hotkey):
                 return candidate, answer
         for candidate in candidates:
-            if candidate.hotkey == self.winner:
+            if candidate.hotkey not in self.passed_over:
                 return candidate, Reserved(candidate.miner, [], None)
         return None
 
@@ -50,16 +50,21 @@ def differences(record: DecisionRecord) -> list[str] | None:
     for candidate in again:
         candidate.verdict, candidate.rank = NOT_REACHED, None
     in_order = tuple(sorted(again, key=lambda candidate: candidate.standing.order))
-    answers = {c.hotkey: c.verdict for c in recorded.candidates if c.verdict.gate in UNDER_THE_LOCK and _was_idle(c)}
     question = replace(recorded, candidates=in_order, route=None)
     window = Window(0, np.empty(0, dtype=np.int64), recorded.block)
-    made = settle(question, RecordedBook(record.miner, answers), window, begun=time.perf_counter())
+    made = settle(question, _book(recorded), window, begun=time.perf_counter())
     return [*_compare(record, recorded, made)]
 
 
-def _was_idle(candidate: Candidate) -> bool:
-    """Tell whether a candidate had an idle executor when it was read: then its account was asked."""
-    return candidate.ongoing < candidate.executors
+def _book(recorded: Decision) -> RecordedBook:
+    """Return the book of a decision: who was idle when read was asked, but for those ranked above the winner."""
+    idle = [c for c in recorded.candidates if c.ongoing < c.executors]
+    winner = recorded.route and recorded.route.miner.hotkey_ss58
+    places = [c.rank or 0 for c in recorded.candidates if c.hotkey == winner]
+    above = {c.hotkey for c in idle if c.verdict.gate is None and places and (c.rank or 0) < places[0]}
+    locked = {c.hotkey for c in idle if c.verdict.gate is Gate.LOCK}
+    answers = {c.hotkey: c.verdict for c in idle if c.verdict.gate in UNDER_THE_LOCK}
+    return RecordedBook(answers, frozenset(above | locked))
 
 
 def _compare(record: DecisionRecord, recorded: Decision, made: Decision) -> Iterator[str]:

@@ -24,7 +24,7 @@ from django.utils import timezone
 from allowance import allowance
 from allowance.models import Account, Block, Miner, Reservation, ReservationState
 from allowance.types import AllowanceException
-from routing import picks, routing
+from routing import decisions, picks, routing
 from routing.book import DryBook
 from routing.pipeline import decide
 from routing.requests import V2JobRequest
@@ -97,10 +97,15 @@ def _uncounted() -> AbstractContextManager[object]:
     return mock.patch.object(picks, "_count", return_value=None)
 
 
+def _unrecorded() -> AbstractContextManager[object]:
+    return mock.patch.object(decisions, "record_route")
+
+
 WITHOUT: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "": nullcontext,
     "logging": _silence,
     "metrics": _uncounted,
+    "a record": _unrecorded,
 }
 """What a measurement can do without, to see what it costs."""
 

@@ -144,11 +144,15 @@ def metrics(bench: Bench) -> Iterator[Line]:
     yield _cost_of(bench, "metrics")
 
 
+def decisions(bench: Bench) -> Iterator[Line]:
+    yield _cost_of(bench, "a record")
+
+
 ROWS: dict[str, Callable[[Bench], Iterator[Line]]] = {
     row.__name__: row
     for row in (
         *(pick, processes, coroutines, history, miners, reservations, receipts, incidents, block, size, contention),
-        *(sockets, dry_run, logging, metrics),
+        *(sockets, dry_run, logging, metrics, decisions),
     )
 }
 
