@@ -71,11 +71,10 @@ def ledger_page(request: HttpRequest) -> HttpResponse:
         "routing/ledger.html",
         "Ledger",
         totals=found,
-        soon=SOON.seconds,
         figures=_figures(found),
         ended_by_hour=_ended_by_hour(found),
-        shares=_shares(found),
-        most_spent=_most_spent(found),
+        shares=_shares(found, chosen),
+        most_spent=_most_spent(found, chosen),
         check=LedgerCheck.objects.order_by("-at").first(),
         check_command=CHECK,
         choice=choice,
@@ -160,23 +159,23 @@ def _ended_by_hour(found: Totals) -> Chart:
     )
 
 
-def _shares(found: Totals) -> Chart:
+def _shares(found: Totals, executor_class: str) -> Chart:
     parts = found.amounts
     return Chart(
         "allowance-by-fate",
-        "What became of the allowance, in seconds",
+        f"What became of the allowance in {executor_class or 'all classes'}, in seconds",
         "ring",
         ["Free", "Held", "Spent", "Voided"],
         {"seconds": [seconds(ns) for ns in (parts.free, parts.held, parts.spent, parts.voided)]},
     )
 
 
-def _most_spent(found: Totals) -> Chart:
+def _most_spent(found: Totals, executor_class: str) -> Chart:
     most = [miner for miner in _sorted(found.miners, BY_SPENT)[:TOP] if miner.amounts.spent]
     parts = ("free", "held", "spent", "voided")
     return Chart(
         "most-spent",
-        f"The {TOP} miners with the most spent, in seconds",
+        f"The {TOP} miners with the most spent in {executor_class or 'all classes'}, in seconds",
         "bars",
         [_short(miner.hotkey) for miner in most],
         {part.title(): [seconds(COLUMNS[part].value(miner)) for miner in most] for part in parts},

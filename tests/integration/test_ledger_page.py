@@ -114,7 +114,7 @@ def test_a_page_without_anything_says_so(treasurer: Client) -> None:
     page = see(treasurer)
     for said in (
         "Nothing is held.",
-        "None ever was.",
+        "None ever did.",
         "No miner has an account yet.",
         "Nobody has checked this ledger",
     ):
@@ -214,7 +214,10 @@ def test_an_executor_class_may_be_chosen(treasurer: Client) -> None:
     }
     empty = section(see(treasurer, executor_class=ExecutorClass.always_on__llm__a6000), "miners")
     assert "No miner has an account in this class yet." in empty
-    assert f'<option value="{other}" selected>' in see(treasurer, executor_class=other)
+    response = treasurer.get(ADDRESS, {"executor_class": other})
+    assert f'<option value="{other}" selected>' in response.content.decode()
+    for chart in ("shares", "most_spent"):
+        assert f" in {other}, " in response.context[chart].title
 
 
 @pytest.mark.parametrize("query", [{"sort": "wealth"}, {"executor_class": HTML}, {"sort": "", "executor_class": "x"}])

@@ -149,6 +149,13 @@ def test_a_hold_is_about_to_lapse_up_to_the_edge() -> None:
     assert len(totals.totals(edge).about_to_lapse) == 1
 
 
+def test_each_hold_is_worth_its_own_blocks() -> None:
+    reservations.spend(reserve(seconds=48), now=NOW)
+    reserve(seconds=12)
+    reserve(seconds=60)
+    assert [ledger.to_seconds(hold.ns) for hold in totals.totals(NOW).holds] == [12, 60]
+
+
 def test_a_hold_is_worth_what_its_blocks_still_give() -> None:
     reserve(seconds=60)
     drop("anna", executors=1, at=FIRST_BLOCK + 2)
