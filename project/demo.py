@@ -144,10 +144,11 @@ def _remember_reservations(rng: random.Random, now: dt.datetime) -> None:
     """Store how the reservations of the day before ended; their blocks are so old that no balance remembers them."""
     accounts = rng.choices(Account.objects.order_by("pk"), k=PAST_JOBS)
     ends = rng.choices(list(ReservationState), (0, 80, 14, 6), k=PAST_JOBS)
-    begins = sorted(_moment(rng, now, DAY - 2 * HOLD_MARGIN) for _ in range(PAST_JOBS))
+    latest = HOLD_MARGIN + dt.timedelta(seconds=900)  # all of them are over when the stream begins
+    begins = sorted(_moment(rng, now - latest, DAY - latest) for _ in range(PAST_JOBS))
     taken = Counter[int]()
     for pk, (account, end, created_at) in enumerate(zip(accounts, ends, begins, strict=True), 1):
-        expires_at = created_at + HOLD_MARGIN
+        expires_at = created_at + HOLD_MARGIN + dt.timedelta(seconds=rng.choice([60, 300, 900]))
         taken[account.pk] += 1
         reservation = Reservation(
             pk=pk,
