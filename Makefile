@@ -3,7 +3,6 @@ PYTHON ?= python3
 venv := .venv
 bin := $(venv)/bin
 install := $(bin)/pip install --quiet --disable-pip-version-check --require-hashes
-demo_env := DEBUG=1 DATABASE_URL="sqlite:///$(CURDIR)/demo.sqlite3"
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test soak bench lint lock audit clean
@@ -14,10 +13,8 @@ help: ## list the targets
 demo: $(venv)/base ## replay a recorded subnet into SQLite and route jobs on it
 	@$(bin)/python -m project.demo
 
-serve: $(venv)/base ## serve the demo's database on http://127.0.0.1:8000
-	@$(demo_env) $(bin)/python manage.py migrate --verbosity 0
-	@$(demo_env) $(bin)/uvicorn project.asgi:application --host 127.0.0.1 --port 8000 --lifespan off \
-	    --ws-max-size 1048576 $(ARGS)
+serve: $(venv)/base ## serve the demo's database and its pages on http://127.0.0.1:8000 (PORT=8001 elsewhere)
+	@DEBUG=1 $(bin)/python -m project.serve $(ARGS)
 
 test: $(venv)/test ## run the tests on SQLite and on PostgreSQL (ARGS="-x -k ledger" go to pytest)
 	@$(bin)/python -m tests $(ARGS)

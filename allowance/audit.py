@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,17 +10,30 @@ from itertools import groupby
 
 import numpy as np
 from django.db.models import QuerySet
+from django.utils import timezone
 
 from allowance import ledger, rows
 from allowance.chain import declared_step, newest_block, ns_between, presence_history
 from allowance.ledger import Balance, Steps, Window
 from allowance.locks import chain_changed, ledger_transaction, lock_account, lock_accounts_of, lock_chain
-from allowance.models import Account, Block, ManifestSync, Miner, Reservation, ReservationState, new_version
+from allowance.models import (
+    Account,
+    Block,
+    LedgerCheck,
+    ManifestSync,
+    Miner,
+    Reservation,
+    ReservationState,
+    new_version,
+)
 from allowance.state import window
 from allowance.types import BLOCK_EXPIRY
 
 KEPT_BEFORE = ledger.KEPT_BLOCKS - BLOCK_EXPIRY
 """A job that started so many blocks before the newest might use all blocks that balances remember."""
+
+EXAMPLES = 50
+"""So many differences are kept in words; how many there were is kept too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +59,27 @@ class Sums:
     spent: int
     lapsed_out: int
     voided: int
+
+
+def run_check(*, repair: bool = False) -> tuple[LedgerCheck, list[Difference]]:
+    """Check the ledger, and return what is to be kept of it, not stored yet, and all that differed.
+
+    With `repair` it is checked once more afterwards: what is left then, no rewriting mends.
+    """
+    at, begun = timezone.now(), time.perf_counter()
+    found = list(check_ledger(repair=repair))
+    left = list(check_ledger()) if repair else found
+    check = LedgerCheck(
+        at=at,
+        seconds=time.perf_counter() - begun,
+        accounts=Account.objects.count(),
+        reservations=Reservation.objects.count(),
+        differences=len(found),
+        left=len(left),
+        repaired=repair,
+        examples=[str(difference) for difference in found[:EXAMPLES]],
+    )
+    return check, found
 
 
 def check_ledger(*, repair: bool = False) -> Iterator[Difference]:

@@ -177,6 +177,7 @@ class Reservation(models.Model):
             models.Index(fields=("account", "-created_at"), name="reservation_of_account"),
             models.Index(fields=("job_uuid",), name="reservation_of_job"),
             models.Index(fields=("ended_at",), name="reservation_ended", condition=Q(ended_at__isnull=False)),
+            models.Index(fields=("-expires_at",), name="reservation_lapsed", condition=Q(state="lapsed")),
         )
 
     def __str__(self) -> str:

@@ -6,37 +6,37 @@ import datetime as dt
 import gzip
 import heapq
 import json
+import math
 import os
 import random
-import secrets
 import statistics
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from uuid import UUID
 
 import django
 
-ROOT = Path(__file__).resolve().parent.parent
+from project.serve import DATABASE, ROOT, show_pages
+
 JOURNAL = ROOT / "tests/conformance/cases/mockchain-100/journal.jsonl.gz"
-DATABASE = ROOT / "demo.sqlite3"
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 os.environ.update(DEBUG="1", DATABASE_URL=f"sqlite:///{DATABASE}", LOG_LEVEL="ERROR", DECISIONS_SAMPLE="1")
 django.setup()
 
 from constance import config  # noqa: E402
-from django.contrib.auth import get_user_model  # noqa: E402
 from django.core.management import call_command  # noqa: E402
+from django.db import transaction  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import track  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from allowance import allowance, reservations  # noqa: E402
 from allowance.console import wide_console  # noqa: E402
-from allowance.types import ExecutorClass  # noqa: E402
+from allowance.models import Account, Reservation, ReservationState  # noqa: E402
+from allowance.types import HOLD_MARGIN, ExecutorClass  # noqa: E402
 from receipts import receipts  # noqa: E402
 from receipts.schemas import JobFinished, JobStarted  # noqa: E402
 from routing import picks, report  # noqa: E402
@@ -53,6 +53,12 @@ VALIDATOR = "validator"
 ETH = 10**18
 STREAM = dt.timedelta(minutes=10)
 """How long the stream of jobs takes on the subnet's clock. It ends now, so that dry runs find a living subnet."""
+
+WAITING = 24
+"""So many last jobs of the stream are still to be answered, each longer than the one before: one is soon to lapse."""
+
+FORTNIGHT, DAY = dt.timedelta(days=14), dt.timedelta(days=1)
+PAST_JOBS = 500
 
 
 def main() -> None:
@@ -76,6 +82,9 @@ def main() -> None:
         stream.next_job()
     _explain(console, stream.decisions)
     _summarise(console, stream)
+    console.print("The ledger", style="bold underline")
+    call_command("check_ledger")
+    console.print()
     _what_next(console)
 
 
@@ -94,21 +103,63 @@ def _moved_lines(end: dt.datetime) -> Iterator[bytes]:
         yield json.dumps(event).encode()
 
 
+@transaction.atomic
 def _set_the_scene(rng: random.Random, miners: list[str], now: dt.datetime) -> None:
-    """Record collateral, incidents of the last two days, and receipts of jobs that other validators run."""
+    """Record collateral, incidents of two weeks, the ends of a day's reservations, and receipts of others' jobs."""
     config.DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI = ETH // 100
     for miner in miners:
         allowance().record_collateral(hotkey=miner, wei=rng.choice([0, ETH // 200, ETH // 100, ETH // 10, ETH]))
-        for _ in range(rng.choice([0, 0, 0, 1, 2, 5])):
-            record_incident(
-                incident_type=rng.choice(MinerIncidentType.values),
-                hotkey=miner,
-                job_uuid=_uuid(rng),
-                executor_class=rng.choice(CLASSES),
-                timestamp=now - dt.timedelta(hours=rng.uniform(0, 48)),
-            )
+        for _ in range(rng.choice([0, 0, 1, 2, 4, 9])):
+            _record_incident(rng, rng.choice(MinerIncidentType.values), miner, _moment(rng, now, FORTNIGHT))
         for _ in range(rng.choice([0, 0, 1, 3])):
             receipts().record(_started(_uuid(rng), miner, rng.choice(CLASSES), now, ttl=1800))
+    broke_down, declines = rng.sample(miners, 2)
+    for _ in range(35):
+        outage = now - dt.timedelta(days=4)
+        _record_incident(rng, MinerIncidentType.MINER_HORDE_FAILED, broke_down, _moment(rng, outage, DAY))
+    for _ in range(60):
+        _record_incident(rng, MinerIncidentType.MINER_JOB_REJECTED, declines, _moment(rng, now, FORTNIGHT))
+    _remember_reservations(rng, now)
+
+
+def _moment(rng: random.Random, now: dt.datetime, span: dt.timedelta) -> dt.datetime:
+    """Return an instant in the `span` before `now`: at this time of day five times as likely as half a day off it."""
+    while True:
+        age = span * rng.random()
+        if rng.random() < 0.6 + 0.4 * math.cos(age / DAY * 2 * math.pi):
+            return now - age
+
+
+def _record_incident(rng: random.Random, kind: str, hotkey: str, timestamp: dt.datetime) -> None:
+    record_incident(
+        incident_type=kind,
+        hotkey=hotkey,
+        job_uuid=_uuid(rng),
+        executor_class=rng.choice(CLASSES),
+        timestamp=timestamp,
+    )
+
+
+def _remember_reservations(rng: random.Random, now: dt.datetime) -> None:
+    """Store how the reservations of the day before ended; their blocks are so old that no balance remembers them."""
+    accounts = rng.choices(Account.objects.order_by("pk"), k=PAST_JOBS)
+    ends = rng.choices(list(ReservationState), (0, 80, 14, 6), k=PAST_JOBS)
+    latest = HOLD_MARGIN + dt.timedelta(seconds=900)  # all of them are over when the stream begins
+    begins = sorted(_moment(rng, now - latest, DAY - latest) for _ in range(PAST_JOBS))
+    taken = Counter[int]()
+    for pk, (account, end, created_at) in enumerate(zip(accounts, ends, begins, strict=True), 1):
+        expires_at = created_at + HOLD_MARGIN + dt.timedelta(seconds=rng.choice([60, 300, 900]))
+        taken[account.pk] += 1
+        reservation = Reservation(
+            pk=pk,
+            job_uuid=_uuid(rng),
+            blocks=[taken[account.pk]],
+            created_at=created_at,
+            expires_at=expires_at,
+            state=end,
+            ended_at=expires_at if end is ReservationState.LAPSED else created_at + HOLD_MARGIN * rng.random(),
+        )
+        reservations.restore(reservation, miner=account.miner_id, executor_class=account.executor_class)
 
 
 class Stream:
@@ -127,12 +178,14 @@ class Stream:
         while self.running and self.running[0][0] <= self.now:
             self.finish(*heapq.heappop(self.running))
         uuid, executor_class = _uuid(self.rng), self.rng.choices(CLASSES, (1, 1, 4))[0]
-        request = _request(uuid, executor_class, self.rng.choice([20, 60, 120, 300, 600, 900, 1500]))
+        waiting = len(self.decisions) - (JOBS - WAITING)
+        seconds = 20 + 50 * waiting if waiting >= 0 else self.rng.choice([20, 60, 120, 300, 600, 900, 1500])
+        request = _request(uuid, executor_class, seconds)
         before = time.perf_counter()
         decision = picks.pick(request, LiveBook(pinned=self.now), now=self.now)
         self.seconds.append(time.perf_counter() - before)
         self.decisions.append(decision)
-        if decision.route is None or decision.route.allowance_reservation_id is None:
+        if decision.route is None or decision.route.allowance_reservation_id is None or waiting >= 0:
             return
         hotkey, blocks = decision.route.miner.hotkey_ss58, decision.route.allowance_blocks or []
         reservation, chance = decision.route.allowance_reservation_id, self.rng.random()
@@ -191,11 +244,9 @@ def _summarise(console: Console, stream: Stream) -> None:
 
 
 def _what_next(console: Console) -> None:
-    password = secrets.token_urlsafe(9)
-    get_user_model().objects.create_superuser("demo", password=password)
     console.print("Try next", style="bold underline")
-    console.print(f"make serve, then http://127.0.0.1:8000/admin/ as demo with password {password}")
-    console.print("(or ws://127.0.0.1:8000/ws/jobs/ with a token)")
+    console.print("make serve, which prints a password for these pages:")
+    show_pages(console)
     console.print("and on this database (export DEBUG=1 DATABASE_URL=sqlite:///demo.sqlite3):")
     dry_run = f"dry_run_routing --executor-class {ExecutorClass.always_on__gpu_24gb} --seconds 300"
     for command in (

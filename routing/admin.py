@@ -19,6 +19,7 @@ from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIn
 from routing.pages import miner_link
 from routing.pages.board import board
 from routing.pages.decisions import explanation
+from routing.pages.ledger import ledger_page
 from routing.pages.miner import miner
 from routing.pages.status import status_page
 from routing.types import wei_text
@@ -83,7 +84,11 @@ class DecisionRecordAdmin(ReadOnlyAdmin):
         return super().change_view(request, object_id, form_url, {**(extra_context or {}), **shown})
 
     def get_urls(self) -> list[URLPattern]:
-        return [path("status/", status_page, name="routing_status"), *super().get_urls()]
+        return [
+            path("status/", status_page, name="routing_status"),
+            path("ledger/", ledger_page, name="routing_ledger"),
+            *super().get_urls(),
+        ]
 
     @admin.display(description="time", ordering="at")
     def decided(self, decision: DecisionRecord) -> str:

@@ -31,7 +31,12 @@ SEE_MINERS = ("allowance.view_miner", "allowance.view_account", "routing.view_mi
 SEE_RECEIPTS = tuple(f"receipts.view_job{kind}receipt" for kind in ("started", "accepted", "finished"))
 SEE_MINER = (*SEE_MINERS, *SEE_RECEIPTS, "routing.view_decisionrecord", "allowance.view_reservation")
 SEE_DECISIONS = ("routing.view_decisionrecord",)
-SEE_LEDGER = ("allowance.view_account", "allowance.view_reservation", "allowance.view_ledgercheck")
+SEE_LEDGER = (
+    "allowance.view_miner",
+    "allowance.view_account",
+    "allowance.view_reservation",
+    "allowance.view_ledgercheck",
+)
 SEE_INCIDENTS = ("routing.view_minerincident",)
 SEE_STATUS = (
     "routing.view_decisionrecord",

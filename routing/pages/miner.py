@@ -18,6 +18,7 @@ from django.views.decorators.http import require_safe
 
 from allowance import validation
 from allowance.admin import link, to_the_second
+from allowance.buckets import UtcDay
 from allowance.ledger import Steps, present
 from allowance.models import Account, Miner, Reservation
 from allowance.state import held_at
@@ -27,7 +28,6 @@ from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedRe
 from routing import conf
 from routing.board import Cost, costs, dry_run
 from routing.book import DryBook
-from routing.buckets import UtcDay
 from routing.charts import Chart
 from routing.decisions import that_passed_over
 from routing.models import DecisionRecord, MinerIncident

@@ -11,8 +11,8 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
 from allowance.admin import link
+from allowance.buckets import UtcHour
 from allowance.models import Miner
-from routing.buckets import UtcHour
 from routing.charts import Chart
 from routing.models import DecisionRecord
 from routing.pages import SEE_STATUS, needs, show

@@ -34,7 +34,7 @@ from routing.dynamic import MINIMUM_WEI, WINDOW_HOURS
 from routing.models import AccessToken, MinerIncident, RoutedJob, UsedSignature
 from routing.reliability import record_incident
 from routing.types import MinerIncidentType
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger
+from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, run_command
 
 pytestmark = pytest.mark.django_db
 
@@ -64,6 +64,7 @@ def rows(db: None) -> Iterator[None]:
     route(HTML, JOB)
     route("plain", LAPSED_JOB)
     tokens.issue(HTML, ["jobs"], dt.timedelta(days=1))
+    run_command("check_ledger")
     yield
     ContentType.objects.clear_cache()  # constance makes its own at the first save, which a test takes back
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 from uuid import UUID
 
 import pytest
 import time_machine
+from django.db import connection
 
-from allowance import allowance, reservations
-from allowance.models import Account, Block, Miner, Reservation, ReservationState
+from allowance import allowance, audit, reservations
+from allowance.models import Account, Block, LedgerCheck, Miner, Reservation, ReservationState
 from allowance.types import HOLD_MARGIN
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, run_command, stored
 
@@ -55,6 +57,11 @@ def overlap(state: ReservationState) -> None:
     )
 
 
+def checked() -> dict[str, list[tuple[Any, ...]]]:
+    """Return all that is stored but what is kept of the checks themselves."""
+    return {name: rows for name, rows in stored().items() if name != LedgerCheck._meta.label}
+
+
 CORRUPTIONS: dict[str, tuple[Corrupt, str, str]] = {
     "held lost": (account(held=0), "Account hot-1", "held"),
     "held too much": (account(held=0b111_000_000_111), "Account hot-1", "held"),
@@ -83,11 +90,11 @@ corrupted = pytest.mark.parametrize(("corrupt", "subject", "field"), CORRUPTIONS
 
 
 def test_a_clean_ledger_is_called_so() -> None:
-    before = stored()
+    before = checked()
     ended = run_command("check_ledger")
     assert ended == (0, "2 accounts, 3 reservations: the ledger is what its history says.\n", "")
     assert run_command("check_ledger", "--repair").code == 0
-    assert stored() == before
+    assert checked() == before
 
 
 def test_a_clean_ledger_is_called_so_in_json() -> None:
@@ -99,14 +106,14 @@ def test_a_clean_ledger_is_called_so_in_json() -> None:
 @corrupted
 def test_a_wrong_column_is_named_and_nothing_is_touched(corrupt: Corrupt, subject: str, field: str) -> None:
     corrupt()
-    before = stored()
+    before = checked()
     ended = run_command("check_ledger")
     assert ended.code == 1
     told = [said for said in ended.out.splitlines() if said.startswith(subject) and field in said]
     assert told, ended.out
     assert "history says" in told[0]
     assert "differences" in ended.out.splitlines()[-1]
-    assert stored() == before
+    assert checked() == before
 
 
 @corrupted
@@ -121,15 +128,15 @@ def test_a_wrong_column_is_told_in_json(corrupt: Corrupt, subject: str, field: s
 
 @corrupted
 def test_a_wrong_column_is_rewritten_from_history(corrupt: Corrupt, subject: str, field: str) -> None:
-    right = stored()
+    right = checked()
     corrupt()
-    assert stored() != right
+    assert checked() != right
     ended = run_command("check_ledger", "--repair")
     assert ended.code == 0
     assert subject in ended.out
     assert field in ended.out
     assert ended.out.endswith(", 0 left after the repair.\n")
-    assert stored() == right
+    assert checked() == right
     assert run_command("check_ledger").code == 0
 
 
@@ -147,6 +154,45 @@ def test_a_reservation_that_is_over_may_share_its_blocks() -> None:
     overlap(ReservationState.RELEASED)
     overlap(ReservationState.LAPSED)
     assert run_command("check_ledger").code == 0
+
+
+def test_the_result_of_a_check_is_kept() -> None:
+    run_command("check_ledger")
+    check = LedgerCheck.objects.get()
+    assert (check.at, check.accounts, check.reservations) == (NOW, 2, 3)
+    assert (check.differences, check.left, check.repaired, check.examples) == (0, 0, False, [])
+    assert 0 < check.seconds < 60
+
+
+def test_what_differed_is_kept_in_words_and_whether_it_was_mended() -> None:
+    Account.objects.update(held=0)
+    ended = run_command("check_ledger")
+    run_command("check_ledger", "--repair", "--format", "json")
+    found, mended = LedgerCheck.objects.order_by("pk")
+    assert (found.differences, found.left, found.repaired) == (2, 2, False)
+    assert found.examples == ended.out.splitlines()[:-1]
+    assert (mended.differences, mended.left, mended.repaired) == (2, 0, True)
+    assert mended.examples == found.examples
+
+
+def test_only_the_first_differences_are_kept_and_all_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "EXAMPLES", 1)
+    Account.objects.update(held=0)
+    first, *_ = run_command("check_ledger").out.splitlines()
+    check = LedgerCheck.objects.get()
+    assert (check.differences, check.examples) == (2, [first])
+
+
+@pytest.mark.parametrize(("corrupt", "code"), [(lambda: None, 0), (account(held=0), 1)])
+def test_a_result_that_can_t_be_kept_is_told_all_the_same(corrupt: Corrupt, code: int) -> None:
+    corrupt()
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE allowance_ledgercheck RENAME TO elsewhere")
+    ended = run_command("check_ledger")
+    assert ended.code == code
+    assert ended.out.splitlines()[-1].startswith("2 accounts, 3 reservations: ")
+    assert "could not be kept for the ledger's page: " in ended.err
+    assert "allowance_ledgercheck" in ended.err
 
 
 def test_live_reservations_are_listed_the_next_to_lapse_first() -> None:

@@ -25,7 +25,7 @@ from django.utils.regex_helper import normalize
 from allowance import allowance
 from routing import conf, tokens
 from routing.dynamic import MINIMUM_WEI, WINDOW_HOURS
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, stored
+from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, run_command, stored
 from tests.integration.test_admin import MODELS, record_job, route
 
 OK, FORBIDDEN, NOT_FOUND, NOT_ALLOWED = 200, 403, 404, 405
@@ -57,6 +57,7 @@ def rows(db: None) -> Iterator[None]:
     record_job("anna", uuid4())
     route("anna", uuid4())
     tokens.issue("anna", ["jobs"], dt.timedelta(days=1))
+    run_command("check_ledger")
     User.objects.create_user("somebody", password="a password")
     Group.objects.create(name="some")
     yield

@@ -23,9 +23,9 @@ from django.utils import timezone
 from pytest_django import Settings
 from rich.console import Console
 
+from allowance.buckets import UtcDay, UtcHour
 from allowance.models import Account, Block, LedgerCheck, ManifestSync, Reservation, ReservationState
 from routing.alerts import MEASURES, Finding, Level, amount, default_limits
-from routing.buckets import UtcDay, UtcHour
 from routing.management.commands import routing_status
 from routing.models import DecisionRecord
 from routing.pages import SEE_STATUS

@@ -5,15 +5,16 @@ from dataclasses import asdict
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
+from django.db import DatabaseError, transaction
 
-from allowance.audit import check_ledger
-from allowance.models import Account, Reservation
+from allowance.audit import run_check
+from allowance.models import LedgerCheck
 
 
 class Command(BaseCommand):
     help = (
-        "Recompute every balance from blocks, manifests and reservations, and print where the ledger differs. "
-        "Exit code: 0 clean (or repaired), 1 differences."
+        "Recompute every balance from blocks, manifests and reservations, print where the ledger differs, and keep the "
+        "result for the ledger's page. Exit code: 0 clean (or repaired), 1 differences."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -21,24 +22,31 @@ class Command(BaseCommand):
         parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        repair: bool = options["repair"]
-        found = list(check_ledger(repair=repair))
-        left = list(check_ledger()) if repair else found
+        check, found = run_check(repair=options["repair"])
         if options["format"] == "json":
             report = {
-                "accounts": Account.objects.count(),
-                "reservations": Reservation.objects.count(),
+                "accounts": check.accounts,
+                "reservations": check.reservations,
                 "differences": [asdict(difference) for difference in found],
-                "left": len(left),
+                "left": check.left,
             }
             self.stdout.write(json.dumps(report))
         else:
             for difference in found:
                 self.stdout.write(str(difference))
             self.stdout.write(
-                f"{Account.objects.count()} accounts, {Reservation.objects.count()} reservations: "
+                f"{check.accounts} accounts, {check.reservations} reservations: "
                 + (f"{len(found)} differences" if found else "the ledger is what its history says")
-                + (f", {len(left)} left after the repair." if repair else ".")
+                + (f", {check.left} left after the repair." if check.repaired else ".")
             )
-        if left:
+        self._keep(check)
+        if check.left:
             raise SystemExit(1)
+
+    def _keep(self, check: LedgerCheck) -> None:
+        """Store the result; where that can't be done, as on a full disk, the check itself is none the worse for it."""
+        try:
+            with transaction.atomic():
+                check.save()
+        except DatabaseError as error:
+            self.stderr.write(f"This result could not be kept for the ledger's page: {error}")

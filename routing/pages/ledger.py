@@ -1,0 +1,244 @@
+"""The ledger's page: what became of reservations, what miners have left, and what the last check found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+from uuid import UUID
+
+from django import forms
+from django.http import HttpRequest, HttpResponse
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.html import format_html
+
+from allowance.ledger import to_seconds
+from allowance.models import LedgerCheck, Reservation, ReservationState
+from allowance.totals import LISTED, SOON, LiveHold, MinerTotals, Totals, totals
+from allowance.types import ExecutorClass
+from routing.charts import Chart
+from routing.pages import SEE_DECISIONS, SEE_LEDGER, SEE_MINER, miner_link, needs, show
+
+TOP = 15
+"""Miners in the chart of who was spent the most on."""
+
+CHECK = "python manage.py check_ledger"
+
+
+class Column(NamedTuple):
+    """A column of the miners' table: its heading, and the value of a miner in it, nanoseconds or a count."""
+
+    title: str
+    value: Callable[[MinerTotals], int]
+    is_time: bool = True
+
+
+COLUMNS = {
+    "free": Column("free s", lambda miner: miner.amounts.free),
+    "held": Column("held s", lambda miner: miner.amounts.held),
+    "spent": Column("spent s", lambda miner: miner.amounts.spent),
+    "voided": Column("voided s", lambda miner: miner.amounts.voided),
+    "earned": Column("earned s", lambda miner: miner.amounts.earned),
+    "live": Column("live now", lambda miner: miner.live, is_time=False),
+    "lapsed": Column("lapsed in 24 h", lambda miner: miner.lapsed, is_time=False),
+}
+BY_NAME, BY_SPENT = "miner", "spent"
+
+
+class Choice(forms.Form):
+    """Which allowance of the miners is shown, and which column sorts them, the largest first."""
+
+    executor_class = forms.ChoiceField(
+        label="Executor class", required=False, choices=[("", "all classes"), *((c, c) for c in ExecutorClass)]
+    )
+    sort = forms.ChoiceField(
+        label="sorted by", choices=[(BY_NAME, "miner"), *((name, column.title) for name, column in COLUMNS.items())]
+    )
+
+
+@needs(*SEE_LEDGER)
+def ledger_page(request: HttpRequest) -> HttpResponse:
+    """Show the ledger as it is now."""
+    choice = Choice({"sort": BY_SPENT, **request.GET.dict()})
+    understood = choice.is_valid()
+    chosen: str = choice.cleaned_data.get("executor_class", "")
+    sort: str = choice.cleaned_data.get("sort", BY_SPENT)
+    now = timezone.now()
+    found = totals(now, executor_class=ExecutorClass(chosen) if chosen else None)
+    links = Links(request)
+    response = show(
+        request,
+        "routing/ledger.html",
+        "Ledger",
+        totals=found,
+        figures=_figures(found),
+        ended_by_hour=_ended_by_hour(found),
+        shares=_shares(found, chosen),
+        most_spent=_most_spent(found, chosen),
+        check=LedgerCheck.objects.order_by("-at").first(),
+        check_command=CHECK,
+        choice=choice,
+        headings=_headings(chosen, sort),
+        miners=[_miner_row(miner, links) for miner in _sorted(found.miners, sort)],
+        next_to_lapse=[_hold_row(hold, found, links) for hold in found.holds[:LISTED]],
+        lapsed=[_lapsed_row(reservation, links) for reservation in found.newest_lapsed],
+    )
+    response.status_code = 200 if understood else 400
+    return response
+
+
+class Links:
+    """The links that a user may follow; to others the same is mere text."""
+
+    def __init__(self, request: HttpRequest) -> None:
+        self._miners = request.user.has_perms(SEE_MINER)
+        self._decisions = request.user.has_perms(SEE_DECISIONS)
+
+    def miner(self, hotkey: str) -> str:
+        """Return a hotkey, which leads to the miner's page."""
+        return miner_link(hotkey) if self._miners else hotkey
+
+    def job(self, job: UUID | None) -> str:
+        """Return a job's uuid, which leads to the decisions on it."""
+        if job is None:
+            return "not named"
+        address = reverse("admin:routing_decisionrecord_changelist")
+        return format_html('<a href="{}?q={}">{}</a>', address, job, job) if self._decisions else str(job)
+
+
+def seconds(ns: int) -> float:
+    """Return nanoseconds in seconds, as exactly as people read them."""
+    return round(to_seconds(ns), 1)
+
+
+class Figure(NamedTuple):
+    """A number that heads the page, with what it means; `tone` is a class of the style sheet."""
+
+    name: str
+    number: int
+    meaning: str
+    tone: str = ""
+
+
+def _figures(found: Totals) -> list[Figure]:
+    ended = {state: found.ended_as(state) for state in ReservationState}
+    about = found.about_to_lapse
+    lapsed = ended[ReservationState.LAPSED]
+    share = f"{lapsed / sum(ended.values()):.0%} of all that ended" if lapsed else "every caller spoke"
+    return [
+        Figure("Live", len(found.holds), f"hold {_text(hold.ns for hold in found.holds)} now"),
+        Figure(
+            "About to lapse",
+            len(about),
+            f"within {SOON.seconds} s, with {_text(hold.ns for hold in about)}",
+            "warn" if about else "",
+        ),
+        Figure(
+            "Lapsed without word",
+            lapsed,
+            f"in 24 h, {share}; {found.lapsed:,} ever",
+            "warn" if lapsed else "good",
+        ),
+        Figure("Spent", ended[ReservationState.SPENT], f"in 24 h; {ended[ReservationState.RELEASED]:,} were released"),
+    ]
+
+
+def _text(ns: Iterable[int]) -> str:
+    return f"{seconds(sum(ns)):,.1f} s"
+
+
+def _ended_by_hour(found: Totals) -> Chart:
+    """Chart the ends of reservations, spent ones in the colour that they have in the other charts."""
+    ends = (ReservationState.RELEASED, ReservationState.LAPSED, ReservationState.SPENT)
+    return Chart(
+        "ended-by-hour",
+        "How reservations ended, by the hour (UTC)",
+        "columns",
+        [f"{hour:%a %H:00}" for hour in found.ended],
+        {end.label: [ended[end] for ended in found.ended.values()] for end in ends},
+    )
+
+
+def _shares(found: Totals, executor_class: str) -> Chart:
+    parts = found.amounts
+    return Chart(
+        "allowance-by-fate",
+        f"What became of the allowance in {executor_class or 'all classes'}, in seconds",
+        "ring",
+        ["Free", "Held", "Spent", "Voided"],
+        {"seconds": [seconds(ns) for ns in (parts.free, parts.held, parts.spent, parts.voided)]},
+    )
+
+
+def _most_spent(found: Totals, executor_class: str) -> Chart:
+    most = [miner for miner in _sorted(found.miners, BY_SPENT)[:TOP] if miner.amounts.spent]
+    parts = ("free", "held", "spent", "voided")
+    return Chart(
+        "most-spent",
+        f"The {TOP} miners with the most spent in {executor_class or 'all classes'}, in seconds",
+        "bars",
+        [_short(miner.hotkey) for miner in most],
+        {part.title(): [seconds(COLUMNS[part].value(miner)) for miner in most] for part in parts},
+    )
+
+
+def _short(hotkey: str) -> str:
+    return hotkey if len(hotkey) <= 20 else f"{hotkey[:12]}…{hotkey[-6:]}"
+
+
+def _sorted(miners: Iterable[MinerTotals], sort: str) -> list[MinerTotals]:
+    """Sort by hotkey, or by the largest in a column; equals stay in the order of their hotkeys."""
+    if sort == BY_NAME:
+        return list(miners)
+    return sorted(miners, key=COLUMNS[sort].value, reverse=True)
+
+
+class Heading(NamedTuple):
+    """A heading of the miners' table, and the query that sorts by it."""
+
+    title: str
+    query: str
+    order: str
+
+
+def _headings(executor_class: str, sort: str) -> list[Heading]:
+    titles = {BY_NAME: "miner", **{key: column.title for key, column in COLUMNS.items()}}
+    return [
+        Heading(
+            title,
+            f"?executor_class={executor_class}&sort={key}#miners",
+            ("ascending" if key == BY_NAME else "descending") if key == sort else "",
+        )
+        for key, title in titles.items()
+    ]
+
+
+def _miner_row(miner: MinerTotals, links: Links) -> dict[str, object]:
+    values = [
+        f"{seconds(column.value(miner)):,.1f}" if column.is_time else f"{column.value(miner):,}"
+        for column in COLUMNS.values()
+    ]
+    return {"link": links.miner(miner.hotkey), "registered": miner.registered, "values": values}
+
+
+def _hold_row(hold: LiveHold, found: Totals, links: Links) -> dict[str, object]:
+    return {
+        "left": (hold.expires_at - found.at).total_seconds(),
+        "is_soon": hold.expires_at <= found.at + SOON,
+        "job": links.job(hold.job),
+        "miner": links.miner(hold.hotkey),
+        "executor_class": hold.executor_class,
+        "blocks": hold.blocks,
+        "seconds": seconds(hold.ns),
+    }
+
+
+def _lapsed_row(reservation: Reservation, links: Links) -> dict[str, object]:
+    return {
+        "at": reservation.expires_at,
+        "job": links.job(reservation.job_uuid),
+        "miner": links.miner(reservation.account.miner_id),
+        "executor_class": reservation.account.executor_class,
+        "blocks": len(reservation.blocks),
+        "held_for": (reservation.expires_at - reservation.created_at).total_seconds(),
+    }

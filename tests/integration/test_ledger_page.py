@@ -1,0 +1,328 @@
+"""The ledger's page: it shows what there is, to whoever may see all of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Iterator
+from html import unescape
+from uuid import UUID
+
+import pytest
+import time_machine
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils.html import escape
+
+from allowance import allowance, reservations
+from allowance.models import Account, Reservation
+from allowance.types import HOLD_MARGIN, ExecutorClass
+from routing.models import DecisionRecord
+from routing.pages import SEE_DECISIONS, SEE_LEDGER, SEE_MINER, ledger, miner_link
+from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, run_command
+
+pytestmark = pytest.mark.django_db
+
+NOW = dt.datetime(2026, 1, 1, 12, 30, tzinfo=dt.UTC)
+ADDRESS = reverse("admin:routing_ledger")
+HTML = "<b>'hot'&amp;</b>"
+ESCAPED = "&lt;b&gt;&#x27;hot&#x27;&amp;amp;&lt;/b&gt;"
+LIVE_JOB, SPENT_JOB, LAPSED_JOB = (UUID(int=i) for i in (1, 2, 3))
+SECOND = dt.timedelta(seconds=1)
+
+
+@pytest.fixture(autouse=True)
+def noon() -> Iterator[time_machine.Traveller]:
+    with time_machine.travel(NOW, tick=False) as clock:
+        yield clock
+
+
+@pytest.fixture
+def rows(db: None) -> None:
+    """A hotkey that is HTML holds 36 s for 50 s more, and spent 60 s; another forgot 36 s an hour ago."""
+    fill_ledger(HTML, "plain")
+    reserve(HTML, LIVE_JOB, NOW - 80 * SECOND)
+    reservations.spend(reserve(HTML, SPENT_JOB, NOW, seconds=60), now=NOW)
+    reserve("plain", LAPSED_JOB, NOW - dt.timedelta(hours=1))
+
+
+def reserve(miner: str, job: UUID | None, now: dt.datetime, *, seconds: float = 30) -> int:
+    return reservations.reserve(
+        miner=miner, executor_class=CLASS, seconds=seconds, job_start_block=FIRST_BLOCK, job_uuid=job, now=now
+    ).pk
+
+
+def clerk(*permissions: str) -> Client:
+    """Return the client of a member of the staff with these permissions and no others."""
+    user, _ = User.objects.get_or_create(username="clerk", is_staff=True)
+    names = [name.split(".") for name in permissions]
+    user.user_permissions.set(
+        [Permission.objects.get(content_type__app_label=app, codename=codename) for app, codename in names]
+    )
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def treasurer(db: None) -> Client:
+    """The client of somebody who may see the ledger, and nothing else."""
+    return clerk(*SEE_LEDGER)
+
+
+def see(client: Client, **query: str) -> str:
+    return str(client.get(ADDRESS, query).content.decode())
+
+
+def section(page: str, title: str) -> str:
+    """Return what a page has in the section with this id in its heading."""
+    (found,) = re.findall(rf'<section aria-labelledby="{title}">(.*?)</section>', page, re.DOTALL)
+    return str(found)
+
+
+def table(part: str) -> list[list[str]]:
+    """Return the cells of the first table, without tags, the heading's row first."""
+    rows = re.findall(r"<tr>(.*?)</tr>", part, re.DOTALL)
+    return [[re.sub(r"<[^>]*>", "", cell).strip() for cell in re.findall(r"<t[hd].*?</t[hd]>", row)] for row in rows]
+
+
+def figures(client: Client) -> dict[str, tuple[int, str]]:
+    return {figure.name: (figure.number, figure.meaning) for figure in client.get(ADDRESS).context["figures"]}
+
+
+def miners(client: Client, **query: str) -> list[list[str]]:
+    return table(section(see(client, **query), "miners"))[1:]
+
+
+@pytest.mark.usefixtures("rows")
+def test_the_figures_say_what_became_of_reservations(treasurer: Client) -> None:
+    assert figures(treasurer) == {
+        "Live": (1, "hold 36.0 s now"),
+        "About to lapse": (1, "within 60 s, with 36.0 s"),
+        "Lapsed without word": (1, "in 24 h, 50% of all that ended; 1 ever"),
+        "Spent": (1, "in 24 h; 0 were released"),
+    }
+    page = see(treasurer)
+    assert '<dt>Lapsed without word</dt><dd><strong class="warn">1</strong> in 24 h, 50% of all that ended' in page
+
+
+def test_a_page_without_anything_says_so(treasurer: Client) -> None:
+    assert figures(treasurer)["Lapsed without word"] == (0, "in 24 h, every caller spoke; 0 ever")
+    page = see(treasurer)
+    for said in (
+        "Nothing is held.",
+        "None ever did.",
+        "No miner has an account yet.",
+        "Nobody has checked this ledger",
+    ):
+        assert said in page
+    assert page.count("Nothing to show.") == 3
+
+
+@pytest.mark.usefixtures("rows")
+def test_the_charts_draw_what_the_ledger_says(treasurer: Client) -> None:
+    context = treasurer.get(ADDRESS).context
+    ends = context["ended_by_hour"].data
+    assert (ends["labels"][0], ends["labels"][-1], len(ends["labels"])) == ("Wed 12:00", "Thu 12:00", 25)
+    drawn = {series["name"]: dict(zip(ends["labels"], series["values"], strict=True)) for series in ends["series"]}
+    assert {name: {hour: n for hour, n in hours.items() if n} for name, hours in drawn.items()} == {
+        "Released": {},
+        "Lapsed": {"Thu 11:00": 1},
+        "Spent": {"Thu 12:00": 1},
+    }
+    shares = context["shares"]
+    assert dict(zip(shares.labels, shares.series["seconds"], strict=True)) == {
+        "Free": 384,
+        "Held": 36,
+        "Spent": 60,
+        "Voided": 0,
+    }
+    most = context["most_spent"]
+    assert (list(most.labels), dict(most.series)) == (
+        [HTML],
+        {"Free": [144], "Held": [36], "Spent": [60], "Voided": [0]},
+    )
+
+
+def test_only_so_many_miners_are_charted_the_most_spent_on_first(treasurer: Client) -> None:
+    names = [f"a-hotkey-of-forty-eight-characters-{i:013}" for i in range(ledger.TOP + 2)]
+    fill_ledger(*names)
+    for i, name in enumerate(names):
+        reservations.spend(reserve(name, None, NOW, seconds=12 * (i // 2 + 1)), now=NOW)
+    most = treasurer.get(ADDRESS).context["most_spent"]
+    assert len(most.labels) == ledger.TOP
+    assert list(most.labels[:3]) == ["a-hotkey-of-…000016", "a-hotkey-of-…000014", "a-hotkey-of-…000015"]
+    assert list(most.series["Spent"][:3]) == [108, 96, 96]
+
+
+@pytest.mark.usefixtures("rows")
+def test_holds_are_listed_the_next_to_lapse_first(treasurer: Client) -> None:
+    reserve("plain", None, NOW, seconds=12)
+    page = section(see(treasurer), "next-title")
+    assert table(page)[1:] == [
+        ["50 s, soon", str(LIVE_JOB), ESCAPED, CLASS, "3", "36.0"],
+        ["112 s", "not named", "plain", CLASS, "1", "12.0"],
+    ]
+    assert "2 of 2 live ones" in page
+
+
+@pytest.mark.usefixtures("rows")
+def test_what_lapsed_without_a_word_is_listed(treasurer: Client) -> None:
+    page = section(see(treasurer), "lapsed-title")
+    assert "The newest 1 of 1" in page
+    assert table(page)[1:] == [["Jan 1, 11:32:10", str(LAPSED_JOB), "plain", CLASS, "3", "130 s"]]
+
+
+@pytest.mark.usefixtures("rows")
+def test_miners_are_listed_with_what_became_of_their_allowance(treasurer: Client) -> None:
+    heading, *listed = table(section(see(treasurer), "miners"))
+    assert heading == [
+        *("miner", "free s", "held s", "spent s ▾", "voided s", "earned s", "live now", "lapsed in 24 h"),
+    ]
+    assert listed == [
+        [ESCAPED, "144.0", "36.0", "60.0", "0.0", "240.0", "1", "0"],
+        ["plain", "240.0", "0.0", "0.0", "0.0", "240.0", "0", "1"],
+    ]
+
+
+FIRST = {"miner": ESCAPED, **dict.fromkeys(ledger.COLUMNS, ESCAPED), "free": "plain", "lapsed": "plain"}
+"""Who comes first by a column; equals come in the order of their hotkeys."""
+
+
+@pytest.mark.parametrize(("sort", "first"), FIRST.items())
+@pytest.mark.usefixtures("rows")
+def test_miners_are_sorted_by_any_column(sort: str, first: str, treasurer: Client) -> None:
+    (ordered,) = re.findall(r'aria-sort="\w+"><a href="\?([^"#]*)#miners"', see(treasurer, sort=sort))
+    assert ordered == f"executor_class=&amp;sort={sort}"
+    assert miners(treasurer, sort=sort)[0][0] == first
+
+
+def test_an_executor_class_may_be_chosen(treasurer: Client) -> None:
+    fill_ledger("anna", "bert")
+    other = ExecutorClass.always_on__test
+    axon = {"address": "10.0.0.1", "ip_version": 4, "port": 9000}
+    declared = {CLASS: 2, other: 1}
+    allowance().record_manifests(block=FIRST_BLOCK + 10, axons={"anna": axon}, executors={"anna": declared})
+    earned = {c: {row[0]: row[5] for row in miners(treasurer, executor_class=c)} for c in ("", CLASS, other)}
+    assert earned == {
+        "": {"anna": "300.0", "bert": "240.0"},
+        CLASS: {"anna": "240.0", "bert": "240.0"},
+        other: {"anna": "60.0"},
+    }
+    empty = section(see(treasurer, executor_class=ExecutorClass.always_on__llm__a6000), "miners")
+    assert "No miner has an account in this class yet." in empty
+    response = treasurer.get(ADDRESS, {"executor_class": other})
+    assert f'<option value="{other}" selected>' in response.content.decode()
+    for chart in ("shares", "most_spent"):
+        assert f" in {other}, " in response.context[chart].title
+
+
+@pytest.mark.parametrize("query", [{"sort": "wealth"}, {"executor_class": HTML}, {"sort": "", "executor_class": "x"}])
+@pytest.mark.usefixtures("rows")
+def test_a_choice_that_there_is_not_is_named_and_the_page_shown_as_ever(
+    query: dict[str, str], treasurer: Client
+) -> None:
+    response = treasurer.get(ADDRESS, query)
+    assert response.status_code == 400
+    page = response.content.decode()
+    assert 'class="errorlist"' in page
+    assert HTML not in page
+    assert table(section(page, "miners"))[1:] == miners(treasurer)
+
+
+def test_a_miner_that_left_is_marked(treasurer: Client) -> None:
+    fill_ledger("anna", "bert")
+    allowance().record_block(number=FIRST_BLOCK + 21, timestamp=NOW, stake_share=0.5, hotkeys=["bert"])
+    assert [row[0] for row in miners(treasurer)] == ["anna (gone)", "bert"]
+
+
+@pytest.mark.usefixtures("rows")
+def test_a_clean_check_is_told(treasurer: Client) -> None:
+    run_command("check_ledger")
+    told = section(see(treasurer), "check-title")
+    assert '<strong class="good">Clean:</strong> the ledger is what its history says.' in told
+    assert "2026-01-01 12:30:00 UTC" in told
+    assert "2 accounts, 3 reservations." in told
+
+
+@pytest.mark.usefixtures("rows")
+def test_a_check_that_found_something_is_told_with_what_it_was(treasurer: Client) -> None:
+    Account.objects.update(spent=0)
+    found = run_command("check_ledger").out.splitlines()[0]
+    told = section(see(treasurer), "check-title")
+    assert '<strong class="bad">Wrong:</strong> 1 difference from its history; <code>' in told
+    assert f"<li>{escape(found)}</li>" in told
+    assert HTML not in told
+
+
+@pytest.mark.usefixtures("rows")
+def test_the_newest_check_counts(treasurer: Client, noon: time_machine.Traveller) -> None:
+    Account.objects.update(spent=0)
+    run_command("check_ledger")
+    noon.shift(3600)
+    run_command("check_ledger", "--repair")
+    noon.shift(7200)
+    told = section(see(treasurer), "check-title")
+    assert '<strong class="warn">Mended:</strong> 1 difference from its history, all rewritten by the repair.' in told
+    assert "2026-01-01 13:30:00 UTC, 2\xa0hours ago" in told
+
+
+@pytest.mark.usefixtures("rows")
+def test_what_no_repair_mends_is_told(treasurer: Client) -> None:
+    spent = Reservation.objects.get(job_uuid=SPENT_JOB)
+    spent.pk = None
+    spent.save()
+    run_command("check_ledger", "--repair")
+    told = section(see(treasurer), "check-title")
+    assert '<strong class="bad">Wrong:</strong> 5 differences from its history, 5 left after the repair.' in told
+
+
+@pytest.mark.parametrize("missing", SEE_LEDGER)
+def test_who_lacks_a_permission_sees_neither_the_page_nor_a_link_to_it(missing: str) -> None:
+    client = clerk(*set(SEE_LEDGER) - {missing})
+    assert client.get(ADDRESS).status_code == 403
+    assert ADDRESS not in client.get(reverse("admin:index")).content.decode()
+
+
+def test_who_may_see_it_has_a_link_to_it(treasurer: Client) -> None:
+    for address in (ADDRESS, reverse("admin:index")):
+        assert f'<a href="{ADDRESS}"' in treasurer.get(address).content.decode()
+
+
+@pytest.mark.usefixtures("rows")
+def test_jobs_lead_to_their_decisions_for_whoever_may_see_those(treasurer: Client) -> None:
+    address = f"{reverse('admin:routing_decisionrecord_changelist')}?q={LAPSED_JOB}"
+    assert address not in see(treasurer)
+    DecisionRecord.objects.create(
+        job_uuid=LAPSED_JOB, at=NOW, executor_class=CLASS, seconds=30, outcome="routed", microseconds=1
+    )
+    client = clerk(*SEE_LEDGER, *SEE_DECISIONS)
+    assert f'<a href="{address}">{LAPSED_JOB}</a>' in see(client)
+    assert [row.job_uuid for row in client.get(address).context["cl"].result_list] == [LAPSED_JOB]
+
+
+@pytest.mark.usefixtures("rows")
+def test_miners_lead_to_their_pages_for_whoever_may_see_those(treasurer: Client) -> None:
+    assert miner_link("plain") not in see(treasurer)
+    client = clerk(*SEE_LEDGER, *SEE_MINER)
+    page = see(client)
+    for hotkey in (HTML, "plain"):
+        assert miner_link(hotkey) in page
+    (address,) = re.findall('href="([^"]*)"', miner_link(HTML))
+    assert ESCAPED in client.get(unescape(address)).content.decode()
+
+
+@pytest.mark.usefixtures("rows")
+def test_the_page_takes_as_many_queries_for_many_as_for_few(treasurer: Client) -> None:
+    see(treasurer)
+    with CaptureQueriesContext(connection) as few:
+        see(treasurer)
+    for i in range(4):
+        reserve("plain", UUID(int=9 + i), NOW)
+        reserve("plain", UUID(int=90 + i), NOW - HOLD_MARGIN - 40 * SECOND, seconds=12)
+    with CaptureQueriesContext(connection) as many:
+        see(treasurer)
+    assert len(many) == len(few)
