@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from django import template
 from django.http import HttpRequest
-from django.urls import reverse
+from django.urls import NoReverseMatch, reverse
 
 from routing.pages import MENU
 
@@ -17,5 +18,9 @@ register = template.Library()
 def operators_menu(context: dict[str, Any]) -> dict[str, object]:
     """Show links to the pages that the user may see."""
     request: HttpRequest = context["request"]
-    pages = [(page.title, reverse(f"admin:{page.name}")) for page in MENU if request.user.has_perms(page.permissions)]
+    pages = []
+    for page in MENU:
+        if request.user.has_perms(page.permissions):
+            with suppress(NoReverseMatch):
+                pages.append((page.title, reverse(f"admin:{page.name}")))
     return {"pages": pages, "here": request.path}
