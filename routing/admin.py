@@ -2,29 +2,64 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import URLPattern, path
 from django.utils import timezone
 
 from allowance.admin import ReadOnlyAdmin, link, to_the_second
 from allowance.models import Miner, Reservation
 from routing import tokens
+from routing.incidents import hotkeys
 from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
+from routing.pages import SEE_DECISIONS, incidents, miner_link
 
 
 @admin.register(MinerIncident)
 class MinerIncidentAdmin(ReadOnlyAdmin):
-    """Found by job, or by the beginning of a hotkey."""
+    """Found by job, or by the beginning of a hotkey. See `routing.pages.incidents` for what is around the list."""
 
-    exact = ("job_uuid", UUID)
-    list_display = ("happened", "type", "executor_class", "miner", "job")
-    list_filter = ("type", "executor_class", "timestamp")
+    list_display = ("happened", "type", "executor_class", "miner", "job", "sent_by", "voided")
+    list_filter = incidents.FILTERS
     ordering = ("-timestamp",)
     search_fields = ("hotkey_ss58address__startswith",)
-    fields = list_display
+    search_help_text = "A hotkey or its beginning, or a job's uuid."
+
+    def get_urls(self) -> list[URLPattern]:
+        return [
+            path("csv/", incidents.export, name="routing_minerincident_csv"),
+            path("<int:pk>/void/", incidents.void, name="routing_minerincident_void"),
+            *super().get_urls(),
+        ]
+
+    def get_changelist(self, request: HttpRequest, **kwargs: object) -> type[incidents.IncidentList]:
+        return incidents.IncidentList
+
+    def get_list_display(self, request: HttpRequest) -> tuple[str, ...]:
+        seen = request.user.has_perms(SEE_DECISIONS)
+        return tuple(column for column in self.list_display if seen or column != "sent_by")
+
+    def get_fields(self, request: HttpRequest, obj: MinerIncident | None = None) -> tuple[str, ...]:
+        return (*self.get_list_display(request), "voided_by", "void_reason")
+
+    def get_object(self, request: HttpRequest, *args: Any) -> MinerIncident | None:
+        incident = super().get_object(request, *args)
+        return incident and incidents.with_decisions([incident])[0]
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[MinerIncident], search_term: str
+    ) -> tuple[QuerySet[MinerIncident], bool]:
+        """Search through indexes only. No index that costs nothing serves the beginning of a hotkey."""
+        term = search_term.strip()
+        try:
+            return queryset.filter(job_uuid=UUID(term)), False
+        except ValueError:
+            found = {"hotkey_ss58address__in": hotkeys(term)} if term else {}
+            return queryset.filter(**found), False
 
     @admin.display(description="time", ordering="timestamp")
     def happened(self, incident: MinerIncident) -> str:
@@ -32,11 +67,19 @@ class MinerIncidentAdmin(ReadOnlyAdmin):
 
     @admin.display(description="miner", ordering="hotkey_ss58address")
     def miner(self, incident: MinerIncident) -> str:
-        return link(incident.hotkey_ss58address, Miner, incident.hotkey_ss58address)
+        return miner_link(incident.hotkey_ss58address)
 
     @admin.display(description="job and its reservations")
     def job(self, incident: MinerIncident) -> str:
         return link(incident.job_uuid, Reservation, q=incident.job_uuid)
+
+    @admin.display(description="sent there by")
+    def sent_by(self, incident: MinerIncident) -> str:
+        return link("decision", DecisionRecord, incident.decision) if incident.decision else "-"
+
+    @admin.display(description="voided", ordering="voided_at")
+    def voided(self, incident: MinerIncident) -> str:
+        return "-" if incident.voided_at is None else to_the_second(incident.voided_at)
 
 
 @admin.register(DecisionRecord)

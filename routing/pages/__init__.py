@@ -12,8 +12,13 @@ from typing import Any, NamedTuple
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponseBase
 from django.template.response import TemplateResponse
+from django.urls import NoReverseMatch, reverse
+from django.utils.html import format_html
+
+from allowance.admin import link
+from allowance.models import Miner
 
 
 class Page(NamedTuple):
@@ -38,7 +43,7 @@ MENU = (
     Page("routing_ledger", "Ledger", SEE_LEDGER),
 )
 
-View = Callable[..., HttpResponse]
+View = Callable[..., HttpResponseBase]
 
 
 def needs(*permissions: str) -> Callable[[View], View]:
@@ -46,7 +51,7 @@ def needs(*permissions: str) -> Callable[[View], View]:
 
     def decorate(view: View) -> View:
         @wraps(view)
-        def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             if not request.user.has_perms(permissions):
                 raise PermissionDenied
             return view(request, *args, **kwargs)
@@ -59,3 +64,12 @@ def needs(*permissions: str) -> Callable[[View], View]:
 def show(request: HttpRequest, template: str, title: str, **context: object) -> TemplateResponse:
     """Return a page of the admin; its template extends `routing/page.html`."""
     return TemplateResponse(request, template, {**admin.site.each_context(request), "title": title, **context})
+
+
+def miner_link(hotkey: str) -> str:
+    """Return the link to a miner's page."""
+    try:
+        address = reverse("admin:routing_miner", kwargs={"hotkey": hotkey})
+    except NoReverseMatch:
+        return link(hotkey, Miner, hotkey)
+    return format_html('<a href="{}">{}</a>', address, hotkey)

@@ -290,7 +290,9 @@ def test_a_list_takes_as_many_queries_for_many_rows_as_for_one(model: Model, adm
 def test_a_list_counts_no_further_than_its_end(
     model: Model, admin_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counted = [sql for sql in queries(admin_client, page(model, "changelist")) if "COUNT(" in sql]
+    """Charts count too, what is of the time that was chosen."""
+    asked = queries(admin_client, page(model, "changelist"))
+    counted = [sql for sql in asked if "COUNT(" in sql and "GROUP BY" not in sql]
     assert counted
     assert all("LIMIT 10000" in sql for sql in counted)
     monkeypatch.setattr(ledger_admin, "MAX_LISTED", 1)
