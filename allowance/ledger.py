@@ -103,8 +103,8 @@ class Standing(NamedTuple):
         return self.earned - self.spent
 
 
-def _standing(balance: Balance, earned: int, free: int, spent: int, first: int) -> Standing:
-    """Order by earliest free block, then highest free share, then most free; a hotkey settles what is left.
+def standing(balance: Balance, earned: int, free: int, spent: int, first: int) -> Standing:
+    """Return an account's standing, ordered by earliest free block, highest free share, most free, then by hotkey.
 
     An int divided by an int is rounded correctly, so equal shares are equal floats.
     """
@@ -252,7 +252,7 @@ def _survey(window: Window, balances: Sequence[Balance]) -> list[Standing]:
     np.multiply(earned, mask([b.spent for b in balances], balances, window), out=part)
     columns = (column.tolist() for column in (*sums, part.sum(axis=1)))
     return [
-        _standing(balance, earned, free, spent, first)
+        standing(balance, earned, free, spent, first)
         for balance, earned, free, first, spent in zip(balances, *columns, strict=True)
     ]
 

@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from django.db import connection
+from django.db.models import Model
 
 from allowance.models import Account, Reservation, new_version
 from allowance.state import ACCOUNT, RESERVATION
@@ -18,13 +19,17 @@ _COLUMNS = [field.attname for field in Account._meta.concrete_fields]
 _SELECTED = ", ".join(_COLUMNS)
 _CONVERTERS = [getattr(field, "from_db_value", None) for field in Account._meta.concrete_fields]
 _STORED = [Account._meta.get_field(name) for name in ("base", "held", "spent", "version")]
-_INSERTED = [field for field in Reservation._meta.concrete_fields if not field.primary_key]
+
+
+def insertion(model: type[Model]) -> tuple[str, list[Any]]:
+    """Return the statement that inserts a row of a model, which draws its own id, and the fields that it takes."""
+    fields = [field for field in model._meta.concrete_fields if not field.primary_key]
+    columns, values = ", ".join(field.attname for field in fields), ", ".join("%s" for _ in fields)
+    return f"INSERT INTO {connection.ops.quote_name(model._meta.db_table)} ({columns}) VALUES ({values}) ", fields  # noqa: S608
+
 
 _STORE = f"UPDATE {ACCOUNT} SET base = %s, held = %s, spent = %s, version = %s WHERE id = %s"  # noqa: S608
-_INSERT = f"""
-    INSERT INTO {RESERVATION} ({", ".join(field.attname for field in _INSERTED)})
-    VALUES ({", ".join("%s" for _ in _INSERTED)})
-"""  # noqa: S608
+_INSERT, _INSERTED = insertion(Reservation)
 if connection.features.can_return_columns_from_insert:
     _INSERT += "RETURNING id"
 _HOLD = f"WITH stored AS ({_STORE}) {_INSERT}"
@@ -73,7 +78,7 @@ def hold(account: Account, *, base: int, held: int, spent: int, reservation: Res
         insert(reservation)
         return
     with connection.cursor() as cursor:
-        cursor.execute(_HOLD, [*_renewed(account, base, held, spent), *_prepared(reservation, _INSERTED)])
+        cursor.execute(_HOLD, [*_renewed(account, base, held, spent), *prepared(reservation, _INSERTED)])
         (reservation.pk,) = cursor.fetchone()
     reservation._state.adding = False
 
@@ -81,7 +86,7 @@ def hold(account: Account, *, base: int, held: int, spent: int, reservation: Res
 def insert(reservation: Reservation) -> None:
     """Insert a new reservation and give it its id."""
     with connection.cursor() as cursor:
-        cursor.execute(_INSERT, _prepared(reservation, _INSERTED))
+        cursor.execute(_INSERT, prepared(reservation, _INSERTED))
         reservation.pk = cursor.fetchone()[0] if _INSERT.endswith("RETURNING id") else cursor.lastrowid
     reservation._state.adding = False
 
@@ -89,10 +94,11 @@ def insert(reservation: Reservation) -> None:
 def _renewed(account: Account, base: int, held: int, spent: int) -> list[Any]:
     """Change an account, at a new version, and return the parameters that store it."""
     account.base, account.held, account.spent, account.version = base, held, spent, new_version()
-    return [*_prepared(account, _STORED), account.pk]
+    return [*prepared(account, _STORED), account.pk]
 
 
-def _prepared(row: Account | Reservation, fields: Iterable[Any]) -> list[Any]:
+def prepared(row: Model, fields: Iterable[Any]) -> list[Any]:
+    """Return the values of a row's fields as the database takes them."""
     return [field.get_db_prep_save(getattr(row, field.attname), connection) for field in fields]
 
 

@@ -24,7 +24,7 @@ JOURNAL = ROOT / "tests/conformance/cases/mockchain-100/journal.jsonl.gz"
 DATABASE = ROOT / "demo.sqlite3"
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
-os.environ.update(DEBUG="1", DATABASE_URL=f"sqlite:///{DATABASE}", LOG_LEVEL="ERROR")
+os.environ.update(DEBUG="1", DATABASE_URL=f"sqlite:///{DATABASE}", LOG_LEVEL="ERROR", DECISIONS_SAMPLE="1")
 django.setup()
 
 from constance import config  # noqa: E402
@@ -39,10 +39,10 @@ from allowance.console import wide_console  # noqa: E402
 from allowance.types import ExecutorClass  # noqa: E402
 from receipts import receipts  # noqa: E402
 from receipts.schemas import JobFinished, JobStarted  # noqa: E402
-from routing import report  # noqa: E402
+from routing import picks, report  # noqa: E402
 from routing.book import LiveBook  # noqa: E402
 from routing.journal import replay  # noqa: E402
-from routing.pipeline import decide, outcome  # noqa: E402
+from routing.pipeline import outcome  # noqa: E402
 from routing.reliability import record_incident  # noqa: E402
 from routing.requests import V2JobRequest  # noqa: E402
 from routing.types import Decision, MinerIncidentType  # noqa: E402
@@ -129,7 +129,7 @@ class Stream:
         uuid, executor_class = _uuid(self.rng), self.rng.choices(CLASSES, (1, 1, 4))[0]
         request = _request(uuid, executor_class, self.rng.choice([20, 60, 120, 300, 600, 900, 1500]))
         before = time.perf_counter()
-        decision = decide(request, LiveBook(pinned=self.now), now=self.now)
+        decision = picks.pick(request, LiveBook(pinned=self.now), now=self.now)
         self.seconds.append(time.perf_counter() - before)
         self.decisions.append(decision)
         if decision.route is None or decision.route.allowance_reservation_id is None:

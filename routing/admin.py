@@ -6,8 +6,9 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import admin
+from django.contrib.admin.utils import unquote
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from django.utils import timezone
 
@@ -17,6 +18,8 @@ from routing import tokens
 from routing.incidents import hotkeys
 from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
 from routing.pages import SEE_DECISIONS, incidents, miner_link
+from routing.pages.decisions import explanation
+from routing.types import wei_text
 
 
 @admin.register(MinerIncident)
@@ -88,10 +91,26 @@ class DecisionRecordAdmin(ReadOnlyAdmin):
 
     exact = ("job_uuid", UUID)
     heavy = ("candidates",)
-    list_display = ("decided", "outcome", "executor_class", "seconds", "hotkey", "rank", "job_uuid")
+    list_display = ("decided", "outcome", "executor_class", "seconds", "hotkey", "rank", "job", "took")
     list_filter = ("outcome", "executor_class", "at")
     ordering = ("-at", "-pk")
     search_fields = ("miner__startswith",)
+    fields = (
+        *("decided", "job", "outcome", "executor_class", "seconds", "block", "hotkey", "rank", "scored", "reserved"),
+        *("thresholds", "failed", "took"),
+    )
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        record = self.get_object(request, unquote(object_id))
+        allowed = record is not None and self.has_view_permission(request, record)
+        shown = explanation(request, record) if record and allowed else {}
+        return super().change_view(request, object_id, form_url, {**(extra_context or {}), **shown})
 
     @admin.display(description="time", ordering="at")
     def decided(self, decision: DecisionRecord) -> str:
@@ -100,6 +119,37 @@ class DecisionRecordAdmin(ReadOnlyAdmin):
     @admin.display(description="miner", ordering="miner")
     def hotkey(self, decision: DecisionRecord) -> str:
         return link(decision.miner, Miner, decision.miner) if decision.miner else "-"
+
+    @admin.display(description="job", ordering="job_uuid")
+    def job(self, decision: DecisionRecord) -> str:
+        if decision.job_uuid is None:
+            return "no uuid"
+        return link(decision.job_uuid, DecisionRecord, q=decision.job_uuid)
+
+    @admin.display(description="took", ordering="microseconds")
+    def took(self, decision: DecisionRecord) -> str:
+        waited = f", waited {decision.waited_us / 1000:.1f} ms for locks" if decision.waited_us else ""
+        return f"{decision.microseconds / 1000:.1f} ms{waited}"
+
+    @admin.display(description="score")
+    def scored(self, decision: DecisionRecord) -> str:
+        return "-" if decision.score is None else f"{decision.score:.3f}"
+
+    @admin.display(description="reservation")
+    def reserved(self, decision: DecisionRecord) -> str:
+        pk = decision.reservation_id
+        return "none" if pk is None else link(pk, Reservation, pk)
+
+    @admin.display(description="thresholds in force")
+    def thresholds(self, decision: DecisionRecord) -> str:
+        if decision.window_hours is None:
+            return "none: a fixed route"
+        return f"collateral of {wei_text(decision.minimum_wei)}, incidents of {decision.window_hours:g} h"
+
+    @admin.display(description="candidates that failed")
+    def failed(self, decision: DecisionRecord) -> str:
+        counted = ", ".join(f"{n} at {gate}" for gate, n in decision.counts.items())
+        return f"{counted or 'none'}, of {decision.asked}"
 
 
 @admin.register(RoutedJob)

@@ -29,15 +29,13 @@ from routing.messages import (
     type_of,
 )
 from routing.pipeline import refusal
+from routing.refusals import JobFinished, JobUnknown, RouteGivenUp
 from routing.requests import MAX_MESSAGE_LENGTH, V2JobRequest, first_problem
 from routing.signatures import SignatureRefused
 from routing.types import (
     AllMinersBusy,
     Decision,
-    JobFinished,
-    JobUnknown,
     NotEnoughCollateralException,
-    RouteGivenUp,
 )
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from allowance.types import HOLD_MARGIN, LockTimeout, Miner
 from routing.conf import InForce
 from routing.metrics import LOCK_SKIPS, LOCK_WAIT_SECONDS, LOCK_WAITS
 from routing.ongoing import Jobs, as_text, observe, occupation
-from routing.types import Candidate, Gate, Job, Verdict
+from routing.types import Candidate, Decision, Gate, Job, Verdict
 
 
 class Seen(NamedTuple):
@@ -64,14 +64,11 @@ class Known(NamedTuple):
     lapsed: Lapsed
 
 
-class Book(Protocol):
-    """What a decision needs to know and do, beyond arithmetic."""
-
-    def read(self, executor_class: str, now: dt.datetime) -> Seen:
-        """Return what there is to see of a class at `now`."""
+class Reserver(Protocol):
+    """What a decision needs to do, beyond arithmetic."""
 
     def reserve(
-        self, candidates: Sequence[Candidate], job: Job, window: Window, now: dt.datetime, *, wait: bool
+        self, candidates: Sequence[Candidate], question: Decision, window: Window, *, wait: bool
     ) -> Outcome | None:
         """Reserve with the first candidate whose account can be had, or say why it can't take the job.
 
@@ -79,20 +76,30 @@ class Book(Protocol):
         """
 
 
+class Book(Reserver, Protocol):
+    """What it needs to know as well."""
+
+    def read(self, executor_class: str, now: dt.datetime) -> Seen:
+        """Return what there is to see of a class at `now`."""
+
+
 @dataclass(slots=True)
 class LiveBook:
     """The database. It decides again under the account's lock: what the candidate was seen to have may be gone.
 
     A reservation is made at the moment by which it was decided: of the reading, or, if that does not hold any more, of
-    the lock; see `_as_read`. The clock says which, unless it is `pinned`. `claim` is told of the reservation in its own
-    transaction, and may raise to undo it. `patience` are the seconds left to wait for locks, of all candidates
-    together. `entries` and `lapsed` are what was read, at the moment `read_at`; a monotonic clock says how long that is
-    `good_until`, and whoever has waited since reads again.
+    the lock; see `_as_read`. The clock says which, unless it is `pinned`. In a reservation's own transaction `claim` is
+    told of it, and `record` of who got it in answer to what; either may raise to undo it. `patience` are the seconds
+    left to wait for locks, of all candidates together, and `waited` those that went by so. `entries` and `lapsed` are
+    what was read, at the moment `read_at`; a monotonic clock says how long that is `good_until`, and whoever has waited
+    since reads again.
     """
 
     pinned: dt.datetime | None = None
     claim: Callable[[Reservation], None] | None = None
+    record: Callable[[Decision, Candidate, Reservation], None] | None = None
     patience: float = field(default_factory=lock_timeout)
+    waited: float = 0.0
     entries: Mapping[str, Entry] = field(default_factory=dict)
     lapsed: Mapping[str, Lapsed] = field(default_factory=dict)
     read_at: dt.datetime | None = None
@@ -105,10 +112,10 @@ class LiveBook:
         return Seen(usable, balances, *observe(executor_class if balances else "", now, holds))
 
     def reserve(
-        self, candidates: Sequence[Candidate], job: Job, window: Window, now: dt.datetime, *, wait: bool
+        self, candidates: Sequence[Candidate], question: Decision, window: Window, *, wait: bool
     ) -> Outcome | None:
         try:
-            return self._reserve(candidates, job, window, now, self.patience if wait else 0.0)
+            return self._reserve(candidates, question, window, self.patience if wait else 0.0)
         except LockTimeout:
             if not wait:  # not an account's lock, which was not waited for, but SQLite's only one
                 raise
@@ -116,8 +123,9 @@ class LiveBook:
             return None
 
     def _reserve(
-        self, candidates: Sequence[Candidate], job: Job, window: Window, now: dt.datetime, patience: float
+        self, candidates: Sequence[Candidate], question: Decision, window: Window, patience: float
     ) -> Outcome | None:
+        job = question.job
         with ledger_transaction(durable=True):
             account = self._lock_first(candidates, job, patience)
             if account is None:
@@ -126,7 +134,7 @@ class LiveBook:
             place = next(i for i, c in enumerate(candidates) if c.hotkey == account.miner_id)
             LOCK_SKIPS.inc(place)
             candidate = candidates[place]
-            now, balance, jobs, lapsed = self._as_read(candidate, account) or self._read_again(account, now)
+            now, balance, jobs, lapsed = self._as_read(candidate, account) or self._read_again(account, question.at)
             balance = reservations.tidy(account, balance, lapsed)
             blocks = admit(balance, jobs, job, window)
             if isinstance(blocks, Verdict):
@@ -142,6 +150,8 @@ class LiveBook:
             )
             if self.claim:
                 self.claim(reservation)
+            if self.record:
+                self.record(question, candidate, reservation)
             return candidate, Reserved(balance.miner, blocks, reservation.pk)
 
     def _as_read(self, candidate: Candidate, account: Account) -> Known | None:
@@ -180,6 +190,7 @@ class LiveBook:
                 return lock_account(wait=patience, miner=candidates[0].hotkey, executor_class=job.executor_class)
             finally:
                 waited = time.monotonic() - begun
+                self.waited += waited
                 self.patience = max(0.0, patience - waited)
                 self.good_until = -math.inf
                 LOCK_WAITS.inc()
@@ -229,14 +240,14 @@ class DryBook:
         return seen
 
     def reserve(
-        self, candidates: Sequence[Candidate], job: Job, window: Window, now: dt.datetime, *, wait: bool
+        self, candidates: Sequence[Candidate], question: Decision, window: Window, *, wait: bool
     ) -> Outcome | None:
         candidate = candidates[0]
-        balance = candidate.standing.balance
+        job, balance = question.job, candidate.standing.balance
         blocks = admit(balance, candidate.ongoing, job, window)
         if isinstance(blocks, Verdict):
             return candidate, blocks
-        expires_at = now + dt.timedelta(seconds=job.seconds) + HOLD_MARGIN
+        expires_at = question.at + dt.timedelta(seconds=job.seconds) + HOLD_MARGIN
         bits = ledger.to_bits(blocks, balance.base)
         assumed = Assumed(balance.base, bits, as_text(UUID(job.uuid)), expires_at)
         self.assumed[job.executor_class, candidate.hotkey].append(assumed)
@@ -247,8 +258,7 @@ def busy(balance: Balance, ongoing: int) -> Verdict | None:
     """Return the verdict on a miner whose ongoing jobs take all its executors; None if one is idle."""
     if ongoing < balance.executors:
         return None
-    sentence = f"{ongoing} jobs ongoing on {balance.executors} executors"
-    return Verdict(Gate.EXECUTORS, ongoing + 1, balance.executors, sentence)
+    return Verdict(Gate.EXECUTORS, ongoing + 1, balance.executors)
 
 
 def admit(balance: Balance, ongoing: int, job: Job, window: Window) -> list[int] | Verdict:
@@ -258,5 +268,5 @@ def admit(balance: Balance, ongoing: int, job: Job, window: Window) -> list[int]
     blocks = ledger.take(window, balance, ledger.to_ns(job.seconds)) if balance.registered else None
     if blocks is None:
         free = ledger.to_seconds(ledger.survey(window, [balance])[0].free) if balance.registered else 0.0
-        return Verdict(Gate.RESERVATION, job.seconds, free, f"only {free:g} s left when its turn came")
+        return Verdict(Gate.RESERVATION, job.seconds, free)
     return blocks

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
 
 from allowance import validation
-from routing import limits, signatures
+from routing import decisions, limits, signatures
 from routing.dynamic import CONSTANCE_SETTINGS
 
 
@@ -123,6 +123,16 @@ def check_signatures(**_kwargs: Any) -> list[CheckMessage]:
             Error(f"FACILITATOR_SIGNATURE_MAX_AGE is {age!r}, not a number above 0.", hint=hint, id="routing.E009")
         )
     return errors
+
+
+@register()
+def check_decisions(**_kwargs: Any) -> list[CheckMessage]:
+    """Insist on a share of the routes."""
+    share = decisions.sample()
+    if _is_number(share) and 0 <= share <= 1:
+        return []
+    hint = "0.01 keeps the candidates of one route in a hundred."
+    return [Error(f"DECISIONS_SAMPLE is {share!r}, not a number from 0 to 1.", hint=hint, id="routing.E011")]
 
 
 @register()

@@ -23,9 +23,10 @@ from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing.jobs import end_route
 from routing.messages import Accepted, Event, Failed, Finished, RejectedByMiner, Said, Started
 from routing.models import RoutedJob
+from routing.refusals import JobUnknown, RouteGivenUp
 from routing.reliability import record_incident
 from routing.requests import first_problem
-from routing.types import JobUnknown, MinerIncidentType, RouteGivenUp
+from routing.types import MinerIncidentType
 
 
 class Attempt(NamedTuple):

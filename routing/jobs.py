@@ -35,9 +35,10 @@ from routing.book import LiveBook
 from routing.messages import Retry
 from routing.models import RoutedJob, UsedSignature
 from routing.pipeline import fixed_route
+from routing.refusals import JobFinished, JobUnknown
 from routing.requests import Signature, V2JobRequest
 from routing.signatures import SignatureRefused
-from routing.types import Decision, JobFinished, JobRoute, JobUnknown, OrganicJobRequest
+from routing.types import Decision, JobRoute, OrganicJobRequest
 
 RACES = 8
 """How often somebody else may be faster before a caller gives up with LockTimeout: once is rare."""

@@ -11,7 +11,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from allowance.types import ExecutorClass, LockTimeout, NotEnoughAllowanceException
 from routing.messages import TYPES, Reason
-from routing.types import AllMinersBusy, Gate, MinerIncidentType, NotEnoughCollateralException, Timings
+from routing.types import ROUTED, AllMinersBusy, Gate, MinerIncidentType, NotEnoughCollateralException, Timings
 
 PICK_SECONDS = Histogram(
     "router_pick_seconds",
@@ -38,6 +38,8 @@ LOCK_SKIPS = Counter(
 LOCK_WAITS = Counter("router_lock_waits", "Times that a pick waited for an account that others had.")
 LOCK_WAIT_SECONDS = Counter("router_lock_wait_seconds", "Seconds that picks waited for accounts that others had.")
 
+DECISIONS_LOST = Counter("router_decisions_lost", "Decisions that the database did not take a record of.")
+
 INCIDENTS = Counter("router_incidents", "Incidents that were recorded.", ["type", "executor_class"])
 
 SOCKETS = Gauge("router_sockets", "Sockets that are open and admitted.", multiprocess_mode="livesum")
@@ -52,7 +54,7 @@ LEFT_AFTER = {gate: CANDIDATES_LEFT.labels(gate) for gate in Gate}
 
 for refusal in (NotEnoughAllowanceException, NotEnoughCollateralException, AllMinersBusy, LockTimeout):
     PICK_SECONDS.labels(refusal.__name__)
-PICK_SECONDS.labels("routed")
+PICK_SECONDS.labels(ROUTED)
 for kind, executor_class in product(MinerIncidentType, ExecutorClass):
     INCIDENTS.labels(kind, executor_class)
 for message_type in (*TYPES, UNREADABLE):

@@ -1,4 +1,4 @@
-"""A live pick: the decision, counted and logged, whoever asked for it."""
+"""A live pick: the decision, recorded, counted and logged, whoever asked for it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from collections.abc import Collection
 
 from django.utils import timezone
 
+from allowance.models import Reservation
+from routing import decisions
 from routing.book import LiveBook
 from routing.metrics import LEFT_AFTER, PICK_SECONDS, SECONDS_OF
 from routing.pipeline import decide, outcome, refusal
-from routing.types import Decision, Gate, NotEnoughCollateralException, OrganicJobRequest
+from routing.types import ROUTED, Candidate, Decision, Gate, NotEnoughCollateralException, OrganicJobRequest
 
 logger = logging.getLogger(__name__)
 
@@ -22,10 +24,19 @@ def pick(
 ) -> Decision:
     """Decide where a job goes and reserve there; raises what `decide` raises. A decision without a route is no error.
 
+    The decision is recorded: a route in the transaction that reserves, or else nothing is; the others apart.
     `now` pins the clock for tests and replays; whoever gives it pins it in the `book` too.
     """
     begun = time.perf_counter()
+
+    def record(question: Decision, candidate: Candidate, reservation: Reservation) -> None:
+        seconds = time.perf_counter() - begun
+        decisions.record_route(question, candidate, reservation, seconds=seconds, waited=book.waited)
+
+    book.record = record
     decision = decide(request, book, now=now or timezone.now(), exclude=exclude)
+    if decision.route is None or decision.route.allowance_reservation_id is None:
+        decisions.record_apart(decision, seconds=time.perf_counter() - begun, waited=book.waited)
     _count(decision, time.perf_counter() - begun)
     _log(decision)
     return decision
@@ -47,7 +58,7 @@ def _log(decision: Decision) -> None:
     uuid, route = decision.job.uuid[:80], decision.route  # on a fixed route it may be anything
     if route is not None:
         miner, reservation = route.miner.hotkey_ss58, route.allowance_reservation_id
-        of = {"job": uuid, "outcome": "routed", "miner": miner, "reservation": reservation}
+        of = {"job": uuid, "outcome": ROUTED, "miner": miner, "reservation": reservation}
         logger.info("Job %.80r: routed to %s, reservation %s", uuid, miner, reservation, extra=of)
         return
     error = refusal(decision)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from operator import attrgetter
 
 from allowance import ledger, validation
@@ -16,9 +17,11 @@ from allowance.ledger import Window
 from allowance.service import not_enough
 from allowance.types import BadInputError, LockTimeout, NotEnoughAllowanceException
 from routing import conf
-from routing.book import Book, Reserved, Seen, busy
+from routing.book import Book, Reserved, Reserver, Seen, busy
 from routing.reliability import incident_counts, score
 from routing.types import (
+    NOT_REACHED,
+    ROUTED,
     AllMinersBusy,
     Candidate,
     Decision,
@@ -30,10 +33,7 @@ from routing.types import (
     Policy,
     Timings,
     Verdict,
-    wei_text,
 )
-
-NOT_REACHED = Verdict(None, 0, 0, "ranked below the one that gets it")
 
 
 def decide(
@@ -61,15 +61,26 @@ def decide(
     if seen.balances:
         incidents = incident_counts(job.executor_class, now, policy.window, version=seen.in_force.incidents)
     candidates = gather(seen, incidents)
-    gathered = time.perf_counter()
-    need = ledger.to_ns(job.seconds)
-    for candidate in candidates:
-        candidate.verdict = judge(candidate, job, need, policy, banned)
-    ranked = rank(candidates)
+    question = Decision(job, now, seen.window.newest, policy, tuple(candidates), None, banned)
+    return settle(question, book, seen.window, begun=begun)
+
+
+def settle(question: Decision, book: Reserver, window: Window, *, begun: float) -> Decision:
+    """Return the decision on a job whose candidates are gathered: filter, rank, reserve.
+
+    `begun` is when gathering did, by the performance counter. The candidates get their verdicts and ranks.
+    """
+    gathered, policy = time.perf_counter(), question.policy
+    if policy is None:  # a fixed route is no question
+        return question
+    need = ledger.to_ns(question.job.seconds)
+    for candidate in question.candidates:
+        candidate.verdict = judge(candidate, question.job, need, policy, question.excluded)
+    ranked = rank(question.candidates)
     decided = time.perf_counter()
-    route = walk(ranked, job, book, seen.window, now)
+    route = walk(ranked, question, book, window)
     timings = Timings(gathered - begun, decided - gathered, time.perf_counter() - decided)
-    return Decision(job, now, seen.window.newest, policy, tuple(candidates), route, timings)
+    return replace(question, route=route, timings=timings)
 
 
 def refusal(
@@ -90,7 +101,7 @@ def refusal(
 
 def outcome(decision: Decision) -> str:
     """Return `routed`, or the name of the refusal."""
-    return "routed" if decision.route else type(refusal(decision)).__name__
+    return ROUTED if decision.route else type(refusal(decision)).__name__
 
 
 def fixed_route(request: OrganicJobRequest) -> JobRoute | None:
@@ -126,13 +137,11 @@ def judge(candidate: Candidate, job: Job, need: int, policy: Policy, banned: fro
     """Return the verdict of the gates that come before the ranking; `need` is the job's in nanoseconds."""
     balance = candidate.standing.balance
     if balance.hotkey in banned:
-        return Verdict(Gate.EXCLUDED, 0, 1, "excluded by the caller")
+        return Verdict(Gate.EXCLUDED, 0, 1)
     if candidate.standing.free < need:
-        free = candidate.free_seconds
-        return Verdict(Gate.ALLOWANCE, job.seconds, free, f"{free:g} s free, {job.seconds:g} s needed")
+        return Verdict(Gate.ALLOWANCE, job.seconds, candidate.free_seconds)
     if balance.wei < policy.minimum_wei:
-        sentence = f"{wei_text(candidate.wei)} posted, {wei_text(policy.minimum_wei)} needed"
-        return Verdict(Gate.COLLATERAL, policy.minimum_wei, candidate.wei, sentence)
+        return Verdict(Gate.COLLATERAL, policy.minimum_wei, candidate.wei)
     return NOT_REACHED
 
 
@@ -144,7 +153,7 @@ def rank(candidates: Sequence[Candidate]) -> list[Candidate]:
     return ranked
 
 
-def walk(ranked: Sequence[Candidate], job: Job, book: Book, window: Window, now: dt.datetime) -> JobRoute | None:
+def walk(ranked: Sequence[Candidate], question: Decision, book: Reserver, window: Window) -> JobRoute | None:
     """Reserve with the first candidate that can take the job, and give each that can't its verdict.
 
     Candidates whose accounts others have locked are passed over at first and waited for, with the book's patience, if
@@ -157,15 +166,15 @@ def walk(ranked: Sequence[Candidate], job: Job, book: Book, window: Window, now:
         else:
             idle.append(candidate)
     for wait in (False, True, False):
-        while idle and (asked := book.reserve(idle, job, window, now, wait=wait)):
+        while idle and (asked := book.reserve(idle, question, window, wait=wait)):
             candidate, answer = asked
             if isinstance(answer, Reserved):
-                candidate.verdict = Verdict(None, job.seconds, candidate.free_seconds, "gets the job")
+                candidate.verdict = candidate.chosen(question.job)
                 return JobRoute(answer.miner, answer.blocks, answer.reservation_id)
             candidate.verdict = answer
             idle = [other for other in idle if other is not candidate]
     for candidate in idle:
-        candidate.verdict = Verdict(Gate.LOCK, 0, 1, "others kept its account locked")
+        candidate.verdict = Verdict(Gate.LOCK, 0, 1)
     return None
 
 

@@ -29,9 +29,14 @@ def as_json(decision: Decision) -> dict[str, object]:
         "sentence": sentence(decision),
         "summary": decision.summary,
         "route": decision.route and _route(decision.route),
-        "candidates": [_candidate(c) for c in in_order(decision)],
+        "candidates": candidates_as_json(decision),
         "counts": {gate.value: n for gate, n in decision.counts.items()},
     }
+
+
+def candidates_as_json(decision: Decision) -> list[dict[str, object]]:
+    """Return the candidates in order, with what was seen of each and its verdict."""
+    return [_candidate(c) for c in in_order(decision)]
 
 
 def refused_as_json(request: OrganicJobRequest, error: Exception) -> dict[str, object]:
@@ -71,13 +76,18 @@ def show(decision: Decision, console: Console, *, most: int | None = None) -> No
     job = decision.job
     where = "" if decision.block is None else f", at block {decision.block}"
     console.print(f"Job {job.uuid}: {job.executor_class}, {job.seconds:g} s{where}", style="bold", soft_wrap=True)
+    show_candidates(decision, console, most=most)
+    console.print(Text(sentence(decision), style="green" if decision.route else "red"), soft_wrap=True)
+    console.print(decision.summary, soft_wrap=True)
+
+
+def show_candidates(decision: Decision, console: Console, *, most: int | None = None) -> None:
+    """Print the ranked candidates with their verdicts (the first `most`, if given), if there are any."""
     if decision.candidates:
         candidates = in_order(decision)
         console.print(_table(candidates[:most], whole_hotkeys=console.width >= WIDE))
         if most is not None and len(candidates) > most:
             console.print(f"… and {len(candidates) - most} more", style="dim")
-    console.print(Text(sentence(decision), style="green" if decision.route else "red"), soft_wrap=True)
-    console.print(decision.summary, soft_wrap=True)
 
 
 def _table(candidates: list[Candidate], *, whole_hotkeys: bool) -> Table:

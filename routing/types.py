@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
-from uuid import UUID
 
 from django.db.models import TextChoices
 
@@ -23,10 +22,8 @@ __all__ = [
     "ExecutorClass",
     "Gate",
     "Job",
-    "JobFinished",
     "JobRoute",
     "JobRoutingException",
-    "JobUnknown",
     "Miner",
     "MinerIncidentType",
     "NoMinerFits",
@@ -36,6 +33,9 @@ __all__ = [
     "Timings",
     "Verdict",
 ]
+
+ROUTED = "routed"
+"""The outcome of a decision that is no refusal."""
 
 TRUSTED_MINER_FAKE_KEY = "0" * HOTKEY_LENGTH
 """The hotkey of the pseudo-miner that trusted jobs go to."""
@@ -125,12 +125,35 @@ def wei_text(wei: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a candidate: the gate it failed at (None: at none), what was required and seen there, and why."""
+    """What became of a candidate: the gate it failed at (None: at none), what was required and seen there.
+
+    Who gets the job has passed the last gate, at which its seconds were required; nothing was of those ranked below it.
+    """
 
     gate: Gate | None
     required: float
     observed: float
-    sentence: str
+
+    @property
+    def sentence(self) -> str:
+        """Why, in words."""
+        match self.gate:
+            case Gate.EXCLUDED:
+                return "excluded by the caller"
+            case Gate.ALLOWANCE:
+                return f"{self.observed:g} s free, {self.required:g} s needed"
+            case Gate.COLLATERAL:
+                return f"{wei_text(int(self.observed))} posted, {wei_text(int(self.required))} needed"
+            case Gate.EXECUTORS:
+                return f"{self.required - 1:g} jobs ongoing on {self.observed:g} executors"
+            case Gate.RESERVATION:
+                return f"only {self.observed:g} s left when its turn came"
+            case Gate.LOCK:
+                return "others kept its account locked"
+        return "gets the job" if self.required else "ranked below the one that gets it"
+
+
+NOT_REACHED = Verdict(None, 0, 0)
 
 
 @dataclass(slots=True)
@@ -164,6 +187,10 @@ class Candidate:
     def free_seconds(self) -> float:
         return to_seconds(self.standing.free)
 
+    def chosen(self, job: Job) -> Verdict:
+        """Return the verdict on who gets the job."""
+        return Verdict(None, job.seconds, self.free_seconds)
+
 
 class Timings(NamedTuple):
     """How many seconds the stages of a decision took."""
@@ -178,7 +205,7 @@ class Decision:
     """Why a job goes where it goes, or nowhere: the one value that the pick, the dry run and the refusals read.
 
     Debug and trusted miners are fixed routes: nothing was asked, so `policy` is None and there are no candidates, nor
-    `timings`.
+    `timings`. The hotkeys `excluded` are those that the caller did not want.
     """
 
     job: Job
@@ -187,6 +214,7 @@ class Decision:
     policy: Policy | None
     candidates: tuple[Candidate, ...]
     route: JobRoute | None
+    excluded: frozenset[str] = frozenset()
     timings: Timings | None = field(default=None, compare=False)
 
     @property
@@ -198,16 +226,19 @@ class Decision:
     @property
     def summary(self) -> str:
         """One line: how many miners could take the job, and what the others failed at."""
-        if self.policy is None:
-            return "a fixed route, no miner was asked"
-        passed = sum(c.verdict.gate is None for c in self.candidates)
-        failed = ", ".join(
-            f"{n} {SUMMARY[gate].format(minimum_wei=wei_text(self.policy.minimum_wei))}"
-            for gate, n in sorted(self.counts.items(), key=lambda item: -item[1])
-        )
-        return f"{passed} of {len(self.candidates)} miners{' fit' if passed else ''}" + (
-            f": {failed}" if failed else ""
-        )
+        return summarise(self.policy, len(self.candidates), self.counts)
+
+
+def summarise(policy: Policy | None, candidates: int, counts: Mapping[Gate, int]) -> str:
+    """Return in one line how many of so many candidates fit, and how many failed at which gate."""
+    if policy is None:
+        return "a fixed route, no miner was asked"
+    passed = candidates - sum(counts.values())
+    failed = ", ".join(
+        f"{n} {SUMMARY[gate].format(minimum_wei=wei_text(policy.minimum_wei))}"
+        for gate, n in sorted(counts.items(), key=lambda item: -item[1])
+    )
+    return f"{passed} of {candidates} miners{' fit' if passed else ''}" + (f": {failed}" if failed else "")
 
 
 class JobRoutingException(Exception):  # noqa: N818 (the contract's name)
@@ -246,34 +277,3 @@ class NotEnoughCollateralException(NoMinerFits):
     """Every miner that has allowance posted less collateral than required."""
 
     advice = "Lower DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI, or wait until miners post more."
-
-
-class JobFinished(JobRoutingException):
-    """Say that a job is over or paid for, so that it is not routed again."""
-
-    def __init__(self, job_uuid: UUID) -> None:
-        self.job_uuid = job_uuid
-        super().__init__(f"Job {job_uuid} is over or paid for. A new job needs a uuid of its own.")
-
-
-class JobUnknown(JobRoutingException):
-    """Say that a job never got the route that somebody speaks of; a `reservation_id` of None means a fixed route."""
-
-    def __init__(self, job_uuid: UUID, reservation_id: int | None) -> None:
-        self.job_uuid = job_uuid
-        self.reservation_id = reservation_id
-        route = "a fixed route" if reservation_id is None else f"reservation {reservation_id}"
-        super().__init__(f"Job {job_uuid} never had {route}. Check the uuid and the id that job.routed carried.")
-
-
-class RouteGivenUp(JobRoutingException):
-    """Say that a job has gone on to another miner, whose `present_id` is its reservation; None means a fixed route."""
-
-    def __init__(self, job_uuid: UUID, reservation_id: int | None, present_id: int) -> None:
-        self.job_uuid = job_uuid
-        self.reservation_id = reservation_id
-        self.present_id = present_id
-        super().__init__(
-            f"Job {job_uuid} has gone on to reservation {present_id}. Only receipts of that are taken; what a former "
-            "miner did with the job is not paid for."
-        )

@@ -19,7 +19,8 @@ from routing.book import LiveBook
 from routing.jobs import Offer
 from routing.messages import Accepted, Failed, Finished, RejectedByMiner, Retry, Started
 from routing.models import MinerIncident
-from routing.types import JobUnknown, MinerIncidentType, RouteGivenUp
+from routing.refusals import JobUnknown, RouteGivenUp
+from routing.types import MinerIncidentType
 from tests.factories import CLASS, fill_ledger, job_request
 from tests.jobs import HOLD, MINERS, VALIDATOR, of, retried, routed, states
 

@@ -121,5 +121,5 @@ def test_a_lock_may_be_gone_soon() -> None:
     fill_ledger("anna")
     now = timezone.now()
     decision = decided(30, now)
-    decision.candidates[0].verdict = Verdict(Gate.LOCK, 0, 1, "locked")
+    decision.candidates[0].verdict = Verdict(Gate.LOCK, 0, 1)
     assert retry_after(decision, now) == 1

@@ -23,7 +23,8 @@ from routing.jobs import Claim, Offer
 from routing.messages import Failed, Finished, Retry
 from routing.models import RoutedJob
 from routing.pipeline import decide
-from routing.types import Decision, Gate, JobFinished, JobUnknown
+from routing.refusals import JobFinished, JobUnknown
+from routing.types import Decision, Gate
 from tests.factories import fill_ledger, job_request
 from tests.jobs import HOLD, MINERS, VALIDATOR, of, retried, routed, states
 

@@ -93,6 +93,7 @@ def test_a_refused_pick_s_line_tells_programs_of_the_job_and_its_outcome(monkeyp
     assert "reservation" not in line
 
 
+@pytest.mark.django_db(transaction=True)
 def test_a_uuid_can_t_make_a_second_line_nor_an_endless_one(log_format: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trusted job goes to its miner whatever its uuid is."""
     for uuid in (FORGED, "\n" * 10_000):

@@ -24,7 +24,7 @@ from routing import book, routing
 from routing.book import DryBook, LiveBook
 from routing.ongoing import Observed, observe
 from routing.pipeline import check_request, decide, gather
-from routing.types import AllMinersBusy, Gate, Verdict
+from routing.types import AllMinersBusy, Decision, Gate, Verdict
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
@@ -44,6 +44,11 @@ def free() -> float:
         allowance_seconds=0.001, executor_class=CLASS, job_start_block=NEWEST
     )
     return dict(found)["anna"]
+
+
+def question(seconds: int, at: dt.datetime) -> Decision:
+    """Return what is asked of a book."""
+    return Decision(check_request(job_request(seconds)), at, NEWEST, None, (), None)
 
 
 def test_the_oldest_free_blocks_are_taken() -> None:
@@ -148,7 +153,6 @@ def test_a_refusal_under_the_lock_leaves_lapsed_blocks_free() -> None:
     live = LiveBook(pinned=now + dt.timedelta(seconds=200))
     with time_machine.travel(now, tick=False):
         held, blocks = reserve(12)
-    job = job_request(12)
     candidate = gather(live.read(CLASS, now), {})[0]
     allowance().undo_allowance_reservation(reserve(12)[0])
     receipts().record(
@@ -157,7 +161,7 @@ def test_a_refusal_under_the_lock_leaves_lapsed_blocks_free() -> None:
             | {"executor_class": CLASS, "timestamp": now}
         )
     )
-    _, verdict = live.reserve([candidate], check_request(job), state.window(None), now, wait=True) or (None, None)
+    _, verdict = live.reserve([candidate], question(12, now), state.window(None), wait=True) or (None, None)
     assert isinstance(verdict, Verdict)
     assert Reservation.objects.get(pk=held).state == "lapsed"
     assert free() == 20 * 6
@@ -175,10 +179,7 @@ def test_the_clock_is_read_under_the_lock() -> None:
     started = {"job_uuid": other.uuid, "miner_hotkey": "anna", "validator_hotkey": "v", "executor_class": CLASS}
     receipts().record(JobStarted.model_validate(started | {"timestamp": dt.datetime.now(dt.UTC), "ttl": 60}))
     allowance().spend_allowance(route.allowance_reservation_id or 0)
-    _, verdict = live.reserve([candidate], check_request(job_request(12)), state.window(None), early, wait=True) or (
-        None,
-        None,
-    )
+    _, verdict = live.reserve([candidate], question(12, early), state.window(None), wait=True) or (None, None)
     assert isinstance(verdict, Verdict)
     assert verdict.gate is Gate.EXECUTORS
 

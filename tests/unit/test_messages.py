@@ -33,6 +33,7 @@ from routing.messages import (
     schema,
     type_of,
 )
+from routing.refusals import JobFinished, JobUnknown, RouteGivenUp
 from routing.requests import V2JobRequest
 from routing.signatures import SignatureRefused
 from routing.types import (
@@ -40,11 +41,8 @@ from routing.types import (
     Decision,
     Gate,
     Job,
-    JobFinished,
-    JobUnknown,
     NotEnoughCollateralException,
     Policy,
-    RouteGivenUp,
 )
 from tests.sockets import JSON, job
 

@@ -1,0 +1,157 @@
+"""The decision log: every pick leaves a record of what it decided and why, from which it can be decided again."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from django import db
+from django.conf import settings
+from django.db import connection, transaction
+
+from allowance import ledger, rows
+from allowance.ledger import Balance
+from allowance.models import Reservation
+from routing.metrics import DECISIONS_LOST
+from routing.models import DecisionRecord
+from routing.pipeline import outcome
+from routing.reliability import score
+from routing.types import ROUTED, Candidate, Decision, Gate, Job, JobRoute, Policy, Verdict
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_SAMPLE = 0.01
+
+COLUMNS = (
+    "hotkey", "executors", "wei", "earned", "free", "spent", "earliest", "ongoing", "incidents",
+    "score", "rank", "gate", "required", "observed",
+)  # fmt: skip
+"""What is kept of a candidate: first what the decision began with, amounts in nanoseconds; then what came of it."""
+
+_INSERT, _FIELDS = rows.insertion(DecisionRecord)
+
+
+def sample() -> float:
+    """Return of which share of the routes all candidates are kept: the setting DECISIONS_SAMPLE."""
+    share: float = getattr(settings, "DECISIONS_SAMPLE", DEFAULT_SAMPLE)
+    return share
+
+
+def record_route(
+    question: Decision, candidate: Candidate, reservation: Reservation, *, seconds: float, waited: float
+) -> None:
+    """Record, in the transaction that reserves, who of all candidates gets a job.
+
+    `seconds` is how long the pick has taken, `waited` how much of that it waited for locks.
+    """
+    _insert(
+        question,
+        seconds,
+        waited,
+        outcome=ROUTED,
+        miner=candidate.hotkey,
+        reservation_id=reservation.pk,
+        rank=candidate.rank,
+        score=candidate.score,
+        candidates=_kept(question, candidate) if _sampled(question.job) else None,
+    )
+
+
+def record_apart(decision: Decision, *, seconds: float, waited: float) -> None:
+    """Record a decision by which nothing was reserved: a refusal, or a fixed route.
+
+    It stands even if the database does not take the record; then the log and a counter say so.
+    """
+    miner = decision.route.miner.hotkey_ss58 if decision.route else ""
+    kept = None if decision.policy is None else _kept(decision)
+    try:
+        with transaction.atomic():
+            _insert(decision, seconds, waited, outcome=outcome(decision), miner=miner, candidates=kept)
+    except db.Error:
+        DECISIONS_LOST.inc()
+        logger.exception("The decision on job %.80r could not be recorded.", decision.job.uuid)
+
+
+def load(record: DecisionRecord) -> Decision | None:
+    """Return the decision that a record tells, or None if its candidates were not kept.
+
+    Addresses and blocks are not: they are with the miner and the reservation.
+    """
+    if record.candidates is None or record.window_hours is None:
+        return None
+    policy = Policy(record.minimum_wei, dt.timedelta(hours=record.window_hours))
+    job = Job(str(record.job_uuid), record.executor_class, record.seconds)
+    kept = [dict(zip(record.candidates["columns"], row, strict=True)) for row in record.candidates["rows"]]
+    candidates = tuple(_candidate(record.executor_class, each) for each in kept)
+    winner = next((c.miner for c in candidates if c.hotkey == record.miner), None)
+    route = JobRoute(winner, [], record.reservation_id) if winner else None
+    return Decision(job, record.at, record.block, policy, candidates, route, frozenset(record.candidates["excluded"]))
+
+
+def _insert(decision: Decision, seconds: float, waited: float, **what: object) -> None:
+    record = DecisionRecord(
+        job_uuid=_uuid(decision.job.uuid),
+        at=decision.at,
+        executor_class=str(decision.job.executor_class).replace("\0", "")[:64],  # an unknown one may be anything
+        seconds=decision.job.seconds,
+        block=decision.block,
+        minimum_wei=decision.policy.minimum_wei if decision.policy else 0,
+        window_hours=decision.policy.window / dt.timedelta(hours=1) if decision.policy else None,
+        asked=len(decision.candidates),
+        counts={gate.value: n for gate, n in decision.counts.items()},
+        microseconds=round(seconds * 1e6),
+        waited_us=round(waited * 1e6),
+        **what,
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(_INSERT, rows.prepared(record, _FIELDS))
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except (ValueError, AttributeError, TypeError):
+        return None
+
+
+def _sampled(job: Job) -> bool:
+    """Tell whether a route is in the sample. By the uuid, so that all decisions on a job are, or none is."""
+    return UUID(job.uuid).int % 1_000_000 < sample() * 1_000_000
+
+
+def _kept(decision: Decision, winner: Candidate | None = None) -> dict[str, object]:
+    found = []
+    for c in decision.candidates:
+        standing, balance = c.standing, c.standing.balance
+        verdict = c.chosen(decision.job) if c is winner else c.verdict
+        seen = (balance.hotkey, balance.executors, balance.wei, standing.earned, standing.free, standing.spent)
+        came_of_it = (c.score, c.rank, verdict.gate, verdict.required, verdict.observed)
+        found.append([*seen, standing.earliest, c.ongoing, c.incidents, *came_of_it])
+    return {"columns": COLUMNS, "rows": found, "excluded": sorted(decision.excluded)}
+
+
+def _candidate(executor_class: str, kept: Mapping[str, Any]) -> Candidate:
+    """Return a candidate as it was kept. Its score and its place among the others are worked out anew."""
+    balance = Balance(
+        hotkey=kept["hotkey"],
+        address="",
+        ip_version=4,
+        port=0,
+        wei=kept["wei"],
+        presence=(),
+        executor_class=executor_class,
+        executors=kept["executors"],
+        counts=(),
+        voided_before=0,
+        base=0,
+        held=0,
+        spent=0,
+    )
+    standing = ledger.standing(balance, kept["earned"], kept["free"], kept["spent"], kept["earliest"] or 0)
+    gate = kept["gate"] and Gate(kept["gate"])
+    verdict = Verdict(gate, kept["required"], kept["observed"])
+    rated = score(kept["incidents"], kept["executors"])
+    return Candidate(standing, kept["ongoing"], kept["incidents"], rated, verdict, kept["rank"])

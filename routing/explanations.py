@@ -1,0 +1,129 @@
+"""Why a job went where it went, from the records: what was decided, what became of what was reserved, what happened."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+from uuid import UUID
+
+from django.utils import timezone
+
+from allowance.models import Reservation, ReservationState
+from allowance.state import state_at
+from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
+from routing import report
+from routing.decisions import load
+from routing.models import DecisionRecord, MinerIncident
+from routing.pipeline import refusal
+from routing.types import Decision, Gate, MinerIncidentType, Policy, summarise
+
+
+class Explanation(NamedTuple):
+    """A recorded decision; what it was, if its candidates were kept; and what it reserved, if that is not pruned."""
+
+    record: DecisionRecord
+    decision: Decision | None
+    reservation: Reservation | None
+
+    def fate(self, now: dt.datetime) -> str:
+        """Return in one line where the job went, or why nowhere, and what became of its reservation by `now`."""
+        record = self.record
+        if not record.miner:
+            return str(refusal(self.decision)) if self.decision else f"{record.outcome}."
+        if record.reservation_id is None:
+            return f"A fixed route to {record.miner}: no allowance needed."
+        routed = f"Routed to {record.miner}, rank {record.rank}, score {record.score:g}"
+        if self.reservation is None:
+            return f"{routed}; reservation {record.reservation_id} is not there any more."
+        blocks = self.reservation.blocks
+        paid = f"{len(blocks)} blocks ({blocks[0]} to {blocks[-1]})"
+        return f"{routed}; reservation {record.reservation_id} of {paid} {_by_now(self.reservation, now)}."
+
+    @property
+    def summary(self) -> str:
+        """One line: how many miners could take the job, and what the others failed at."""
+        hours, counts = self.record.window_hours, {Gate(gate): n for gate, n in self.record.counts.items()}
+        policy = None if hours is None else Policy(self.record.minimum_wei, dt.timedelta(hours=hours))
+        return summarise(policy, self.record.asked, counts)
+
+    def as_json(self, now: dt.datetime) -> dict[str, object]:
+        """Return all of it as JSON values; the candidates as the dry run has them, or None."""
+        record = self.record
+        return {
+            "id": record.pk,
+            "uuid": record.job_uuid and str(record.job_uuid),
+            "at": record.at.isoformat(),
+            "executor_class": record.executor_class,
+            "seconds": record.seconds,
+            "block": record.block,
+            "minimum_collateral_wei": None if record.window_hours is None else str(record.minimum_wei),
+            "window_hours": record.window_hours,
+            "outcome": record.outcome,
+            "sentence": self.fate(now),
+            "summary": self.summary,
+            "hotkey": record.miner or None,
+            "rank": record.rank,
+            "score": record.score,
+            "reservation": record.reservation_id,
+            "reservation_state": self.reservation and state_at(self.reservation, now).value,
+            "counts": record.counts,
+            "microseconds": record.microseconds,
+            "waited_us": record.waited_us,
+            "candidates": self.decision and report.candidates_as_json(self.decision),
+        }
+
+
+class Happening(NamedTuple):
+    """Something that is on record of a job."""
+
+    at: dt.datetime
+    sentence: str
+
+
+def of_job(job_uuid: UUID) -> list[Explanation]:
+    """Return what was decided on a job, the oldest first."""
+    return explain(DecisionRecord.objects.filter(job_uuid=job_uuid).order_by("at", "pk"))
+
+
+def explain(records: Iterable[DecisionRecord]) -> list[Explanation]:
+    """Return the explanations of decisions; one query for their reservations."""
+    found = list(records)
+    made = Reservation.objects.in_bulk([record.reservation_id for record in found if record.reservation_id])
+    return [Explanation(r, load(r), made.get(r.reservation_id) if r.reservation_id else None) for r in found]
+
+
+def happenings(job_uuid: UUID, *, incidents: bool = True, receipts: bool = True) -> list[Happening]:
+    """Return what is on record of a job besides decisions, the oldest first: incidents, receipts, or both."""
+    found = [*(_incidents(job_uuid) if incidents else ()), *(_receipts(job_uuid) if receipts else ())]
+    return sorted(found, key=lambda happening: happening.at)
+
+
+def _by_now(reservation: Reservation, now: dt.datetime) -> str:
+    state = state_at(reservation, now)
+    if state is ReservationState.HELD:
+        return f"is held until {_clock(reservation.expires_at)}"
+    if state is ReservationState.LAPSED:
+        return f"lapsed without word at {_clock(reservation.expires_at)}"
+    return f"was {state.value} at {_clock(reservation.ended_at or now)}"
+
+
+def _incidents(job_uuid: UUID) -> Iterator[Happening]:
+    for incident in MinerIncident.objects.filter(job_uuid=job_uuid):
+        what = MinerIncidentType(incident.type).label
+        void = f", voided by {incident.voided_by}: {incident.void_reason}" if incident.voided_at else ""
+        yield Happening(incident.timestamp, f"{incident.hotkey_ss58address} {what}{void}")
+
+
+def _receipts(job_uuid: UUID) -> Iterator[Happening]:
+    for started in JobStartedReceipt.objects.filter(job_uuid=job_uuid):
+        yield Happening(started.timestamp, f"started at {started.miner_hotkey}, for {started.ttl} s at most")
+    for accepted in JobAcceptedReceipt.objects.filter(job_uuid=job_uuid):
+        yield Happening(accepted.timestamp, f"accepted by {accepted.miner_hotkey}, for {accepted.ttl} s at most")
+    for finished in JobFinishedReceipt.objects.filter(job_uuid=job_uuid):
+        took = finished.time_took_us / 1e6
+        yield Happening(finished.timestamp, f"finished by {finished.miner_hotkey} in {took:g} s")
+
+
+def _clock(time: dt.datetime) -> str:
+    return f"{timezone.localtime(time):%Y-%m-%d %H:%M:%S %Z}"

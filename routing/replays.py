@@ -1,0 +1,93 @@
+"""Make a recorded decision again from what was recorded, by the one decision function, and say what differs."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from allowance.ledger import Window
+from routing.book import Outcome, Reserved
+from routing.decisions import load
+from routing.models import DecisionRecord
+from routing.pipeline import outcome, settle
+from routing.types import NOT_REACHED, Candidate, Decision, Gate, Verdict
+
+UNDER_THE_LOCK = {Gate.EXECUTORS, Gate.RESERVATION}
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedBook:
+    """What the accounts answered to a pick, once locked, and whose were not to be had: those are passed over again."""
+
+    answers: Mapping[str, Verdict]
+    passed_over: frozenset[str]
+
+    def reserve(
+        self, candidates: Sequence[Candidate], question: Decision, window: Window, *, wait: bool
+    ) -> Outcome | None:
+        for candidate in candidates:
+            if answer := self.answers.get(candidate.hotkey):
+                return candidate, answer
+        for candidate in candidates:
+            if candidate.hotkey not in self.passed_over:
+                return candidate, Reserved(candidate.miner, [], None)
+        return None
+
+
+def differences(record: DecisionRecord) -> list[str] | None:
+    """Return in what a recorded decision, made again, differs from itself: nothing if all agree.
+
+    None if its candidates were not kept, so that it can't be made again.
+    """
+    recorded = load(record)
+    if recorded is None:
+        return None
+    again = copy.deepcopy(recorded.candidates)
+    for candidate in again:
+        candidate.verdict, candidate.rank = NOT_REACHED, None
+    in_order = tuple(sorted(again, key=lambda candidate: candidate.standing.order))
+    question = replace(recorded, candidates=in_order, route=None)
+    window = Window(0, np.empty(0, dtype=np.int64), recorded.block)
+    made = settle(question, _book(recorded), window, begun=time.perf_counter())
+    return [*_compare(record, recorded, made)]
+
+
+def _book(recorded: Decision) -> RecordedBook:
+    """Return the book of a decision: who was idle when read was asked, but for those ranked above the winner."""
+    idle = [c for c in recorded.candidates if c.ongoing < c.executors]
+    winner = recorded.route and recorded.route.miner.hotkey_ss58
+    places = [c.rank or 0 for c in recorded.candidates if c.hotkey == winner]
+    above = {c.hotkey for c in idle if c.verdict.gate is None and places and (c.rank or 0) < places[0]}
+    locked = {c.hotkey for c in idle if c.verdict.gate is Gate.LOCK}
+    answers = {c.hotkey: c.verdict for c in idle if c.verdict.gate in UNDER_THE_LOCK}
+    return RecordedBook(answers, frozenset(above | locked))
+
+
+def _compare(record: DecisionRecord, recorded: Decision, made: Decision) -> Iterator[str]:
+    if (is_now := outcome(made)) != record.outcome:
+        yield f"outcome: was {record.outcome}, is {is_now}"
+    winner = made.route.miner.hotkey_ss58 if made.route else ""
+    if winner != record.miner:
+        yield f"winner: was {record.miner or 'nobody'}, is {winner or 'nobody'}"
+    before, after = ([c.hotkey for c in decision.candidates] for decision in (recorded, made))
+    if before != after:
+        place = next(i for i, (was, now) in enumerate(zip(before, after, strict=True)) if was != now)
+        yield f"order of the allowance: number {place + 1} was {before[place]}, is {after[place]}"
+    scores = dict(zip(before, _scores(record), strict=True))
+    again = {candidate.hotkey: candidate for candidate in made.candidates}
+    for was in recorded.candidates:
+        now = again[was.hotkey]
+        if (scores[was.hotkey], was.rank, was.verdict) != (now.score, now.rank, now.verdict):
+            yield (
+                f"{was.hotkey}: was rank {was.rank}, score {scores[was.hotkey]:g}, {was.verdict.sentence}; "
+                f"is rank {now.rank}, score {now.score:g}, {now.verdict.sentence}"
+            )
+
+
+def _scores(record: DecisionRecord) -> list[float]:
+    kept = record.candidates or {"columns": [], "rows": []}
+    return [row[kept["columns"].index("score")] for row in kept["rows"]]

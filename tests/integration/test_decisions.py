@@ -1,0 +1,323 @@
+"""The decision log: what a pick leaves behind, what can be read from it, and whether it would be decided again."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Callable, Sequence
+from uuid import UUID, uuid4
+
+import pytest
+from django import db
+from django.contrib.auth.models import Permission, User
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
+from django.utils import timezone
+from pytest_django import Settings
+
+from allowance import allowance, ledger
+from allowance.ledger import Balance
+from allowance.models import Reservation
+from allowance.types import LockTimeout, NotEnoughAllowanceException
+from receipts import receipts
+from receipts.schemas import JobFinished, JobStarted
+from routing import book, conf, decisions, pipeline, replays, routing
+from routing.models import DecisionRecord
+from routing.types import (
+    TRUSTED_MINER_FAKE_KEY,
+    AllMinersBusy,
+    Candidate,
+    Job,
+    NotEnoughCollateralException,
+    Policy,
+)
+from tests.factories import CLASS, FIRST_BLOCK, Finished, fill_ledger, job_request, run_command
+from tests.integration.test_metrics import counted
+
+pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
+
+HTML = "<b>'hot'&amp;</b>"
+
+
+@pytest.fixture(autouse=True)
+def all_candidates_are_kept(settings: Settings) -> None:
+    settings.DECISIONS_SAMPLE = 1.0
+
+
+def refused(error: type[Exception], seconds: int = 12) -> DecisionRecord:
+    """Ask for a job, be refused, and return the record of it."""
+    with pytest.raises(error):
+        routing().pick(job_request(seconds))
+    return DecisionRecord.objects.latest("pk")
+
+
+def ask_for_collateral(monkeypatch: pytest.MonkeyPatch, wei: int) -> None:
+    policy = conf.make_policy(wei, 24.0)
+    monkeypatch.setattr("routing.conf.in_force", lambda _rows: conf.InForce(policy, None))
+
+
+def test_a_route_leaves_a_record_of_why() -> None:
+    fill_ledger("anna", "bert", "cleo")
+    routing().report_incident("MINER_JOB_FAILED", "anna", uuid4(), CLASS)
+    request = job_request(30)
+    route = routing().pick(request, exclude=["bert"])
+    (record,) = DecisionRecord.objects.all()
+    reservation = Reservation.objects.get()
+    assert (record.job_uuid, record.executor_class, record.seconds) == (UUID(request.uuid), CLASS, 30)
+    assert (record.outcome, record.miner, record.reservation_id) == ("routed", "cleo", route.allowance_reservation_id)
+    assert (record.rank, record.score, record.block) == (1, 0.0, FIRST_BLOCK + 20)
+    assert (record.asked, record.counts) == (3, {"excluded": 1})
+    assert (record.minimum_wei, record.window_hours) == (0, 24.0)
+    assert record.at <= reservation.created_at
+    assert record.microseconds > 0
+    assert record.waited_us == 0
+
+
+def test_of_refusals_all_candidates_are_kept_whatever_the_sample(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.DECISIONS_SAMPLE = 0
+    fill_ledger("anna", "bert", executors=1)
+    outcomes = [refused(NotEnoughAllowanceException, 3600)]
+    for _ in range(2):
+        routing().pick(job_request(12))
+    outcomes.append(refused(AllMinersBusy))
+    ask_for_collateral(monkeypatch, 10**30)
+    outcomes.append(refused(NotEnoughCollateralException))
+    assert [(o.outcome, o.miner, o.reservation_id, o.counts) for o in outcomes] == [
+        ("NotEnoughAllowanceException", "", None, {"allowance": 2}),
+        ("AllMinersBusy", "", None, {"executors": 2}),
+        ("NotEnoughCollateralException", "", None, {"collateral": 2}),
+    ]
+    for record in outcomes:
+        decision = decisions.load(record)
+        assert decision is not None
+        assert [c.hotkey for c in decision.candidates] == ["anna", "bert"]
+        assert replays.differences(record) == []
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0, 0), (0.5, 2), (1, 4)])
+def test_of_routes_a_share_has_its_candidates_by_the_job(share: float, kept: int, settings: Settings) -> None:
+    settings.DECISIONS_SAMPLE = share
+    fill_ledger("anna", executors=4)
+    for part in (0, 250_000, 500_000, 750_000):
+        routing().pick(job_request(6, uuid=str(UUID(int=10**6 * 7 + part))))
+    assert DecisionRecord.objects.filter(candidates__isnull=False).count() == kept
+    assert DecisionRecord.objects.count() == 4
+
+
+def test_a_route_whose_record_can_t_be_written_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_ledger("anna")
+    monkeypatch.setattr(decisions, "_INSERT", "INSERT INTO nowhere VALUES (%s)")
+    with pytest.raises(db.Error):
+        routing().pick(job_request())
+    assert not Reservation.objects.exists()
+
+
+def test_a_refusal_whose_record_can_t_be_written_stands(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill_ledger("anna")
+    lost = counted("router_decisions_lost_total")
+    monkeypatch.setattr(decisions, "_INSERT", "INSERT INTO nowhere VALUES (%s)")
+    with pytest.raises(NotEnoughAllowanceException):
+        routing().pick(job_request(3600))
+    assert counted("router_decisions_lost_total") == lost + 1
+    assert "could not be recorded" in caplog.text
+    assert DecisionRecord.objects.count() == 0  # and the connection is fine
+
+
+@pytest.mark.parametrize("uuid", [f"{'3' * 8}-1111-4111-8111-{'3' * 12}", "not a uuid", "\0" * 100])
+def test_a_fixed_route_is_recorded_whatever_its_uuid(uuid: str) -> None:
+    routing().pick(job_request(uuid=uuid, on_trusted_miner=True, executor_class="c\0" * 100))
+    (record,) = DecisionRecord.objects.all()
+    assert str(record.job_uuid) == (uuid if len(uuid) == 36 else "None")
+    assert (record.outcome, record.miner, record.window_hours) == ("routed", TRUSTED_MINER_FAKE_KEY, None)
+    assert replays.differences(record) is None
+
+
+def test_what_a_pick_heard_under_the_lock_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three candidates the better two lose an executor and all allowance between reading and reserving."""
+    fill_ledger("anna", "bert", "cleo", executors=1)
+    routing().report_incident("MINER_JOB_FAILED", "cleo", uuid4(), CLASS)
+    rank = pipeline.rank
+
+    def rank_late(candidates: Sequence[Candidate]) -> list[Candidate]:
+        monkeypatch.setattr(pipeline, "rank", rank)
+        routing().pick(job_request(12), exclude=["bert", "cleo"])
+        held, _ = allowance().reserve_allowance(
+            miner="bert", executor_class=CLASS, allowance_seconds=114, job_start_block=FIRST_BLOCK + 20
+        )
+        allowance().spend_allowance(held)
+        return rank(candidates)
+
+    monkeypatch.setattr(pipeline, "rank", rank_late)
+    assert routing().pick(job_request(12)).miner.hotkey_ss58 == "cleo"
+    record = DecisionRecord.objects.latest("pk")
+    assert record.counts == {"executors": 1, "reservation": 1}
+    assert replays.differences(record) == []
+
+
+def test_a_pick_for_which_all_accounts_stay_locked_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_ledger("anna", "bert")
+    monkeypatch.setattr(book, "lock_account", lambda **_: None)
+    record = refused(LockTimeout)
+    assert (record.outcome, record.counts) == ("LockTimeout", {"lock": 2})
+    assert replays.differences(record) == []
+
+
+def better_score(incidents: int, executors: int) -> float:
+    return float(incidents)
+
+
+def backwards(balance: Balance, *amounts: int) -> object:
+    return standing(balance, *amounts)._replace(order=(0.0, 0.0, 0, balance.hotkey[::-1]))
+
+
+def nobody_passes(candidate: Candidate, *_: object) -> object:
+    return judge(candidate, Job("", "", 10**6), 10**15, Policy(0, dt.timedelta()), frozenset())
+
+
+standing, judge = ledger.standing, pipeline.judge
+
+
+@pytest.mark.parametrize(
+    ("where", "changed", "told"),
+    [
+        ("routing.decisions.score", better_score, "winner: was bert, is anna"),
+        ("routing.decisions.score", better_score, "anna: was rank 3, score -0.5"),
+        ("routing.decisions.ledger.standing", backwards, "order of the allowance: number 2 was bert, is cleo"),
+        ("routing.pipeline.judge", nobody_passes, "outcome: was routed, is NotEnoughAllowanceException"),
+        ("routing.pipeline.judge", nobody_passes, "winner: was bert, is nobody"),
+    ],
+)
+def test_a_replay_says_what_differs(
+    where: str, changed: Callable[..., object], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code that decides otherwise than the recorded decision did stands for any reason to differ."""
+    fill_ledger("anna", "bert", "cleo")
+    routing().report_incident("MINER_JOB_FAILED", "anna", uuid4(), CLASS)
+    routing().pick(job_request(12))
+    record = DecisionRecord.objects.get()
+    assert replays.differences(record) == []
+    monkeypatch.setattr(where, changed)
+    assert [line for line in replays.differences(record) or [] if line.startswith(told)]
+
+
+def explain(job: str, *options: str) -> Finished:
+    return run_command("explain_job", job, *options)
+
+
+def test_a_job_is_explained_with_all_that_happened_to_it(settings: Settings) -> None:
+    fill_ledger("anna", "bert")
+    request = job_request(30)
+    first = routing().pick(request)
+    routing().report_incident("MINER_JOB_REJECTED", "anna", request.uuid, CLASS)
+    allowance().undo_allowance_reservation(first.allowance_reservation_id or 0)
+    settings.DECISIONS_SAMPLE = 0
+    second = routing().pick(request, exclude=["anna"])
+    now = timezone.now()
+    said = {"job_uuid": request.uuid, "miner_hotkey": "bert", "validator_hotkey": "v", "timestamp": now}
+    receipts().record(JobStarted.model_validate({**said, "executor_class": CLASS, "ttl": 60}))
+    receipts().record(JobFinished.model_validate({**said, "time_started": now, "time_took_us": 1_500_000}))
+    allowance().spend_allowance(second.allowance_reservation_id or 0)
+    code, out, _ = explain(request.uuid)
+    assert code == 0
+    for told in (
+        f"reservation {first.allowance_reservation_id} of 3 blocks (1000 to 1002) was released",
+        "Routed to anna, rank 1, score 0",
+        "fit: gets the job",
+        f"reservation {second.allowance_reservation_id} of 3 blocks (1000 to 1002) was spent",
+        "Its candidates were not kept",
+        "1 of 2 miners fit: 1 excluded by the caller",
+        "anna rejected the job",
+        "started at bert, for 60 s at most",
+        "finished by bert in 1.5 s",
+    ):
+        assert told in out, told
+    as_json = json.loads(explain(request.uuid, "--format", "json").out)
+    assert [d["hotkey"] for d in as_json["decisions"]] == ["anna", "bert"]
+    assert [d["reservation_state"] for d in as_json["decisions"]] == ["released", "spent"]
+    assert [d["candidates"] is None for d in as_json["decisions"]] == [False, True]
+    assert len(as_json["happened"]) == 3
+    assert explain(request.uuid, "--replay").code == 3
+
+
+def test_explaining_says_by_its_exit_code_whether_a_replay_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_ledger("anna", "bert")
+    routing().report_incident("MINER_JOB_FAILED", "anna", uuid4(), CLASS)
+    request = job_request(12)
+    routing().pick(request)
+    code, out, _ = explain(request.uuid, "--replay", "--top", "1")
+    assert (code, "it agrees" in out, "… and 1 more" in out) == (0, True, True)
+    monkeypatch.setattr("routing.decisions.score", better_score)
+    code, out, _ = explain(request.uuid, "--replay")
+    assert (code, "it differs" in out, "winner: was bert, is anna" in out) == (1, True, True)
+    assert "anna: was rank 2, score -0.5" in out
+    code, out, _ = explain(request.uuid, "--replay", "--format", "json")
+    assert (code, len(json.loads(out)["decisions"][0]["replay_differs_in"]) > 0) == (1, True)
+
+
+@pytest.mark.parametrize("arguments", [("abc",), (str(uuid4()),), (str(uuid4()), "--top", "0")])
+def test_a_job_that_nothing_is_known_of_is_told_as_such(arguments: Sequence[str]) -> None:
+    code, out, err = explain(*arguments)
+    assert (code, out) == (2, "")
+    assert err
+
+
+def test_a_reservation_that_is_pruned_or_has_lapsed_is_told_as_such() -> None:
+    fill_ledger("anna")
+    gone, lapsed = job_request(12), job_request(12)
+    routing().pick(gone)
+    held = routing().pick(lapsed, now=timezone.now() - dt.timedelta(hours=1))
+    assert held.allowance_reservation_id
+    released = Reservation.objects.exclude(pk=held.allowance_reservation_id).get()
+    allowance().undo_allowance_reservation(released.pk)
+    released.delete()
+    assert "is not there any more" in explain(gone.uuid).out
+    assert "lapsed without word" in explain(lapsed.uuid).out
+
+
+def page(record: DecisionRecord) -> str:
+    return reverse("admin:routing_decisionrecord_change", args=[record.pk])
+
+
+def test_a_decision_s_page_shows_its_candidates_as_text_and_that_it_agrees(admin_client: Client) -> None:
+    fill_ledger(HTML, "bert")
+    record = refused(NotEnoughAllowanceException, 3600)
+    content = admin_client.get(page(record)).content.decode()
+    assert HTML not in content
+    assert "&lt;b&gt;&#x27;hot&#x27;&amp;amp;&lt;/b&gt;" in content
+    assert "240 s free, 3600 s needed" in content
+    assert "No miner has 3600 s of allowance" in content
+    assert "agrees" in content
+
+
+def test_a_decision_s_page_shows_what_happened_to_whoever_may_see_that() -> None:
+    fill_ledger("anna")
+    request = job_request(12)
+    routing().pick(request)
+    routing().report_incident("MINER_JOB_FAILED", "anna", request.uuid, CLASS)
+    user, client = User.objects.create_user("clerk", is_staff=True), Client()
+    client.force_login(user)
+    record = DecisionRecord.objects.get()
+    assert client.get(page(record)).status_code == 403
+    for codename, seen in (("view_decisionrecord", False), ("view_minerincident", True)):
+        user.user_permissions.add(Permission.objects.get(codename=codename))
+        content = client.get(page(record)).content.decode()
+        assert ("anna failed the job" in content) == seen
+
+
+def test_the_log_is_found_by_job_through_its_index(admin_client: Client) -> None:
+    fill_ledger("anna", executors=3)
+    requests = [job_request(12) for _ in range(3)]
+    for request in requests:
+        routing().pick(request)
+    with CaptureQueriesContext(connection) as captured:
+        response = admin_client.get(reverse("admin:routing_decisionrecord_changelist"), {"q": requests[1].uuid})
+    searches = [query["sql"] for query in captured if '"job_uuid" =' in query["sql"]]
+    assert searches
+    assert not any("LIKE" in sql or '"candidates"' in sql for sql in searches)
+    assert [str(r.job_uuid) for r in response.context["cl"].result_list] == [requests[1].uuid]
