@@ -30,7 +30,7 @@ class MinerIncidentAdmin(ReadOnlyAdmin):
     list_filter = incidents.FILTERS
     ordering = ("-timestamp",)
     search_fields = ("hotkey_ss58address__startswith",)
-    search_help_text = "A hotkey or its beginning, or a job's uuid."
+    sortable_by = ("happened", "miner")  # by index; the filters do for the others
 
     def get_urls(self) -> list[URLPattern]:
         return [
@@ -47,7 +47,8 @@ class MinerIncidentAdmin(ReadOnlyAdmin):
         return tuple(column for column in self.list_display if seen or column != "sent_by")
 
     def get_fields(self, request: HttpRequest, obj: MinerIncident | None = None) -> tuple[str, ...]:
-        return (*self.get_list_display(request), "voided_by", "void_reason")
+        happened = [column for column in self.get_list_display(request) if column != "voided"]
+        return (*happened, "void_time", "voided_by", "void_reason")
 
     def get_object(self, request: HttpRequest, *args: Any) -> MinerIncident | None:
         incident = super().get_object(request, *args)
@@ -72,16 +73,20 @@ class MinerIncidentAdmin(ReadOnlyAdmin):
     def miner(self, incident: MinerIncident) -> str:
         return miner_link(incident.hotkey_ss58address)
 
-    @admin.display(description="job and its reservations")
+    @admin.display(description="job")
     def job(self, incident: MinerIncident) -> str:
         return link(incident.job_uuid, Reservation, q=incident.job_uuid)
 
-    @admin.display(description="sent there by")
+    @admin.display(description="decision")
     def sent_by(self, incident: MinerIncident) -> str:
         return link("decision", DecisionRecord, incident.decision) if incident.decision else "-"
 
-    @admin.display(description="voided", ordering="voided_at")
+    @admin.display(description="voided")
     def voided(self, incident: MinerIncident) -> str:
+        return "-" if incident.voided_at is None else "voided"
+
+    @admin.display(description="voided at")
+    def void_time(self, incident: MinerIncident) -> str:
         return "-" if incident.voided_at is None else to_the_second(incident.voided_at)
 
 

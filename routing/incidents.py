@@ -55,12 +55,15 @@ class Stretch(NamedTuple):
     steps: int
     bucket: type[UtcHour]
 
+    @property
+    def unit(self) -> str:
+        return "day" if self.bucket is UtcDay else "hour"
+
     def beginnings(self, now: dt.datetime) -> list[dt.datetime]:
         """Return when each step begins."""
         hour = now.astimezone(dt.UTC).replace(minute=0, second=0, microsecond=0)
-        by_day = self.bucket is UtcDay
-        last, step = (hour.replace(hour=0), dt.timedelta(days=1)) if by_day else (hour, dt.timedelta(hours=1))
-        return [last - step * ago for ago in reversed(range(self.steps))]
+        last = hour.replace(hour=0) if self.unit == "day" else hour
+        return [last - dt.timedelta(**{f"{self.unit}s": ago}) for ago in reversed(range(self.steps))]
 
     def of(self, incidents: Incidents, now: dt.datetime) -> Incidents:
         """Return those of the incidents that happened in it, or that a host with a faster clock dated later."""
@@ -68,7 +71,7 @@ class Stretch(NamedTuple):
 
     def labels(self, now: dt.datetime) -> list[str]:
         """Return what to call each step."""
-        return [f"{at:%Y-%m-%d}" if self.bucket is UtcDay else f"{at:%m-%d %H:00}" for at in self.beginnings(now)]
+        return [f"{at:%Y-%m-%d}" if self.unit == "day" else f"{at:%m-%d %H:00}" for at in self.beginnings(now)]
 
 
 def over_time(incidents: Incidents, stretch: Stretch, now: dt.datetime) -> dict[MinerIncidentType, list[int]]:

@@ -58,6 +58,7 @@ class MinerIncident(models.Model):
             ),
             models.Index(fields=("-timestamp", "executor_class", "type"), name="incident_newest"),
             models.Index(fields=("job_uuid",), name="incident_of_job"),
+            models.Index(fields=("-timestamp",), name="incident_voided", condition=Q(voided_at__isnull=False)),
         )
 
     def __str__(self) -> str:

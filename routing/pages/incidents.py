@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.options import IncorrectLookupParameters
-from django.contrib.admin.views.main import ERROR_FLAG, ChangeList
+from django.contrib.admin.views.main import ERROR_FLAG, SEARCH_VAR, ChangeList
 from django.core.handlers.asgi import ASGIRequest
 from django.http import Http404, HttpRequest, HttpResponseBase, StreamingHttpResponse
 from django.shortcuts import redirect
@@ -36,11 +36,11 @@ SEE_EXECUTORS = ("allowance.view_account",)
 VOID = (*SEE_INCIDENTS, "routing.void_incidents")
 
 STRETCHES = {
-    "24h": Stretch("last 24 hours, by hour", 24, UtcHour),
-    "7d": Stretch("last 7 days, by hour", 7 * 24, UtcHour),
-    "30d": Stretch("last 30 days, by day", 30, UtcDay),
-    "90d": Stretch("last 90 days, by day", 90, UtcDay),
-    "365d": Stretch("last 365 days, by day", 365, UtcDay),
+    "24h": Stretch("last 24 hours", 24, UtcHour),
+    "7d": Stretch("last 7 days", 7 * 24, UtcHour),
+    "30d": Stretch("last 30 days", 30, UtcDay),
+    "90d": Stretch("last 90 days", 90, UtcDay),
+    "365d": Stretch("last 365 days", 365, UtcDay),
 }
 AT_FIRST, LONGEST, ANY_TIME = "7d", "365d", "any"
 WORST = 15
@@ -74,10 +74,11 @@ class TimeFilter(Filter):
     def __init__(self, request: HttpRequest, *arguments: Any) -> None:
         super().__init__(request, *arguments)
         self.now = timezone.now()
-        self.used_parameters.setdefault(self.parameter_name, ANY_TIME if request.GET.get("q") else AT_FIRST)
+        self.used_parameters.setdefault(self.parameter_name, ANY_TIME if request.GET.get(SEARCH_VAR) else AT_FIRST)
 
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
-        return [*((key, stretch.title) for key, stretch in STRETCHES.items()), (ANY_TIME, "any time")]
+        stretches = [(key, f"{stretch.title}, by {stretch.unit}") for key, stretch in STRETCHES.items()]
+        return [*stretches, (ANY_TIME, "any time")]
 
     def narrowed(self, queryset: Incidents, value: str) -> Incidents:
         return queryset if value == ANY_TIME else STRETCHES[value].of(queryset, self.now)
@@ -141,6 +142,10 @@ FILTERS = (TimeFilter, ClassFilter, TypeFilter, MinerFilter, VoidedFilter)
 class IncidentList(ChangeList):
     """The list, and what goes with it."""
 
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.title = "Incidents"
+
     def get_results(self, request: HttpRequest) -> None:
         """Read a page of the list, and for whoever may see them the decisions that sent the jobs there."""
         super().get_results(request)
@@ -149,10 +154,17 @@ class IncidentList(ChangeList):
             self.result_list = with_decisions(list(self.result_list))
 
     @property
-    def others(self) -> dict[str, str]:
-        """The parameters that the form of the filters must keep."""
-        ours = {spec.parameter_name for spec in FILTERS}
-        return {name: value for name, value in self.params.items() if name not in ours}
+    def beside_filters(self) -> dict[str, str]:
+        """The parameters that the form of the filters keeps."""
+        return self._without(*(spec.parameter_name for spec in FILTERS))
+
+    @property
+    def beside_search(self) -> dict[str, str]:
+        """The parameters that the search keeps: it is one of all time, until a time is chosen."""
+        return self._without(SEARCH_VAR, TimeFilter.parameter_name)
+
+    def _without(self, *names: str | None) -> dict[str, str]:
+        return {name: value for name, value in self.params.items() if name not in names}
 
     @property
     def csv(self) -> str:
@@ -168,8 +180,9 @@ class IncidentList(ChangeList):
         over_time = incidents.over_time(counting, stretch, now)
         series = {str(kind.label): counts for kind, counts in over_time.items()}
         shares = {"incidents": [sum(counts) for counts in series.values()]}
+        title = f"Incidents by {stretch.unit} (UTC), {stretch.title}"
         drawn = [
-            Chart("incidents-over-time", f"Incidents, {stretch.title} (UTC)", "columns", stretch.labels(now), series),
+            Chart("incidents-over-time", title, "columns", stretch.labels(now), series),
             Chart("incidents-by-type", f"Share by type, {stretch.title}", "ring", list(series), shares),
         ]
         if self.sees_executors:
