@@ -51,8 +51,10 @@ class MinerIncidentAdmin(ReadOnlyAdmin):
         return (*happened, "void_time", "voided_by", "void_reason")
 
     def get_object(self, request: HttpRequest, *args: Any) -> MinerIncident | None:
-        incident = super().get_object(request, *args)
-        return incident and incidents.with_decisions([incident])[0]
+        incident: MinerIncident | None = super().get_object(request, *args)
+        if incident is not None:
+            incidents.look_decisions_up([incident], request)
+        return incident
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[MinerIncident], search_term: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from django import forms
@@ -74,7 +74,8 @@ class TimeFilter(Filter):
     def __init__(self, request: HttpRequest, *arguments: Any) -> None:
         super().__init__(request, *arguments)
         self.now = timezone.now()
-        self.used_parameters.setdefault(self.parameter_name, ANY_TIME if request.GET.get(SEARCH_VAR) else AT_FIRST)
+        at_first = ANY_TIME if request.GET.get(SEARCH_VAR) else AT_FIRST
+        self.used_parameters[self.parameter_name] = self.value() or at_first
 
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
         stretches = [(key, f"{stretch.title}, by {stretch.unit}") for key, stretch in STRETCHES.items()]
@@ -150,8 +151,8 @@ class IncidentList(ChangeList):
         """Read a page of the list, and for whoever may see them the decisions that sent the jobs there."""
         super().get_results(request)
         self.sees_executors = request.user.has_perms(SEE_EXECUTORS)
-        if request.user.has_perms(SEE_DECISIONS):
-            self.result_list = with_decisions(list(self.result_list))
+        self.result_list = list(self.result_list)
+        look_decisions_up(self.result_list, request)
 
     @property
     def beside_filters(self) -> dict[str, str]:
@@ -193,12 +194,11 @@ class IncidentList(ChangeList):
         return drawn
 
 
-def with_decisions(listed: list[MinerIncident]) -> list[MinerIncident]:
-    """Tell each incident which decision sent the job there; one query for all."""
-    sent = incidents.decisions(listed)
+def look_decisions_up(listed: Sequence[MinerIncident], request: HttpRequest) -> None:
+    """Let each incident know which decision sent the job there, if the user may see decisions; one query for all."""
+    sent = incidents.decisions(listed) if request.user.has_perms(SEE_DECISIONS) else {}
     for incident in listed:
         incident.decision = sent.get((incident.job_uuid, incident.hotkey_ss58address))
-    return listed
 
 
 def _model_admin() -> ModelAdmin:
