@@ -170,7 +170,7 @@ def test_a_superuser_sees_all_pages_and_no_secret(admin_client: Client) -> None:
     database = settings.DATABASES["default"]
     secrets = {settings.SECRET_KEY, os.environ.get("DATABASE_URL"), database.get("PASSWORD"), str(settings.BASE_DIR)}
     for page in pages():
-        content = admin_client.get(page.address, follow=True).content.decode()
+        content = admin_client.get(page.address, follow=True).getvalue().decode()
         assert not [secret for secret in secrets if secret and secret in content], page
 
 
