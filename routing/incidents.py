@@ -1,4 +1,4 @@
-"""Incidents from afar: how many there are over time, of each type, of each miner."""
+"""Incidents from afar: how many there are over time, of each type, of each miner; and all of them, as a file."""
 
 from __future__ import annotations
 
