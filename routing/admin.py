@@ -13,35 +13,65 @@ from django.urls import URLPattern, path
 from django.utils import timezone
 
 from allowance.admin import ReadOnlyAdmin, link, to_the_second
-from allowance.models import Miner, Reservation
+from allowance.models import Reservation
 from routing import tokens
+from routing.incidents import hotkeys
 from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
-from routing.pages import miner_link
-from routing.pages.board import board
+from routing.pages import SEE_DECISIONS, incidents, miner_link
+from routing.pages.board import board_page
 from routing.pages.decisions import explanation
 from routing.pages.ledger import ledger_page
-from routing.pages.miner import miner
+from routing.pages.miner import miner_page
 from routing.pages.status import status_page
 from routing.types import wei_text
 
 
 @admin.register(MinerIncident)
 class MinerIncidentAdmin(ReadOnlyAdmin):
-    """Found by job, or by the beginning of a hotkey."""
+    """Found by job, or by the beginning of a hotkey. See `routing.pages.incidents` for what is around the list."""
 
-    exact = ("job_uuid", UUID)
-    list_display = ("happened", "type", "executor_class", "miner", "job")
-    list_filter = ("type", "executor_class", "timestamp")
+    list_display = ("happened", "type", "executor_class", "miner", "job", "sent_by", "voided")
+    list_filter = incidents.FILTERS
     ordering = ("-timestamp",)
     search_fields = ("hotkey_ss58address__startswith",)
-    fields = list_display
+    sortable_by = ("happened", "miner")  # by index; the filters do for the others
 
     def get_urls(self) -> list[URLPattern]:
-        pages = [
-            path("board/", board, name="routing_board"),
-            path("miner/<path:hotkey>/", miner, name="routing_miner"),
+        return [
+            path("board/", board_page, name="routing_board"),
+            path("miner/<path:hotkey>/", miner_page, name="routing_miner"),
+            path("csv/", incidents.export, name="routing_minerincident_csv"),
+            path("<int:pk>/void/", incidents.void, name="routing_minerincident_void"),
+            *super().get_urls(),
         ]
-        return [*pages, *super().get_urls()]
+
+    def get_changelist(self, request: HttpRequest, **kwargs: object) -> type[incidents.IncidentList]:
+        return incidents.IncidentList
+
+    def get_list_display(self, request: HttpRequest) -> tuple[str, ...]:
+        seen = request.user.has_perms(SEE_DECISIONS)
+        return tuple(column for column in self.list_display if seen or column != "sent_by")
+
+    def get_fields(self, request: HttpRequest, obj: MinerIncident | None = None) -> tuple[str, ...]:
+        happened = [column for column in self.get_list_display(request) if column != "voided"]
+        return (*happened, "void_time", "voided_by", "void_reason")
+
+    def get_object(self, request: HttpRequest, *args: Any) -> MinerIncident | None:
+        incident: MinerIncident | None = super().get_object(request, *args)
+        if incident is not None:
+            incidents.look_decisions_up([incident], request)
+        return incident
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[MinerIncident], search_term: str
+    ) -> tuple[QuerySet[MinerIncident], bool]:
+        """Search through indexes only. No index that costs nothing serves the beginning of a hotkey."""
+        term = search_term.strip()
+        try:
+            return queryset.filter(job_uuid=UUID(term)), False
+        except ValueError:
+            found = {"hotkey_ss58address__in": hotkeys(term)} if term else {}
+            return queryset.filter(**found), False
 
     @admin.display(description="time", ordering="timestamp")
     def happened(self, incident: MinerIncident) -> str:
@@ -49,11 +79,23 @@ class MinerIncidentAdmin(ReadOnlyAdmin):
 
     @admin.display(description="miner", ordering="hotkey_ss58address")
     def miner(self, incident: MinerIncident) -> str:
-        return link(incident.hotkey_ss58address, Miner, incident.hotkey_ss58address)
+        return miner_link(incident.hotkey_ss58address)
 
-    @admin.display(description="job and its reservations")
+    @admin.display(description="job")
     def job(self, incident: MinerIncident) -> str:
         return link(incident.job_uuid, Reservation, q=incident.job_uuid)
+
+    @admin.display(description="decision")
+    def sent_by(self, incident: MinerIncident) -> str:
+        return link("decision", DecisionRecord, incident.decision) if incident.decision else "-"
+
+    @admin.display(description="voided")
+    def voided(self, incident: MinerIncident) -> str:
+        return "-" if incident.voided_at is None else "voided"
+
+    @admin.display(description="voided at")
+    def void_time(self, incident: MinerIncident) -> str:
+        return "-" if incident.voided_at is None else to_the_second(incident.voided_at)
 
 
 @admin.register(DecisionRecord)

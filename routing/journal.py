@@ -1,8 +1,4 @@
-"""A subnet's history as lines of JSON: what they may say, how they get in and out.
-
-The events are those that validators record, and one more, `reservation`, without which a history would not give the
-same answers elsewhere.
-"""
+"""A subnet's history as lines of JSON: how they get in and out. What they may say is in `routing.lines`."""
 
 from __future__ import annotations
 
@@ -11,23 +7,27 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain as joined
 from itertools import islice
-from typing import Annotated, Literal, Self, TypeVar
-from uuid import UUID
+from typing import TypeVar
 
 from django.db import connection, transaction
 from django.db.models import Model, QuerySet
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel
 
-from allowance import allowance, reservations, validation
 from allowance.locks import ledger_transaction, lock_chain
 from allowance.models import Block, ManifestSync, Miner, Reservation, ReservationState
-from allowance.types import MAX_BLOCK_NUMBER
-from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
-from receipts.schemas import JobAccepted, JobFinished, JobStarted
+from routing.lines import (
+    AcceptedLine,
+    BlockLine,
+    CollateralLine,
+    FinishedLine,
+    IncidentLine,
+    ManifestsLine,
+    ReservationLine,
+    StartedLine,
+    parse,
+)
 from routing.models import MinerIncident
-from routing.reliability import record_incident
-from routing.requests import first_problem
 
 MAX_LINE = 2**24
 """Bytes of the longest line: the manifests of a thousand miners have a tenth of it."""
@@ -37,135 +37,6 @@ Made = TypeVar("Made", bound=BaseModel)
 Shaped = TypeVar("Shaped", bound=BaseModel)
 
 
-class Line(BaseModel):
-    """One event of a journal."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    def apply(self) -> None:
-        """Record the event. Doing so again changes nothing; raises ValueError if it can't be."""
-        raise NotImplementedError
-
-
-class BlockLine(Line):
-    event: Literal["block"] = "block"
-    number: int
-    timestamp: AwareDatetime
-    stake_share: float
-    hotkeys: list[str] | None = None
-
-    def apply(self) -> None:
-        allowance().record_block(
-            number=self.number, timestamp=self.timestamp, stake_share=self.stake_share, hotkeys=self.hotkeys
-        )
-
-
-class ManifestsLine(Line):
-    event: Literal["manifests"] = "manifests"
-    block: int
-    axons: dict[str, dict[str, str | int]]
-    executors: dict[str, dict[str, int]]
-
-    def apply(self) -> None:
-        allowance().record_manifests(block=self.block, axons=self.axons, executors=self.executors)
-
-
-class CollateralLine(Line):
-    event: Literal["collateral"] = "collateral"
-    hotkey: str
-    wei: str
-
-    def apply(self) -> None:
-        allowance().record_collateral(hotkey=self.hotkey, wei=self.wei)
-
-
-class IncidentLine(Line):
-    event: Literal["incident"] = "incident"
-    type: str
-    hotkey: str
-    job_uuid: UUID
-    executor_class: str
-    timestamp: AwareDatetime
-
-    def apply(self) -> None:
-        record_incident(
-            incident_type=self.type,
-            hotkey=self.hotkey,
-            job_uuid=self.job_uuid,
-            executor_class=self.executor_class,
-            timestamp=self.timestamp,
-        )
-
-
-class StartedLine(JobStarted):
-    event: Literal["job_started"] = "job_started"
-
-    def apply(self) -> None:
-        receipts().record(self)
-
-
-class AcceptedLine(JobAccepted):
-    event: Literal["job_accepted"] = "job_accepted"
-
-    def apply(self) -> None:
-        receipts().record(self)
-
-
-class FinishedLine(JobFinished):
-    event: Literal["job_finished"] = "job_finished"
-
-    def apply(self) -> None:
-        receipts().record(self)
-
-
-class ReservationLine(Line):
-    event: Literal["reservation"] = "reservation"
-    id: int = Field(gt=0, lt=2**63)
-    miner: str
-    executor_class: str
-    job_uuid: UUID | None = None
-    blocks: list[Annotated[int, Field(ge=0, le=MAX_BLOCK_NUMBER)]] = Field(min_length=1)
-    created_at: AwareDatetime
-    expires_at: AwareDatetime
-    state: ReservationState
-    ended_at: AwareDatetime | None = None
-
-    @model_validator(mode="after")
-    def check_story(self) -> Self:
-        """Refuse what the database would: an end without a time, a time without an end, no time to hold."""
-        if (self.state is ReservationState.HELD) != (self.ended_at is None):
-            raise ValueError("ended_at goes with every state but held")
-        if self.expires_at <= self.created_at:
-            raise ValueError("expires_at must come after created_at")
-        return self
-
-    def apply(self) -> None:
-        reservation = Reservation(
-            pk=self.id,
-            job_uuid=self.job_uuid,
-            blocks=self.blocks,
-            created_at=validation.timestamp(self.created_at),
-            expires_at=validation.timestamp(self.expires_at),
-            state=self.state,
-            ended_at=self.ended_at and validation.timestamp(self.ended_at),
-        )
-        reservations.restore(reservation, miner=self.miner, executor_class=self.executor_class)
-
-
-Event = Annotated[
-    BlockLine
-    | ManifestsLine
-    | CollateralLine
-    | IncidentLine
-    | StartedLine
-    | AcceptedLine
-    | FinishedLine
-    | ReservationLine,
-    Field(discriminator="event"),
-]
-_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
-
-
 class JournalError(ValueError):
     """Say what is wrong with a line of a journal. Nothing of `line`, counted from 1, or behind it is stored."""
 
@@ -173,14 +44,6 @@ class JournalError(ValueError):
         self.line = line
         self.problem = problem
         super().__init__(f"Line {line}: {problem}")
-
-
-def parse(line: bytes | str) -> Event:
-    """Return the event that a line tells. Raises ValueError, in one sentence, for anything else."""
-    try:
-        return _EVENT.validate_json(line)
-    except ValidationError as error:
-        raise ValueError(first_problem(error)) from None
 
 
 def replay(lines: Iterable[bytes], *, batch: int = 100) -> Iterator[str]:
@@ -281,6 +144,9 @@ def _incident(row: MinerIncident) -> IncidentLine:
         job_uuid=row.job_uuid,
         executor_class=row.executor_class,
         timestamp=row.timestamp,
+        voided_at=row.voided_at,
+        voided_by=row.voided_by or None,
+        void_reason=row.void_reason or None,
     )
 
 

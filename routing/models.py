@@ -13,6 +13,8 @@ from allowance.models import Reservation, new_version
 from allowance.types import HOTKEY_LENGTH
 from routing.types import MinerIncidentType
 
+NAME_LENGTH, REASON_LENGTH = 150, 500
+
 
 class MinerIncident(models.Model):
     """A miner rejected or failed a job. One per miner and job; evidence, never changed.
@@ -26,8 +28,11 @@ class MinerIncident(models.Model):
     job_uuid = models.UUIDField()
     executor_class = models.CharField(max_length=64)
     voided_at = models.DateTimeField(null=True, blank=True)
-    voided_by = models.CharField(max_length=150, blank=True)
-    void_reason = models.CharField(max_length=500, blank=True)
+    voided_by = models.CharField(max_length=NAME_LENGTH, blank=True)
+    void_reason = models.CharField(max_length=REASON_LENGTH, blank=True)
+
+    decision: int | None = None
+    """The id of the decision that sent the job there, on pages that looked it up."""
 
     class Meta:
         permissions = (
@@ -53,6 +58,7 @@ class MinerIncident(models.Model):
             ),
             models.Index(fields=("-timestamp", "executor_class", "type"), name="incident_newest"),
             models.Index(fields=("job_uuid",), name="incident_of_job"),
+            models.Index(fields=("-timestamp",), name="incident_voided", condition=Q(voided_at__isnull=False)),
         )
 
     def __str__(self) -> str:

@@ -13,7 +13,7 @@ from allowance import validation
 from allowance.locks import bound_waits, ledger_transaction, lock_timeout
 from allowance.types import BadInputError
 from routing.metrics import INCIDENTS
-from routing.models import IncidentVersion, MinerIncident
+from routing.models import NAME_LENGTH, REASON_LENGTH, IncidentVersion, MinerIncident
 from routing.types import MinerIncidentType
 
 INCIDENT_COUNTS = f"""
@@ -22,6 +22,18 @@ INCIDENT_COUNTS = f"""
     WHERE executor_class = %(executor_class)s AND timestamp >= %(since)s AND voided_at IS NULL
     GROUP BY hotkey_ss58address
 """  # noqa: S608 (only our table's name is filled in)
+
+
+class IncidentAlreadyVoided(Exception):  # noqa: N818 (like those of the contract)
+    """Say who voided an incident before, and when."""
+
+    def __init__(self, incident_id: int, by: str, at: dt.datetime) -> None:
+        self.incident_id = incident_id
+        self.by = by
+        self.at = at
+        super().__init__(
+            f"Incident {incident_id} was voided by {by} at {at:%Y-%m-%d %H:%M:%S %Z}. Nothing is left to do."
+        )
 
 
 class Counted(NamedTuple):
@@ -107,6 +119,39 @@ def record_incident(
         _, is_new = MinerIncident.objects.get_or_create(incident, hotkey_ss58address=hotkey, job_uuid=job_uuid)
         if is_new:
             transaction.on_commit(INCIDENTS.labels(incident["type"], executor_class).inc)
+
+
+def void_incident(incident_id: int, *, by: str | None, reason: str | None, now: dt.datetime) -> MinerIncident:
+    """Take an incident out of the score, for good, from the next pick of any router on; return it.
+
+    `by` names who does it; that, `reason` and `now` are kept. Raises BadInputError without a name or a reason,
+    IncidentAlreadyVoided if somebody did it before, MinerIncident.DoesNotExist if there is none, LockTimeout if others
+    report for the class and do not end in time.
+    """
+    void = {
+        "voided_by": _words(by, "a name", NAME_LENGTH),
+        "void_reason": _words(reason, "a reason", REASON_LENGTH),
+        "voided_at": validation.timestamp(now),
+    }
+    with ledger_transaction():
+        bound_waits(lock_timeout())
+        # An incident stays in its class. What else it says counts only once it is read under the lock of the class.
+        _draw_version(MinerIncident.objects.only("executor_class").get(pk=incident_id).executor_class)
+        incident = MinerIncident.objects.select_for_update().get(pk=incident_id)
+        if incident.voided_at is not None:
+            raise IncidentAlreadyVoided(incident_id, incident.voided_by, incident.voided_at)
+        for name, value in void.items():
+            setattr(incident, name, value)
+        incident.save(update_fields=list(void))
+    return incident
+
+
+def _words(value: object, what: str, longest: int) -> str:
+    """Return `value`, without blanks around it, if it says something."""
+    words = value.strip() if isinstance(value, str) else ""
+    if not 0 < len(words) <= longest or "\0" in words:
+        raise BadInputError(f"Voiding takes {what} of 1 to {longest} characters, not {value!r:.80}.")
+    return words
 
 
 def _draw_version(executor_class: str) -> None:

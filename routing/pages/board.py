@@ -62,7 +62,7 @@ USUAL = {"executor_class": ExecutorClass.always_on__gpu_24gb.value, "seconds": "
 
 @needs(*SEE_MINERS)
 @require_safe
-def board(request: HttpRequest) -> HttpResponse:
+def board_page(request: HttpRequest) -> HttpResponse:
     """Show all miners of a class as the router would rank them now, or, with `format=json`, tell it to a program."""
     in_force = conf.policy()
     form = BoardForm({**USUAL, **request.GET.dict()})

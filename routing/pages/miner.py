@@ -103,7 +103,7 @@ class InClass:
 
 @needs(*SEE_MINER)
 @require_safe
-def miner(request: HttpRequest, hotkey: str) -> HttpResponse:
+def miner_page(request: HttpRequest, hotkey: str) -> HttpResponse:
     """Show all there is to say of a miner now. It writes and locks nothing."""
     try:
         name = validation.hotkey(unquote(hotkey))

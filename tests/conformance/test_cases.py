@@ -21,7 +21,8 @@ from constance import config
 from allowance import allowance
 from allowance.types import AllowanceException, NotEnoughAllowanceException
 from routing import routing
-from routing.journal import parse, replay
+from routing.journal import replay
+from routing.lines import parse
 from routing.requests import V2JobRequest
 from routing.types import TRUSTED_MINER_FAKE_KEY, JobRoute, JobRoutingException
 

@@ -24,7 +24,7 @@ from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing.book import LiveBook
 from routing.journal import export
 from routing.models import MinerIncident
-from routing.reliability import record_incident
+from routing.reliability import record_incident, void_incident
 from tests.factories import CLASS, FIRST_BLOCK, Finished, fill_ledger, run_command, stored
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
@@ -84,6 +84,7 @@ def make_history() -> None:
         record_incident(
             incident_type="MINER_JOB_REJECTED", hotkey="hot-2", job_uuid=job, executor_class=CLASS, timestamp=at
         )
+    void_incident(MinerIncident.objects.get(job_uuid=JOBS[8]).pk, by="boss", reason="no fault of its", now=NOW)
     took = {"time_started": NOW, "time_took_us": 1, "score_str": "0.5", "block_numbers": [FIRST_BLOCK]}
     receipts().record(JobFinished(**said, job_uuid=JOBS[7], timestamp=NOW, **took))
 
@@ -152,6 +153,31 @@ def test_a_replayed_ledger_takes_new_reservations_under_new_ids(tmp_path: Path) 
     )
     assert pk > newest
     assert list(check_ledger()) == []
+
+
+def said_of_incidents() -> list[dict[str, Any]]:
+    return [line for line in map(json.loads, export()) if line["event"] == "incident"]
+
+
+def test_a_voided_incident_is_replayed_as_such(tmp_path: Path) -> None:
+    void = {"voided_at": "2026-01-01T12:00:00Z", "voided_by": "boss", "void_reason": "no fault of its"}
+    said = said_of_incidents()
+    assert [{name: line[name] for name in void if name in line} for line in said] == [{}, void, {}]
+    MinerIncident.objects.all().delete()
+    assert replay(tmp_path, *map(json.dumps, said)).code == 0
+    assert said_of_incidents() == said
+
+
+def test_what_a_journal_says_of_voids_is_added_and_never_taken_away(tmp_path: Path) -> None:
+    """The first word stays: an older journal, or another reason, changes nothing."""
+    said = said_of_incidents()
+    older = [{name: line[name] for name in line if not name.startswith("void")} for line in said]
+    otherwise = [line | {"voided_by": "carl", "void_reason": "other", "voided_at": NOW.isoformat()} for line in said]
+    assert replay(tmp_path, *map(json.dumps, older)).code == 0
+    assert said_of_incidents() == said
+    assert replay(tmp_path, *map(json.dumps, otherwise)).code == 0
+    assert [line["voided_by"] for line in said_of_incidents()] == ["carl", "boss", "carl"]
+    assert said_of_incidents()[1] == said[1]
 
 
 @pytest.mark.parametrize(

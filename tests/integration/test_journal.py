@@ -35,6 +35,7 @@ INCIDENT = {
     "executor_class": CLASS,
     "timestamp": "2026-01-01T00:00:12Z",
 }
+VOID = {"voided_at": "2026-01-01T06:00:00Z", "voided_by": "boss", "void_reason": "no fault of its"}
 STARTED = {
     "event": "job_started",
     "job_uuid": JOB,
@@ -125,6 +126,13 @@ def feed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
         pytest.param(line(INCIDENT, hotkey="hot\0key"), "hotkey", id="a hotkey with a NUL"),
         pytest.param(line(INCIDENT, job_uuid="job"), "job_uuid", id="a bad uuid"),
         pytest.param(line(INCIDENT, type="LATE"), "LATE", id="an unknown incident"),
+        pytest.param(line(INCIDENT, voided_at=VOID["voided_at"]), "go together", id="a void without a name"),
+        pytest.param(line(INCIDENT, **{**VOID, "voided_at": None}), "go together", id="a void without a time"),
+        pytest.param(line(INCIDENT, **{**VOID, "void_reason": None}), "go together", id="a void without a reason"),
+        pytest.param(line(INCIDENT, **{**VOID, "void_reason": ""}), "a reason", id="a void with an empty reason"),
+        pytest.param(line(INCIDENT, **{**VOID, "voided_by": " "}), "a name", id="a void by nobody"),
+        pytest.param(line(INCIDENT, **{**VOID, "voided_by": "b" * 151}), "a name", id="a void by a long name"),
+        pytest.param(line(INCIDENT, **{**VOID, "voided_at": "2026-01-01T06:00:00"}), "voided_at", id="a naive void"),
         pytest.param(line(STARTED, ttl=-1), "ttl", id="a negative ttl"),
         pytest.param(line(STARTED, miner_hotkey="hot\0key"), "miner_hotkey", id="a receipt's hotkey with a NUL"),
         pytest.param(line(STARTED, timestamp="2026-01-01T00:00:00"), "timestamp", id="a receipt's naive timestamp"),

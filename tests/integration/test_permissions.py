@@ -23,9 +23,10 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from django.utils.regex_helper import normalize
 
 from allowance import allowance
-from routing import conf, tokens
+from allowance.types import NotEnoughAllowanceException
+from routing import conf, routing, tokens
 from routing.dynamic import MINIMUM_WEI, WINDOW_HOURS
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, run_command, stored
+from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command, stored
 from tests.integration.test_admin import MODELS, record_job, route
 
 OK, FORBIDDEN, NOT_FOUND, NOT_ALLOWED = 200, 403, 404, 405
@@ -58,6 +59,8 @@ def rows(db: None) -> Iterator[None]:
     route("anna", uuid4())
     tokens.issue("anna", ["jobs"], dt.timedelta(days=1))
     run_command("check_ledger")
+    with pytest.raises(NotEnoughAllowanceException):
+        routing().pick(job_request(3600))
     User.objects.create_user("somebody", password="a password")
     Group.objects.create(name="some")
     yield
@@ -157,7 +160,7 @@ def test_staff_without_permissions_sees_what_is_about_itself() -> None:
 
 def test_who_may_view_sees_every_page_and_changes_nothing() -> None:
     client, names = viewer(), {page.name for page in pages()}
-    closed = {name for name in names if name.endswith(("_add", "_delete"))} | {"auth_user_password_change"}
+    closed = {name for name in names if name.endswith(("_add", "_delete", "_void"))} | {"auth_user_password_change"}
     assert open_to(client) - {""} == names - closed - CONFIG - NOWHERE
     unharmed(lambda: visit(client, "post", **HARM))
 
@@ -171,7 +174,7 @@ def test_a_superuser_sees_all_pages_and_no_secret(admin_client: Client) -> None:
     database = settings.DATABASES["default"]
     secrets = {settings.SECRET_KEY, os.environ.get("DATABASE_URL"), database.get("PASSWORD"), str(settings.BASE_DIR)}
     for page in pages():
-        content = admin_client.get(page.address, follow=True).content.decode()
+        content = admin_client.get(page.address, follow=True).getvalue().decode()
         assert not [secret for secret in secrets if secret and secret in content], page
 
 

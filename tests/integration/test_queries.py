@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import pytest
 from django.db import connection
+from django.db.models import Count
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -19,8 +21,9 @@ from allowance.types import ExecutorClass
 from receipts import receipts
 from receipts.models import JobFinishedReceipt, JobStartedReceipt
 from receipts.ongoing import RUNNING_JOBS
-from routing import conf, jobs, pipeline, routing
+from routing import conf, incidents, jobs, pipeline, routing
 from routing.book import DryBook
+from routing.buckets import UtcDay
 from routing.models import MinerIncident
 from routing.ongoing import OCCUPATION, ONGOING
 from routing.pipeline import decide
@@ -283,3 +286,41 @@ def test_held_reservations_are_found_by_the_partial_index() -> None:
     read = scans(CHANGED, asked(CLASS, Account.objects.values_list("version", flat=True)[:195]))
     assert "reservation_held" in read
     assert not {"allowance_reservation", "allowance_miner"} & read
+
+
+@postgresql
+def test_the_pages_of_incidents_are_served_by_indexes() -> None:
+    """And the days of many incidents are known to be few, or PostgreSQL would group them one after the other."""
+    now, days = timezone.now(), 50
+    MinerIncident.objects.bulk_create(
+        MinerIncident(
+            type=MinerIncidentType.MINER_JOB_FAILED,
+            hotkey_ss58address=f"miner_{i % 100}",
+            executor_class=CLASS,
+            job_uuid=job_request().uuid,
+            timestamp=now - dt.timedelta(days=days) * (i / 10_000),
+            **({"voided_at": now, "voided_by": "boss", "void_reason": "why not"} if i % 500 == 7 else {}),
+        )
+        for i in range(10_000)
+    )
+    everything = MinerIncident.objects.order_by("-timestamp", "-pk")
+    table, newest, of_miner = "routing_minerincident", {"incident_newest"}, {"one_incident_per_miner_and_job"}
+    for listed, indexes in (
+        (everything, newest),
+        (everything.filter(executor_class=CLASS, type="MINER_JOB_FAILED"), newest),
+        (everything.filter(hotkey_ss58address="miner_7"), of_miner),
+        (everything.filter(hotkey_ss58address__in=["miner_7", "miner_8"]), of_miner),
+        (everything.filter(job_uuid=job_request().uuid), {"incident_of_job"}),
+        (everything.filter(voided_at__isnull=False), {"incident_voided"}),
+    ):
+        assert scans(*listed[:100].query.sql_with_params()) == indexes
+    assert table not in scans(incidents.HOTKEYS, None)
+    with CaptureQueriesContext(connection) as captured:
+        next(islice(incidents.newest_first(MinerIncident.objects.all(), 10), 2, None))
+    assert [scans(sql, None) for sql in statements(captured)] == [newest] * 3
+    by_day = MinerIncident.objects.values_list(UtcDay("timestamp")).annotate(Count("pk"))
+    with connection.cursor() as cursor:
+        sql, parameters = by_day.query.sql_with_params()
+        cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", parameters)
+        expected = cursor.fetchone()[0][0]["Plan"]["Plan Rows"]
+    assert days / 2 < expected < days * 2

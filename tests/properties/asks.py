@@ -14,7 +14,7 @@ from allowance.audit import check_ledger
 from allowance.types import AllowanceException, CannotReserveAllowanceException, NotEnoughAllowanceException
 from routing import routing
 from routing.book import DryBook, LiveBook
-from routing.journal import parse
+from routing.lines import parse
 from routing.pipeline import decide, refusal
 from routing.requests import V2JobRequest
 from routing.types import TRUSTED_MINER_FAKE_KEY, Decision, JobRoutingException

@@ -10,6 +10,11 @@
         return Array.from({length: count}, (_, i) => color(`--series-${i % 8 + 1}`));
     }
 
+    /* A hotkey would leave a bar no room; the tooltip and the table have all of it. */
+    function shortened(label) {
+        return label.length > 20 ? `${label.slice(0, 8)}…${label.slice(-6)}` : label;
+    }
+
     function options(kind, series) {
         const text = color("--body-quiet-color"), line = color("--hairline-color");
         const many = series.length > 1;
@@ -23,7 +28,8 @@
             return {...common, cutout: "60%"};
         }
         const axis = {stacked: many, grid: {color: line}, ticks: {color: text, precision: 0}};
-        const names = {stacked: many, grid: {display: false}, ticks: {color: text, autoSkip: kind === "columns", maxRotation: 0}};
+        const short = {callback(value) { return shortened(this.getLabelForValue(value)); }};
+        const names = {stacked: many, grid: {display: false}, ticks: {color: text, autoSkip: kind === "columns", maxRotation: 0, ...(kind === "bars" && short)}};
         return kind === "bars"
             ? {...common, indexAxis: "y", scales: {x: {...axis, beginAtZero: true}, y: names}}
             : {...common, interaction: {mode: "index"}, scales: {x: names, y: {...axis, beginAtZero: true}}};

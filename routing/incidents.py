@@ -1,0 +1,154 @@
+"""Incidents from afar: how many there are over time, of each type, of each miner; and all of them, as a file."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import io
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from django.db import connection
+from django.db.models import Count, Q, QuerySet, Sum
+
+from allowance.models import Account
+from routing.buckets import UtcDay, UtcHour
+from routing.models import DecisionRecord, MinerIncident
+from routing.reliability import score
+from routing.types import MinerIncidentType
+
+Incidents = QuerySet[MinerIncident, Any]
+
+_TABLE = connection.ops.quote_name(MinerIncident._meta.db_table)
+
+# Hops from one hotkey to the next in the index; DISTINCT would read all rows.
+HOTKEYS = f"""
+    WITH RECURSIVE each_one(hotkey) AS (
+        SELECT MIN(hotkey_ss58address) FROM {_TABLE}
+        UNION ALL
+        SELECT (SELECT MIN(hotkey_ss58address) FROM {_TABLE} WHERE hotkey_ss58address > hotkey)
+        FROM each_one WHERE hotkey IS NOT NULL
+    )
+    SELECT hotkey FROM each_one WHERE hotkey IS NOT NULL
+"""  # noqa: S608 (only our table's name is filled in)
+
+COLUMNS = {
+    "id": "pk",
+    "timestamp": "timestamp",
+    "type": "type",
+    "hotkey": "hotkey_ss58address",
+    "job_uuid": "job_uuid",
+    "executor_class": "executor_class",
+    "voided_at": "voided_at",
+    "voided_by": "voided_by",
+    "void_reason": "void_reason",
+}
+"""What a CSV tells, and of which field."""
+
+
+class Stretch(NamedTuple):
+    """Some time up to now, in `steps` whole hours or days of UTC; the last of them is not over."""
+
+    title: str
+    steps: int
+    bucket: type[UtcHour]
+
+    @property
+    def unit(self) -> str:
+        return "day" if self.bucket is UtcDay else "hour"
+
+    def beginnings(self, now: dt.datetime) -> list[dt.datetime]:
+        """Return when each step begins."""
+        hour = now.astimezone(dt.UTC).replace(minute=0, second=0, microsecond=0)
+        last = hour.replace(hour=0) if self.unit == "day" else hour
+        return [last - dt.timedelta(**{f"{self.unit}s": ago}) for ago in reversed(range(self.steps))]
+
+    def of(self, incidents: Incidents, now: dt.datetime) -> Incidents:
+        """Return those of the incidents that happened in it, or that a host with a faster clock dated later."""
+        return incidents.filter(timestamp__gte=self.beginnings(now)[0])
+
+    def labels(self, now: dt.datetime) -> list[str]:
+        """Return what to call each step."""
+        return [f"{at:%Y-%m-%d}" if self.unit == "day" else f"{at:%m-%d %H:00}" for at in self.beginnings(now)]
+
+
+def over_time(incidents: Incidents, stretch: Stretch, now: dt.datetime) -> dict[MinerIncidentType, list[int]]:
+    """Return how many there were in each step of a stretch, by type, of incidents that are of it.
+
+    One that a host with a faster clock dated later counts in the last step.
+    """
+    place = {at: i for i, at in enumerate(stretch.beginnings(now))}
+    counted = {kind: [0] * stretch.steps for kind in MinerIncidentType}
+    rows = incidents.order_by().values_list(stretch.bucket("timestamp"), "type").annotate(Count("pk"))
+    for at, kind, number in rows:
+        counted[MinerIncidentType(kind)][place.get(at, -1)] += number
+    return counted
+
+
+def worst_miners(incidents: Incidents, executors: Mapping[str, int], limit: int) -> dict[str, float]:
+    """Return incidents per executor by hotkey, of the `limit` miners that have the most.
+
+    A missing or zero executor count counts as 1, as in the score.
+    """
+    counted: Counter[str] = Counter()
+    # By class too, because then SQLite groups what it found by time or class, and else walks all rows by hotkey.
+    rows = incidents.order_by().values_list("executor_class", "hotkey_ss58address").annotate(Count("pk"))
+    for _, hotkey, number in rows:
+        counted[hotkey] += number
+    per_executor = {hotkey: -score(number, executors.get(hotkey, 0)) for hotkey, number in counted.items()}
+    return dict(sorted(per_executor.items(), key=lambda item: (-item[1], item[0]))[:limit])
+
+
+def executors(executor_class: str | None) -> dict[str, int]:
+    """Return how many executors each miner has, of a class or (None) of all of them."""
+    accounts = Account.objects.filter(executor_class=executor_class) if executor_class else Account.objects.all()
+    return dict(accounts.order_by().values_list("miner_id").annotate(Sum("executors")))
+
+
+def hotkeys(beginning: str) -> list[str]:
+    """Return the miners that have incidents and whose hotkeys begin so."""
+    with connection.cursor() as cursor:
+        cursor.execute(HOTKEYS)
+        return [hotkey for (hotkey,) in cursor.fetchall() if hotkey.startswith(beginning)]
+
+
+def decisions(incidents: Iterable[MinerIncident]) -> dict[tuple[UUID, str], int]:
+    """Return the ids of the decisions that sent jobs to the miners of incidents, the newest, by job and hotkey."""
+    jobs = {incident.job_uuid for incident in incidents}
+    records = DecisionRecord.objects.filter(job_uuid__in=jobs).exclude(miner="").order_by("at", "pk")
+    return {(job, miner): pk for job, miner, pk in records.values_list("job_uuid", "miner", "pk") if job}
+
+
+def newest_first(incidents: Incidents, size: int) -> Iterator[list[tuple[Any, ...]]]:
+    """Yield the COLUMNS of all incidents, `size` rows at a time, each read when it is asked for.
+
+    Nothing is kept open between them, so each may be read in another thread, and who stops asking leaves nothing.
+    """
+    rows = incidents.order_by("-timestamp", "-pk").values_list(*COLUMNS.values())
+    some = list(rows[:size])
+    while some:
+        yield some
+        pk, timestamp, *_ = some[-1]
+        some = list(rows.filter(Q(timestamp__lt=timestamp) | Q(pk__lt=pk), timestamp__lte=timestamp)[:size])
+
+
+def as_csv(incidents: Incidents, size: int = 2000) -> Iterator[str]:
+    """Yield the incidents, newest first, as text of a CSV file, its head before anything is read."""
+    yield _lines([tuple(COLUMNS)])
+    for rows in newest_first(incidents, size):
+        yield _lines(tuple(map(_cell, row)) for row in rows)
+
+
+def _lines(rows: Iterable[tuple[object, ...]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
+def _cell(value: object) -> object:
+    """Return what stands in a cell. A spreadsheet would run a text that begins like a formula."""
+    if isinstance(value, dt.datetime):
+        return value.astimezone(dt.UTC).isoformat()
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -1,0 +1,173 @@
+"""What the lines of a journal may say, and what each records.
+
+The events are those that validators record, and one more, `reservation`, without which a history would not give the
+same answers elsewhere.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Annotated, Literal, Self
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from allowance import allowance, reservations, validation
+from allowance.models import Reservation, ReservationState
+from allowance.types import MAX_BLOCK_NUMBER
+from receipts import receipts
+from receipts.schemas import JobAccepted, JobFinished, JobStarted
+from routing.models import MinerIncident
+from routing.reliability import IncidentAlreadyVoided, record_incident, void_incident
+from routing.requests import first_problem
+
+
+class Line(BaseModel):
+    """One event of a journal."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    def apply(self) -> None:
+        """Record the event. Doing so again changes nothing; raises ValueError if it can't be."""
+        raise NotImplementedError
+
+
+class BlockLine(Line):
+    event: Literal["block"] = "block"
+    number: int
+    timestamp: AwareDatetime
+    stake_share: float
+    hotkeys: list[str] | None = None
+
+    def apply(self) -> None:
+        allowance().record_block(
+            number=self.number, timestamp=self.timestamp, stake_share=self.stake_share, hotkeys=self.hotkeys
+        )
+
+
+class ManifestsLine(Line):
+    event: Literal["manifests"] = "manifests"
+    block: int
+    axons: dict[str, dict[str, str | int]]
+    executors: dict[str, dict[str, int]]
+
+    def apply(self) -> None:
+        allowance().record_manifests(block=self.block, axons=self.axons, executors=self.executors)
+
+
+class CollateralLine(Line):
+    event: Literal["collateral"] = "collateral"
+    hotkey: str
+    wei: str
+
+    def apply(self) -> None:
+        allowance().record_collateral(hotkey=self.hotkey, wei=self.wei)
+
+
+class IncidentLine(Line):
+    event: Literal["incident"] = "incident"
+    type: str
+    hotkey: str
+    job_uuid: UUID
+    executor_class: str
+    timestamp: AwareDatetime
+    voided_at: AwareDatetime | None = None
+    voided_by: str | None = None
+    void_reason: str | None = None
+
+    @model_validator(mode="after")
+    def check_void(self) -> Self:
+        """Refuse what the database would: a void without a time, a name or a reason."""
+        if len({said is None for said in (self.voided_at, self.voided_by, self.void_reason)}) > 1:
+            raise ValueError("voided_at, voided_by and void_reason go together")
+        return self
+
+    def apply(self) -> None:
+        record_incident(
+            incident_type=self.type,
+            hotkey=self.hotkey,
+            job_uuid=self.job_uuid,
+            executor_class=self.executor_class,
+            timestamp=self.timestamp,
+        )
+        if self.voided_at is not None:
+            incident = MinerIncident.objects.get(hotkey_ss58address=self.hotkey, job_uuid=self.job_uuid)
+            with suppress(IncidentAlreadyVoided):
+                void_incident(incident.pk, by=self.voided_by, reason=self.void_reason, now=self.voided_at)
+
+
+class StartedLine(JobStarted):
+    event: Literal["job_started"] = "job_started"
+
+    def apply(self) -> None:
+        receipts().record(self)
+
+
+class AcceptedLine(JobAccepted):
+    event: Literal["job_accepted"] = "job_accepted"
+
+    def apply(self) -> None:
+        receipts().record(self)
+
+
+class FinishedLine(JobFinished):
+    event: Literal["job_finished"] = "job_finished"
+
+    def apply(self) -> None:
+        receipts().record(self)
+
+
+class ReservationLine(Line):
+    event: Literal["reservation"] = "reservation"
+    id: int = Field(gt=0, lt=2**63)
+    miner: str
+    executor_class: str
+    job_uuid: UUID | None = None
+    blocks: list[Annotated[int, Field(ge=0, le=MAX_BLOCK_NUMBER)]] = Field(min_length=1)
+    created_at: AwareDatetime
+    expires_at: AwareDatetime
+    state: ReservationState
+    ended_at: AwareDatetime | None = None
+
+    @model_validator(mode="after")
+    def check_story(self) -> Self:
+        """Refuse what the database would: an end without a time, a time without an end, no time to hold."""
+        if (self.state is ReservationState.HELD) != (self.ended_at is None):
+            raise ValueError("ended_at goes with every state but held")
+        if self.expires_at <= self.created_at:
+            raise ValueError("expires_at must come after created_at")
+        return self
+
+    def apply(self) -> None:
+        reservation = Reservation(
+            pk=self.id,
+            job_uuid=self.job_uuid,
+            blocks=self.blocks,
+            created_at=validation.timestamp(self.created_at),
+            expires_at=validation.timestamp(self.expires_at),
+            state=self.state,
+            ended_at=self.ended_at and validation.timestamp(self.ended_at),
+        )
+        reservations.restore(reservation, miner=self.miner, executor_class=self.executor_class)
+
+
+Event = Annotated[
+    BlockLine
+    | ManifestsLine
+    | CollateralLine
+    | IncidentLine
+    | StartedLine
+    | AcceptedLine
+    | FinishedLine
+    | ReservationLine,
+    Field(discriminator="event"),
+]
+_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def parse(line: bytes | str) -> Event:
+    """Return the event that a line tells. Raises ValueError, in one sentence, for anything else."""
+    try:
+        return _EVENT.validate_json(line)
+    except ValidationError as error:
+        raise ValueError(first_problem(error)) from None

@@ -1,0 +1,261 @@
+"""The list of incidents: its filters, the charts above it, its CSV; and the page on which one is voided."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.views.main import ERROR_FLAG, SEARCH_VAR, ChangeList
+from django.core.handlers.asgi import ASGIRequest
+from django.http import Http404, HttpRequest, HttpResponseBase, StreamingHttpResponse
+from django.shortcuts import redirect
+from django.urls import reverse
+from django.utils import timezone
+
+from allowance import validation
+from allowance.threads import in_database_thread
+from allowance.types import BadInputError, ExecutorClass, LockTimeout
+from routing import incidents
+from routing.buckets import UtcDay, UtcHour
+from routing.charts import Chart
+from routing.incidents import Incidents, Stretch
+from routing.models import REASON_LENGTH, MinerIncident
+from routing.pages import SEE_DECISIONS, SEE_INCIDENTS, needs, show
+from routing.reliability import IncidentAlreadyVoided, void_incident
+from routing.types import MinerIncidentType
+
+if TYPE_CHECKING:
+    ModelAdmin = admin.ModelAdmin[MinerIncident]
+else:
+    ModelAdmin = admin.ModelAdmin
+
+SEE_EXECUTORS = ("allowance.view_account",)
+VOID = (*SEE_INCIDENTS, "routing.void_incidents")
+
+STRETCHES = {
+    "24h": Stretch("last 24 hours", 24, UtcHour),
+    "7d": Stretch("last 7 days", 7 * 24, UtcHour),
+    "30d": Stretch("last 30 days", 30, UtcDay),
+    "90d": Stretch("last 90 days", 90, UtcDay),
+    "365d": Stretch("last 365 days", 365, UtcDay),
+}
+AT_FIRST, LONGEST, ANY_TIME = "7d", "365d", "any"
+WORST = 15
+
+
+class Filter(admin.SimpleListFilter):
+    """A choice of the form above the list, of which there is no other by the side."""
+
+    template = "routing/filter.html"
+    everything = ""
+    """What to call it if nothing is chosen."""
+
+    def queryset(self, request: HttpRequest, queryset: Incidents) -> Incidents:
+        value = self.value()
+        if not value:
+            return queryset
+        if value not in dict(self.lookup_choices):
+            raise IncorrectLookupParameters
+        return self.narrowed(queryset, value)
+
+    def narrowed(self, queryset: Incidents, value: str) -> Incidents:
+        """Return the incidents for which `value` was chosen."""
+        raise NotImplementedError
+
+
+class TimeFilter(Filter):
+    """The last days at first, but all of the past if something is looked for."""
+
+    title = parameter_name = "time"
+
+    def __init__(self, request: HttpRequest, *arguments: Any) -> None:
+        super().__init__(request, *arguments)
+        self.now = timezone.now()
+        at_first = ANY_TIME if request.GET.get(SEARCH_VAR) else AT_FIRST
+        self.used_parameters[self.parameter_name] = self.value() or at_first
+
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
+        stretches = [(key, f"{stretch.title}, by {stretch.unit}") for key, stretch in STRETCHES.items()]
+        return [*stretches, (ANY_TIME, "any time")]
+
+    def narrowed(self, queryset: Incidents, value: str) -> Incidents:
+        return queryset if value == ANY_TIME else STRETCHES[value].of(queryset, self.now)
+
+
+class ClassFilter(Filter):
+    title = "executor class"
+    parameter_name = "class"
+    everything = "all classes"
+
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
+        return [(known, known) for known in sorted(ExecutorClass)]
+
+    def narrowed(self, queryset: Incidents, value: str) -> Incidents:
+        return queryset.filter(executor_class=value)
+
+
+class TypeFilter(Filter):
+    title = parameter_name = "type"
+    everything = "all types"
+
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
+        return [(kind.value, kind.label) for kind in MinerIncidentType]
+
+    def narrowed(self, queryset: Incidents, value: str) -> Incidents:
+        return queryset.filter(type=value)
+
+
+class VoidedFilter(Filter):
+    title = parameter_name = "voided"
+    everything = "voided or not"
+
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
+        return [("no", "not voided"), ("yes", "voided")]
+
+    def narrowed(self, queryset: Incidents, value: str) -> Incidents:
+        return queryset.filter(voided_at__isnull=value == "no")
+
+
+class MinerFilter(Filter):
+    """A whole hotkey; the search takes the beginning of one."""
+
+    title = parameter_name = "miner"
+
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
+        return []
+
+    def has_output(self) -> bool:
+        return True
+
+    def queryset(self, request: HttpRequest, queryset: Incidents) -> Incidents:
+        try:
+            return queryset.filter(hotkey_ss58address=validation.hotkey(value)) if (value := self.value()) else queryset
+        except BadInputError as error:
+            raise IncorrectLookupParameters from error
+
+
+FILTERS = (TimeFilter, ClassFilter, TypeFilter, MinerFilter, VoidedFilter)
+
+
+class IncidentList(ChangeList):
+    """The list, and what goes with it."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.title = "Incidents"
+
+    def get_results(self, request: HttpRequest) -> None:
+        """Read a page of the list, and for whoever may see them the decisions that sent the jobs there."""
+        super().get_results(request)
+        self.sees_executors = request.user.has_perms(SEE_EXECUTORS)
+        self.result_list = list(self.result_list)
+        look_decisions_up(self.result_list, request)
+
+    @property
+    def beside_filters(self) -> dict[str, str]:
+        """The parameters that the form of the filters keeps."""
+        return self._without(*(spec.parameter_name for spec in FILTERS))
+
+    @property
+    def beside_search(self) -> dict[str, str]:
+        """The parameters that the search keeps: it is one of all time, until a time is chosen."""
+        return self._without(SEARCH_VAR, TimeFilter.parameter_name)
+
+    def _without(self, *names: str | None) -> dict[str, str]:
+        return {name: value for name, value in self.params.items() if name not in names}
+
+    @property
+    def csv(self) -> str:
+        """Where to get the same incidents as a file."""
+        return reverse("admin:routing_minerincident_csv") + self.get_query_string()
+
+    def charts(self) -> list[Chart]:
+        """Return what there is to draw of the incidents that the list has, but for voided ones."""
+        chosen: dict[type, Any] = {type(spec): spec for spec in self.filter_specs}
+        now, key = chosen[TimeFilter].now, chosen[TimeFilter].value()
+        stretch = STRETCHES[LONGEST if key == ANY_TIME else key]
+        counting = stretch.of(self.queryset.filter(voided_at=None), now)
+        over_time = incidents.over_time(counting, stretch, now)
+        series = {str(kind.label): counts for kind, counts in over_time.items()}
+        shares = {"incidents": [sum(counts) for counts in series.values()]}
+        title = f"Incidents by {stretch.unit} (UTC), {stretch.title}"
+        drawn = [
+            Chart("incidents-over-time", title, "columns", stretch.labels(now), series),
+            Chart("incidents-by-type", f"Share by type, {stretch.title}", "ring", list(series), shares),
+        ]
+        if self.sees_executors:
+            worst = incidents.worst_miners(counting, incidents.executors(chosen[ClassFilter].value()), WORST)
+            per_executor = {"incidents per executor": [round(ratio, 3) for ratio in worst.values()]}
+            title = f"Most incidents per executor, {stretch.title}"
+            drawn.append(Chart("worst-miners", title, "bars", list(worst), per_executor))
+        return drawn
+
+
+def look_decisions_up(listed: Sequence[MinerIncident], request: HttpRequest) -> None:
+    """Let each incident know which decision sent the job there, if the user may see decisions; one query for all."""
+    sent = incidents.decisions(listed) if request.user.has_perms(SEE_DECISIONS) else {}
+    for incident in listed:
+        incident.decision = sent.get((incident.job_uuid, incident.hotkey_ss58address))
+
+
+def _model_admin() -> ModelAdmin:
+    return admin.site.get_model_admin(MinerIncident)
+
+
+@needs(*SEE_INCIDENTS)
+def export(request: HttpRequest) -> HttpResponseBase:
+    """Send all incidents that the list with the same parameters has, as a CSV file, while they are read."""
+    try:
+        listed = _model_admin().get_changelist_instance(request)
+    except IncorrectLookupParameters:
+        return redirect(reverse("admin:routing_minerincident_changelist") + f"?{ERROR_FLAG}=1")
+    text = incidents.as_csv(listed.queryset)
+    name = f"incidents-{timezone.now():%Y-%m-%d}.csv"
+    return StreamingHttpResponse(
+        # Each kind of server collects the other kind of iterator whole before it sends anything.
+        _in_threads(text) if isinstance(request, ASGIRequest) else text,
+        content_type="text/csv; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
+    )
+
+
+async def _in_threads(text: Iterator[str]) -> AsyncIterator[str]:
+    """Yield the parts of a text each of which a database thread gets."""
+
+    def following() -> str | None:
+        return next(text, None)
+
+    while (part := await in_database_thread(following)()) is not None:
+        yield part
+
+
+class VoidForm(forms.Form):
+    reason = forms.CharField(max_length=REASON_LENGTH, widget=forms.Textarea(attrs={"rows": 3}))
+
+
+@needs(*VOID)
+def void(request: HttpRequest, pk: int) -> HttpResponseBase:
+    """Ask why an incident should not count, and void it."""
+    form = VoidForm(request.POST or None)
+    page = reverse("admin:routing_minerincident_change", args=[pk])
+    try:
+        incident = MinerIncident.objects.get(pk=pk)
+        if incident.voided_at is not None:
+            raise IncidentAlreadyVoided(pk, incident.voided_by, incident.voided_at)
+        if form.is_valid():
+            reason = form.cleaned_data["reason"]
+            voided = void_incident(pk, by=request.user.get_username(), reason=reason, now=timezone.now())
+            _model_admin().log_change(request, voided, f"Voided: {reason}")
+            messages.success(request, f"{incident} is voided and does not count any more.")
+            return redirect(page)
+    except MinerIncident.DoesNotExist as error:
+        raise Http404(str(error)) from error
+    except IncidentAlreadyVoided as error:
+        messages.error(request, str(error))
+        return redirect(page)
+    except LockTimeout as error:
+        form.add_error(None, str(error))
+    return show(request, "routing/void.html", "Void an incident", incident=incident, form=form)
