@@ -150,12 +150,16 @@ class Verdict:
             case Gate.COLLATERAL:
                 return f"{wei_text(int(self.observed))} posted, {wei_text(int(self.required))} needed"
             case Gate.EXECUTORS:
-                return f"{self.required - 1:g} jobs ongoing on {self.observed:g} executors"
+                return f"{_count(self.required - 1, 'job')} ongoing on {_count(self.observed, 'executor')}"
             case Gate.RESERVATION:
                 return f"only {self.observed:g} s left when its turn came"
             case Gate.LOCK:
                 return "others kept its account locked"
         return "gets the job" if self.required else "ranked below the one that gets it"
+
+
+def _count(number: float, thing: str) -> str:
+    return f"{number:g} {thing}{'' if number == 1 else 's'}"
 
 
 NOT_REACHED = Verdict(None, 0, 0)

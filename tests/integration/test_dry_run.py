@@ -160,7 +160,7 @@ def test_the_only_executor_takes_one_job(tmp_path: Path) -> None:
     allowance().record_manifests(block=FIRST_BLOCK, axons={"hot-1": axon}, executors={"hot-1": {CLASS: 1}})
     first, second = decisions("--jobs", jobs, "--exclude", "hot-2")
     assert (first["outcome"], second["outcome"]) == ("routed", "AllMinersBusy")
-    assert "1 jobs ongoing on 1 executors" in dry_run("--jobs", jobs, "--exclude", "hot-2").out
+    assert "1 job ongoing on 1 executor" in dry_run("--jobs", jobs, "--exclude", "hot-2").out
 
 
 def test_blank_lines_between_jobs_are_passed_over(tmp_path: Path) -> None:

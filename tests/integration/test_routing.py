@@ -91,7 +91,7 @@ def test_refusals_rank(caplog: pytest.LogCaptureFixture) -> None:
     routing().pick(job_request(12))
     with pytest.raises(AllMinersBusy, match="0 of 1 miners: 1 busy") as busy:
         routing().pick(job_request(12))
-    assert busy.value.reasons == {"anna": "1 jobs ongoing on 1 executors"}
+    assert busy.value.reasons == {"anna": "1 job ongoing on 1 executor"}
 
 
 def test_incidents_lower_a_miner_and_count_once_per_job() -> None:
