@@ -98,20 +98,31 @@ class MinerIncidentAdmin(ReadOnlyAdmin):
         return "-" if incident.voided_at is None else to_the_second(incident.voided_at)
 
 
+class DecidedFilter(admin.DateFieldListFilter):
+    """Django's own, under the name that its column has."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.title = "time"
+
+
 @admin.register(DecisionRecord)
 class DecisionRecordAdmin(ReadOnlyAdmin):
     """Found by job, or by the beginning of the winner's hotkey."""
 
     exact = ("job_uuid", UUID)
     heavy = ("candidates",)
-    list_display = ("decided", "outcome", "executor_class", "seconds", "hotkey", "rank", "job", "took")
-    list_filter = ("outcome", "executor_class", "at")
+    list_display = ("decided", "outcome", "executor_class", "needed", "hotkey", "rank", "job", "took")
+    list_filter = ("outcome", "executor_class", ("at", DecidedFilter))
     ordering = ("-at", "-pk")
     search_fields = ("miner__startswith",)
     fields = (
-        *("decided", "job", "outcome", "executor_class", "seconds", "block", "hotkey", "rank", "scored", "reserved"),
+        *("decided", "job", "outcome", "executor_class", "needed", "block", "hotkey", "rank", "scored", "reserved"),
         *("thresholds", "failed", "took"),
     )
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        return super().changelist_view(request, {"title": "Decisions", **(extra_context or {})})
 
     def change_view(
         self,
@@ -135,6 +146,10 @@ class DecisionRecordAdmin(ReadOnlyAdmin):
     @admin.display(description="time", ordering="at")
     def decided(self, decision: DecisionRecord) -> str:
         return to_the_second(decision.at)
+
+    @admin.display(description="seconds", ordering="seconds")
+    def needed(self, decision: DecisionRecord) -> str:
+        return f"{decision.seconds:g}"
 
     @admin.display(description="miner", ordering="miner")
     def hotkey(self, decision: DecisionRecord) -> str:

@@ -19,7 +19,7 @@ from routing import conf, report
 from routing.board import dry_run
 from routing.dynamic import MAX_WINDOW_HOURS
 from routing.pages import SEE_MINER, SEE_MINERS, needs, show
-from routing.types import Decision, Gate, Policy
+from routing.types import Decision, Gate, Policy, wei_text
 
 
 class BoardForm(forms.Form):
@@ -66,7 +66,7 @@ def board_page(request: HttpRequest) -> HttpResponse:
     """Show all miners of a class as the router would rank them now, or, with `format=json`, tell it to a program."""
     in_force = conf.policy()
     form = BoardForm({**USUAL, **request.GET.dict()})
-    form.fields["minimum_wei"].help_text = f"Blank: as in force, {in_force.minimum_wei}."
+    form.fields["minimum_wei"].help_text = f"Blank: as in force, {wei_text(in_force.minimum_wei)}."
     form.fields["hours"].help_text = f"Blank: as in force, {in_force.window / dt.timedelta(hours=1):g}."
     decision = decision_for(form, in_force) if form.is_valid() else None
     if request.GET.get("format") == "json":

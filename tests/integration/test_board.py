@@ -148,7 +148,7 @@ def test_blank_fields_mean_what_is_in_force(admin_client: Client, monkeypatch: p
     monkeypatch.setattr(conf, "policy", lambda: conf.make_policy(7, 1.5))
     response = board(admin_client, seconds=30)
     assert response.context["decision"].policy == conf.make_policy(7, 1.5)
-    for said in ("as in force, 7.", "as in force, 1.5."):
+    for said in ("as in force, 7 Wei.", "as in force, 1.5."):
         assert said in response.content.decode()
     assert board(admin_client, seconds=30, hours=2).context["decision"].policy == conf.make_policy(7, 2)
 
