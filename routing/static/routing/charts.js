@@ -37,6 +37,9 @@
 
     function draw(canvas) {
         const {kind, labels, series} = JSON.parse(document.getElementById(canvas.id.replace(/-canvas$/, "")).textContent);
+        if (kind === "bars") {
+            canvas.parentElement.style.height = `${80 + 18 * labels.length}px`;
+        }
         const colors = palette(kind === "ring" ? labels.length : series.length);
         Chart.getChart(canvas)?.destroy();
         new Chart(canvas, {
@@ -48,6 +51,7 @@
                     data: values,
                     backgroundColor: kind === "ring" ? colors : colors[i],
                     borderWidth: 0,
+                    maxBarThickness: 28,
                 })),
             },
             options: options(kind, series),
