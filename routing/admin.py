@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -17,7 +18,7 @@ from allowance.models import Reservation
 from routing import tokens
 from routing.incidents import hotkeys
 from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
-from routing.pages import SEE_DECISIONS, incidents, miner_link
+from routing.pages import SEE_DECISIONS, SEE_MINER, incidents, miner_link
 from routing.pages.board import board_page
 from routing.pages.decisions import explanation
 from routing.pages.ledger import ledger_page
@@ -26,15 +27,32 @@ from routing.pages.status import status_page
 from routing.types import wei_text
 
 
+class OfMinersAdmin(ReadOnlyAdmin):
+    """The column `hotkey` leads to a miner's page; whoever may not see that gets the mere field instead."""
+
+    mere_field = "miner"
+
+    def get_list_display(self, request: HttpRequest) -> tuple[str, ...]:
+        return self._seen(request, self.list_display)
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        return self._seen(request, self.fields or ())
+
+    def _seen(self, request: HttpRequest, columns: Sequence[Any]) -> tuple[str, ...]:
+        name = "hotkey" if request.user.has_perms(SEE_MINER) else self.mere_field
+        return tuple(name if column == "hotkey" else column for column in columns)
+
+
 @admin.register(MinerIncident)
-class MinerIncidentAdmin(ReadOnlyAdmin):
+class MinerIncidentAdmin(OfMinersAdmin):
     """Found by job, or by the beginning of a hotkey. See `routing.pages.incidents` for what is around the list."""
 
-    list_display = ("happened", "type", "executor_class", "miner", "job", "sent_by", "voided")
+    mere_field = "hotkey_ss58address"
+    list_display = ("happened", "type", "executor_class", "hotkey", "job", "sent_by", "voided")
     list_filter = incidents.FILTERS
     ordering = ("-timestamp",)
     search_fields = ("hotkey_ss58address__startswith",)
-    sortable_by = ("happened", "miner")  # by index; the filters do for the others
+    sortable_by = ("happened", "hotkey", mere_field)  # by index; the filters do for the others
 
     def get_urls(self) -> list[URLPattern]:
         return [
@@ -50,7 +68,7 @@ class MinerIncidentAdmin(ReadOnlyAdmin):
 
     def get_list_display(self, request: HttpRequest) -> tuple[str, ...]:
         seen = request.user.has_perms(SEE_DECISIONS)
-        return tuple(column for column in self.list_display if seen or column != "sent_by")
+        return tuple(column for column in super().get_list_display(request) if seen or column != "sent_by")
 
     def get_fields(self, request: HttpRequest, obj: MinerIncident | None = None) -> tuple[str, ...]:
         happened = [column for column in self.get_list_display(request) if column != "voided"]
@@ -78,7 +96,7 @@ class MinerIncidentAdmin(ReadOnlyAdmin):
         return to_the_second(incident.timestamp)
 
     @admin.display(description="miner", ordering="hotkey_ss58address")
-    def miner(self, incident: MinerIncident) -> str:
+    def hotkey(self, incident: MinerIncident) -> str:
         return miner_link(incident.hotkey_ss58address)
 
     @admin.display(description="job")
@@ -107,7 +125,7 @@ class DecidedFilter(admin.DateFieldListFilter):
 
 
 @admin.register(DecisionRecord)
-class DecisionRecordAdmin(ReadOnlyAdmin):
+class DecisionRecordAdmin(OfMinersAdmin):
     """Found by job, or by the beginning of the winner's hotkey."""
 
     exact = ("job_uuid", UUID)
@@ -189,7 +207,7 @@ class DecisionRecordAdmin(ReadOnlyAdmin):
 
 
 @admin.register(RoutedJob)
-class RoutedJobAdmin(ReadOnlyAdmin):
+class RoutedJobAdmin(OfMinersAdmin):
     """Found by uuid, or by the beginning of a hotkey."""
 
     exact = ("uuid", UUID)

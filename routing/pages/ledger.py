@@ -177,13 +177,9 @@ def _most_spent(found: Totals, executor_class: str) -> Chart:
         "most-spent",
         f"The {TOP} miners with the most spent in {executor_class or 'all classes'}, in seconds",
         "bars",
-        [_short(miner.hotkey) for miner in most],
+        [miner.hotkey for miner in most],
         {part.title(): [seconds(COLUMNS[part].value(miner)) for miner in most] for part in parts},
     )
-
-
-def _short(hotkey: str) -> str:
-    return hotkey if len(hotkey) <= 20 else f"{hotkey[:12]}…{hotkey[-6:]}"
 
 
 def _sorted(miners: Iterable[MinerTotals], sort: str) -> list[MinerTotals]:
