@@ -5,16 +5,19 @@ bin := $(venv)/bin
 install := $(bin)/pip install --quiet --disable-pip-version-check --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test soak bench lint lock audit clean
+.PHONY: help demo serve screenshots test soak bench lint lock audit clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: $(venv)/base ## replay a recorded subnet into SQLite and route jobs on it
 	@$(bin)/python -m project.demo
 
 serve: $(venv)/base ## serve the demo's database and its pages on http://127.0.0.1:8000 (PORT=8001 elsewhere)
 	@DEBUG=1 $(bin)/python -m project.serve $(ARGS)
+
+screenshots: $(venv)/test ## take the README's pictures of the demo's pages (needs a Chromium; CHROMIUM=/path if not on the PATH)
+	@$(bin)/python -m tests.browser.screenshots
 
 test: $(venv)/test ## run the tests on SQLite and on PostgreSQL (ARGS="-x -k ledger" go to pytest)
 	@$(bin)/python -m tests $(ARGS)

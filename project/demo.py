@@ -6,7 +6,6 @@ import datetime as dt
 import gzip
 import heapq
 import json
-import math
 import os
 import random
 import statistics
@@ -14,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from typing import NamedTuple
 from uuid import UUID
 
 import django
@@ -26,19 +26,18 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 os.environ.update(DEBUG="1", DATABASE_URL=f"sqlite:///{DATABASE}", LOG_LEVEL="ERROR", DECISIONS_SAMPLE="1")
 django.setup()
 
-from constance import config  # noqa: E402
 from django.core.management import call_command  # noqa: E402
-from django.db import transaction  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import track  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from allowance import allowance, reservations  # noqa: E402
 from allowance.console import wide_console  # noqa: E402
-from allowance.models import Account, Reservation, ReservationState  # noqa: E402
-from allowance.types import HOLD_MARGIN, ExecutorClass  # noqa: E402
+from allowance.models import Block  # noqa: E402
+from allowance.types import ExecutorClass  # noqa: E402
+from project.past import CLASSES, ETH, VALIDATOR, new_uuid, set_the_scene, started  # noqa: E402
 from receipts import receipts  # noqa: E402
-from receipts.schemas import JobFinished, JobStarted  # noqa: E402
+from receipts.schemas import JobFinished  # noqa: E402
 from routing import picks, report  # noqa: E402
 from routing.book import LiveBook  # noqa: E402
 from routing.journal import replay  # noqa: E402
@@ -48,17 +47,13 @@ from routing.requests import V2JobRequest  # noqa: E402
 from routing.types import Decision, MinerIncidentType  # noqa: E402
 
 JOBS = 300
-CLASSES = (ExecutorClass.always_on__gpu_24gb, ExecutorClass.always_on__llm__a6000, ExecutorClass.spin_up_4min__gpu_24gb)
-VALIDATOR = "validator"
-ETH = 10**18
 STREAM = dt.timedelta(minutes=10)
 """How long the stream of jobs takes on the subnet's clock. It ends now, so that dry runs find a living subnet."""
 
 WAITING = 24
 """So many last jobs of the stream are still to be answered, each longer than the one before: one is soon to lapse."""
 
-FORTNIGHT, DAY = dt.timedelta(days=14), dt.timedelta(days=1)
-PAST_JOBS = 500
+MINTED_EACH = dt.timedelta(seconds=12)
 
 
 def main() -> None:
@@ -76,7 +71,7 @@ def main() -> None:
         f"{len(miners)} miners, moved to end {STREAM.seconds // 60} minutes ago.\n",
         soft_wrap=True,
     )
-    _set_the_scene(rng, miners, start)
+    set_the_scene(rng, miners, start)
     stream = Stream(rng, start)
     for _ in track(range(JOBS), "Routing jobs", console=console, disable=not console.is_terminal):
         stream.next_job()
@@ -103,63 +98,15 @@ def _moved_lines(end: dt.datetime) -> Iterator[bytes]:
         yield json.dumps(event).encode()
 
 
-@transaction.atomic
-def _set_the_scene(rng: random.Random, miners: list[str], now: dt.datetime) -> None:
-    """Record collateral, incidents of two weeks, the ends of a day's reservations, and receipts of others' jobs."""
-    config.DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI = ETH // 100
-    for miner in miners:
-        allowance().record_collateral(hotkey=miner, wei=rng.choice([0, ETH // 200, ETH // 100, ETH // 10, ETH]))
-        for _ in range(rng.choice([0, 0, 1, 2, 4, 9])):
-            _record_incident(rng, rng.choice(MinerIncidentType.values), miner, _moment(rng, now, FORTNIGHT))
-        for _ in range(rng.choice([0, 0, 1, 3])):
-            receipts().record(_started(_uuid(rng), miner, rng.choice(CLASSES), now, ttl=1800))
-    broke_down, declines = rng.sample(miners, 2)
-    for _ in range(35):
-        outage = now - dt.timedelta(days=4)
-        _record_incident(rng, MinerIncidentType.MINER_HORDE_FAILED, broke_down, _moment(rng, outage, DAY))
-    for _ in range(60):
-        _record_incident(rng, MinerIncidentType.MINER_JOB_REJECTED, declines, _moment(rng, now, FORTNIGHT))
-    _remember_reservations(rng, now)
+class Running(NamedTuple):
+    """A job that a miner works on, and when it will be over."""
 
-
-def _moment(rng: random.Random, now: dt.datetime, span: dt.timedelta) -> dt.datetime:
-    """Return an instant in the `span` before `now`: at this time of day five times as likely as half a day off it."""
-    while True:
-        age = span * rng.random()
-        if rng.random() < 0.6 + 0.4 * math.cos(age / DAY * 2 * math.pi):
-            return now - age
-
-
-def _record_incident(rng: random.Random, kind: str, hotkey: str, timestamp: dt.datetime) -> None:
-    record_incident(
-        incident_type=kind,
-        hotkey=hotkey,
-        job_uuid=_uuid(rng),
-        executor_class=rng.choice(CLASSES),
-        timestamp=timestamp,
-    )
-
-
-def _remember_reservations(rng: random.Random, now: dt.datetime) -> None:
-    """Store how the reservations of the day before ended; their blocks are so old that no balance remembers them."""
-    accounts = rng.choices(Account.objects.order_by("pk"), k=PAST_JOBS)
-    ends = rng.choices(list(ReservationState), (0, 80, 14, 6), k=PAST_JOBS)
-    latest = HOLD_MARGIN + dt.timedelta(seconds=900)  # all of them are over when the stream begins
-    begins = sorted(_moment(rng, now - latest, DAY - latest) for _ in range(PAST_JOBS))
-    taken = Counter[int]()
-    for pk, (account, end, created_at) in enumerate(zip(accounts, ends, begins, strict=True), 1):
-        expires_at = created_at + HOLD_MARGIN + dt.timedelta(seconds=rng.choice([60, 300, 900]))
-        taken[account.pk] += 1
-        reservation = Reservation(
-            pk=pk,
-            job_uuid=_uuid(rng),
-            blocks=[taken[account.pk]],
-            created_at=created_at,
-            expires_at=expires_at,
-            state=end,
-            ended_at=expires_at if end is ReservationState.LAPSED else created_at + HOLD_MARGIN * rng.random(),
-        )
-        reservations.restore(reservation, miner=account.miner_id, executor_class=account.executor_class)
+    over: dt.datetime
+    uuid: UUID
+    started: dt.datetime
+    hotkey: str
+    executor_class: str
+    blocks: list[int]
 
 
 class Stream:
@@ -170,14 +117,16 @@ class Stream:
         self.now = now
         self.decisions: list[Decision] = []
         self.seconds: list[float] = []
-        self.running: list[tuple[dt.datetime, UUID, dt.datetime, str, list[int]]] = []
+        self.running: list[Running] = []
+        self.newest = Block.objects.latest("number")
 
     def next_job(self) -> None:
-        """Let time pass, end what is over, route one more job, and start it."""
+        """Let time pass, mint a block, end what is over, route one more job, and start it."""
         self.now += STREAM / JOBS
-        while self.running and self.running[0][0] <= self.now:
-            self.finish(*heapq.heappop(self.running))
-        uuid, executor_class = _uuid(self.rng), self.rng.choices(CLASSES, (1, 1, 4))[0]
+        self.mint()
+        while self.running and self.running[0].over <= self.now:
+            self.finish(heapq.heappop(self.running))
+        uuid, executor_class = new_uuid(self.rng), self.rng.choices(CLASSES, (1, 1, 4))[0]
         waiting = len(self.decisions) - (JOBS - WAITING)
         seconds = 20 + 50 * waiting if waiting >= 0 else self.rng.choice([20, 60, 120, 300, 600, 900, 1500])
         request = _request(uuid, executor_class, seconds)
@@ -189,26 +138,37 @@ class Stream:
             return
         hotkey, blocks = decision.route.miner.hotkey_ss58, decision.route.allowance_blocks or []
         reservation, chance = decision.route.allowance_reservation_id, self.rng.random()
-        if chance < 0.1:
+        if chance < 0.05:
             self.report(MinerIncidentType.MINER_JOB_REJECTED, hotkey, uuid, executor_class)
             reservations.release(reservation, now=self.now)
-        elif chance < 0.9:  # the others keep their reservation without a word, until it lapses
-            receipts().record(_started(uuid, hotkey, executor_class, self.now, ttl=int(decision.job.seconds) + 60))
+        elif chance < 0.92:  # the others keep their reservation without a word, until it lapses
+            receipts().record(started(uuid, hotkey, executor_class, self.now, ttl=int(decision.job.seconds) + 60))
             reservations.spend(reservation, now=self.now)
             over = self.now + dt.timedelta(seconds=decision.job.seconds * self.rng.uniform(0.2, 1))
-            heapq.heappush(self.running, (over, uuid, self.now, hotkey, blocks))
+            heapq.heappush(self.running, Running(over, uuid, self.now, hotkey, executor_class, blocks))
 
-    def finish(self, over: dt.datetime, uuid: UUID, started: dt.datetime, hotkey: str, blocks: list[int]) -> None:
-        """Record that a job is over."""
+    def mint(self) -> None:
+        """Record the next block if it is time."""
+        minted = self.newest.timestamp + MINTED_EACH
+        if minted <= self.now:
+            number, share = self.newest.number + 1, self.rng.uniform(0.09, 0.14)
+            allowance().record_block(number=number, timestamp=minted, stake_share=share)
+            self.newest = Block.objects.get(number=number)
+
+    def finish(self, job: Running) -> None:
+        """Record that a job is over, or that it failed."""
+        if self.rng.random() < 0.04:
+            self.report(MinerIncidentType.MINER_JOB_FAILED, job.hotkey, job.uuid, job.executor_class)
+            return
         receipt = JobFinished(
-            job_uuid=uuid,
-            miner_hotkey=hotkey,
+            job_uuid=job.uuid,
+            miner_hotkey=job.hotkey,
             validator_hotkey=VALIDATOR,
-            timestamp=over,
-            time_started=started,
-            time_took_us=(over - started) // dt.timedelta(microseconds=1),
+            timestamp=job.over,
+            time_started=job.started,
+            time_took_us=(job.over - job.started) // dt.timedelta(microseconds=1),
             score_str="1",
-            block_numbers=blocks,
+            block_numbers=job.blocks,
         )
         receipts().record(receipt)
 
@@ -257,22 +217,6 @@ def _what_next(console: Console) -> None:
         "issue_token facilitator --scope jobs",
     ):
         console.print(f"  .venv/bin/python manage.py {command}", soft_wrap=True)
-
-
-def _uuid(rng: random.Random) -> UUID:
-    return UUID(int=rng.getrandbits(128), version=4)
-
-
-def _started(uuid: UUID, miner: str, executor_class: str, now: dt.datetime, *, ttl: int) -> JobStarted:
-    return JobStarted(
-        job_uuid=uuid,
-        miner_hotkey=miner,
-        validator_hotkey=VALIDATOR,
-        executor_class=executor_class,
-        is_organic=True,
-        timestamp=now,
-        ttl=ttl,
-    )
 
 
 def _request(uuid: UUID, executor_class: ExecutorClass, seconds: int) -> V2JobRequest:

@@ -1,0 +1,128 @@
+"""What happened in the demo before it begins: incidents, decisions and reservations of others' jobs, made up."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import random
+from collections import Counter
+from typing import Any
+from uuid import UUID
+
+from constance import config
+from django.db import transaction
+
+from allowance import allowance, reservations
+from allowance.models import Account, Reservation, ReservationState
+from allowance.types import HOLD_MARGIN, ExecutorClass, NotEnoughAllowanceException
+from receipts import receipts
+from receipts.schemas import JobStarted
+from routing.models import DecisionRecord
+from routing.reliability import record_incident
+from routing.types import ROUTED, AllMinersBusy, Gate, MinerIncidentType, NotEnoughCollateralException
+
+CLASSES = (ExecutorClass.always_on__gpu_24gb, ExecutorClass.always_on__llm__a6000, ExecutorClass.spin_up_4min__gpu_24gb)
+VALIDATOR = "validator"
+ETH = 10**18
+FORTNIGHT, DAY = dt.timedelta(days=14), dt.timedelta(days=1)
+PAST_JOBS, PAST_REFUSALS = 1500, 400
+
+REFUSALS = {
+    NotEnoughAllowanceException: (Gate.ALLOWANCE, 70),
+    NotEnoughCollateralException: (Gate.COLLATERAL, 20),
+    AllMinersBusy: (Gate.EXECUTORS, 10),
+}
+"""At which gate all miners fail, and how many of a hundred refusals are so."""
+
+
+@transaction.atomic
+def set_the_scene(rng: random.Random, miners: list[str], now: dt.datetime) -> None:
+    """Record collateral, incidents of two weeks, the decisions of a day, and receipts of others' jobs."""
+    config.DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI = ETH // 100
+    for miner in miners:
+        allowance().record_collateral(hotkey=miner, wei=rng.choice([0, ETH // 200, ETH // 100, ETH // 10, ETH]))
+        for _ in range(rng.choice([0, 0, 2, 4, 8, 18])):
+            _record_incident(rng, rng.choice(MinerIncidentType.values), miner, _moment(rng, now, FORTNIGHT))
+        for _ in range(rng.choice([0, 0, 1, 3])):
+            receipts().record(started(new_uuid(rng), miner, rng.choice(CLASSES), now, ttl=1800))
+    broke_down, declines = rng.sample(miners, 2)
+    for _ in range(70):
+        outage = now - dt.timedelta(days=4)
+        _record_incident(rng, MinerIncidentType.MINER_HORDE_FAILED, broke_down, _moment(rng, outage, DAY))
+    for _ in range(120):
+        _record_incident(rng, MinerIncidentType.MINER_JOB_REJECTED, declines, _moment(rng, now, FORTNIGHT))
+    _remember_a_day(rng, now, len(miners))
+
+
+def _moment(rng: random.Random, now: dt.datetime, span: dt.timedelta) -> dt.datetime:
+    """Return an instant in the `span` before `now`: at this time of day five times as likely as half a day off it."""
+    while True:
+        age = span * rng.random()
+        if rng.random() < 0.6 + 0.4 * math.cos(age / DAY * 2 * math.pi):
+            return now - age
+
+
+def _record_incident(rng: random.Random, kind: str, hotkey: str, timestamp: dt.datetime) -> None:
+    record_incident(
+        incident_type=kind,
+        hotkey=hotkey,
+        job_uuid=new_uuid(rng),
+        executor_class=rng.choice(CLASSES),
+        timestamp=timestamp,
+    )
+
+
+def _remember_a_day(rng: random.Random, now: dt.datetime, asked: int) -> None:
+    """Store the decisions of the day before, and how their reservations ended; no balance remembers blocks so old."""
+    accounts = rng.choices(Account.objects.order_by("pk"), k=PAST_JOBS)
+    ends = rng.choices(list(ReservationState), (0, 80, 14, 6), k=PAST_JOBS)
+    longest = HOLD_MARGIN + dt.timedelta(seconds=900)  # all of them are over when the stream begins
+    begins = sorted(_moment(rng, now - longest, DAY - longest) for _ in range(PAST_JOBS))
+    taken = Counter[int]()
+    decisions = [_refusal(rng, _moment(rng, now, DAY), asked) for _ in range(PAST_REFUSALS)]
+    for pk, (account, end, created_at) in enumerate(zip(accounts, ends, begins, strict=True), 1):
+        job, seconds = new_uuid(rng), rng.choice([60, 300, 900])
+        expires_at = created_at + HOLD_MARGIN + dt.timedelta(seconds=seconds)
+        taken[account.pk] += 1
+        reservation = Reservation(
+            pk=pk,
+            job_uuid=job,
+            blocks=[taken[account.pk]],
+            created_at=created_at,
+            expires_at=expires_at,
+            state=end,
+            ended_at=expires_at if end is ReservationState.LAPSED else created_at + HOLD_MARGIN * rng.random(),
+        )
+        reservations.restore(reservation, miner=account.miner_id, executor_class=account.executor_class)
+        what = {"job_uuid": job, "executor_class": account.executor_class, "seconds": seconds, "asked": asked}
+        won = {"miner": account.miner_id, "reservation_id": pk, "rank": 1, "score": 0.0}
+        decisions.append(_decision(rng, at=created_at, outcome=ROUTED, **what, **won))
+    DecisionRecord.objects.bulk_create(decisions)
+
+
+def _refusal(rng: random.Random, at: dt.datetime, asked: int) -> DecisionRecord:
+    (kind,) = rng.choices(list(REFUSALS), [share for _, share in REFUSALS.values()])
+    what = {"executor_class": rng.choice(CLASSES), "seconds": rng.choice([900, 1500]), "asked": asked}
+    counts = {REFUSALS[kind][0].value: asked}
+    return _decision(rng, job_uuid=new_uuid(rng), at=at, outcome=kind.__name__, counts=counts, **what)
+
+
+def _decision(rng: random.Random, **what: Any) -> DecisionRecord:
+    """Return the record of a decision whose candidates nobody kept."""
+    return DecisionRecord(minimum_wei=ETH // 100, window_hours=24, microseconds=rng.randint(2000, 8000), **what)
+
+
+def new_uuid(rng: random.Random) -> UUID:
+    return UUID(int=rng.getrandbits(128), version=4)
+
+
+def started(uuid: UUID, miner: str, executor_class: str, now: dt.datetime, *, ttl: int) -> JobStarted:
+    return JobStarted(
+        job_uuid=uuid,
+        miner_hotkey=miner,
+        validator_hotkey=VALIDATOR,
+        executor_class=executor_class,
+        is_organic=True,
+        timestamp=now,
+        ttl=ttl,
+    )
