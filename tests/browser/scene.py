@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
 from uuid import UUID, uuid4
 
 from django.utils import timezone
@@ -125,5 +124,3 @@ def _started(miner: str, job: UUID, now: dt.datetime) -> JobStarted:
         timestamp=now,
         ttl=600,
     )
-
-
