@@ -1,12 +1,13 @@
 """Who locks what, in which order, and for how long.
 
-1. The chain lock, by whatever records blocks, manifests or collateral, or repairs. Only its holder writes what follows
-   from the chain: blocks, neuron lists, manifest syncs, the rows of miners, an account's `executors`, `counts`,
-   `voided_before`.
-2. Account rows: one at a time by whatever reserves, spends, releases or repairs. Only the holder of the account row
-   writes its `base`, `held`, `spent` and its reservations, which therefore need no lock of their own. The holder of the
-   chain lock takes many, of the miners whose presence, address or executors it changes: a reservation is made wholly
-   before such a change, or sees it. Who holds an account without the chain lock waits for no other lock of these.
+1. The chain lock, by whatever records blocks, manifests or collateral, repairs, or prunes blocks. Only its holder
+   writes what follows from the chain: blocks, neuron lists, manifest syncs, the rows of miners, an account's
+   `executors`, `counts`, `voided_before`.
+2. Account rows: one at a time by whatever reserves, spends, releases, repairs or prunes. Only the holder of the account
+   row writes its `base`, `held`, `spent` and its reservations, which therefore need no lock of their own. The holder of
+   the chain lock takes many, of the miners whose presence, address or executors it changes: a reservation is made
+   wholly before such a change, or sees it. Who holds an account without the chain lock waits for no other lock of
+   these.
 3. Rows of the caller's own that it writes in a reservation's transaction, last of all; whoever holds one of them waits
    for none of the above.
 

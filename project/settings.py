@@ -115,6 +115,14 @@ SOCKET_IN_FLIGHT_EACH = env.int("SOCKET_IN_FLIGHT_EACH", default=16)
 SOCKET_MESSAGES_PER_SECOND = env.float("SOCKET_MESSAGES_PER_SECOND", default=100.0)
 SOCKET_SEND_SECONDS = env.float("SOCKET_SEND_SECONDS", default=10.0)
 SOCKET_RECHECK_SECONDS = env.float("SOCKET_RECHECK_SECONDS", default=30.0)
+KEEP_DECISIONS_DAYS = env.float("KEEP_DECISIONS_DAYS", default=30.0)
+KEEP_JOBS_DAYS = env.float("KEEP_JOBS_DAYS", default=30.0)
+KEEP_INCIDENTS_DAYS = env.float("KEEP_INCIDENTS_DAYS", default=400.0)
+KEEP_RECEIPTS_DAYS = env.float("KEEP_RECEIPTS_DAYS", default=90.0)
+KEEP_RESERVATIONS_DAYS = env.float("KEEP_RESERVATIONS_DAYS", default=90.0)
+KEEP_BLOCKS_DAYS = env.float("KEEP_BLOCKS_DAYS", default=7.0)
+KEEP_CHECKS_DAYS = env.float("KEEP_CHECKS_DAYS", default=400.0)
+KEEP_TOKENS_DAYS = env.float("KEEP_TOKENS_DAYS", default=90.0)
 
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}

@@ -31,6 +31,7 @@ from tests.properties.compare import (
 from tests.properties.coverage import Tally
 from tests.properties.history import AFTER_COMMIT, ROUTERS, Action, Do, Step
 from tests.properties.judge import Call, Violation, check_hold, judge
+from tests.properties.pruned import forget
 from tests.properties.router import Router
 from tests.properties.schedule import LONGEST, Schedule, StuckError, await_end_of
 
@@ -111,6 +112,8 @@ class World:
             self.trace.append(f"{call.action.kind}: {self.relative(call)} {call.crashed or ''}")
         if len(calls) > 1 or calls[0].crashed or len(self.told) % EVERY == 0:
             self.compare()
+        if any(call.action.kind == "prune" for call in calls):
+            compare_the_rest(self.model)
 
     def timed(self, do: Do) -> Do:
         """Return what an action does with seconds from the clock's made times."""
@@ -213,6 +216,8 @@ class World:
         """Tell the model what the call has just committed, if the contract allows it."""
         if "event" in call.do:
             self.model.event(call.do)
+        elif call.action.kind == "prune":
+            self.adopt_pruned(call)
         else:
             self.adopt_reservations(call)
         for other in calls:
@@ -236,6 +241,21 @@ class World:
             call.booked = booking
             notes.booked(self.tally, booking, [self.model.bookings[lapsed] for lapsed in ended])
             self.model.bookings[pk] = booking
+        self.rows = rows
+
+    def adopt_pruned(self, call: Call) -> None:
+        """Tell the model what a prune has tidied and forgotten, if that changes no answer."""
+        rows = stored_reservations()
+        gone = self.rows.keys() - rows.keys()
+        noted = {pk: end for pk, (_, end) in rows.items() if self.rows[pk] != rows[pk]}
+        noted |= dict.fromkeys(gone - self.model.ends.keys(), "lapsed")  # noted and forgotten since
+        lapsed = {
+            pk for b in self.model.bookings.values() for pk in self.model.lapsed(b.miner, b.executor_class, call.now)
+        }
+        if not noted.items() <= dict.fromkeys(lapsed, "lapsed").items():
+            raise Violation(f"{call} ended reservations {noted}; lapsed are {lapsed}.")
+        self.model.ends.update(noted)
+        forget(self.model, gone, call.now, self.policy)
         self.rows = rows
 
     def adopt_ends(self, call: Call, ended: dict[int, str], made: dict[int, Booking]) -> None:
