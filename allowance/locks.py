@@ -63,6 +63,25 @@ def ledger_transaction(*, durable: bool = False) -> Iterator[None]:
         raise LockTimeout from error
 
 
+@contextmanager
+def hurried_transaction(seconds: float) -> Iterator[None]:
+    """Run a transaction whose every wait for a lock ends after `seconds`, on SQLite too, with LockTimeout."""
+    before = None
+    if connection.vendor == "sqlite" and not connection.in_atomic_block:
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA busy_timeout")
+            (before,) = cursor.fetchone()
+            cursor.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+    try:
+        with ledger_transaction():
+            bound_waits(seconds)
+            yield
+    finally:
+        if before is not None:
+            with connection.cursor() as cursor:
+                cursor.execute(f"PRAGMA busy_timeout = {before}")
+
+
 def lock_chain() -> None:
     """Wait for the chain lock and keep it until the transaction ends; `chain_changed` comes before any change."""
     bound_waits(lock_timeout())

@@ -13,13 +13,13 @@ from django.urls import URLPattern, path
 from django.utils import timezone
 
 from allowance.admin import ReadOnlyAdmin, link, to_the_second
-from allowance.models import Reservation
+from allowance.models import Miner, Reservation
 from routing import tokens
 from routing.incidents import hotkeys
 from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
 from routing.pages import SEE_DECISIONS, incidents, miner_link
 from routing.pages.board import board_page
-from routing.pages.decisions import explanation
+from routing.pages.decisions import ClassFilter, OutcomeFilter, explanation
 from routing.pages.ledger import ledger_page
 from routing.pages.miner import miner_page
 from routing.pages.status import status_page
@@ -102,16 +102,27 @@ class MinerIncidentAdmin(ReadOnlyAdmin):
 class DecisionRecordAdmin(ReadOnlyAdmin):
     """Found by job, or by the beginning of the winner's hotkey."""
 
-    exact = ("job_uuid", UUID)
     heavy = ("candidates",)
     list_display = ("decided", "outcome", "executor_class", "seconds", "hotkey", "rank", "job", "took")
-    list_filter = ("outcome", "executor_class", "at")
+    list_filter = (OutcomeFilter, ClassFilter, "at")
+    sortable_by = ("decided",)  # by index
     ordering = ("-at", "-pk")
-    search_fields = ("miner__startswith",)
+    search_fields = ("miner",)
     fields = (
         *("decided", "job", "outcome", "executor_class", "seconds", "block", "hotkey", "rank", "scored", "reserved"),
         *("thresholds", "failed", "took"),
     )
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[DecisionRecord], search_term: str
+    ) -> tuple[QuerySet[DecisionRecord], bool]:
+        """Search through indexes only: there are few miners to look a hotkey's beginning up among."""
+        term = search_term.strip()
+        try:
+            return queryset.filter(job_uuid=UUID(term)), False
+        except ValueError:
+            winners = [*Miner.objects.filter(hotkey__startswith=term).values_list("pk", flat=True), term]
+            return (queryset.filter(miner__in=winners) if term else queryset), False
 
     def change_view(
         self,
@@ -179,7 +190,7 @@ class RoutedJobAdmin(ReadOnlyAdmin):
 
     exact = ("uuid", UUID)
     list_display = ("uuid", "routed", "executor_class", "seconds", "hotkey", "route")
-    list_filter = ("executor_class", "routed_at")
+    list_filter = (ClassFilter, "routed_at")
     ordering = ("-routed_at",)
     search_fields = ("miner__startswith",)
     fields = ("uuid", "routed", "executor_class", "seconds", "hotkey", "route", "tried", "others")

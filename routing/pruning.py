@@ -68,6 +68,13 @@ def kinds(now: dt.datetime, batch: int) -> list[Kind]:
     return [
         rows("decisions", "KEEP_DECISIONS_DAYS", _decisions, by="at"),
         rows(
+            "their candidates",
+            "KEEP_CANDIDATES_DAYS",
+            partial(_candidates, over["KEEP_DECISIONS_DAYS"]),
+            by="at",
+            delete=lambda found: found.update(candidates=None),
+        ),
+        rows(
             "incidents",
             "KEEP_INCIDENTS_DAYS",
             partial(_incidents, used),
@@ -111,6 +118,11 @@ def kinds(now: dt.datetime, batch: int) -> list[Kind]:
 
 def _decisions(before: dt.datetime) -> Old:
     return DecisionRecord.objects.filter(at__lte=before), Q()
+
+
+def _candidates(gone: dt.datetime, before: dt.datetime) -> Old:
+    """Return the decisions whose candidates are past use, without those that are `gone` as a whole by then."""
+    return DecisionRecord.objects.filter(at__gt=gone, at__lte=before, candidates__isnull=False), Q()
 
 
 def _incidents(used: dt.datetime, before: dt.datetime) -> Old:

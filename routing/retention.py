@@ -10,6 +10,7 @@ from allowance.types import HOLD_MARGIN, MAX_JOB_RUN_TIME
 
 DEFAULTS: dict[str, float] = {
     "KEEP_DECISIONS_DAYS": 30,
+    "KEEP_CANDIDATES_DAYS": 7,
     "KEEP_JOBS_DAYS": 30,
     "KEEP_INCIDENTS_DAYS": 400,
     "KEEP_RECEIPTS_DAYS": 90,
@@ -18,10 +19,11 @@ DEFAULTS: dict[str, float] = {
     "KEEP_CHECKS_DAYS": 400,
     "KEEP_TOKENS_DAYS": 90,
 }
-"""Decisions are many and large, and asked about within days. Jobs, with the signatures that they came with, stay for as
-long as somebody might ask for one again. Incidents outlast the longest window that can be set, so that a longer one
-finds them. Receipts and reservations are what is settled with miners, a quarter at a time. The ledger needs blocks for
-some four hours, and reads them all when it is checked. Checks of the ledger, and tokens that are over, are few."""
+"""Decisions are many, and those with their candidates large, some 30 kB each; both are asked about within days. Jobs,
+with the signatures that they came with, stay for as long as somebody might ask for one again. Incidents outlast the
+longest window that can be set, so that a longer one finds them. Receipts and reservations are what is settled with
+miners, a quarter at a time. The ledger needs blocks for some four hours, and reads them all when it is checked. Checks
+of the ledger, and tokens that are over, are few."""
 
 MOST_DAYS = 36_500
 

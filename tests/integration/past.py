@@ -46,10 +46,9 @@ def fill(*hotkeys: str) -> None:
         fill_ledger(*hotkeys)
 
 
-def decide(at: dt.datetime) -> None:
-    DecisionRecord.objects.create(
-        job_uuid=uuid4(), at=at, executor_class=CLASS, seconds=1, outcome="routed", microseconds=1
-    )
+def decide(at: dt.datetime, **what: Any) -> None:
+    said = {"executor_class": CLASS, "seconds": 1, "outcome": "routed", "microseconds": 1, **what}
+    DecisionRecord.objects.create(job_uuid=uuid4(), at=at, **said)
 
 
 def check(at: dt.datetime) -> None:
@@ -101,8 +100,9 @@ def find() -> object:
     return found, [miner.hotkey_ss58 for miner in allowance().miners()]
 
 
-def record_history() -> None:
-    """Record some of everything, of which much is past use."""
+def record_history(settings: Settings) -> None:
+    """Record some of everything, of which much is past use; of some decisions only the candidates."""
+    settings.KEEP_DECISIONS_DAYS = 1.5
     fill("anna", "bert", "carl", "dora")
     reserve(NOW - 2 * DAY, "dora")
     for days in (3, 2, 0):
@@ -122,6 +122,7 @@ def record_history() -> None:
         routed(job_request(3, on_trusted_miner=True), now=at)
         offer = routed(job_request(3), now=at)
         UsedSignature.objects.create(signatory="us", signed_at_ns=signatures.to_unix_ns(at), job_uuid=offer.uuid)
+    decide(NOW - DAY, candidates={"columns": [], "rows": [], "excluded": []})
     jump(FIRST_BLOCK + 30, NOW - DAY, ["anna", "bert"])
     jump(FIRST_BLOCK + 31, NOW - DAY)
     for i in range(12):

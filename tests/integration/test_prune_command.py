@@ -41,8 +41,8 @@ def said(*arguments: object) -> dict[str, Any]:
     return {**report, "kinds": {kind["kind"]: kind["rows"] for kind in report["kinds"]}}
 
 
-def test_a_dry_run_counts_what_a_prune_deletes_and_deletes_nothing() -> None:
-    record_history()
+def test_a_dry_run_counts_what_a_prune_deletes_and_deletes_nothing(settings: Settings) -> None:
+    record_history(settings)
     before = stored()
     counted = said("--dry-run")
     assert stored() == before
@@ -58,23 +58,23 @@ def test_a_prune_of_an_empty_database_finds_nothing() -> None:
 
 
 def test_people_get_a_table(settings: Settings) -> None:
-    settings.KEEP_DECISIONS_DAYS = 1.5
-    record_history()
+    record_history(settings)
     for arguments, deleted, noted in ((["--dry-run"], "to delete", "1 to note"), ([], "deleted", "1 noted")):
         ended = run_command("prune", *arguments)
         head, *rows = (re.split(r"  +", line.strip()) for line in ended.out.splitlines())
         assert (ended.code, head) == (0, ["kind", "kept days", deleted])
         assert ["decisions", "1.5", "6"] in rows
+        assert ["their candidates", "0", "1"] in rows
         assert ["lapsed holds", "–", noted] in rows
-        assert len(rows) == 13
+        assert len(rows) == 14
 
 
 LINE = r"(\w+) +\x1b.*?(\d+/\d+)"
 """A bar's name and its last count."""
 
 
-def test_a_terminal_sees_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    record_history()
+def test_a_terminal_sees_how_far_it_is(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
+    record_history(settings)
     screen = io.StringIO()
     monkeypatch.setattr(command, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=100))
     assert run_command("prune", "--batch", 1).code == 0
@@ -100,8 +100,8 @@ def test_each_batch_is_a_transaction_of_its_own_and_deletes_no_more_than_it_may(
     assert all("COMMIT" in words for words in transactions)
 
 
-def test_a_pruned_history_replayed_elsewhere_gives_the_same_answers(tmp_path: Path) -> None:
-    record_history()
+def test_a_pruned_history_replayed_elsewhere_gives_the_same_answers(tmp_path: Path, settings: Settings) -> None:
+    record_history(settings)
     assert all(said()["kinds"].values())
     lines = run_command("export_journal").out.splitlines()
 
@@ -119,8 +119,8 @@ def test_a_pruned_history_replayed_elsewhere_gives_the_same_answers(tmp_path: Pa
     assert run_command("export_journal").out.splitlines() == lines
 
 
-def test_a_history_replayed_over_what_was_pruned_of_it_does_no_harm(tmp_path: Path) -> None:
-    record_history()
+def test_a_history_replayed_over_what_was_pruned_of_it_does_no_harm(tmp_path: Path, settings: Settings) -> None:
+    record_history(settings)
     lines = run_command("export_journal").out.splitlines()
     counted = said()["kinds"]
     before = find()
@@ -139,7 +139,7 @@ def test_what_others_keep_locked_is_passed_over_and_told(
     miner: str | None, passed_over: str, kind: str, settings: Settings
 ) -> None:
     settings.ALLOWANCE_LOCK_TIMEOUT = 0.02
-    record_history()
+    record_history(settings)
     counted = said("--dry-run")["kinds"]
     with Holder(miner):
         first = said()

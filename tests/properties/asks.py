@@ -12,7 +12,7 @@ from django.utils import timezone
 from allowance import allowance, ledger
 from allowance.audit import check_ledger
 from allowance.types import AllowanceException, CannotReserveAllowanceException, NotEnoughAllowanceException
-from routing import pruning, routing
+from routing import picks, pruning, routing
 from routing.book import DryBook, LiveBook
 from routing.lines import parse
 from routing.pipeline import decide, refusal
@@ -59,9 +59,9 @@ def request(do: Do) -> V2JobRequest:
 
 
 def pick(do: Do, decisions: list[Decision]) -> tuple[Route, int | None]:
-    """Pick, by the public method, or by the function behind it, which says why."""
+    """Pick, by the public method, or by the function behind it, which tells its decision."""
     if do["whole"]:
-        decision = decide(request(do), LiveBook(), now=timezone.now(), exclude=do["exclude"])
+        decision = picks.pick(request(do), LiveBook(), exclude=do["exclude"])
         decisions.append(decision)
         if decision.route is None:
             raise refusal(decision)

@@ -33,6 +33,7 @@ from tests.properties.history import generate, load, size  # noqa: E402
 from tests.properties.simulation import Found, run_history  # noqa: E402
 from tests.properties.world import fleet  # noqa: E402
 
+settings.DECISIONS_SAMPLE = 1
 for name in DEFAULTS:
     setattr(settings, name, 0)
 

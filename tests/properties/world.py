@@ -32,6 +32,7 @@ from tests.properties.coverage import Tally
 from tests.properties.history import AFTER_COMMIT, ROUTERS, Action, Do, Step
 from tests.properties.judge import Call, Violation, check_hold, judge
 from tests.properties.pruned import forget
+from tests.properties.records import check_records
 from tests.properties.router import Router
 from tests.properties.schedule import LONGEST, Schedule, StuckError, await_end_of
 
@@ -84,6 +85,7 @@ class World:
         self.skews = dict.fromkeys(range(ROUTERS), dt.timedelta())
         self.policy: asks.Policy = (0, 24.0)
         self.trace: list[str] = []
+        self.last_record = 0
 
     def step(self, step: Step) -> None:
         """Do what a step says, and compare what came of it."""
@@ -110,6 +112,7 @@ class World:
             judge(call, self.policy)
             notes.take(self.tally, call, before, self.model)
             self.trace.append(f"{call.action.kind}: {self.relative(call)} {call.crashed or ''}")
+        self.last_record = check_records(calls, self.last_record)
         if len(calls) > 1 or calls[0].crashed or len(self.told) % EVERY == 0:
             self.compare()
         if any(call.action.kind == "prune" for call in calls):
@@ -238,7 +241,7 @@ class World:
                 raise Violation(f"{call} stored {booking}.")
             call.states.append(self.model.copy())
             check_hold(call, booking, self.policy)
-            call.booked = booking
+            call.booked, call.booked_as = booking, pk
             notes.booked(self.tally, booking, [self.model.bookings[lapsed] for lapsed in ended])
             self.model.bookings[pk] = booking
         self.rows = rows
