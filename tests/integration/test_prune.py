@@ -85,6 +85,16 @@ def test_rows_that_nobody_needs_are_kept_for_their_days(days: int, settings: Set
     assert sorted(AccessToken.objects.values_list("name", flat=True)) == ["gone", "live"]
 
 
+@pytest.mark.parametrize("days", [0, 7])
+def test_a_decision_outlives_its_candidates(days: int, settings: Settings) -> None:
+    settings.KEEP_CANDIDATES_DAYS = days
+    edge = NOW - max(days * DAY, SLACK)
+    for at in (edge - LEAST, edge + LEAST):
+        decide(at, candidates={"columns": [], "rows": [], "excluded": []})
+    assert prune() == {"their candidates": 1}
+    assert DecisionRecord.objects.get(candidates__isnull=True).at == edge - LEAST
+
+
 def test_the_newest_check_of_the_ledger_stays_however_old() -> None:
     for days in (3, 2, 4):
         check(NOW - days * DAY)
