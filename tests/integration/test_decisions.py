@@ -6,6 +6,7 @@ import datetime as dt
 import json
 from collections.abc import Callable, Iterator, Sequence
 from threading import Event, Thread
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -150,7 +151,7 @@ def test_a_fixed_route_is_recorded_whatever_its_uuid(uuid: str) -> None:
     ],
 )
 def test_a_fixed_route_s_record_takes_what_can_be_stored_of_its_job(
-    fields: dict[str, object], executor_class: str, seconds: float
+    fields: dict[str, Any], executor_class: str, seconds: float
 ) -> None:
     routing().pick(job_request(**{"on_trusted_miner": True, **fields}))
     record = DecisionRecord.objects.get()
