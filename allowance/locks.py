@@ -1,12 +1,13 @@
 """Who locks what, in which order, and for how long.
 
-1. The chain lock, by whatever records blocks, manifests or collateral, or repairs. Only its holder writes what follows
-   from the chain: blocks, neuron lists, manifest syncs, the rows of miners, an account's `executors`, `counts`,
-   `voided_before`.
-2. Account rows: one at a time by whatever reserves, spends, releases or repairs. Only the holder of the account row
-   writes its `base`, `held`, `spent` and its reservations, which therefore need no lock of their own. The holder of the
-   chain lock takes many, of the miners whose presence, address or executors it changes: a reservation is made wholly
-   before such a change, or sees it. Who holds an account without the chain lock waits for no other lock of these.
+1. The chain lock, by whatever records blocks, manifests or collateral, repairs, or prunes blocks. Only its holder
+   writes what follows from the chain: blocks, neuron lists, manifest syncs, the rows of miners, an account's
+   `executors`, `counts`, `voided_before`.
+2. Account rows: one at a time by whatever reserves, spends, releases, repairs or prunes. Only the holder of the account
+   row writes its `base`, `held`, `spent` and its reservations, which therefore need no lock of their own. The holder of
+   the chain lock takes many, of the miners whose presence, address or executors it changes: a reservation is made
+   wholly before such a change, or sees it. Who holds an account without the chain lock waits for no other lock of
+   these.
 3. Rows of the caller's own that it writes in a reservation's transaction, last of all; whoever holds one of them waits
    for none of the above.
 
@@ -60,6 +61,25 @@ def ledger_transaction(*, durable: bool = False) -> Iterator[None]:
         if not _no_lock(error):
             raise
         raise LockTimeout from error
+
+
+@contextmanager
+def hurried_transaction(seconds: float) -> Iterator[None]:
+    """Run a transaction whose every wait for a lock ends after `seconds`, on SQLite too, with LockTimeout."""
+    before = None
+    if connection.vendor == "sqlite" and not connection.in_atomic_block:
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA busy_timeout")
+            (before,) = cursor.fetchone()
+            cursor.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+    try:
+        with ledger_transaction():
+            bound_waits(seconds)
+            yield
+    finally:
+        if before is not None:
+            with connection.cursor() as cursor:
+                cursor.execute(f"PRAGMA busy_timeout = {before}")
 
 
 def lock_chain() -> None:

@@ -188,5 +188,6 @@ def _miners(readings: Mapping[ExecutorClass, Reading], now: dt.datetime) -> list
     for rows in _lapsed(now):
         of_a_day = rows.filter(expires_at__gt=now - DAY, account__executor_class__in=readings)
         for hotkey, count in of_a_day.values_list("account__miner").annotate(Count("pk")):
-            found[hotkey].lapsed += count
+            if hotkey in found:  # it may have come since its class was read
+                found[hotkey].lapsed += count
     return sorted(found.values(), key=lambda miner: miner.hotkey)

@@ -14,13 +14,13 @@ from django.urls import URLPattern, path
 from django.utils import timezone
 
 from allowance.admin import ReadOnlyAdmin, link, to_the_second
-from allowance.models import Reservation
+from allowance.models import Miner, Reservation
 from routing import tokens
 from routing.incidents import hotkeys
 from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
 from routing.pages import SEE_DECISIONS, SEE_MINER, incidents, miner_link
 from routing.pages.board import board_page
-from routing.pages.decisions import explanation
+from routing.pages.decisions import ClassFilter, DecidedFilter, OutcomeFilter, explanation
 from routing.pages.ledger import ledger_page
 from routing.pages.miner import miner_page
 from routing.pages.status import status_page
@@ -116,31 +116,31 @@ class MinerIncidentAdmin(OfMinersAdmin):
         return "-" if incident.voided_at is None else to_the_second(incident.voided_at)
 
 
-class DecidedFilter(admin.DateFieldListFilter):
-    """Django's own, under the name that its column has."""
-
-    def __init__(self, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
-        self.title = "time"
-
-
 @admin.register(DecisionRecord)
 class DecisionRecordAdmin(OfMinersAdmin):
     """Found by job, or by the beginning of the winner's hotkey."""
 
-    exact = ("job_uuid", UUID)
     heavy = ("candidates",)
     list_display = ("decided", "outcome", "executor_class", "needed", "hotkey", "rank", "job", "took")
-    list_filter = ("outcome", "executor_class", ("at", DecidedFilter))
+    list_filter = (DecidedFilter, OutcomeFilter, ClassFilter)
+    sortable_by = ("decided",)  # by index
     ordering = ("-at", "-pk")
-    search_fields = ("miner__startswith",)
+    search_fields = ("miner",)
     fields = (
         *("decided", "job", "outcome", "executor_class", "needed", "block", "hotkey", "rank", "scored", "reserved"),
         *("thresholds", "failed", "took"),
     )
 
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        return super().changelist_view(request, {"title": "Decisions", **(extra_context or {})})
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[DecisionRecord], search_term: str
+    ) -> tuple[QuerySet[DecisionRecord], bool]:
+        """Search through indexes only: there are few miners to look a hotkey's beginning up among."""
+        term = search_term.strip()
+        try:
+            return queryset.filter(job_uuid=UUID(term)), False
+        except ValueError:
+            winners = [*Miner.objects.filter(hotkey__startswith=term).values_list("pk", flat=True), term]
+            return (queryset.filter(miner__in=winners) if term else queryset), False
 
     def change_view(
         self,
@@ -165,7 +165,7 @@ class DecisionRecordAdmin(OfMinersAdmin):
     def decided(self, decision: DecisionRecord) -> str:
         return to_the_second(decision.at)
 
-    @admin.display(description="seconds", ordering="seconds")
+    @admin.display(description="seconds")
     def needed(self, decision: DecisionRecord) -> str:
         return f"{decision.seconds:g}"
 
@@ -212,7 +212,7 @@ class RoutedJobAdmin(OfMinersAdmin):
 
     exact = ("uuid", UUID)
     list_display = ("uuid", "routed", "executor_class", "seconds", "hotkey", "route")
-    list_filter = ("executor_class", "routed_at")
+    list_filter = (ClassFilter, "routed_at")
     ordering = ("-routed_at",)
     search_fields = ("miner__startswith",)
     fields = ("uuid", "routed", "executor_class", "seconds", "hotkey", "route", "tried", "others")

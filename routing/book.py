@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
+from django.db import connection
 from django.utils import timezone
 
 from allowance import ledger, reading, reservations
@@ -23,7 +24,7 @@ from allowance.types import HOLD_MARGIN, LockTimeout, Miner
 from routing.conf import InForce
 from routing.metrics import LOCK_SKIPS, LOCK_WAIT_SECONDS, LOCK_WAITS
 from routing.ongoing import Jobs, as_text, observe, occupation
-from routing.types import Candidate, Decision, Gate, Job, Verdict
+from routing.types import PASSED_OVER, Candidate, Decision, Gate, Job, Verdict
 
 
 class Seen(NamedTuple):
@@ -50,6 +51,9 @@ Outcome = tuple[Candidate, Reserved | Verdict]
 AT_ONCE = 8
 """So many accounts are tried in one statement, if the favourite is locked: other routers rank alike."""
 
+
+SHORTEST_WAIT = 0.001
+"""Seconds; what is over sooner is no wait for others, but the way to the database and back."""
 
 READING_LASTS = 1.0
 """So many seconds after it was read a reservation may be made as of that moment, and so lapse sooner by as much."""
@@ -125,8 +129,10 @@ class LiveBook:
     def _reserve(
         self, candidates: Sequence[Candidate], question: Decision, window: Window, patience: float
     ) -> Outcome | None:
-        job = question.job
+        job, begun = question.job, time.monotonic()
         with ledger_transaction(durable=True):
+            if connection.vendor == "sqlite":  # to begin is to wait for its only lock
+                self._note_wait(time.monotonic() - begun)
             account = self._lock_first(candidates, job, patience)
             if account is None:
                 LOCK_SKIPS.inc(len(candidates))
@@ -148,6 +154,8 @@ class LiveBook:
                 now=now,
                 newest=window.newest or 0,
             )
+            for better in candidates[:place]:
+                better.verdict = PASSED_OVER
             if self.claim:
                 self.claim(reservation)
             if self.record:
@@ -190,15 +198,19 @@ class LiveBook:
                 return lock_account(wait=patience, miner=candidates[0].hotkey, executor_class=job.executor_class)
             finally:
                 waited = time.monotonic() - begun
-                self.waited += waited
                 self.patience = max(0.0, patience - waited)
                 self.good_until = -math.inf
-                LOCK_WAITS.inc()
-                LOCK_WAIT_SECONDS.inc(waited)
+                self._note_wait(waited)
         for asked in self._attempts(candidates):
             if account := lock_account(wait=0, first_of=asked, executor_class=job.executor_class):
                 return account
         return None
+
+    def _note_wait(self, seconds: float) -> None:
+        if seconds > SHORTEST_WAIT:
+            self.waited += seconds
+            LOCK_WAITS.inc()
+            LOCK_WAIT_SECONDS.inc(seconds)
 
     def _attempts(self, candidates: Sequence[Candidate]) -> Iterator[dict[str, int | None]]:
         """Yield the accounts to try together, at which versions; the favourite alone, because that is quicker."""

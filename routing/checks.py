@@ -11,7 +11,7 @@ from django.core.checks import CheckMessage, Error, Tags, register
 from django.core.exceptions import ImproperlyConfigured
 
 from allowance import validation
-from routing import alerts, decisions, limits, signatures
+from routing import alerts, decisions, limits, retention, signatures
 from routing.dynamic import CONSTANCE_SETTINGS
 
 
@@ -117,7 +117,7 @@ def check_signatures(**_kwargs: Any) -> list[CheckMessage]:
         errors.append(
             Error(f"FACILITATOR_PUBLIC_KEYS is set, but nothing can verify: {error}.", hint=hint, id="routing.E009")
         )
-    age = getattr(settings, "FACILITATOR_SIGNATURE_MAX_AGE", signatures.DEFAULT_MAX_AGE)
+    age = signatures.max_age()
     if not _is_number(age) or not 0 < age < math.inf:
         hint = "Some minutes, in seconds: so far a signature's time may be from ours, either way."
         errors.append(
@@ -147,6 +147,20 @@ def check_limits(**_kwargs: Any) -> list[CheckMessage]:
         )
         for name, least in limits.LEAST.items()
         if not _is_number(value := limits.limit(name)) or not least <= value < math.inf
+    ]
+
+
+@register()
+def check_retention(**_kwargs: Any) -> list[CheckMessage]:
+    """Insist on days that can be counted back."""
+    return [
+        Error(
+            f"{name} is {value!r}, not a number from 0 to {retention.MOST_DAYS}.",
+            hint=f"Set it to the days that `manage.py prune` is to keep what is over, or leave it out for {days:g}.",
+            id="routing.E013",
+        )
+        for name, days in retention.DEFAULTS.items()
+        if not _is_number(value := getattr(settings, name, days)) or not 0 <= value <= retention.MOST_DAYS
     ]
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from django import db
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import connection
 
 from allowance import ledger, rows
 from allowance.ledger import Balance
+from allowance.locks import hurried_transaction
 from allowance.models import Reservation
+from allowance.types import LockTimeout
 from routing.metrics import DECISIONS_LOST
 from routing.models import DecisionRecord
 from routing.pipeline import outcome
@@ -24,6 +27,12 @@ from routing.types import ROUTED, Candidate, Decision, Gate, Job, JobRoute, Poli
 logger = logging.getLogger(__name__)
 
 DEFAULT_SAMPLE = 0.01
+
+PATIENCE = 0.25
+"""Seconds for which a decision that reserved nothing waits for others before it goes unrecorded."""
+
+LONGEST_SECONDS = 2**31
+"""What is kept of a fixed route's job that may take longer, which is nobody's to judge."""
 
 LOOKED_THROUGH = 20
 """So many decisions with their candidates are looked through for one miner: each has all miners of a class."""
@@ -66,14 +75,15 @@ def record_route(
 def record_apart(decision: Decision, *, seconds: float, waited: float) -> None:
     """Record a decision by which nothing was reserved: a refusal, or a fixed route.
 
-    It stands even if the database does not take the record; then the log and a counter say so.
+    It stands even if the database does not take the record, or not soon; then the log and a counter say so. In a
+    transaction of the caller's own the record shares its fate.
     """
     miner = decision.route.miner.hotkey_ss58 if decision.route else ""
     kept = None if decision.policy is None else _kept(decision)
     try:
-        with transaction.atomic():
+        with hurried_transaction(PATIENCE):
             _insert(decision, seconds, waited, outcome=outcome(decision), miner=miner, candidates=kept)
-    except db.Error:
+    except (db.Error, LockTimeout):
         DECISIONS_LOST.inc()
         logger.exception("The decision on job %.80r could not be recorded.", decision.job.uuid)
 
@@ -121,8 +131,8 @@ def _insert(decision: Decision, seconds: float, waited: float, **what: object) -
     record = DecisionRecord(
         job_uuid=_uuid(decision.job.uuid),
         at=decision.at,
-        executor_class=str(decision.job.executor_class).replace("\0", "")[:64],  # an unknown one may be anything
-        seconds=decision.job.seconds,
+        executor_class=_text(decision.job.executor_class),
+        seconds=_seconds(decision.job.seconds),
         block=decision.block,
         minimum_wei=decision.policy.minimum_wei if decision.policy else 0,
         window_hours=decision.policy.window / dt.timedelta(hours=1) if decision.policy else None,
@@ -141,6 +151,17 @@ def _uuid(text: str) -> UUID | None:
         return UUID(text)
     except (ValueError, AttributeError, TypeError):
         return None
+
+
+def _text(executor_class: str) -> str:
+    """Return what can be stored of a class; an unknown one, or a fixed route's, may be anything."""
+    return str(executor_class).encode("utf-8", "replace").decode().replace("\0", "")[:64]
+
+
+def _seconds(seconds: float) -> float:
+    """Return what can be stored of a job's seconds; those of a fixed route may be anything."""
+    bounded = min(max(seconds, 0), LONGEST_SECONDS)
+    return 0.0 if math.isnan(bounded) else float(bounded)
 
 
 def _sampled(job: Job) -> bool:

@@ -26,14 +26,19 @@ class Explanation(NamedTuple):
     decision: Decision | None
     reservation: Reservation | None
 
-    def fate(self, now: dt.datetime) -> str:
-        """Return in one line where the job went, or why nowhere, and what became of its reservation by `now`."""
+    def fate(self, now: dt.datetime, *, reservations: bool = True) -> str:
+        """Return in one line where the job went, or why nowhere, and what became of its reservation by `now`.
+
+        Without `reservations` it says no more of that than its number.
+        """
         record = self.record
         if not record.miner:
             return str(refusal(self.decision)) if self.decision else f"{record.outcome}."
         if record.reservation_id is None:
             return f"A fixed route to {record.miner}: no allowance needed."
         routed = f"Routed to {record.miner}, rank {record.rank}, score {record.score:g}"
+        if not reservations:
+            return f"{routed}; reservation {record.reservation_id}."
         if self.reservation is None:
             return f"{routed}; reservation {record.reservation_id} is not there any more."
         blocks = self.reservation.blocks

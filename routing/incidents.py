@@ -13,8 +13,8 @@ from uuid import UUID
 from django.db import connection
 from django.db.models import Count, Q, QuerySet, Sum
 
+from allowance.buckets import UtcDay, UtcHour
 from allowance.models import Account
-from routing.buckets import UtcDay, UtcHour
 from routing.models import DecisionRecord, MinerIncident
 from routing.reliability import score
 from routing.types import MinerIncidentType

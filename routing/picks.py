@@ -10,9 +10,10 @@ from collections.abc import Collection
 from django.utils import timezone
 
 from allowance.models import Reservation
+from allowance.types import LockTimeout
 from routing import decisions
 from routing.book import LiveBook
-from routing.metrics import LEFT_AFTER, PICK_SECONDS, SECONDS_OF
+from routing.metrics import DECISIONS_LOST, LEFT_AFTER, PICK_SECONDS, SECONDS_OF
 from routing.pipeline import decide, outcome, refusal
 from routing.types import ROUTED, Candidate, Decision, Gate, NotEnoughCollateralException, OrganicJobRequest
 
@@ -34,7 +35,11 @@ def pick(
         decisions.record_route(question, candidate, reservation, seconds=seconds, waited=book.waited)
 
     book.record = record
-    decision = decide(request, book, now=now or timezone.now(), exclude=exclude)
+    try:
+        decision = decide(request, book, now=now or timezone.now(), exclude=exclude)
+    except LockTimeout:  # SQLite's only lock, without which nothing can be recorded either
+        DECISIONS_LOST.inc()
+        raise
     if decision.route is None or decision.route.allowance_reservation_id is None:
         decisions.record_apart(decision, seconds=time.perf_counter() - begun, waited=book.waited)
     _count(decision, time.perf_counter() - begun)

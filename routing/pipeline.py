@@ -21,6 +21,7 @@ from routing.book import Book, Reserved, Reserver, Seen, busy
 from routing.reliability import incident_counts, score
 from routing.types import (
     NOT_REACHED,
+    PASSED_OVER,
     ROUTED,
     AllMinersBusy,
     Candidate,
@@ -174,7 +175,7 @@ def walk(ranked: Sequence[Candidate], question: Decision, book: Reserver, window
             candidate.verdict = answer
             idle = [other for other in idle if other is not candidate]
     for candidate in idle:
-        candidate.verdict = Verdict(Gate.LOCK, 0, 1)
+        candidate.verdict = PASSED_OVER
     return None
 
 

@@ -14,7 +14,7 @@ from routing.book import Outcome, Reserved
 from routing.decisions import load
 from routing.models import DecisionRecord
 from routing.pipeline import outcome, settle
-from routing.types import NOT_REACHED, Candidate, Decision, Gate, Verdict
+from routing.types import NOT_REACHED, PASSED_OVER, Candidate, Decision, Gate, Verdict
 
 UNDER_THE_LOCK = {Gate.EXECUTORS, Gate.RESERVATION}
 
@@ -32,8 +32,10 @@ class RecordedBook:
         for candidate in candidates:
             if answer := self.answers.get(candidate.hotkey):
                 return candidate, answer
-        for candidate in candidates:
+        for place, candidate in enumerate(candidates):
             if candidate.hotkey not in self.passed_over:
+                for better in candidates[:place]:
+                    better.verdict = PASSED_OVER
                 return candidate, Reserved(candidate.miner, [], None)
         return None
 
@@ -57,14 +59,10 @@ def differences(record: DecisionRecord) -> list[str] | None:
 
 
 def _book(recorded: Decision) -> RecordedBook:
-    """Return the book of a decision: who was idle when read was asked, but for those ranked above the winner."""
+    """Return the book of a decision: what those who were idle when read had to say, or that they were not asked."""
     idle = [c for c in recorded.candidates if c.ongoing < c.executors]
-    winner = recorded.route and recorded.route.miner.hotkey_ss58
-    places = [c.rank or 0 for c in recorded.candidates if c.hotkey == winner]
-    above = {c.hotkey for c in idle if c.verdict.gate is None and places and (c.rank or 0) < places[0]}
-    locked = {c.hotkey for c in idle if c.verdict.gate is Gate.LOCK}
     answers = {c.hotkey: c.verdict for c in idle if c.verdict.gate in UNDER_THE_LOCK}
-    return RecordedBook(answers, frozenset(above | locked))
+    return RecordedBook(answers, frozenset(c.hotkey for c in idle if c.verdict.gate is Gate.LOCK))
 
 
 def _compare(record: DecisionRecord, recorded: Decision, made: Decision) -> Iterator[str]:
@@ -73,6 +71,13 @@ def _compare(record: DecisionRecord, recorded: Decision, made: Decision) -> Iter
     winner = made.route.miner.hotkey_ss58 if made.route else ""
     if winner != record.miner:
         yield f"winner: was {record.miner or 'nobody'}, is {winner or 'nobody'}"
+    chosen = next((c for c in made.candidates if c.hotkey == winner), None)
+    was_chosen, is_chosen = (record.rank, record.score), (chosen and chosen.rank, chosen and chosen.score)
+    if was_chosen != is_chosen:
+        yield f"rank and score of the winner: were {was_chosen}, are {is_chosen}"
+    counted = {gate.value: n for gate, n in made.counts.items()}
+    if (record.asked, record.counts) != (len(made.candidates), counted):
+        yield f"candidates: were {record.asked}, failed {record.counts}; are {len(made.candidates)}, failed {counted}"
     before, after = ([c.hotkey for c in decision.candidates] for decision in (recorded, made))
     if before != after:
         place = next(i for i, (was, now) in enumerate(zip(before, after, strict=True)) if was != now)

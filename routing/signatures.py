@@ -52,6 +52,17 @@ def check(request: V2JobRequest, now: dt.datetime) -> Signature | None:
     return signature
 
 
+def max_age() -> float:
+    """Return how many seconds a signature's time may be from ours, either way."""
+    seconds: float = getattr(settings, "FACILITATOR_SIGNATURE_MAX_AGE", DEFAULT_MAX_AGE)
+    return seconds
+
+
+def to_unix_ns(when: dt.datetime) -> int:
+    """Return a time as signatures have it: nanoseconds since 1970."""
+    return (when - EPOCH) // dt.timedelta(microseconds=1) * 1000
+
+
 def signed_payload(request: V2JobRequest) -> bytes:
     """Return what a request's signature is to cover: JSON, as a string in JSON.
 
@@ -98,14 +109,14 @@ def public_key(address: str) -> Keypair:
 
 
 def _insist_on_the_time(signature: Signature, now: dt.datetime) -> None:
-    max_age: float = getattr(settings, "FACILITATOR_SIGNATURE_MAX_AGE", DEFAULT_MAX_AGE)
-    age_ns = (now - EPOCH) // dt.timedelta(microseconds=1) * 1000 - signature.timestamp_ns
-    if not abs(age_ns) <= max_age * 1e9:  # so that no age is fine if the setting is no number
+    longest = max_age()
+    age_ns = to_unix_ns(now) - signature.timestamp_ns
+    if not abs(age_ns) <= longest * 1e9:  # so that no age is fine if the setting is no number
         seconds = f"{abs(age_ns) / 1e9:g} s"
         if age_ns > 0:
-            raise SignatureRefused(f"The signature is {seconds} old, more than {max_age:g} s. Sign the job anew.")
+            raise SignatureRefused(f"The signature is {seconds} old, more than {longest:g} s. Sign the job anew.")
         raise SignatureRefused(
-            f"The signature's time is {seconds} ahead, more than {max_age:g} s. Set the signer's clock, and sign anew."
+            f"The signature's time is {seconds} ahead, more than {longest:g} s. Set the signer's clock, and sign anew."
         )
 
 

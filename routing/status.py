@@ -22,8 +22,8 @@ HOUR = dt.timedelta(hours=1)
 TOP = 5
 """So many of the miners with most of the work are named."""
 
-FEW_JOBS = 20
-"""Fewer jobs than these do not tell how the work is spread."""
+FEW = 20
+"""A share of fewer than these tells nothing: at a quiet hour one refusal would be all of them."""
 
 Measured = dict[str, tuple[float | None, str]]
 """By the name of a measure, its value and the fact in words."""
@@ -181,7 +181,7 @@ def _lapses(now: dt.datetime) -> Measured:
 
 def _concentration(work: Sequence[Work], most_jobs: Sequence[Work], most_seconds: Sequence[Work]) -> Measured:
     jobs = sum(each.jobs for each in work)
-    if jobs < FEW_JOBS:
+    if jobs < FEW:
         too_few = None, f"{jobs or 'No'} jobs were routed in the last hour, too few to tell."
         return {"most_jobs": too_few, "most_seconds": too_few}
     first, longest = most_jobs[0], most_seconds[0]
@@ -213,7 +213,8 @@ def _age(then: dt.datetime, now: dt.datetime) -> float:
 
 
 def _share(part: int, total: int, of: str, fact: str) -> tuple[float | None, str]:
-    """Return the percentage and the fact, or that there is nothing to take a share of."""
+    """Return the percentage and the fact, or that there is nothing, or too little, to take a share of."""
     if not total:
         return None, f"There were no {of} in the last hour."
-    return 100 * part / total, f"{part} of {total} {of} in the last hour {fact}."
+    told = f"{part} of {total} {of} in the last hour {fact}"
+    return (100 * part / total, f"{told}.") if total >= FEW else (None, f"{told}, too few to tell.")

@@ -112,7 +112,7 @@ SUMMARY = {
     Gate.COLLATERAL: "below the collateral of {minimum_wei}",
     Gate.EXECUTORS: "busy",
     Gate.RESERVATION: "taken by another job meanwhile",
-    Gate.LOCK: "locked by somebody else",
+    Gate.LOCK: "locked or just changed by others",
 }
 
 
@@ -154,7 +154,7 @@ class Verdict:
             case Gate.RESERVATION:
                 return f"only {self.observed:g} s left when its turn came"
             case Gate.LOCK:
-                return "others kept its account locked"
+                return "others had its account locked, or had just changed it"
         return "gets the job" if self.required else "ranked below the one that gets it"
 
 
@@ -163,6 +163,7 @@ def _count(number: float, thing: str) -> str:
 
 
 NOT_REACHED = Verdict(None, 0, 0)
+PASSED_OVER = Verdict(Gate.LOCK, 0, 1)
 
 
 @dataclass(slots=True)

@@ -60,7 +60,10 @@ class Booking:
 
 @dataclass
 class Subnet:
-    """All that happened. `bookings` are by reservation id, and `ends` says how those ended that a row says it of."""
+    """All that happened. `bookings` are by reservation id, and `ends` says how those ended that a row says it of.
+
+    What was pruned is forgotten; `settled` are the blocks that were the oldest to be kept.
+    """
 
     blocks: dict[int, tuple[dt.datetime, float]] = field(default_factory=dict)
     neurons: dict[int, frozenset[str]] = field(default_factory=dict)
@@ -72,6 +75,7 @@ class Subnet:
     finished: dict[str, dict[str, Any]] = field(default_factory=dict)
     bookings: dict[int, Booking] = field(default_factory=dict)
     ends: dict[int, str] = field(default_factory=dict)
+    settled: set[int] = field(default_factory=set)
     known: dict[tuple[str, str], dict[int, int]] = field(default_factory=dict, repr=False)
     """What each account earned, until the next word of the chain: the one thing not recomputed every time."""
 
@@ -114,6 +118,16 @@ class Subnet:
         self.blocks[number] = at, share
         if hotkeys is not None:
             self.neurons[number] = frozenset(hotkeys)
+        self.known.clear()
+
+    def settle(self, oldest: int, gone: Collection[int]) -> None:
+        """Forget blocks below the `oldest` that is kept; who is registered there stays so."""
+        if any(n <= oldest for n in self.neurons):
+            self.neurons[oldest] = self.registered(oldest)
+        for n in gone:
+            del self.blocks[n]
+            self.neurons.pop(n, None)
+        self.settled.add(oldest)
         self.known.clear()
 
     @property

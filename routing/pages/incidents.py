@@ -16,13 +16,13 @@ from django.urls import reverse
 from django.utils import timezone
 
 from allowance import validation
+from allowance.buckets import UtcDay, UtcHour
 from allowance.threads import in_database_thread
 from allowance.types import BadInputError, ExecutorClass, LockTimeout
 from routing import incidents
-from routing.buckets import UtcDay, UtcHour
 from routing.charts import Chart
 from routing.incidents import Incidents, Stretch
-from routing.models import REASON_LENGTH, MinerIncident
+from routing.models import NAME_LENGTH, REASON_LENGTH, MinerIncident
 from routing.pages import SEE_DECISIONS, SEE_INCIDENTS, needs, show
 from routing.reliability import IncidentAlreadyVoided, void_incident
 from routing.types import MinerIncidentType
@@ -247,7 +247,8 @@ def void(request: HttpRequest, pk: int) -> HttpResponseBase:
             raise IncidentAlreadyVoided(pk, incident.voided_by, incident.voided_at)
         if form.is_valid():
             reason = form.cleaned_data["reason"]
-            voided = void_incident(pk, by=request.user.get_username(), reason=reason, now=timezone.now())
+            name = request.user.get_username()[:NAME_LENGTH]
+            voided = void_incident(pk, by=name, reason=reason, now=timezone.now())
             _model_admin().log_change(request, voided, f"Voided: {reason}")
             messages.success(request, f"{incident} is voided and does not count any more.")
             return redirect(page)

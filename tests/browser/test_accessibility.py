@@ -76,7 +76,7 @@ FIELDS = ["executor_class", "seconds", "minimum_wei", "hours", "exclude", "Ask t
 REACHED = {
     "Incidents": [*FILTERS, "The numbers", "Time", NASTY[0]],
     "Reliability": [*FIELDS, "The same as JSON", "table-wide", NASTY[0]],
-    "Decisions": ["q", "Search", "AllMinersBusy"],
+    "Decisions": ["time", "outcome", "class", "q", "Show", NASTY[0]],
     "Status": ["Look again", "table-wide", "The numbers"],
     "Ledger": ["All checks", "The numbers", "executor_class", "sort", "Show", "live now", NASTY[0]],
 }

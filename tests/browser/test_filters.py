@@ -13,7 +13,7 @@ from playwright.async_api import Page, expect
 
 from allowance.threads import in_database_thread
 from routing.models import DecisionRecord, MinerIncident
-from tests.browser.scene import DAY, FAILED, LONG, NASTY, OTHER_CLASS, REASON, REJECTED, USER
+from tests.browser.scene import DAY, FAILED, HOUR, LONG, NASTY, OTHER_CLASS, REASON, REJECTED, USER
 from tests.browser.visits import Visit, page
 from tests.factories import CLASS
 
@@ -103,15 +103,24 @@ async def test_the_file_has_what_the_list_shows(visit: Visit, tmp_path: Path) ->
 
 async def test_decisions_are_filtered_and_searched(visit: Visit) -> None:
     records = await in_database_thread(lambda: list(DecisionRecord.objects.order_by("-at", "-pk")))()
-    for outcome in ("AllMinersBusy", "routed"):
-        await visit.go(DECISIONS)
-        await visit.follow(visit.page.locator("#changelist-filter").get_by_role("link", name=outcome))
-        assert await visit.column("job") == [str(row.job_uuid) for row in records if row.outcome == outcome]
-        assert set(await visit.column("outcome")) == {outcome}
-    await visit.follow(visit.page.get_by_role("link", name="Clear all filters"))
-    await visit.page.locator("#searchbar").fill(str(records[0].job_uuid))
-    await visit.follow(visit.page.get_by_role("button", name="Search"))
-    assert await visit.column("job") == [str(records[0].job_uuid)]
+    lately = [row for row in records if row.at > timezone.now() - HOUR]
+    expected: list[tuple[dict[str, str], list[DecisionRecord]]] = [
+        ({}, records),
+        ({"Outcome": "AllMinersBusy"}, [row for row in records if row.outcome == "AllMinersBusy"]),
+        ({"Outcome": "routed", "Time": "last hour"}, [row for row in lately if row.outcome == "routed"]),
+        ({"Executor class": OTHER_CLASS}, []),
+        ({"Hotkey or its beginning, or a job's uuid": str(records[-1].job_uuid)}, records[-1:]),
+        ({"Hotkey or its beginning, or a job's uuid": "<scr"}, [row for row in records if row.miner == NASTY[0]]),
+    ]
+    await visit.go(DECISIONS)
+    for choices, rows in expected:
+        for label, value in choices.items():
+            await choose(visit.page, label, value)
+        await visit.follow(visit.page.get_by_role("button", name="Show"))
+        assert await visit.column("job") == [str(row.job_uuid) for row in rows], choices
+        assert await visit.column("outcome") == [row.outcome for row in rows], choices
+        if choices:
+            await visit.follow(visit.page.get_by_role("link", name="Clear", exact=True))
 
 
 async def ask_the_router(visit: Visit, **fields: str) -> dict[str, list[str]]:

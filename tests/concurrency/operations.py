@@ -10,13 +10,16 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+from django.test import override_settings
+
 from allowance import allowance, locks, reservations
 from allowance.audit import check_ledger
 from allowance.models import Reservation
 from allowance.types import HOLD_MARGIN
 from receipts import receipts
 from receipts.schemas import JobFinished, JobStarted
-from routing import book, routing
+from routing import book, pruning, routing
+from routing.retention import DEFAULTS
 from tests.factories import CLASS, job_request
 
 Word = dict[str, Any]
@@ -153,6 +156,18 @@ def repair() -> Word:
     return attempt("repair", lambda: [str(difference) for difference in check_ledger(repair=True)])
 
 
+def prune(batch: int) -> Word:
+    """Prune all that is past use, for no days, and say how many rows of each kind went, or what was locked."""
+
+    def call() -> Word:
+        with override_settings(**dict.fromkeys(DEFAULTS, 0)):
+            kinds = {kind.name: list(kind.prune()) for kind in pruning.kinds(clock(), batch)}
+        locked = [done.locked for batches in kinds.values() for done in batches if done.locked]
+        return {"rows": {name: sum(done.rows for done in batches) for name, batches in kinds.items()}, "locked": locked}
+
+    return attempt("prune", call)
+
+
 @contextmanager
 def slowly(pause: float) -> Iterator[None]:
     """Let picks take up to `pause` more seconds between what they read of an account and what they write."""
@@ -174,11 +189,24 @@ def picks(times: int, seconds: float, pause: float) -> Iterator[Word]:
             yield pick(seconds)
 
 
+def lives(times: int, seconds: float) -> Iterator[Word]:
+    """Pick again and again, and spend or release each second route."""
+    for i in range(times):
+        picked = pick(seconds)
+        yield picked
+        if picked["result"] and i % 2:
+            yield (spend if i % 4 == 1 else undo)(picked["result"]["reservation"])
+
+
 def once(operation: Callable[..., Word]) -> Callable[..., Iterator[Word]]:
     return lambda **how: iter([operation(**how)])
 
 
 OPERATIONS: dict[str, Callable[..., Iterator[Word]]] = {
-    **{call.__name__: once(call) for call in (pick, reserve, restore, spend, undo, block, manifests, lock, repair)},
+    **{
+        call.__name__: once(call)
+        for call in (pick, reserve, restore, spend, undo, block, manifests, lock, repair, prune)
+    },
     "picks": picks,
+    "lives": lives,
 }

@@ -25,7 +25,7 @@ django.setup()
 from django.db import connection  # noqa: E402
 from django.test import override_settings  # noqa: E402
 
-from allowance import audit, chain, reservations  # noqa: E402
+from allowance import audit, chain, pruning, reservations  # noqa: E402
 from routing import book  # noqa: E402
 from tests.concurrency import campaign, operations  # noqa: E402
 from tests.factories import read_account  # noqa: E402
@@ -72,7 +72,7 @@ def doing_without(lock: str) -> Iterator[None]:
     """Put what reads the same, without the lock, in its place everywhere."""
     taken = [lock, "chain_changed"] if lock == "lock_chain" else [lock]  # it writes the row that is the lock
     with ExitStack() as changes:
-        for module, name in itertools.product((audit, book, chain, reservations), taken):
+        for module, name in itertools.product((audit, book, chain, pruning, reservations), taken):
             if hasattr(module, name):
                 changes.enter_context(mock.patch.object(module, name, STAND_INS[name]))
         yield

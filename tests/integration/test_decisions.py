@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from threading import Event, Thread
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from django import db
 from django.contrib.auth.models import Permission, User
-from django.db import connection
+from django.db import connection, transaction
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
@@ -34,6 +36,7 @@ from routing.types import (
     Policy,
 )
 from tests.factories import CLASS, FIRST_BLOCK, Finished, fill_ledger, job_request, run_command
+from tests.integration.test_locks import Holder, needs_row_locks
 from tests.integration.test_metrics import counted
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
@@ -136,6 +139,99 @@ def test_a_fixed_route_is_recorded_whatever_its_uuid(uuid: str) -> None:
     assert str(record.job_uuid) == (uuid if len(uuid) == 36 else "None")
     assert (record.outcome, record.miner, record.window_hours) == ("routed", TRUSTED_MINER_FAKE_KEY, None)
     assert replays.differences(record) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "executor_class", "seconds"),
+    [
+        ({"execution_time_limit": 10**400}, CLASS, 2.0**31),
+        ({"execution_time_limit": -(10**400)}, CLASS, 0.0),
+        ({"execution_time_limit": float("nan")}, CLASS, 0.0),
+        ({"executor_class": "\ud800x"}, "?x", 30.0),
+    ],
+)
+def test_a_fixed_route_s_record_takes_what_can_be_stored_of_its_job(
+    fields: dict[str, Any], executor_class: str, seconds: float
+) -> None:
+    routing().pick(job_request(**{"on_trusted_miner": True, **fields}))
+    record = DecisionRecord.objects.get()
+    assert (record.executor_class, record.seconds) == (executor_class, seconds)
+
+
+def test_an_unknown_class_that_is_no_text_is_refused_and_recorded() -> None:
+    fill_ledger("anna")
+    with pytest.raises(NotEnoughAllowanceException):
+        routing().pick(job_request(executor_class="\ud800"))
+    assert DecisionRecord.objects.get().executor_class == "?"
+
+
+@pytest.fixture
+def locked_out() -> Iterator[None]:
+    """Somebody else keeps from everybody what a record is written to: the table, or SQLite's whole file."""
+    locked, let_go = Event(), Event()
+
+    def hold() -> None:
+        with transaction.atomic():
+            if connection.vendor == "postgresql":
+                with connection.cursor() as cursor:
+                    cursor.execute("LOCK TABLE routing_decisionrecord IN SHARE MODE")
+            locked.set()
+            let_go.wait(30)
+        connection.close()
+
+    thread = Thread(target=hold)
+    thread.start()
+    assert locked.wait(30)
+    yield
+    let_go.set()
+    thread.join()
+
+
+def test_who_reserves_nothing_does_not_wait_for_its_record(request: pytest.FixtureRequest) -> None:
+    fill_ledger("anna")
+    with pytest.raises(NotEnoughAllowanceException):
+        routing().pick(job_request(3600))
+    lost = counted("router_decisions_lost_total")
+    request.getfixturevalue("locked_out")
+    with pytest.raises(NotEnoughAllowanceException):
+        routing().pick(job_request(3600))
+    assert routing().pick(job_request(on_trusted_miner=True)).miner.hotkey_ss58 == TRUSTED_MINER_FAKE_KEY
+    assert counted("router_decisions_lost_total") == lost + 2
+    assert DecisionRecord.objects.count() == 1
+    if connection.vendor == "sqlite":
+        with connection.cursor() as cursor:
+            assert cursor.execute("PRAGMA busy_timeout").fetchone() == (20_000,)  # others are as patient as before
+
+
+@needs_row_locks
+def test_who_is_passed_over_for_a_lock_is_said_to_have_been(settings: Settings) -> None:
+    fill_ledger("anna", "bert", "cleo")
+    for miner, times in (("bert", 1), ("cleo", 2)):
+        for _ in range(times):
+            routing().report_incident("MINER_JOB_FAILED", miner, uuid4(), CLASS)
+    with Holder("anna"), Holder("bert"):
+        assert routing().pick(job_request(12)).miner.hotkey_ss58 == "cleo"
+    record = DecisionRecord.objects.get()
+    assert (record.counts, record.rank) == ({"lock": 2}, 3)
+    assert replays.differences(record) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"miner": "cleo"}, "winner: was cleo, is anna"),
+        ({"rank": 2}, "rank and score of the winner: were (2, 0.0), are (1, 0.0)"),
+        ({"score": -1.0}, "rank and score of the winner"),
+        ({"asked": 4}, "candidates: were 4"),
+        ({"counts": {"lock": 1}}, "candidates: were 3, failed {'lock': 1}; are 3, failed {}"),
+        ({"outcome": "AllMinersBusy"}, "outcome: was AllMinersBusy, is routed"),
+    ],
+)
+def test_a_replay_believes_no_column(changed: dict[str, object], told: str) -> None:
+    fill_ledger("anna", "bert", "cleo")
+    routing().pick(job_request(12))
+    DecisionRecord.objects.update(**changed)
+    assert [line for line in replays.differences(DecisionRecord.objects.get()) or [] if line.startswith(told)]
 
 
 def test_what_a_pick_heard_under_the_lock_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,10 +400,15 @@ def test_a_decision_s_page_shows_what_happened_to_whoever_may_see_that() -> None
     client.force_login(user)
     record = DecisionRecord.objects.get()
     assert client.get(page(record)).status_code == 403
-    for codename, seen in (("view_decisionrecord", False), ("view_minerincident", True)):
+    told = {
+        "view_decisionrecord": "reservation",
+        "view_minerincident": "anna failed the job",
+        "view_reservation": "is held until",
+    }
+    for i, codename in enumerate(told):
         user.user_permissions.add(Permission.objects.get(codename=codename))
         content = client.get(page(record)).content.decode()
-        assert ("anna failed the job" in content) == seen
+        assert [sentence in content for sentence in told.values()] == [place <= i for place in range(len(told))]
 
 
 def test_the_log_is_found_by_job_through_its_index(admin_client: Client) -> None:

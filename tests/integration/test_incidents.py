@@ -17,9 +17,9 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import escape
 
+from allowance.buckets import UtcDay, UtcHour
 from allowance.models import Account, Miner
 from routing import incidents
-from routing.buckets import UtcDay, UtcHour
 from routing.incidents import Stretch
 from routing.models import DecisionRecord, MinerIncident
 from tests.factories import CLASS

@@ -30,7 +30,7 @@ from routing.management.commands import routing_status
 from routing.models import DecisionRecord
 from routing.pages import SEE_STATUS
 from routing.pages.status import outcomes_by_hour
-from routing.status import FEW_JOBS, Status, status
+from routing.status import FEW, Status, status
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, run_command
 
 pytestmark = pytest.mark.django_db
@@ -47,7 +47,7 @@ VALUES: dict[str, float] = {
     "refused_for_collateral": 10,
     "refused_as_busy": 7.5,
     "refused_for_locks": 2.5,
-    "lapses": 30,
+    "lapses": 15,
     "lock_waits": 10,
     "longest_lock_wait": 1.5,
     "most_jobs": 62.5,
@@ -102,7 +102,7 @@ def scene() -> None:
         decide(50, "AllMinersBusy", at=outside, waited_us=9_000_000)
     decide(50, miner="debug", window_hours=None)
     later = NOW + HOUR
-    reserve(5, SPENT, NOW, later)
+    reserve(15, SPENT, NOW, later)
     reserve(2, RELEASED, NOW - HOUR + SECOND, later)
     reserve(1, LAPSED, NOW - MINUTE, NOW - MINUTE)
     reserve(1, ReservationState.HELD, None, NOW)
@@ -208,8 +208,17 @@ def test_a_chain_without_manifests_is_critical() -> None:
     assert (find("block_age").level, find("manifest_age").level) == ("ok", "critical")
 
 
+def test_a_few_refusals_at_a_quiet_hour_are_no_alarm() -> None:
+    decide(FEW - 1, "AllMinersBusy", waited_us=10)
+    names = ("refusals", "refused_as_busy", "lock_waits")
+    assert [(find(name).level, find(name).value) for name in names] == [("ok", None)] * 3
+    assert find("refusals").sentence == "19 of 19 picks in the last hour were refused, too few to tell."
+    decide(1, "AllMinersBusy", waited_us=10)
+    assert [(find(name).level, find(name).value) for name in names] == [("critical", 100)] * 3
+
+
 def test_a_few_jobs_may_all_go_to_one_miner() -> None:
-    decide(FEW_JOBS - 1, miner="hot-1")
+    decide(FEW - 1, miner="hot-1")
     assert (find("most_jobs").level, find("most_seconds").value) == ("ok", None)
     decide(1, miner="hot-1")
     assert (find("most_jobs").level, find("most_seconds").value) == ("critical", 100)
@@ -327,7 +336,7 @@ def test_the_command_says_all_in_text_plain_and_each_finding_on_a_line() -> None
 
 
 def test_the_command_is_coloured_in_a_terminal_and_takes_no_markup_from_the_database() -> None:
-    decide(FEW_JOBS, miner="[bold]hot[/bold]")
+    decide(FEW, miner="[bold]hot[/bold]")
     terminal = StringIO()
     routing_status.show(status(NOW), Console(file=terminal, force_terminal=True, width=200, color_system="standard"))
     assert "\x1b[31mcritical" in terminal.getvalue()
@@ -457,7 +466,7 @@ def test_the_page_is_there_without_any_data_and_refreshes_by_a_link_only() -> No
 
 @pytest.mark.usefixtures("at_noon")
 def test_a_hotkey_that_is_html_is_shown_as_text_and_leads_to_its_miner() -> None:
-    decide(FEW_JOBS, miner="<b>'hot'</b>")
+    decide(FEW, miner="<b>'hot'</b>")
     text, _ = page(watcher(*SEE_STATUS))
     assert "<b>" not in text
     assert "&lt;b&gt;&#x27;hot&#x27;&lt;/b&gt; got 20 of 20 jobs" in text

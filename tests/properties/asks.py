@@ -12,7 +12,7 @@ from django.utils import timezone
 from allowance import allowance, ledger
 from allowance.audit import check_ledger
 from allowance.types import AllowanceException, CannotReserveAllowanceException, NotEnoughAllowanceException
-from routing import routing
+from routing import picks, pruning, routing
 from routing.book import DryBook, LiveBook
 from routing.lines import parse
 from routing.pipeline import decide, refusal
@@ -59,9 +59,9 @@ def request(do: Do) -> V2JobRequest:
 
 
 def pick(do: Do, decisions: list[Decision]) -> tuple[Route, int | None]:
-    """Pick, by the public method, or by the function behind it, which says why."""
+    """Pick, by the public method, or by the function behind it, which tells its decision."""
     if do["whole"]:
-        decision = decide(request(do), LiveBook(), now=timezone.now(), exclude=do["exclude"])
+        decision = picks.pick(request(do), LiveBook(), exclude=do["exclude"])
         decisions.append(decision)
         if decision.route is None:
             raise refusal(decision)
@@ -101,13 +101,19 @@ def repair(do: Do) -> str:
     return "mended" if list(check_ledger(repair=True)) else OK
 
 
+def prune(do: Do) -> str:
+    """Prune, and say what was passed over."""
+    batches = (batch for kind in pruning.kinds(timezone.now(), do["batch"]) for batch in kind.prune())
+    return " ".join(batch.locked for batch in batches if batch.locked) or OK
+
+
 def policy(do: Do) -> str:
     config.DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI = do["wei"]
     config.DYNAMIC_ROUTING_RELIABILITY_WINDOW_HOURS = do["hours"]
     return OK
 
 
-ASKS = {"reserve": reserve, "find": find, "spend": end, "undo": end, "repair": repair, "policy": policy}
+ASKS = {"reserve": reserve, "find": find, "spend": end, "undo": end, "repair": repair, "prune": prune, "policy": policy}
 
 
 def rehearse(do: Do) -> Any:

@@ -60,7 +60,12 @@ class Chain:
         if chance < 0.52:
             self.held_back.append(self.mint(self.neurons()))
         elif chance < 0.55:
-            self.number += self.random.choice([700, 720, 721, 722, 723, 1010, 1021, 1022, 1023])
+            return self.leap()
+        return self.mint(self.neurons())
+
+    def leap(self) -> Event:
+        """Draw a block so far ahead that others are out of reach then."""
+        self.number += self.random.choice([700, 720, 721, 722, 723, 1010, 1021, 1022, 1023])
         return self.mint(self.neurons())
 
     def mint(self, hotkeys: list[str] | None) -> Event:
@@ -79,9 +84,9 @@ class Chain:
         return sorted(self.random.sample(MINERS, self.random.choice([0, 1, 2, 3, 3, 3])))
 
     def first_manifests(self, block: int) -> Event:
-        """Return the first answers of all miners, asked at or a little before `block`."""
+        """Return the first answers of all miners, or of all but one, asked at or a little before `block`."""
         self.counts = {name: {cls: self.random.randint(1, 3) for cls in CLASSES} for name in MINERS}
-        return self._sync(block - self.random.randint(0, 1), MINERS)
+        return self._sync(block - self.random.randint(0, 1), self._asked())
 
     def manifests(self) -> Event:
         """Draw a sync: mostly one miner changed its count, or one does not answer, or it is an old or a known one."""
@@ -95,10 +100,12 @@ class Chain:
         self.counts[miner] = {**self.counts.get(miner, {}), cls: self.random.randint(0, 3)}
         silent = {miner} if chance < 0.35 else set()
         self.counts = {name: counts for name, counts in self.counts.items() if name not in silent}
-        asked = MINERS if self.random.random() < 0.7 else self.random.sample(MINERS, 3)
-        return self._sync(max(last["block"], self.number + self.random.choice([-2, -1, 0, 0, 1])), asked)
+        return self._sync(max(last["block"], self.number + self.random.choice([-2, -1, 0, 0, 1])), self._asked())
 
-    def _sync(self, block: int, asked: tuple[str, ...] | list[str]) -> Event:
+    def _asked(self) -> list[str]:
+        return list(MINERS) if self.random.random() < 0.7 else self.random.sample(MINERS, 3)
+
+    def _sync(self, block: int, asked: list[str]) -> Event:
         axons = {name: {"address": "10.0.0.1", "ip_version": 4, "port": 8000} for name in sorted(asked)}
         answers = {name: dict(counts) for name, counts in self.counts.items() if name in axons}
         self.syncs.append({"event": "manifests", "block": block, "axons": axons, "executors": answers})

@@ -32,6 +32,10 @@ EXPIRED, FORGOTTEN = "allowance expired", "a balance forgot blocks"
 REPAIRED, REPAIR_CRASHED = "damage repaired", "a repair crashed and was done again"
 LOST_ROUTE = "a route lost in a crash, its hold kept"
 TRUSTED = "a trusted job"
+PRUNED_SPENT, PRUNED_UNSPENT = "a spent reservation pruned", "a released or lapsed reservation pruned"
+PRUNED_BLOCKS, CARRIED = "blocks pruned", "a list of neurons carried on"
+PRUNED_RECEIPTS, PRUNED_INCIDENTS, TIDIED = "receipts pruned", "incidents pruned", "lapsed holds tidied by a prune"
+BELOW_PRUNED = "a block came late, below the pruned ones"
 
 LOCK_WAITS, PASSED_OVER, BURSTS, DISTURBED = "lock waits", "passed over while locked", "bursts", "disturbed operations"
 
@@ -40,6 +44,7 @@ REQUIRED_STATES = (
     *(UNKNOWN, VOIDED_FREE, VOIDED_HELD, VOIDED_SPENT, RISE, SILENT, LEFT, RETURNED, LATE, REPEATED, CONTRADICTED),
     *(OUT_OF_TIME, OLD_SYNC, SYNC_REPEATED, RECEIPT_AGAIN, RECEIPT_LATE, RECEIPT_UNKNOWN, INCIDENT_AGAIN, BACKWARDS),
     *(EXPIRED, FORGOTTEN, REPAIRED, REPAIR_CRASHED, LOST_ROUTE, TRUSTED),
+    *(PRUNED_SPENT, PRUNED_UNSPENT, PRUNED_BLOCKS, CARRIED, PRUNED_RECEIPTS, PRUNED_INCIDENTS, TIDIED, BELOW_PRUNED),
 )
 REQUIRED_REFUSALS = (
     *("NotEnoughAllowanceException", "NotEnoughCollateralException", "AllMinersBusy", "JobTooLong", "ValueError"),

@@ -24,10 +24,10 @@ STATEMENT, BEFORE_COMMIT, AFTER_COMMIT = "statement", "before commit", "after co
 POINTS = (STATEMENT, BEFORE_COMMIT, AFTER_COMMIT)
 
 EVENTS = ("block", "manifests", "collateral", "incident", "job_started", "job_accepted", "job_finished")
-STATEMENTS = {"incident": 1, "job_started": 1, "job_accepted": 1, "job_finished": 1, "spend": 6, "undo": 6}
+STATEMENTS = {"incident": 1, "job_started": 1, "job_accepted": 1, "job_finished": 1, "spend": 6, "undo": 6, "prune": 60}
 """At how many statements at most a history crashes these; others make more."""
 
-WRITERS = (*EVENTS, "pick", "reserve", "spend", "undo", "repair")
+WRITERS = (*EVENTS, "pick", "reserve", "spend", "undo", "repair", "prune")
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ COMMON = {
     "policy": 2,
     "skew": 1,
     "repair": 1,
+    "prune": 1,
 }
 PICKS = (("pick", "pick"), ("pick", "pick", "pick"), ("pick", "reserve"), ("find", "pick"))
 TOGETHER = (
@@ -127,6 +128,11 @@ TOGETHER = (
     ("collateral", "pick", "block"),
     ("repair", "pick"),
     ("repair", "block", "spend"),
+    ("prune", "pick"),
+    ("prune", "pick", "block"),
+    ("prune", "spend", "manifests"),
+    ("prune", "reserve", "job_finished"),
+    ("prune", "prune"),
 )
 
 
@@ -150,6 +156,13 @@ class Author:
         return [Step((action,)) for action in skews + [Action(self.router(), event) for event in events]]
 
     def steps(self) -> list[Step]:
+        """Draw what comes next; time passes before something is pruned, or nothing would be past use."""
+        drawn = self.next()
+        if any(action.kind == "prune" for step in drawn for action in step.actions):
+            return [Step((Action(self.router(), do),)) for do in self.while_later()] + drawn
+        return drawn
+
+    def next(self) -> list[Step]:
         """Draw what comes next: mostly one action, sometimes one that crashes, sometimes a burst."""
         chance = self.random.random()
         if chance < 0.1:
@@ -194,6 +207,15 @@ class Author:
         forward = self.random.choice([0.000001, 1, 1, 12, 12, 30, 59.999999, 60, 100])
         backward = self.random.choice([-0.000001, -0.5, -3, -40])
         return {"ask": "clock", "seconds": backward if self.random.random() < 0.15 else forward}
+
+    def while_later(self) -> list[Do]:
+        """Draw how time passes until much is past use: by the clock, and mostly by the chain as well."""
+        seconds = self.random.choice([100, 3700, 3701, 3800, 8000, 30 * 3600])
+        leap = [self.chain.leap(), *(self.chain.mint(None) for _ in range(6))] if self.random.random() < 0.5 else []
+        return [{"ask": "clock", "seconds": seconds}, *leap]
+
+    def prune(self) -> Do:
+        return {"ask": "prune", "batch": self.random.choice([1, 2, 100])}
 
     def lapse(self) -> Do:
         return {"ask": "lapse", "back": self.back(), "us": self.random.choice([-1, 0, 0, 1, 1])}

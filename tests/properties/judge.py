@@ -32,6 +32,7 @@ class Call:
     states: list[Subnet] = field(default_factory=list)
     disturbed: bool = False
     booked: Booking | None = None
+    booked_as: int | None = None
     answer: Any = None
     crashed: str | None = None
     passed_over: int = 0

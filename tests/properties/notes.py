@@ -54,6 +54,7 @@ def block(tally: Tally, do: Do, before: Subnet, after: Subnet, refused: bool) ->
         tally[STATES, seen.REPEATED if known == told else seen.CONTRADICTED] += 1
     else:
         tally[STATES, seen.LATE] += do["number"] < before.newest
+        tally[STATES, seen.BELOW_PRUNED] += do["number"] < max(before.settled, default=0)
         tally[STATES, seen.LEFT] += bool(before.registered() - after.registered())
         tally[STATES, seen.RETURNED] += bool(after.registered() - before.registered())
 
@@ -93,10 +94,24 @@ def receipt(tally: Tally, do: Do, before: Subnet, after: Subnet, refused: bool) 
     tally[STATES, seen.RECEIPT_LATE] += any(written > expiry for expiry in expiries)
 
 
+def prune(tally: Tally, do: Do, before: Subnet, after: Subnet, refused: bool) -> None:
+    gone = before.bookings.keys() - after.bookings.keys()
+    spent = {pk for pk in gone if before.ends.get(pk) == "spent"}
+    tally[STATES, seen.PRUNED_SPENT] += bool(spent)
+    tally[STATES, seen.PRUNED_UNSPENT] += bool(gone - spent)
+    tally[STATES, seen.TIDIED] += bool((after.ends.keys() | gone) - before.ends.keys())
+    tally[STATES, seen.PRUNED_BLOCKS] += bool(before.blocks.keys() - after.blocks.keys())
+    tally[STATES, seen.CARRIED] += bool((after.neurons.keys() & before.blocks.keys()) - before.neurons.keys())
+    tally[STATES, seen.PRUNED_INCIDENTS] += bool(before.incidents.keys() - after.incidents.keys())
+    receipts = ("job_started", "job_accepted", "job_finished")
+    tally[STATES, seen.PRUNED_RECEIPTS] += any(before.receipts(k).keys() - after.receipts(k).keys() for k in receipts)
+
+
 EVENTS = {
     "block": block,
     "manifests": manifests,
     "incident": incident,
+    "prune": prune,
     **dict.fromkeys(("job_started", "job_accepted", "job_finished"), receipt),
 }
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import datetime as dt
 
+from tests.naive import KEPT_BLOCKS
 from tests.properties.chain import CLASSES, MINERS, START, Event, job
 from tests.properties.history import AFTER_COMMIT, BEFORE_COMMIT, STATEMENT, Action, Do, Step
 
 MOST_STATEMENTS = 40
-"""No action makes so many."""
+"""No action makes so many, but for a prune, which makes fewer than twice as many."""
 
 BLOCKS = 12
+CLOCK = {"ask": "clock", "seconds": 30 * 3600}
 DAMAGE = ("held", "presence", "ns", "executors")
 
 
@@ -19,9 +21,15 @@ def setting() -> list[Step]:
     return [*map(plain, (block(n, MINERS if n == 0 else None) for n in range(BLOCKS))), plain(manifests(0, 3))]
 
 
+def most_statements(kind: str) -> int:
+    """Return a number of statements that no action of this kind makes."""
+    return 2 * MOST_STATEMENTS if kind == "prune" else MOST_STATEMENTS
+
+
 def crashes(kind: str) -> list[Step]:
     """Return a go of this kind for each point that may be: with a crash at the first statement, at the second, …"""
-    points = [(STATEMENT, nth) for nth in range(MOST_STATEMENTS)] + [(p, 0) for p in (BEFORE_COMMIT, AFTER_COMMIT)]
+    statements = [(STATEMENT, nth) for nth in range(most_statements(kind))]
+    points = [*statements, (BEFORE_COMMIT, 0), (AFTER_COMMIT, 0)]
     steps = []
     for go, point in enumerate(points):
         first, do, last = act(kind, go)
@@ -36,6 +44,18 @@ def races(schedules: int) -> list[Step]:
         picks = [pick(2 * schedule + i) | {"exclude": ["bert", "cleo", "dora"]} for i in (0, 1)]
         steps.append(Step(tuple(Action(i, do) for i, do in enumerate(picks)), schedule))
         steps += [plain({"ask": "undo", "back": back}) for back in (0, 1)]
+    return steps
+
+
+def races_with_a_prune(schedules: int) -> list[Step]:
+    """Return bursts of a pick and a prune that both have a lapsed hold of the same miner to tidy."""
+    steps = []
+    for schedule in range(schedules):
+        reserve = {"ask": "reserve", "miner": "anna", "executor_class": CLASSES[0], "start": 1011, "seconds": 30}
+        steps += [plain({**reserve, "uuid": None}), plain({"ask": "lapse", "back": 0, "us": 0})]
+        dos = [pick(schedule) | {"exclude": ["bert", "cleo", "dora"]}, {"ask": "prune", "batch": 100}]
+        steps.append(Step(tuple(Action(i + 1, do) for i, do in enumerate(dos)), schedule))
+        steps.append(plain({"ask": "undo", "back": 0}))
     return steps
 
 
@@ -84,6 +104,13 @@ def act(kind: str, go: int) -> tuple[list[Do], Do, list[Do]]:
             return [], {**reserve, "uuid": uuid}, [undo]
         case "spend" | "undo":  # what is spent is gone, so a new block comes each time
             return [block(BLOCKS + go), {**reserve, "seconds": 1, "uuid": None}], {"ask": kind, "back": 0}, []
+        case "prune":  # of a hold that lapsed, and of what the last one was too early for
+            number = BLOCKS + KEPT_BLOCKS * (go + 1)
+            at_this_block = {**reserve, "start": 1000 + number + 1, "seconds": 1, "uuid": None}
+            told = [act(event, go)[1] for event in ("job_started", "job_accepted", "job_finished", "incident")]
+            books = [at_this_block, {"ask": "spend", "back": 0}, {**at_this_block, "miner": "anna"}]
+            blocks = [block(number, MINERS[go % 2 :]), block(number + 1), block(number + 2)]
+            return [*blocks, *books, *told, CLOCK], {"ask": kind, "batch": 100}, []
         case _:
             return [], {"ask": "repair", "damage": DAMAGE[go % len(DAMAGE)], "nth": 0}, []
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.db.models import Q
 
 from allowance import ledger, reading, reservations, rows
+from allowance.chain import newest_block
 from allowance.ledger import Balance, Steps, Window
-from allowance.models import Account, Reservation, ReservationState
+from allowance.models import Account, Block, Reservation, ReservationState
 from allowance.state import Lapsed
 from routing.book import LiveBook, busy
 from routing.types import Verdict
@@ -20,7 +22,7 @@ from tests.properties.coverage import Tally
 from tests.properties.history import load, size
 from tests.properties.judge import Violation
 from tests.properties.router import Router
-from tests.properties.scene import races, setting
+from tests.properties.scene import races, races_with_a_prune, setting
 from tests.properties.shrink import TRIES
 from tests.properties.simulation import Found, failure, run
 
@@ -104,6 +106,33 @@ def locked_means_busy(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LiveBook, "reserve", reserve_at_once)
 
 
+def spent_pruned_too_early(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("allowance.pruning._unneeded", lambda found: [pk for pk, _, _ in found])
+
+
+def balances_remember_what_is_pruned(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("allowance.pruning._forget", lambda past_use, _account: past_use.delete()[0])
+
+
+def lists_of_neurons_lost(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("allowance.pruning._in_force", lambda _: Block.objects.filter(number=-1).values("neurons")[:1])
+
+
+def no_block_kept_to_tell_who_is_registered(patch: pytest.MonkeyPatch) -> None:
+    def oldest_kept(_: dt.datetime) -> Block | None:
+        return Block.objects.filter(number__gte=newest_block() - ledger.KEPT_BLOCKS).order_by("number").first()
+
+    patch.setattr("allowance.pruning.oldest_kept", oldest_kept)
+
+
+def pruned_as_if_clocks_agreed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("routing.pruning.SLACK", dt.timedelta())
+
+
+def window_ignored_when_pruning(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("routing.pruning._out_of_window", lambda _: Q())
+
+
 def run_until_found(routers: list[Router], *, tries: int) -> None:
     for seed in range(1, 20):
         run(seed, routers, Tally(), length=LENGTH, tries=tries)
@@ -118,6 +147,12 @@ ANYWHERE: Sequence[Defect] = (
     drops_void_nothing,
     executors_not_counted,
     balance_stored_on_its_own,
+    spent_pruned_too_early,
+    balances_remember_what_is_pruned,
+    lists_of_neurons_lost,
+    no_block_kept_to_tell_who_is_registered,
+    pruned_as_if_clocks_agreed,
+    window_ignored_when_pruning,
 )
 
 
@@ -128,7 +163,18 @@ def test_a_defect_is_found(routers: list[Router], monkeypatch: pytest.MonkeyPatc
         run_until_found(routers, tries=0)
 
 
-@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has no row lock to take away")
+row_locks = pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has no row lock to take away")
+
+
+@row_locks
+def test_a_prune_without_the_account_s_lock_is_found(routers: list[Router], monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [*setting(), *races_with_a_prune(20)]
+    assert failure(steps, routers) is None
+    monkeypatch.setattr("allowance.pruning.lock_account", read_account)
+    assert isinstance(failure(steps, routers), Violation)
+
+
+@row_locks
 @pytest.mark.parametrize("defect", [no_account_lock, locked_means_busy])
 def test_a_defect_that_only_a_race_shows_is_found(
     routers: list[Router], monkeypatch: pytest.MonkeyPatch, defect: Defect

@@ -8,14 +8,14 @@ from django.db import connection
 from tests.properties.coverage import Tally, crash, missing
 from tests.properties.history import POINTS, STATEMENT, WRITERS, Step, dump, generate, load
 from tests.properties.router import Router
-from tests.properties.scene import MOST_STATEMENTS, crashes, setting
+from tests.properties.scene import crashes, most_statements, setting
 from tests.properties.simulation import run
 from tests.properties.world import simulate
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* was deleted while still open:ResourceWarning")  # by a crash
 
-SEEDS = (5, 15, 19, 20, 39)
-"""Between them they have been everywhere; 15 once found that lapsed holds were read a moment later than balances."""
+SEEDS = (3, 16, 20, 32, 38)
+"""Between them they have been everywhere."""
 
 
 def test_every_answer_and_every_balance_agree_with_the_naive_model(routers: list[Router]) -> None:
@@ -44,4 +44,4 @@ def test_a_crash_at_any_point_leaves_all_or_nothing(routers: list[Router], kind:
     tally = Tally()
     simulate([*setting(), *crashes(kind)], routers, tally)
     assert all(tally[crash(kind, point)] for point in POINTS)
-    assert tally[crash(kind, STATEMENT)] < MOST_STATEMENTS  # so the last goes passed all their points
+    assert tally[crash(kind, STATEMENT)] < most_statements(kind)  # so the last goes passed all their points

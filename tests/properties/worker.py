@@ -26,11 +26,16 @@ django.setup()
 
 from django.db import connection  # noqa: E402
 
+from routing.retention import DEFAULTS  # noqa: E402
 from tests.programs import say  # noqa: E402
 from tests.properties.coverage import Tally  # noqa: E402
 from tests.properties.history import generate, load, size  # noqa: E402
 from tests.properties.simulation import Found, run_history  # noqa: E402
 from tests.properties.world import fleet  # noqa: E402
+
+settings.DECISIONS_SAMPLE = 1
+for name in DEFAULTS:
+    setattr(settings, name, 0)
 
 
 def main() -> None:

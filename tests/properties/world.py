@@ -31,6 +31,8 @@ from tests.properties.compare import (
 from tests.properties.coverage import Tally
 from tests.properties.history import AFTER_COMMIT, ROUTERS, Action, Do, Step
 from tests.properties.judge import Call, Violation, check_hold, judge
+from tests.properties.pruned import forget
+from tests.properties.records import check_records
 from tests.properties.router import Router
 from tests.properties.schedule import LONGEST, Schedule, StuckError, await_end_of
 
@@ -83,6 +85,7 @@ class World:
         self.skews = dict.fromkeys(range(ROUTERS), dt.timedelta())
         self.policy: asks.Policy = (0, 24.0)
         self.trace: list[str] = []
+        self.last_record = 0
 
     def step(self, step: Step) -> None:
         """Do what a step says, and compare what came of it."""
@@ -109,8 +112,11 @@ class World:
             judge(call, self.policy)
             notes.take(self.tally, call, before, self.model)
             self.trace.append(f"{call.action.kind}: {self.relative(call)} {call.crashed or ''}")
+        self.last_record = check_records(calls, self.last_record)
         if len(calls) > 1 or calls[0].crashed or len(self.told) % EVERY == 0:
             self.compare()
+        if any(call.action.kind == "prune" for call in calls):
+            compare_the_rest(self.model)
 
     def timed(self, do: Do) -> Do:
         """Return what an action does with seconds from the clock's made times."""
@@ -213,6 +219,8 @@ class World:
         """Tell the model what the call has just committed, if the contract allows it."""
         if "event" in call.do:
             self.model.event(call.do)
+        elif call.action.kind == "prune":
+            self.adopt_pruned(call)
         else:
             self.adopt_reservations(call)
         for other in calls:
@@ -233,9 +241,24 @@ class World:
                 raise Violation(f"{call} stored {booking}.")
             call.states.append(self.model.copy())
             check_hold(call, booking, self.policy)
-            call.booked = booking
+            call.booked, call.booked_as = booking, pk
             notes.booked(self.tally, booking, [self.model.bookings[lapsed] for lapsed in ended])
             self.model.bookings[pk] = booking
+        self.rows = rows
+
+    def adopt_pruned(self, call: Call) -> None:
+        """Tell the model what a prune has tidied and forgotten, if that changes no answer."""
+        rows = stored_reservations()
+        gone = self.rows.keys() - rows.keys()
+        noted = {pk: end for pk, (_, end) in rows.items() if self.rows[pk] != rows[pk]}
+        noted |= dict.fromkeys(gone - self.model.ends.keys(), "lapsed")  # noted and forgotten since
+        lapsed = {
+            pk for b in self.model.bookings.values() for pk in self.model.lapsed(b.miner, b.executor_class, call.now)
+        }
+        if not noted.items() <= dict.fromkeys(lapsed, "lapsed").items():
+            raise Violation(f"{call} ended reservations {noted}; lapsed are {lapsed}.")
+        self.model.ends.update(noted)
+        forget(self.model, gone, call.now, self.policy)
         self.rows = rows
 
     def adopt_ends(self, call: Call, ended: dict[int, str], made: dict[int, Booking]) -> None:

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, run_checks
 from pytest_django import Settings
 
-from routing import limits
+from routing import limits, retention
 from routing.dynamic import CONSTANCE_SETTINGS, MINIMUM_WEI, WINDOW_HOURS
 
 SQLITE: dict[str, Any] = {
@@ -140,6 +140,20 @@ def test_an_age_of_signatures_that_is_none_is_named(seconds: object, settings: S
 def test_a_bound_of_sockets_that_is_none_is_named(name: str, value: object, settings: Settings) -> None:
     setattr(settings, name, value)
     assert_only_complaint("routing.E010", name, repr(value))
+
+
+@pytest.mark.parametrize("name", retention.DEFAULTS)
+@pytest.mark.parametrize("value", [-1, -0.5, True, "30", None, float("inf"), float("nan"), retention.MOST_DAYS + 1])
+def test_days_to_keep_that_are_none_are_named(name: str, value: object, settings: Settings) -> None:
+    setattr(settings, name, value)
+    assert_only_complaint("routing.E013", name, repr(value))
+
+
+@pytest.mark.parametrize("value", [0, 0.5, retention.MOST_DAYS])
+def test_any_number_of_days_to_keep_is_fine(value: float, settings: Settings) -> None:
+    for name in retention.DEFAULTS:
+        setattr(settings, name, value)
+    assert complaints() == []
 
 
 def test_limits_of_the_status_are_fine(settings: Settings) -> None:

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from allowance.console import wide_console
+from routing.pruning import Kind, kinds
+from routing.retention import kept
+
+BATCH = 500
+
+
+class Command(BaseCommand):
+    help = (
+        "Delete what is past use, for as many days as the settings KEEP_..._DAYS say, and note which holds have "
+        "lapsed. Routing may go on meanwhile, and so may a follower. "
+        "Exit code: 0 pruned, 1 something was passed over because others kept it locked (prune again), 2 bad input."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--dry-run", action="store_true", help="count what would go, and delete nothing")
+        parser.add_argument("--batch", type=int, default=BATCH, metavar="N", help=f"rows a transaction ({BATCH})")
+        parser.add_argument("--format", choices=["text", "json"], default="text")
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        if options["batch"] < 1:
+            raise CommandError(f"--batch must be 1 or more, not {options['batch']}.", returncode=2)
+        dry_run: bool = options["dry_run"]
+        todo = kinds(timezone.now(), options["batch"])
+        locked: list[str] = []
+        rows = [kind.count() for kind in todo] if dry_run else prune(todo, locked)
+        if options["format"] == "json":
+            found = [as_json(kind, n) for kind, n in zip(todo, rows, strict=True)]
+            self.stdout.write(json.dumps({"dry_run": dry_run, "kinds": found, "locked": locked}))
+        else:
+            wide_console(self.stdout._out).print(as_table(todo, rows, dry_run=dry_run))
+            for what in locked:
+                self.stdout.write(f"Passed over, because others kept it locked: {what}. Prune again.")
+        if locked:
+            raise SystemExit(1)
+
+
+def prune(todo: list[Kind], locked: list[str]) -> list[int]:
+    """Prune, with progress on a terminal; return how many rows of each kind went. What could not is put in `locked`."""
+    terminal = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    done = []
+    with Progress(*columns, console=terminal, disable=not terminal.is_terminal) as progress:
+        for kind in todo:
+            task = progress.add_task(kind.name, total=kind.count() if terminal.is_terminal else None)
+            rows = 0
+            for batch in kind.prune():
+                rows += batch.rows
+                locked += [batch.locked] if batch.locked else []
+                progress.update(task, completed=rows)
+            done.append(rows)
+    return done
+
+
+def as_table(todo: list[Kind], rows: list[int], *, dry_run: bool) -> Table:
+    table = Table("kind", box=None, pad_edge=False)
+    table.add_column("kept days", justify="right")
+    table.add_column("to delete" if dry_run else "deleted", justify="right")
+    for kind, n in zip(todo, rows, strict=True):
+        if kind.setting is None:
+            table.add_row(kind.name, "–", f"{n} to note" if dry_run else f"{n} noted")
+        else:
+            table.add_row(kind.name, f"{days(kind.setting):g}", str(n))
+    return table
+
+
+def as_json(kind: Kind, rows: int) -> dict[str, object]:
+    return {
+        "kind": kind.name,
+        "kept_days": kind.setting and days(kind.setting),
+        "rows": rows,
+        "what": "tidied" if kind.setting is None else "deleted",
+    }
+
+
+def days(setting: str) -> float:
+    return kept(setting).total_seconds() / 86_400

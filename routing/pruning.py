@@ -1,0 +1,167 @@
+"""Delete what is past use, kind by kind: what the router, the receipts and the ledger remember.
+
+A row is past use when it has been over for as long as its setting says, and nobody can need it any more, whatever the
+setting says. All is judged as of one moment, and each batch asks again when it deletes.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from django.db.models import Exists, OuterRef, Q, QuerySet
+
+from allowance import pruning as ledger
+from allowance.models import Reservation
+from allowance.pruning import Batch, delete_in_batches
+from allowance.state import held_at
+from allowance.types import LockTimeout
+from receipts import pruning as receipts
+from routing import conf, reliability, signatures
+from routing.models import AccessToken, DecisionRecord, MinerIncident, RoutedJob, UsedSignature
+from routing.retention import DEFAULTS, SLACK, kept
+
+Old = tuple[QuerySet[Any], Q]
+"""Rows that have been over for long enough, and what else must hold for those of them that are past use."""
+
+Find = Callable[[dt.datetime], Old]
+"""What finds the rows that were over by a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of row: the setting that says how long to keep it, how many rows are past use, and what prunes them.
+
+    Lapsed holds have no setting: they are tidied, not deleted. What `count` says holds once the kinds before are done.
+    """
+
+    name: str
+    setting: str | None
+    count: Callable[[], int]
+    batches: Callable[[], Iterator[Batch]]
+
+    def prune(self) -> Iterator[Batch]:
+        """Prune, and yield what each transaction came to. What others keep locked is passed over, and told too."""
+        try:
+            yield from self.batches()
+        except LockTimeout:
+            yield Batch(0, self.name)
+
+
+def kinds(now: dt.datetime, batch: int) -> list[Kind]:
+    """Return what there is to prune as of `now`, `batch` rows at a time, in order: first what refers to others."""
+    used = now - SLACK
+    over = {name: min(used, now - kept(name)) for name in DEFAULTS}
+
+    def rows(name: str, setting: str, find: Find, *, counted: Find | None = None, **how: Any) -> Kind:
+        old, unneeded = find(over[setting])
+        then_old, then_unneeded = (counted or find)(over[setting])
+        count = then_old.filter(then_unneeded).count
+        return Kind(name, setting, count, lambda: delete_in_batches(old, unneeded, batch, **how))
+
+    past_jobs, on_no_way = _jobs(used, over["KEEP_JOBS_DAYS"])
+    jobs_left = RoutedJob.objects.exclude(pk__in=past_jobs.filter(on_no_way).values("pk"))
+    jobs = RoutedJob.objects.all()  # which the database can look up faster than those that will be left
+    return [
+        rows("decisions", "KEEP_DECISIONS_DAYS", _decisions, by="at"),
+        rows(
+            "their candidates",
+            "KEEP_CANDIDATES_DAYS",
+            partial(_candidates, over["KEEP_DECISIONS_DAYS"]),
+            by="at",
+            delete=lambda found: found.update(candidates=None),
+        ),
+        rows(
+            "incidents",
+            "KEEP_INCIDENTS_DAYS",
+            partial(_incidents, used),
+            by="timestamp",
+            # The window that is in force by then decides.
+            delete=lambda found: reliability.forget(found.filter(_out_of_window(used))),
+        ),
+        rows("routed jobs", "KEEP_JOBS_DAYS", partial(_jobs, used), by="routed_at"),
+        rows("used signatures", "KEEP_JOBS_DAYS", partial(_signatures, now)),
+        rows("access tokens", "KEEP_TOKENS_DAYS", _tokens),
+        rows("accepted receipts", "KEEP_RECEIPTS_DAYS", receipts.accepted, by="valid_until"),
+        rows("started receipts", "KEEP_RECEIPTS_DAYS", receipts.started),
+        rows(
+            "finished receipts",
+            "KEEP_RECEIPTS_DAYS",
+            partial(receipts.finished, _unused(jobs, used)),
+            counted=partial(receipts.finished, _unused(jobs_left, used)),
+        ),
+        Kind("lapsed holds", None, ledger.lapsed_holds(now).count, lambda: ledger.tidy_lapsed(now)),
+        Kind(
+            "reservations",
+            "KEEP_RESERVATIONS_DAYS",
+            lambda: ledger.count_reservations(over["KEEP_RESERVATIONS_DAYS"], _unrouted(jobs_left)),
+            lambda: ledger.prune_reservations(over["KEEP_RESERVATIONS_DAYS"], _unrouted(jobs), batch),
+        ),
+        Kind(
+            "blocks",
+            "KEEP_BLOCKS_DAYS",
+            lambda: ledger.blocks_below(ledger.oldest_kept(over["KEEP_BLOCKS_DAYS"])).count(),
+            lambda: ledger.prune_blocks(over["KEEP_BLOCKS_DAYS"], batch),
+        ),
+        Kind(
+            "neuron lists",
+            "KEEP_BLOCKS_DAYS",
+            lambda: ledger.count_neuron_lists(over["KEEP_BLOCKS_DAYS"]),
+            lambda: ledger.prune_neuron_lists(batch),
+        ),
+        rows("ledger checks", "KEEP_CHECKS_DAYS", ledger.checks, by="at"),
+    ]
+
+
+def _decisions(before: dt.datetime) -> Old:
+    return DecisionRecord.objects.filter(at__lte=before), Q()
+
+
+def _candidates(gone: dt.datetime, before: dt.datetime) -> Old:
+    """Return the decisions whose candidates are past use, without those that are `gone` as a whole by then."""
+    return DecisionRecord.objects.filter(at__gt=gone, at__lte=before, candidates__isnull=False), Q()
+
+
+def _incidents(used: dt.datetime, before: dt.datetime) -> Old:
+    return MinerIncident.objects.filter(timestamp__lt=before), _out_of_window(used)
+
+
+def _out_of_window(used: dt.datetime) -> Q:
+    """Select the incidents that the reliability window now in force has left behind, as of `used`."""
+    return Q(timestamp__lt=used - conf.policy().window)
+
+
+def _jobs(used: dt.datetime, before: dt.datetime) -> Old:
+    """Return the jobs routed by `before`, and that they were not on their way any more as of `used`.
+
+    A job is, however its reservation ended, until the time is over for which that was made; and as long as a receipt
+    says so. Until then its row keeps it from being routed once more.
+    """
+    held = Reservation.objects.filter(pk=OuterRef("reservation"), expires_at__gt=used)
+    return RoutedJob.objects.filter(routed_at__lte=before), Q(~Exists(held)) & receipts.over_since(used, "uuid")
+
+
+def _signatures(now: dt.datetime, before: dt.datetime) -> Old:
+    """Return the signatures made before that time, and so long ago that no clock, however far from ours, takes them."""
+    twice_over = now - 2 * dt.timedelta(seconds=signatures.max_age())
+    made = UsedSignature.objects.filter(signed_at_ns__lt=signatures.to_unix_ns(before))
+    return made, Q(signed_at_ns__lt=signatures.to_unix_ns(twice_over))
+
+
+def _tokens(before: dt.datetime) -> Old:
+    """Return the tokens that were over by `before`. One without a row opens nothing either."""
+    return AccessToken.objects.filter(Q(expires_at__lte=before) | Q(revoked_at__lte=before)), Q()
+
+
+def _unused(jobs: QuerySet[RoutedJob], used: dt.datetime) -> Q:
+    """Select the receipts whose job is none of `jobs`, and had no reservation held as of `used`, or later."""
+    held = Reservation.objects.filter(held_at(used), job_uuid=OuterRef("job_uuid"))
+    return Q(~Exists(held), ~Exists(jobs.filter(pk=OuterRef("job_uuid"))))
+
+
+def _unrouted(jobs: QuerySet[RoutedJob]) -> Q:
+    """Select the reservations to which none of `jobs` refers."""
+    return Q(~Exists(jobs.filter(reservation=OuterRef("pk"))))
