@@ -121,8 +121,9 @@ async def test_a_process_takes_on_so_much_over_all_sockets(
     async with socket(facilitator) as one, socket(facilitator) as other:
         with stuck(monkeypatch, slow["uuid"]) as go_on:
             await one.send_json_to(slow)
-            await one.receive_nothing(0.05)
-            assert measured("router_in_flight") == 1
+            async with asyncio.timeout(PATIENCE):
+                while measured("router_in_flight") != 1:
+                    await asyncio.sleep(0.01)
             assert (await ask(other))["reason"] == "OVERLOADED"
             go_on.set()
             assert (await answer(one))["type"] == "job.routed"
