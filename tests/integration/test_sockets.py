@@ -50,13 +50,22 @@ async def all_events(user: User) -> AsyncIterator[WebsocketCommunicator]:
     await communicator.disconnect(timeout=PATIENCE)
 
 
+class GoOn(Event):
+    """Set to let somebody go on who waits for it, who sets `begun` before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = Event()
+
+
 @contextmanager
-def stuck(monkeypatch: pytest.MonkeyPatch, *uuids: str) -> Iterator[Event]:
+def stuck(monkeypatch: pytest.MonkeyPatch, *uuids: str) -> Iterator[GoOn]:
     """Let the picks of some jobs wait until the event is set."""
-    go_on, to_question = Event(), answers.to_question
+    go_on, to_question = GoOn(), answers.to_question
 
     def wait(question: Any) -> Any:
         if question.uuid in uuids:
+            go_on.begun.set()
             assert go_on.wait(30)
         return to_question(question)
 
@@ -121,9 +130,8 @@ async def test_a_process_takes_on_so_much_over_all_sockets(
     async with socket(facilitator) as one, socket(facilitator) as other:
         with stuck(monkeypatch, slow["uuid"]) as go_on:
             await one.send_json_to(slow)
-            async with asyncio.timeout(PATIENCE):
-                while measured("router_in_flight") != 1:
-                    await asyncio.sleep(0.01)
+            assert await asyncio.to_thread(go_on.begun.wait, PATIENCE)
+            assert measured("router_in_flight") == 1
             assert (await ask(other))["reason"] == "OVERLOADED"
             go_on.set()
             assert (await answer(one))["type"] == "job.routed"
