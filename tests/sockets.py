@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 from uuid import uuid4
 
 from asgiref.sync import sync_to_async
+from channels.layers import InMemoryChannelLayer, get_channel_layer
 from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import AnonymousUser, Permission, User
 from django.db import connections
@@ -16,6 +19,7 @@ from allowance.models import Reservation
 from allowance.threads import in_database_thread
 from project.asgi import application
 from routing.consumers import JobConsumer
+from routing.news import EVERYTHING
 from tests.factories import CLASS
 
 JSON = dict[str, Any]
@@ -44,6 +48,25 @@ async def socket(user: User) -> AsyncIterator[WebsocketCommunicator]:
     assert (await communicator.connect(PATIENCE))[0]
     yield communicator
     await communicator.disconnect(timeout=PATIENCE)
+
+
+@asynccontextmanager
+async def following() -> AsyncIterator[None]:
+    """Wait at the end until one more socket hears of all jobs; that it is accepted does not say so yet."""
+    layer = cast(InMemoryChannelLayer, get_channel_layer())
+
+    def followers() -> int:
+        return len(layer.groups.get(EVERYTHING, {}))
+
+    def wait() -> None:
+        deadline = time.monotonic() + PATIENCE
+        while followers() <= before:
+            assert time.monotonic() < deadline, "the socket does not follow"
+            time.sleep(0.005)
+
+    before = followers()
+    yield
+    await asyncio.to_thread(wait)
 
 
 async def ask(communicator: WebsocketCommunicator, **changes: object) -> JSON:

@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
@@ -38,7 +38,7 @@ from routing.messages import (
 from routing.types import Gate
 from tests.factories import fill_ledger, job_request, run_command
 from tests.jobs import of, retried, routed
-from tests.sockets import JSON, PATIENCE, answer, whole_application
+from tests.sockets import JSON, PATIENCE, answer, following, whole_application
 
 DOCS = Path(__file__).parents[2] / "docs"
 SCHEMA = DOCS / "messages.schema.json"
@@ -160,7 +160,8 @@ async def connected(path: str, token: str) -> AsyncIterator[WebsocketCommunicato
     """Connect as a browser does."""
     async with whole_application((b"origin", b"http://localhost"), path=path) as communicator:
         cast(JSON, communicator.scope)["subprotocols"] = ["access_token", token]
-        assert await communicator.connect(PATIENCE) == (True, "access_token")
+        async with following() if path == "/ws/events/" else nullcontext():
+            assert await communicator.connect(PATIENCE) == (True, "access_token")
         yield communicator
 
 

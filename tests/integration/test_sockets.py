@@ -21,7 +21,7 @@ from allowance.threads import in_database_thread
 from routing import answers, news, sockets
 from routing.consumers import EventConsumer, JobConsumer
 from tests.factories import fill_ledger
-from tests.sockets import JSON, PATIENCE, answer, ask, job, permitted, reservations, socket
+from tests.sockets import JSON, PATIENCE, answer, ask, following, job, permitted, reservations, socket
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
 
@@ -45,7 +45,8 @@ def operator(transactional_db: None) -> User:
 async def all_events(user: User) -> AsyncIterator[WebsocketCommunicator]:
     communicator = WebsocketCommunicator(EventConsumer.as_asgi(), "/ws/events/")
     cast(JSON, communicator.scope)["user"] = user
-    assert (await communicator.connect(PATIENCE))[0]
+    async with following():
+        assert (await communicator.connect(PATIENCE))[0]
     yield communicator
     await communicator.disconnect(timeout=PATIENCE)
 
