@@ -20,7 +20,8 @@ from routing.incidents import hotkeys
 from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
 from routing.pages import SEE_DECISIONS, SEE_MINER, incidents, miner_link
 from routing.pages.board import board_page
-from routing.pages.decisions import ClassFilter, DecidedFilter, OutcomeFilter, explanation
+from routing.pages.decisions import DecidedFilter, OutcomeFilter, explanation
+from routing.pages.filters import ClassFilter, ClassFilterAside
 from routing.pages.ledger import ledger_page
 from routing.pages.miner import miner_page
 from routing.pages.status import status_page
@@ -212,7 +213,7 @@ class RoutedJobAdmin(OfMinersAdmin):
 
     exact = ("uuid", UUID)
     list_display = ("uuid", "routed", "executor_class", "seconds", "hotkey", "route")
-    list_filter = (ClassFilter, "routed_at")
+    list_filter = (ClassFilterAside, "routed_at")
     ordering = ("-routed_at",)
     search_fields = ("miner__startswith",)
     fields = ("uuid", "routed", "executor_class", "seconds", "hotkey", "route", "tried", "others")

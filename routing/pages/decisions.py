@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
-from allowance.types import ExecutorClass
 from routing import replays
 from routing.explanations import explain, happenings
 from routing.models import DecisionRecord
 from routing.pages import SEE_MINER, SEE_RECEIPTS
+from routing.pages.filters import Filter, ModelAdmin
 from routing.report import in_order
 from routing.status import REFUSALS
 from routing.types import ROUTED
 
-if TYPE_CHECKING:
-    ModelAdmin = admin.ModelAdmin[Any]
-else:
-    ModelAdmin = admin.ModelAdmin
 
-
-class DecidedFilter(admin.SimpleListFilter):
+class DecidedFilter(Filter):
     """The last hours or days, by index."""
 
     title = parameter_name = "time"
@@ -34,15 +28,12 @@ class DecidedFilter(admin.SimpleListFilter):
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
         return [("1", "last hour"), ("24", "last 24 hours"), ("168", "last 7 days")]
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        value = self.value()
-        if value is None or value not in dict(self.lookup_choices):
-            return queryset
+    def narrowed(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
         return queryset.filter(at__gt=timezone.now() - dt.timedelta(hours=int(value)))
 
 
-class OutcomeFilter(admin.SimpleListFilter):
-    """The outcomes that there are. To look for those that there were, Django would read all rows."""
+class OutcomeFilter(Filter):
+    """The outcomes that there are."""
 
     title = parameter_name = "outcome"
     everything = "all outcomes"
@@ -50,22 +41,8 @@ class OutcomeFilter(admin.SimpleListFilter):
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
         return [(outcome, outcome) for outcome in (ROUTED, *REFUSALS)]
 
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset.filter(outcome=self.value()) if self.value() else queryset
-
-
-class ClassFilter(admin.SimpleListFilter):
-    """The executor classes that there are."""
-
-    title = "executor class"
-    parameter_name = "class"
-    everything = "all classes"
-
-    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
-        return [(known, known) for known in sorted(ExecutorClass)]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset.filter(executor_class=self.value()) if self.value() else queryset
+    def narrowed(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
+        return queryset.filter(outcome=value)
 
 
 def explanation(request: HttpRequest, record: DecisionRecord) -> dict[str, object]:

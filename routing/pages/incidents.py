@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
@@ -18,19 +18,15 @@ from django.utils import timezone
 from allowance import validation
 from allowance.buckets import UtcDay, UtcHour
 from allowance.threads import in_database_thread
-from allowance.types import BadInputError, ExecutorClass, LockTimeout
+from allowance.types import BadInputError, LockTimeout
 from routing import incidents
 from routing.charts import Chart
 from routing.incidents import Incidents, Stretch
 from routing.models import NAME_LENGTH, REASON_LENGTH, MinerIncident
 from routing.pages import SEE_DECISIONS, SEE_INCIDENTS, needs, show
+from routing.pages.filters import ClassFilter, Filter, ModelAdmin
 from routing.reliability import IncidentAlreadyVoided, void_incident
 from routing.types import MinerIncidentType
-
-if TYPE_CHECKING:
-    ModelAdmin = admin.ModelAdmin[MinerIncident]
-else:
-    ModelAdmin = admin.ModelAdmin
 
 SEE_EXECUTORS = ("allowance.view_account",)
 VOID = (*SEE_INCIDENTS, "routing.void_incidents")
@@ -44,26 +40,6 @@ STRETCHES = {
 }
 AT_FIRST, LONGEST, ANY_TIME = "7d", "365d", "any"
 WORST = 15
-
-
-class Filter(admin.SimpleListFilter):
-    """A choice of the form above the list, of which there is no other by the side."""
-
-    template = "routing/filter.html"
-    everything = ""
-    """What to call it if nothing is chosen."""
-
-    def queryset(self, request: HttpRequest, queryset: Incidents) -> Incidents:
-        value = self.value()
-        if not value:
-            return queryset
-        if value not in dict(self.lookup_choices):
-            raise IncorrectLookupParameters
-        return self.narrowed(queryset, value)
-
-    def narrowed(self, queryset: Incidents, value: str) -> Incidents:
-        """Return the incidents for which `value` was chosen."""
-        raise NotImplementedError
 
 
 class TimeFilter(Filter):
@@ -83,18 +59,6 @@ class TimeFilter(Filter):
 
     def narrowed(self, queryset: Incidents, value: str) -> Incidents:
         return queryset if value == ANY_TIME else STRETCHES[value].of(queryset, self.now)
-
-
-class ClassFilter(Filter):
-    title = "executor class"
-    parameter_name = "class"
-    everything = "all classes"
-
-    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
-        return [(known, known) for known in sorted(ExecutorClass)]
-
-    def narrowed(self, queryset: Incidents, value: str) -> Incidents:
-        return queryset.filter(executor_class=value)
 
 
 class TypeFilter(Filter):

@@ -1,0 +1,57 @@
+"""Filters of lists, as choices in a form above the list."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from allowance.types import ExecutorClass
+
+if TYPE_CHECKING:
+    ModelAdmin = admin.ModelAdmin[Any]
+else:
+    ModelAdmin = admin.ModelAdmin
+
+
+class Filter(admin.SimpleListFilter):
+    """A choice of the form above the list, of which there is no other by the side."""
+
+    template = "routing/filter.html"
+    everything = ""
+    """What to call it if nothing is chosen."""
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        value = self.value()
+        if not value:
+            return queryset
+        if value not in dict(self.lookup_choices):
+            raise IncorrectLookupParameters
+        return self.narrowed(queryset, value)
+
+    def narrowed(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
+        """Return the rows for which `value` was chosen."""
+        raise NotImplementedError
+
+
+class ClassFilter(Filter):
+    """The executor classes that there are. To look for those that there were, Django would read all rows."""
+
+    title = "executor class"
+    parameter_name = "class"
+    everything = "all classes"
+
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
+        return [(known, known) for known in sorted(ExecutorClass)]
+
+    def narrowed(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
+        return queryset.filter(executor_class=value)
+
+
+class ClassFilterAside(ClassFilter):
+    """The same for a list that has its filters by the side, as links."""
+
+    template = "admin/filter.html"
