@@ -80,7 +80,7 @@ def main() -> None:
     console.print("The ledger", style="bold underline")
     call_command("check_ledger")
     console.print()
-    _what_next(console)
+    _what_next(console, stream)
 
 
 def _progress(console: Console, lines: list[bytes]) -> Iterator[bytes]:
@@ -203,17 +203,21 @@ def _summarise(console: Console, stream: Stream) -> None:
     console.print()
 
 
-def _what_next(console: Console) -> None:
+def _what_next(console: Console, stream: Stream) -> None:
     console.print("Try next", style="bold underline")
     console.print("make serve, which prints a password for these pages:")
     show_pages(console)
     console.print("and on this database (export DEBUG=1 DATABASE_URL=sqlite:///demo.sqlite3):")
     dry_run = f"dry_run_routing --executor-class {ExecutorClass.always_on__gpu_24gb} --seconds 300"
+    refused = next(decision.job.uuid for decision in reversed(stream.decisions) if not decision.route)
     for command in (
+        f"explain_job {refused} --replay --top 5",
+        "routing_status",
         f"{dry_run} --top 10",
         f"{dry_run} --min-collateral {2 * ETH}",
         "reservations",
         "check_ledger",
+        "prune --dry-run",
         "issue_token facilitator --scope jobs",
     ):
         console.print(f"  .venv/bin/python manage.py {command}", soft_wrap=True)
