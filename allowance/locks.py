@@ -65,16 +65,20 @@ def ledger_transaction(*, durable: bool = False) -> Iterator[None]:
 
 @contextmanager
 def hurried_transaction(seconds: float) -> Iterator[None]:
-    """Run a transaction whose every wait for a lock ends after `seconds`, on SQLite too, with LockTimeout."""
-    before = None
-    if connection.vendor == "sqlite" and not connection.in_atomic_block:
+    """Run a transaction whose every wait for a lock ends after `seconds`, on SQLite too, with LockTimeout.
+
+    Inside a transaction of the caller's it is only a part of that, and as patient.
+    """
+    before, alone = None, not connection.in_atomic_block
+    if connection.vendor == "sqlite" and alone:
         with connection.cursor() as cursor:
             cursor.execute("PRAGMA busy_timeout")
             (before,) = cursor.fetchone()
             cursor.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
     try:
         with ledger_transaction():
-            bound_waits(seconds)
+            if alone:
+                bound_waits(seconds)
             yield
     finally:
         if before is not None:

@@ -53,7 +53,7 @@ AT_ONCE = 8
 
 
 SHORTEST_WAIT = 0.001
-"""Seconds; what is over sooner is no wait for others, but the way to the database and back."""
+"""Seconds; what is over sooner is no wait for others, but the way to a database nearby and back."""
 
 READING_LASTS = 1.0
 """So many seconds after it was read a reservation may be made as of that moment, and so lapse sooner by as much."""
@@ -76,7 +76,8 @@ class Reserver(Protocol):
     ) -> Outcome | None:
         """Reserve with the first candidate whose account can be had, or say why it can't take the job.
 
-        None: others have all of them locked, or, with `wait`, the first stayed so for too long.
+        Those who stood before the one that gets the job are PASSED_OVER. None: others have all of them locked, or, with
+        `wait`, the first stayed so for too long.
         """
 
 
@@ -118,10 +119,13 @@ class LiveBook:
     def reserve(
         self, candidates: Sequence[Candidate], question: Decision, window: Window, *, wait: bool
     ) -> Outcome | None:
+        begun = time.monotonic()
         try:
             return self._reserve(candidates, question, window, self.patience if wait else 0.0)
         except LockTimeout:
-            if not wait:  # not an account's lock, which was not waited for, but SQLite's only one
+            if connection.vendor == "sqlite":
+                self._note_wait(time.monotonic() - begun)
+            if not wait:  # not an account's lock, which was not waited for: SQLite's only one, or one of the claim's
                 raise
             self.patience = 0.0
             return None

@@ -1,4 +1,4 @@
-"""The decision log: every pick leaves a record of what it decided and why, from which it can be decided again."""
+"""The decision log: a record of each decision and why it was so; with its candidates kept, it can be made again."""
 
 from __future__ import annotations
 

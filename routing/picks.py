@@ -37,7 +37,7 @@ def pick(
     book.record = record
     try:
         decision = decide(request, book, now=now or timezone.now(), exclude=exclude)
-    except LockTimeout:  # SQLite's only lock, without which nothing can be recorded either
+    except LockTimeout:  # of SQLite's only lock, or of the row of a socket's job: nothing was decided
         DECISIONS_LOST.inc()
         raise
     if decision.route is None or decision.route.allowance_reservation_id is None:

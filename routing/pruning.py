@@ -145,8 +145,8 @@ def _jobs(used: dt.datetime, before: dt.datetime) -> Old:
 
 
 def _signatures(now: dt.datetime, before: dt.datetime) -> Old:
-    """Return the signatures made before that time, and so long ago that no clock, however far from ours, takes them."""
-    twice_over = now - 2 * dt.timedelta(seconds=signatures.max_age())
+    """Return the signatures made before that time, and so long ago that no clock that is SLACK behind takes them."""
+    twice_over = now - SLACK - 2 * dt.timedelta(seconds=signatures.max_age())
     made = UsedSignature.objects.filter(signed_at_ns__lt=signatures.to_unix_ns(before))
     return made, Q(signed_at_ns__lt=signatures.to_unix_ns(twice_over))
 

@@ -30,7 +30,7 @@ def check(request: V2JobRequest, now: dt.datetime) -> Signature | None:
     """Return the signature of a request, verified; None without FACILITATOR_PUBLIC_KEYS: then nobody looks at it.
 
     The uuid is not signed, so a signature holds for that job under any. That it routes one job only is the database's
-    to say: no two rows of RoutedJob have the same signatory and time. Raises SignatureRefused.
+    to say: no two rows of UsedSignature have the same signatory and time. Raises SignatureRefused.
     """
     keys = frozenset(getattr(settings, "FACILITATOR_PUBLIC_KEYS", None) or ())  # of a bare string, no key is left
     if not keys:

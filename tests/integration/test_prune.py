@@ -254,7 +254,7 @@ def test_a_job_that_is_routed_again_meanwhile_stays(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(("days", "max_age"), [(0, 300.0), (0, 86_400.0), (2, 300.0)])
 def test_a_signature_stays_until_its_time_has_passed_twice_over(days: int, max_age: float, settings: Settings) -> None:
     settings.KEEP_JOBS_DAYS, settings.FACILITATOR_SIGNATURE_MAX_AGE = days, max_age
-    edge = signatures.to_unix_ns(min(PAST, NOW - days * DAY, NOW - 2 * dt.timedelta(seconds=max_age)))
+    edge = signatures.to_unix_ns(min(NOW - days * DAY, PAST - 2 * dt.timedelta(seconds=max_age)))
     for at in (edge - 1, edge, edge + 1):
         UsedSignature.objects.create(signatory="facilitator", signed_at_ns=at, job_uuid=uuid4())
     assert prune() == {"used signatures": 1}
