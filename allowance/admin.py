@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlencode
@@ -18,6 +17,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from allowance import ledger
+from allowance.console import to_the_second
 from allowance.models import (
     Account,
     Block,
@@ -85,11 +85,6 @@ def link(text: object, model: type[Model], pk: object = None, **query: object) -
     page = f"admin:{model._meta.app_label}_{model._meta.model_name}_"
     address = reverse(page + "changelist") if pk is None else reverse(page + "change", args=[quote(str(pk))])
     return format_html('<a href="{}">{}</a>', address + (f"?{urlencode(query)}" if query else ""), text)
-
-
-def to_the_second(time: dt.datetime) -> str:
-    """Return a time as readable as the admin's own format, which stops at minutes, but with the seconds."""
-    return f"{timezone.localtime(time):%Y-%m-%d %H:%M:%S %Z}"
 
 
 @admin.register(NeuronList)

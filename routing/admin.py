@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -13,39 +12,25 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from django.utils import timezone
 
-from allowance.admin import ReadOnlyAdmin, link, to_the_second
+from allowance.admin import ReadOnlyAdmin, link
+from allowance.console import to_the_second
 from allowance.models import Miner, Reservation
 from routing import tokens
 from routing.incidents import hotkeys
 from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
-from routing.pages import SEE_DECISIONS, SEE_MINER, incidents, miner_link
+from routing.pages import SEE_DECISIONS, incidents, miner_link
 from routing.pages.board import board_page
 from routing.pages.decisions import DecidedFilter, OutcomeFilter, explanation
 from routing.pages.filters import ClassFilter, ClassFilterAside
 from routing.pages.ledger import ledger_page
+from routing.pages.lists import OfMinersAdmin, SearchedByIndexAdmin
 from routing.pages.miner import miner_page
 from routing.pages.status import status_page
 from routing.types import wei_text
 
 
-class OfMinersAdmin(ReadOnlyAdmin):
-    """The column `hotkey` leads to a miner's page; whoever may not see that gets the mere field instead."""
-
-    mere_field = "miner"
-
-    def get_list_display(self, request: HttpRequest) -> tuple[str, ...]:
-        return self._seen(request, self.list_display)
-
-    def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        return self._seen(request, self.fields or ())
-
-    def _seen(self, request: HttpRequest, columns: Sequence[Any]) -> tuple[str, ...]:
-        name = "hotkey" if request.user.has_perms(SEE_MINER) else self.mere_field
-        return tuple(name if column == "hotkey" else column for column in columns)
-
-
 @admin.register(MinerIncident)
-class MinerIncidentAdmin(OfMinersAdmin):
+class MinerIncidentAdmin(SearchedByIndexAdmin):
     """Found by job, or by the beginning of a hotkey. See `routing.pages.incidents` for what is around the list."""
 
     mere_field = "hotkey_ss58address"
@@ -81,16 +66,8 @@ class MinerIncidentAdmin(OfMinersAdmin):
             incidents.look_decisions_up([incident], request)
         return incident
 
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[MinerIncident], search_term: str
-    ) -> tuple[QuerySet[MinerIncident], bool]:
-        """Search through indexes only. No index that costs nothing serves the beginning of a hotkey."""
-        term = search_term.strip()
-        try:
-            return queryset.filter(job_uuid=UUID(term)), False
-        except ValueError:
-            found = {"hotkey_ss58address__in": hotkeys(term)} if term else {}
-            return queryset.filter(**found), False
+    def hotkeys(self, term: str) -> list[str]:
+        return hotkeys(term)
 
     @admin.display(description="time", ordering="timestamp")
     def happened(self, incident: MinerIncident) -> str:
@@ -118,7 +95,7 @@ class MinerIncidentAdmin(OfMinersAdmin):
 
 
 @admin.register(DecisionRecord)
-class DecisionRecordAdmin(OfMinersAdmin):
+class DecisionRecordAdmin(SearchedByIndexAdmin):
     """Found by job, or by the beginning of the winner's hotkey."""
 
     heavy = ("candidates",)
@@ -132,16 +109,8 @@ class DecisionRecordAdmin(OfMinersAdmin):
         *("thresholds", "failed", "took"),
     )
 
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[DecisionRecord], search_term: str
-    ) -> tuple[QuerySet[DecisionRecord], bool]:
-        """Search through indexes only: there are few miners to look a hotkey's beginning up among."""
-        term = search_term.strip()
-        try:
-            return queryset.filter(job_uuid=UUID(term)), False
-        except ValueError:
-            winners = [*Miner.objects.filter(hotkey__startswith=term).values_list("pk", flat=True), term]
-            return (queryset.filter(miner__in=winners) if term else queryset), False
+    def hotkeys(self, term: str) -> list[str]:
+        return [*Miner.objects.filter(hotkey__startswith=term).values_list("pk", flat=True), term]
 
     def change_view(
         self,

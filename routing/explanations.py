@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 from uuid import UUID
 
-from django.utils import timezone
-
+from allowance.console import to_the_second
 from allowance.models import Reservation, ReservationState
 from allowance.state import state_at
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
@@ -107,10 +106,10 @@ def happenings(job_uuid: UUID, *, incidents: bool = True, receipts: bool = True)
 def _by_now(reservation: Reservation, now: dt.datetime) -> str:
     state = state_at(reservation, now)
     if state is ReservationState.HELD:
-        return f"is held until {_clock(reservation.expires_at)}"
+        return f"is held until {to_the_second(reservation.expires_at)}"
     if state is ReservationState.LAPSED:
-        return f"lapsed without word at {_clock(reservation.expires_at)}"
-    return f"was {state.value} at {_clock(reservation.ended_at or now)}"
+        return f"lapsed without word at {to_the_second(reservation.expires_at)}"
+    return f"was {state.value} at {to_the_second(reservation.ended_at or now)}"
 
 
 def _incidents(job_uuid: UUID) -> Iterator[Happening]:
@@ -128,7 +127,3 @@ def _receipts(job_uuid: UUID) -> Iterator[Happening]:
     for finished in JobFinishedReceipt.objects.filter(job_uuid=job_uuid):
         took = finished.time_took_us / 1e6
         yield Happening(finished.timestamp, f"finished by {finished.miner_hotkey} in {took:g} s")
-
-
-def _clock(time: dt.datetime) -> str:
-    return f"{timezone.localtime(time):%Y-%m-%d %H:%M:%S %Z}"

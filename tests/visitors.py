@@ -6,7 +6,8 @@ import datetime as dt
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from django.test import RequestFactory
+from django.contrib.auth.models import Permission, User
+from django.test import Client, RequestFactory
 
 from routing import tokens
 from routing.admission import NotAdmitted, Visitor, admit, recheck, turn_away
@@ -19,6 +20,23 @@ RIGHT: dict[str, Any] = {"token_scope": Scope.JOBS, "permission": PERMISSION}
 IN, UNKNOWN, NOT_PERMITTED = 0, 4401, 4403
 
 Someone = Callable[[], object]
+
+
+def member(*permissions: str) -> User:
+    """Return somebody in the staff with these permissions, as `app.codename`, and no others."""
+    user, _ = User.objects.get_or_create(username="clerk", is_staff=True)
+    names = [name.split(".") for name in permissions]
+    user.user_permissions.set(
+        [Permission.objects.get(content_type__app_label=app, codename=codename) for app, codename in names]
+    )
+    return user
+
+
+def clerk(*permissions: str) -> Client:
+    """Return the client of such a member."""
+    client = Client()
+    client.force_login(member(*permissions))
+    return client
 
 
 def issue(*scopes: str, name: str = "anna") -> tuple[AccessToken, str]:

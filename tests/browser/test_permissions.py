@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from django.contrib.auth.models import Permission, User
 from playwright.async_api import expect
 
 from allowance.threads import in_database_thread
@@ -12,20 +11,11 @@ from routing.pages.incidents import VOID
 from tests.browser.addresses import pages
 from tests.browser.conftest import Enter
 from tests.browser.visits import page
+from tests.visitors import member
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.usefixtures("some_of_everything")]
 
 INDEX = page("index")
-
-
-def may(*permissions: str) -> User:
-    """Return a member of the staff who has these permissions only."""
-    user, _ = User.objects.get_or_create(username="clerk", is_staff=True)
-    names = [name.split(".") for name in permissions]
-    user.user_permissions.set(
-        [Permission.objects.get(content_type__app_label=app, codename=codename) for app, codename in names]
-    )
-    return user
 
 
 async def addresses() -> dict[str, str]:
@@ -34,7 +24,7 @@ async def addresses() -> dict[str, str]:
 
 
 async def test_without_permissions_there_is_nothing(enter: Enter) -> None:
-    visit = await enter(await in_database_thread(may)())
+    visit = await enter(await in_database_thread(member)())
     await visit.go(INDEX)
     await expect(visit.page.locator(".operators-menu")).to_have_count(0)
     links = await visit.page.locator("a").evaluate_all("all => all.map(a => a.getAttribute('href'))")
@@ -46,7 +36,7 @@ async def test_without_permissions_there_is_nothing(enter: Enter) -> None:
 
 @pytest.mark.parametrize("entry", MENU, ids=lambda entry: entry.title)
 async def test_with_the_permissions_for_one_page_that_is_all_there_is(entry: Page, enter: Enter) -> None:
-    visit = await enter(await in_database_thread(may)(*entry.permissions))
+    visit = await enter(await in_database_thread(member)(*entry.permissions))
     await visit.go(INDEX)
     for other in MENU:
         is_open = set(other.permissions) <= set(entry.permissions)
@@ -61,7 +51,7 @@ async def test_with_the_permissions_for_one_page_that_is_all_there_is(entry: Pag
 
 
 async def test_who_may_not_void_is_offered_nothing_to_void_with(enter: Enter) -> None:
-    visit = await enter(await in_database_thread(may)(*VOID[:-1]))
+    visit = await enter(await in_database_thread(member)(*VOID[:-1]))
     paths = await addresses()
     await visit.go(paths["an incident"])
     await expect(visit.page.get_by_role("link", name="Void")).to_have_count(0)
@@ -70,10 +60,10 @@ async def test_who_may_not_void_is_offered_nothing_to_void_with(enter: Enter) ->
 
 async def test_a_miner_s_page_takes_all_that_it_shows(enter: Enter) -> None:
     paths = await addresses()
-    visit = await enter(await in_database_thread(may)(*SEE_MINER))
+    visit = await enter(await in_database_thread(member)(*SEE_MINER))
     await visit.go(paths["the page of anna"])
     for permission in SEE_MINER:
-        await in_database_thread(may)(*(other for other in SEE_MINER if other != permission))
+        await in_database_thread(member)(*(other for other in SEE_MINER if other != permission))
         await visit.go(paths["the page of anna"], status=403)
 
 

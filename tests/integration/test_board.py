@@ -11,7 +11,6 @@ from uuid import uuid4
 import pytest
 import time_machine
 from django.contrib.admin.utils import quote
-from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -27,6 +26,7 @@ from routing.pages import SEE_MINER, SEE_MINERS
 from routing.pipeline import decide
 from routing.reliability import record_incident
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, stored
+from tests.visitors import clerk
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
@@ -61,17 +61,6 @@ def ranked(client: Client, **asked: object) -> dict[str, int | None]:
     response = board(client, **asked)
     assert response.status_code == 200
     return {c.hotkey: c.rank for c in response.context["candidates"]}
-
-
-def member(*permissions: str) -> Client:
-    """Return the client of somebody in the staff who may do what is listed."""
-    user = User.objects.create_user("clerk", is_staff=True)
-    for permission in permissions:
-        app, codename = permission.split(".")
-        user.user_permissions.add(Permission.objects.get(content_type__app_label=app, codename=codename))
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 def test_it_shows_what_the_router_would_decide(admin_client: Client) -> None:
@@ -226,13 +215,13 @@ def test_with_a_debug_miner_nobody_is_asked(admin_client: Client, settings: Sett
 @pytest.mark.parametrize("asked", [{}, {"format": "json"}], ids=repr)
 @pytest.mark.parametrize("missing", SEE_MINERS)
 def test_who_lacks_a_permission_sees_nothing(missing: str, asked: dict[str, object]) -> None:
-    response = board(member(*set(SEE_MINER) - {missing}), **asked)
+    response = board(clerk(*set(SEE_MINER) - {missing}), **asked)
     assert response.status_code == 403
     assert "hot-1" not in response.content.decode()
 
 
 def test_who_may_not_see_a_miners_page_gets_no_link_to_it() -> None:
-    content = board(member(*SEE_MINERS)).content.decode()
+    content = board(clerk(*SEE_MINERS)).content.decode()
     assert "hot-1" in content
     assert reverse("admin:routing_miner", args=["x"])[:-2] not in content
 

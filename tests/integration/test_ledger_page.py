@@ -10,7 +10,6 @@ from uuid import UUID
 
 import pytest
 import time_machine
-from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -23,6 +22,7 @@ from allowance.types import HOLD_MARGIN, ExecutorClass
 from routing.models import DecisionRecord
 from routing.pages import SEE_DECISIONS, SEE_LEDGER, SEE_MINER, ledger, miner_link
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, run_command
+from tests.visitors import clerk
 
 pytestmark = pytest.mark.django_db
 
@@ -53,18 +53,6 @@ def reserve(miner: str, job: UUID | None, now: dt.datetime, *, seconds: float = 
     return reservations.reserve(
         miner=miner, executor_class=CLASS, seconds=seconds, job_start_block=FIRST_BLOCK, job_uuid=job, now=now
     ).pk
-
-
-def clerk(*permissions: str) -> Client:
-    """Return the client of a member of the staff with these permissions and no others."""
-    user, _ = User.objects.get_or_create(username="clerk", is_staff=True)
-    names = [name.split(".") for name in permissions]
-    user.user_permissions.set(
-        [Permission.objects.get(content_type__app_label=app, codename=codename) for app, codename in names]
-    )
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from routing.pages import SEE_MINER
 from routing.pages.miner import DAYS, LAST
 from routing.reliability import record_incident
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, stored
-from tests.integration.test_board import member
+from tests.visitors import clerk
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
@@ -359,7 +359,7 @@ def test_the_newest_decisions_that_sent_it_a_job_are_listed(admin_client: Client
 
 
 def test_links_lead_to_all_that_concerns_it_and_are_open_to_whoever_sees_them() -> None:
-    client = member(*SEE_MINER)
+    client = clerk(*SEE_MINER)
     for hotkey in ("anna", HTML):
         report(hotkey)
         reserve(hotkey, job=uuid4())
@@ -406,13 +406,13 @@ def test_odd_hotkeys_have_a_page_and_are_shown_as_text(hotkey: str, admin_client
 
 @pytest.mark.parametrize("missing", SEE_MINER)
 def test_who_lacks_a_permission_sees_nothing(missing: str) -> None:
-    response = member(*set(SEE_MINER) - {missing}).get(address("anna"))
+    response = clerk(*set(SEE_MINER) - {missing}).get(address("anna"))
     assert response.status_code == 403
     assert "10.0.0.1" not in response.content.decode()
 
 
 def test_who_has_the_permissions_sees_it() -> None:
-    assert member(*SEE_MINER).get(address("anna")).status_code == 200
+    assert clerk(*SEE_MINER).get(address("anna")).status_code == 200
 
 
 def test_it_takes_no_post(admin_client: Client) -> None:

@@ -13,7 +13,6 @@ from uuid import uuid4
 
 import pytest
 import time_machine
-from django.contrib.auth.models import Permission, User
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connection
 from django.test import Client
@@ -32,6 +31,7 @@ from routing.pages import SEE_STATUS
 from routing.pages.status import outcomes_by_hour
 from routing.status import FEW, Status, status
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, run_command
+from tests.visitors import clerk
 
 pytestmark = pytest.mark.django_db
 
@@ -384,17 +384,6 @@ def test_the_command_says_so_if_limits_are_bad_or_the_database_is(
     assert (ended.code, ended.err) == (2, "CRITICAL: the database can't be read: connection refused")
 
 
-def watcher(*permissions: str) -> Client:
-    """Return the client of somebody in the staff who has these permissions only."""
-    user = User.objects.create_user("watcher", is_staff=True)
-    for permission in permissions:
-        app, codename = permission.split(".")
-        user.user_permissions.add(Permission.objects.get(content_type__app_label=app, codename=codename))
-    client = Client()
-    client.force_login(user)
-    return client
-
-
 def page(client: Client) -> tuple[str, Any]:
     """Return the page as text, and what it was made of."""
     response = client.get(reverse("admin:routing_status"))
@@ -404,7 +393,7 @@ def page(client: Client) -> tuple[str, Any]:
 
 @pytest.mark.usefixtures("scene", "at_noon")
 def test_the_page_shows_what_the_function_says() -> None:
-    text, _ = page(watcher(*SEE_STATUS))
+    text, _ = page(clerk(*SEE_STATUS))
     plain, found = unescape(text), status(NOW)
     assert found.sentence in plain
     rows = re.findall(r"<tr><td><strong class=\"level-(\w+)\">(\w+)</strong>.*?</tr>", plain, re.DOTALL)
@@ -421,7 +410,7 @@ def test_the_page_charts_a_day_of_decisions_and_the_work_of_an_hour() -> None:
     decide(3, "AllMinersBusy", at=NOW.replace(minute=0) - 23 * HOUR)
     decide(5, "AllMinersBusy", at=NOW.replace(minute=0) - 23 * HOUR - SECOND)
     decide(2, "SomethingNew", at=NOW)
-    _, context = page(watcher(*SEE_STATUS))
+    _, context = page(clerk(*SEE_STATUS))
     decisions, refusals = context["decisions"], context["refusals"]
     assert decisions.labels == [f"{(13 + hour) % 24:02}:00" for hour in range(24)]
     at_eleven, at_twelve = [0] * 22 + [1, 0], [0] * 23 + [1]
@@ -457,7 +446,7 @@ def test_the_page_charts_a_day_of_decisions_and_the_work_of_an_hour() -> None:
 
 @pytest.mark.usefixtures("at_noon")
 def test_the_page_is_there_without_any_data_and_refreshes_by_a_link_only() -> None:
-    text, context = page(watcher(*SEE_STATUS))
+    text, context = page(clerk(*SEE_STATUS))
     assert context["decisions"].is_empty
     assert "Nothing to show." in text
     assert "http-equiv" not in text
@@ -467,7 +456,7 @@ def test_the_page_is_there_without_any_data_and_refreshes_by_a_link_only() -> No
 @pytest.mark.usefixtures("at_noon")
 def test_a_hotkey_that_is_html_is_shown_as_text_and_leads_to_its_miner() -> None:
     decide(FEW, miner="<b>'hot'</b>")
-    text, _ = page(watcher(*SEE_STATUS))
+    text, _ = page(clerk(*SEE_STATUS))
     assert "<b>" not in text
     assert "&lt;b&gt;&#x27;hot&#x27;&lt;/b&gt; got 20 of 20 jobs" in text
     assert re.search(r'<a href="/admin/allowance/miner/[^"<>]+/change/">&lt;b&gt;&#x27;hot', text)
@@ -476,7 +465,7 @@ def test_a_hotkey_that_is_html_is_shown_as_text_and_leads_to_its_miner() -> None
 @pytest.mark.usefixtures("scene")
 def test_the_page_takes_ten_queries() -> None:
     """Those of the function, one for the charts, and four to know who is asking."""
-    client = watcher(*SEE_STATUS)
+    client = clerk(*SEE_STATUS)
     with CaptureQueriesContext(connection) as captured:
         page(client)
     assert len(captured) == 5 + 1 + 4
@@ -484,14 +473,14 @@ def test_the_page_takes_ten_queries() -> None:
 
 @pytest.mark.parametrize("missing", SEE_STATUS)
 def test_who_lacks_one_of_the_permissions_sees_nothing(missing: str) -> None:
-    client = watcher(*(permission for permission in SEE_STATUS if permission != missing))
+    client = clerk(*(permission for permission in SEE_STATUS if permission != missing))
     assert client.get(reverse("admin:routing_status")).status_code == 403
 
 
 def test_bad_limits_are_no_page(settings: Settings) -> None:
     settings.STATUS_LIMITS = {"refusals": [2, 1]}
     with pytest.raises(ImproperlyConfigured, match=r"STATUS_LIMITS: refusals is \[2, 1\]"):
-        page(watcher(*SEE_STATUS))
+        page(clerk(*SEE_STATUS))
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "America/St_Johns"])
