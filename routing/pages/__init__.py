@@ -28,7 +28,7 @@ class Page(NamedTuple):
 
 
 SEE_MINERS = ("allowance.view_miner", "allowance.view_account", "routing.view_minerincident")
-SEE_RECEIPTS = tuple(f"receipts.view_job{kind}receipt" for kind in ("started", "accepted", "finished"))
+SEE_RECEIPTS = tuple(f"router_receipts.view_job{kind}receipt" for kind in ("started", "accepted", "finished"))
 SEE_MINER = (*SEE_MINERS, *SEE_RECEIPTS, "routing.view_decisionrecord", "allowance.view_reservation")
 SEE_DECISIONS = ("routing.view_decisionrecord",)
 SEE_LEDGER = (

@@ -12,11 +12,11 @@ RECEIPTS = f"""
         SELECT gen_random_uuid() AS job, miner_id AS miner, executor_class,
                now() - interval '1 day' - i * interval '2.5 s' AS began {_EACH}
     ), started AS (
-        INSERT INTO receipts_jobstartedreceipt
+        INSERT INTO router_receipts_jobstartedreceipt
             (job_uuid, miner_hotkey, validator_hotkey, timestamp, executor_class, is_organic, ttl, valid_until)
         SELECT job, miner, 'validator', began, executor_class, true, 300, began + interval '300 s' FROM jobs
     )
-    INSERT INTO receipts_jobfinishedreceipt
+    INSERT INTO router_receipts_jobfinishedreceipt
         (job_uuid, miner_hotkey, validator_hotkey, timestamp, time_started, time_took_us, score_str, block_numbers)
     SELECT job, miner, 'validator', began + interval '200 s', began, 200000000, '1', '[]' FROM jobs
 """  # noqa: S608 (nothing from outside is filled in)

@@ -104,7 +104,7 @@ def stored_runs(known: dict[str, Moment]) -> list[Run]:
             moment(timestamp) + dt.timedelta(seconds=ttl),
         )
         for uuid, miner, executor_class, timestamp, ttl in select(
-            "SELECT job_uuid, miner_hotkey, executor_class, timestamp, ttl FROM receipts_jobstartedreceipt"
+            "SELECT job_uuid, miner_hotkey, executor_class, timestamp, ttl FROM router_receipts_jobstartedreceipt"
         )
     ]
 
@@ -112,7 +112,7 @@ def stored_runs(known: dict[str, Moment]) -> list[Run]:
 def stored_ends() -> dict[str, Moment]:
     return {
         str(UUID(str(uuid))): moment(timestamp)
-        for uuid, timestamp in select("SELECT job_uuid, timestamp FROM receipts_jobfinishedreceipt")
+        for uuid, timestamp in select("SELECT job_uuid, timestamp FROM router_receipts_jobfinishedreceipt")
     }
 
 

@@ -238,7 +238,7 @@ def test_the_busy_count_is_served_by_indexes() -> None:
         job = {"at": now, "miner": "anna", "account": account, **conf.asked(CLASS)}
         read = scans(sql, {**job, "held": as_list(jobs[:9])})
         assert "started_valid" in read
-        assert not {"receipts_jobstartedreceipt", "receipts_jobfinishedreceipt"} & read
+        assert not {"router_receipts_jobstartedreceipt", "router_receipts_jobfinishedreceipt"} & read
     with CaptureQueriesContext(connection) as captured:
         assert receipts().get_busy_executor_count(CLASS, now) == {"anna": 1}
     assert len(captured) == 1
