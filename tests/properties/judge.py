@@ -33,6 +33,7 @@ class Call:
     disturbed: bool = False
     booked: Booking | None = None
     booked_as: int | None = None
+    recorded: Route | Refusal | None = None
     answer: Any = None
     crashed: str | None = None
     passed_over: int = 0
@@ -53,19 +54,36 @@ def judge(call: Call, policy: Policy) -> None:
     """Raise Violation if the answer, or what was booked before a crash, can't be justified."""
     expected = expect(call.do, call.states[0], policy, call.now)
     answer = call.answer
-    if isinstance(answer, tuple):
-        answer, _ = answer
-        if call.booked is not None and answer != Route(call.booked.miner, call.booked.blocks):
-            raise Violation(f"{call} was told {answer}, but {call.booked} is stored.")
+    stored = Route(call.booked.miner, call.booked.blocks) if call.booked else None
     if call.crashed:
-        lost = call.committed and isinstance(expected, Route) and not call.passed_over and not call.disturbed
-        answer = Route(call.booked.miner, call.booked.blocks) if call.booked else None if lost else expected
+        answer = stored or left_behind(call, expected)
+    else:
+        answer, pk = answer if isinstance(answer, tuple) else (answer, None)
+        held = (
+            answer if isinstance(answer, Route) and answer.blocks is not None else None
+        )  # a fixed route holds nothing
+        if (held, pk) != (stored, call.booked_as):
+            raise Violation(f"{call} answered {answer}, {pk}, but {call.booked} is stored as {call.booked_as}.")
     if answer == expected:
         return
     if not call.disturbed and not (call.passed_over and isinstance(answer, Route)):
         raise Violation(f"{call} answered {answer}; the model says {expected}.")
     if not plausible(call, answer, policy):
         raise Violation(f"{call} answered {answer}, which no moment justifies; at first the model says {expected}.")
+
+
+def left_behind(call: Call, expected: Any) -> Any:
+    """Return the answer of a crashed call that booked nothing: what its record says. None: what it committed is lost.
+
+    A pick commits a reservation with its record, or the record alone: of a refusal, or of a fixed route. Only a pick
+    that met others commits attempts that reserve nothing. Without a commit there is no evidence, and any answer is
+    right: the expected one is returned.
+    """
+    if call.recorded:
+        return call.recorded
+    stores = call.do.get("ask") == "pick" or isinstance(expected, Route)
+    lost = call.committed and stores and not call.passed_over and not call.disturbed
+    return None if lost else expected
 
 
 def check_hold(call: Call, booking: Booking, policy: Policy) -> None:
@@ -76,6 +94,8 @@ def check_hold(call: Call, booking: Booking, policy: Policy) -> None:
     now, do = call.states[-1], call.do
     miner, cls = booking.miner, booking.executor_class
     seconds = sum(do["limits"]) if do["ask"] == "pick" else do["seconds"]
+    if do.get("trusted"):
+        raise Violation(f"{call} stored {booking}; a fixed route holds nothing.")
     if cls != do["executor_class"] or booking.job_uuid != do["uuid"]:
         raise Violation(f"{call} stored {booking}, which is another job.")
     if booking.expires_at != call.now + dt.timedelta(seconds=seconds + 100):
@@ -106,9 +126,9 @@ def with_receipts_of(state: Subnet, other: Subnet) -> Subnet:
 def plausible(call: Call, answer: Any, policy: Policy) -> bool:
     """Tell whether the moments of a call that was disturbed justify its answer."""
     do = call.do
-    if do.get("ask") == "pick" and not bad_pick(do):
+    if do.get("ask") == "pick" and not do["trusted"] and not bad_pick(do):
         # A route was checked when it was stored. Each miner must have been unfit at some moment, whatever the order.
-        return isinstance(answer, Route) or plausible_refusal(call, answer, policy)
+        return call.booked is not None if isinstance(answer, Route) else plausible_refusal(call, answer, policy)
     if do.get("ask") == "find":
         return plausible_find(call, answer)
     if do.get("ask") == "reserve" and isinstance(answer, Route):

@@ -99,6 +99,7 @@ class Router:
                 if not self.crashed:  # or else it is the crash, or what came of it on the way up
                     self._error = error
             if self.crashed:
+                self.answer = None  # what the code makes of a lost connection reaches no caller
                 self._disconnect()
             self._armed = self.writing = False
             self._outbox.put(True)  # it is done

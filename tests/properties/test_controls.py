@@ -18,11 +18,12 @@ from allowance.state import Lapsed
 from routing.book import LiveBook, busy
 from routing.types import Verdict
 from tests.factories import read_account
+from tests.properties.chain import MINERS
 from tests.properties.coverage import Tally
-from tests.properties.history import load, size
+from tests.properties.history import AFTER_COMMIT, BEFORE_COMMIT, STATEMENT, Action, Do, Step, load, size
 from tests.properties.judge import Violation
 from tests.properties.router import Router
-from tests.properties.scene import races, races_with_a_prune, setting
+from tests.properties.scene import act, pick, races, races_with_a_prune, setting
 from tests.properties.shrink import TRIES
 from tests.properties.simulation import Found, failure, run
 
@@ -133,6 +134,27 @@ def window_ignored_when_pruning(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("routing.pruning._out_of_window", lambda _: Q())
 
 
+def reservations_lost(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(rows, "hold", lambda account, **_: None)
+
+
+def records_lost(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("routing.decisions._insert", lambda *_, **__: None)
+
+
+def decisions_lost(patch: pytest.MonkeyPatch) -> None:
+    reservations_lost(patch)
+    records_lost(patch)
+
+
+def trusted_means_any(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("routing.pipeline.fixed_route", lambda _: None)
+
+
+def fixed_means_refused(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("routing.decisions.outcome", lambda _: "AllMinersBusy")
+
+
 def run_until_found(routers: list[Router], *, tries: int) -> None:
     for seed in range(1, 20):
         run(seed, routers, Tally(), length=LENGTH, tries=tries)
@@ -182,6 +204,37 @@ def test_a_defect_that_only_a_race_shows_is_found(
     assert failure([*setting(), *races(20)], routers) is None
     defect(monkeypatch)
     assert isinstance(failure([*setting(), *races(20)], routers), Violation)
+
+
+FIXED = pick(0) | {"trusted": True}
+REFUSED = pick(0) | {"exclude": list(MINERS)}
+
+
+@pytest.mark.parametrize("point", [(STATEMENT, 0), (BEFORE_COMMIT, 0), (AFTER_COMMIT, 0)])
+@pytest.mark.parametrize("do", [pick(0), FIXED, REFUSED, act("reserve", 0)[1]])
+def test_a_crash_is_no_violation(routers: list[Router], do: Do, point: tuple[str, int]) -> None:
+    assert failure([*setting(), Step((Action(0, do, point),))], routers) is None
+
+
+@pytest.mark.parametrize(
+    ("do", "defect"),
+    [
+        (pick(0), reservations_lost),
+        (pick(0), records_lost),
+        (pick(0), decisions_lost),
+        (REFUSED, records_lost),
+        (FIXED, records_lost),
+        (FIXED, trusted_means_any),
+        (FIXED, fixed_means_refused),
+        (act("reserve", 0)[1], reservations_lost),
+    ],
+)
+def test_what_a_crash_after_the_commit_lost_is_found(
+    routers: list[Router], monkeypatch: pytest.MonkeyPatch, do: Do, defect: Defect
+) -> None:
+    crashed = Step((Action(0, do, (AFTER_COMMIT, 0)),))
+    defect(monkeypatch)
+    assert isinstance(failure([*setting(), crashed], routers), Violation)
 
 
 def test_what_is_found_is_short(routers: list[Router], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,11 +108,11 @@ class World:
         if len(calls) > 1 or not calls[0].read_back:
             self.rows = stored_reservations()
         compare_reservations(self.rows, self.model)
+        self.last_record = check_records(calls, self.last_record)
         for call in calls:
             judge(call, self.policy)
             notes.take(self.tally, call, before, self.model)
             self.trace.append(f"{call.action.kind}: {self.relative(call)} {call.crashed or ''}")
-        self.last_record = check_records(calls, self.last_record)
         if len(calls) > 1 or calls[0].crashed or len(self.told) % EVERY == 0:
             self.compare()
         if any(call.action.kind == "prune" for call in calls):
