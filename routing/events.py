@@ -52,9 +52,9 @@ def note(said: Said, *, now: dt.datetime | None = None) -> ReservationState | No
             receipt = _receipt(said, attempt, at)
             with ledger_transaction():
                 bound_waits(lock_timeout())
-                _insist_on_the_route(said, at)
-                if isinstance(said, Finished):  # before the receipt: who waits for the account holds nothing
+                if isinstance(said, Finished):  # before the job's row is locked: it waits for the account
                     _end(reservations.spend, attempt, now)
+                _insist_on_the_route(said, at)
                 receipts().record(receipt)
         case Failed():
             _record_incident(said.incident, said, attempt, at)
@@ -127,8 +127,12 @@ def _record_incident(kind: MinerIncidentType, said: Event, attempt: Attempt, at:
 
 
 def _insist_on_the_route(said: Event, at: dt.datetime) -> None:
-    """Raise RouteGivenUp if the job has gone on: it has one receipt of each kind, which is its present miner's."""
-    job = RoutedJob.objects.select_related("reservation").filter(pk=said.uuid).first()
+    """Raise RouteGivenUp if the job has gone on: it has one receipt of each kind, which is its present miner's.
+
+    Its row stays locked until the transaction ends, so that it does not go on before the receipt is there.
+    """
+    jobs = RoutedJob.objects.select_for_update(of=("self",)).select_related("reservation")
+    job = jobs.filter(pk=said.uuid).first()
     if job is None or job.reservation is None or job.reservation_id == said.allowance_reservation_id:
         return
     if state_at(job.reservation, at) in {ReservationState.HELD, ReservationState.SPENT}:

@@ -1,8 +1,9 @@
 """The life of a job that came over a socket: one route however often it is asked for, what became of it, another miner.
 
 Any process may be asked next, so what must be known is in the database. The row of a job is written last in the pick's
-transaction, or alone, and only if its claim is still the one that was read; whoever loses that race reads again. Who
-has locked a job's row waits for nothing more than that of its signature, and nobody waits for ever.
+transaction, or alone, and only if its claim is still the one that was read and no receipt has ended the job since;
+whoever loses that race reads again. A receipt is written with the job's row locked. Who has locked it waits for nothing
+more than the row of a signature or a receipt, and nobody waits for ever.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Offer(NamedTuple):
 
 
 class Overtaken(Exception):  # noqa: N818
-    """Say that somebody else routed the job, or told its route, since its row was read."""
+    """Somebody else routed the job, told its route or ended it since its row was read."""
 
 
 def route(request: V2JobRequest, *, now: dt.datetime | None = None) -> Offer | Decision:
@@ -248,8 +249,10 @@ class Claim:
                 RoutedJob.objects.create(uuid=self.uuid, **values)
             except IntegrityError as error:
                 raise Overtaken from error
-        elif not RoutedJob.objects.filter(pk=self.uuid, claim=self._job.claim).update(**values):
-            raise Overtaken
+        else:
+            as_read = RoutedJob.objects.filter(pk=self.uuid, claim=self._job.claim)
+            if not as_read.update(**values) or JobFinishedReceipt.objects.filter(job_uuid=self.uuid).exists():
+                raise Overtaken
         if self._signature:
             _use(self._signature, self.uuid)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
+from uuid import UUID
 
 from django.test import override_settings
 
@@ -18,7 +19,8 @@ from allowance.models import Reservation
 from allowance.types import HOLD_MARGIN
 from receipts import receipts
 from receipts.schemas import JobFinished, JobStarted
-from routing import book, pruning, routing
+from routing import book, events, jobs, pruning, routing
+from routing.messages import Finished, Retry, Started
 from routing.retention import DEFAULTS
 from tests.factories import CLASS, job_request
 
@@ -120,6 +122,24 @@ def finish(job: str, miner: str) -> Word:
     return attempt("finish", lambda: receipts().record(receipt), job=job)
 
 
+def say_of_job(kind: str, job: str, reservation: int) -> Word:
+    """Say over a socket that a job was started, or is over."""
+    about = {"uuid": UUID(job), "allowance_reservation_id": reservation, "validator_hotkey": VALIDATOR}
+    said = Started(**about) if kind == "started" else Finished(**about, time_took_us=0)
+    return attempt("say_of_job", lambda: events.note(said), job=job)
+
+
+def retry(job: str, reservation: int) -> Word:
+    """Give up a job's route for another one."""
+    said = Retry(uuid=UUID(job), allowance_reservation_id=reservation)
+
+    def call() -> str | None:
+        outcome = jobs.retry(said)
+        return outcome.route.miner.hotkey_ss58 if outcome.route else None
+
+    return attempt("retry", call, job=job)
+
+
 def block(number: int, timestamp: str, stake_share: float = 0.5, hotkeys: list[str] | None = None) -> Word:
     def call() -> None:
         allowance().record_block(
@@ -205,7 +225,7 @@ def once(operation: Callable[..., Word]) -> Callable[..., Iterator[Word]]:
 OPERATIONS: dict[str, Callable[..., Iterator[Word]]] = {
     **{
         call.__name__: once(call)
-        for call in (pick, reserve, restore, spend, undo, block, manifests, lock, repair, prune)
+        for call in (pick, reserve, restore, spend, undo, say_of_job, retry, block, manifests, lock, repair, prune)
     },
     "picks": picks,
     "lives": lives,

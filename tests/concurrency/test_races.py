@@ -16,9 +16,11 @@ from django.utils import timezone
 
 from allowance import allowance
 from allowance.audit import check_ledger
+from receipts.models import JobFinishedReceipt
 from routing import routing
 from tests.concurrency.processes import Crew, Process, Word
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
+from tests.jobs import routed
 
 pytestmark = pytest.mark.skipif(
     connection.vendor == "sqlite", reason="SQLite has no row lock to take away: BEGIN IMMEDIATE is its lock"
@@ -297,3 +299,34 @@ def test_manifests_and_manifests(race: Race) -> None:
     _, theirs = race.meets("manifests", block=NEWEST + 1, executors={"anna": {CLASS: 2}})
     assert theirs["error"] is None
     race.harmed(allowance().get_manifests() != {"anna": {CLASS: 2}})
+
+
+@pytest.fixture
+def job(transactional_db: None) -> Word:
+    """Route a job, as over a socket, and name it and its reservation."""
+    fill_ledger("anna", "bert", blocks=BLOCKS)
+    offer = routed(job_request(12))
+    return {"job": str(offer.uuid), "reservation": offer.route.allowance_reservation_id}
+
+
+def test_started_and_retry(crew: Crew, job: Word) -> None:
+    """A is about to write that the job was started; B gives its route up, which waits for that."""
+    first, second = crew.call(2)
+    first.ask("say_of_job", stop="before routing.events.receipts", kind="started", **job)
+    first.stopped()
+    second.ask("retry", **job)
+    assert second.waits_for(first)
+    first.go_on()
+    assert [word["error"] for word in (first.answer(), second.answer())] == [None, None]
+
+
+def test_finished_and_retry(crew: Crew, job: Word) -> None:
+    """A is about to spend, because the job is over; B gives its route up first. There is no receipt of that route."""
+    first, second = crew.call(2)
+    first.ask("say_of_job", stop="before routing.events._end", kind="finished", **job)
+    first.stopped()
+    second.ask("retry", **job)
+    assert second.answer()["error"] is None
+    first.go_on()
+    assert first.answer()["error"] == "RouteGivenUp"
+    assert not JobFinishedReceipt.objects.exists()

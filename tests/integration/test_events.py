@@ -19,7 +19,7 @@ from routing.book import LiveBook
 from routing.jobs import Offer
 from routing.messages import Accepted, Failed, Finished, RejectedByMiner, Retry, Started
 from routing.models import MinerIncident
-from routing.refusals import JobUnknown, RouteGivenUp
+from routing.refusals import JobFinished, JobUnknown, RouteGivenUp
 from routing.types import MinerIncidentType
 from tests.factories import CLASS, fill_ledger, job_request
 from tests.jobs import HOLD, MINERS, VALIDATOR, of, retried, routed, states
@@ -130,6 +130,24 @@ def test_a_route_that_ends_while_it_is_about_to_be_told_again_is_not_told(
     told = routed(request)
     assert told.route.allowance_reservation_id != first.route.allowance_reservation_id
     assert Reservation.objects.get(state="held").pk == told.route.allowance_reservation_id
+
+
+@pytest.mark.parametrize("by_retry", [True, False])
+def test_a_job_that_is_finished_while_it_is_routed_anew_is_over(
+    by_retry: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = job_request()
+    first, pick = routed(request), picks.pick
+    events.note(of(first, Failed))
+
+    def finish_first(*args: Any, **how: Any) -> Any:
+        events.note(of(first, Finished))
+        return pick(*args, **how)
+
+    monkeypatch.setattr(picks, "pick", finish_first)
+    with pytest.raises(JobFinished):
+        jobs.retry(of(first, Retry)) if by_retry else jobs.route(request)
+    assert states() == {first.route.miner.hotkey_ss58: "released"}
 
 
 def test_a_late_word_of_one_miner_does_not_end_the_route_to_the_next() -> None:
