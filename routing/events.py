@@ -129,10 +129,10 @@ def _record_incident(kind: MinerIncidentType, said: Event, attempt: Attempt, at:
 def _insist_on_the_route(said: Event, at: dt.datetime) -> None:
     """Raise RouteGivenUp if the job has gone on: it has one receipt of each kind, which is its present miner's.
 
-    Its row stays locked until the transaction ends, so that it does not go on before the receipt is there.
+    Its row stays locked until the transaction ends, so that it does not go on before the receipt is there. The
+    reservation is read in a statement of its own: joined, it would be that of before the wait for the lock, or none.
     """
-    jobs = RoutedJob.objects.select_for_update(of=("self",)).select_related("reservation")
-    job = jobs.filter(pk=said.uuid).first()
+    job = RoutedJob.objects.select_for_update().filter(pk=said.uuid).first()
     if job is None or job.reservation is None or job.reservation_id == said.allowance_reservation_id:
         return
     if state_at(job.reservation, at) in {ReservationState.HELD, ReservationState.SPENT}:

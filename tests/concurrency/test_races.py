@@ -330,3 +330,15 @@ def test_finished_and_retry(crew: Crew, job: Word) -> None:
     first.go_on()
     assert first.answer()["error"] == "RouteGivenUp"
     assert not JobFinishedReceipt.objects.exists()
+
+
+@pytest.mark.parametrize("kind", ["started", "finished"])
+def test_retry_and_late_word(crew: Crew, job: Word, kind: str) -> None:
+    """A has stored the job's next route; B, who waits for that, says something of the one before: too late."""
+    first, second = crew.call(2)
+    first.ask("retry", stop="after routing.jobs.Claim._store", **job)
+    first.stopped()
+    second.ask("say_of_job", kind=kind, **job)
+    assert second.waits_for(first)
+    first.go_on()
+    assert [word["error"] for word in (first.answer(), second.answer())] == [None, "RouteGivenUp"]
