@@ -43,6 +43,7 @@ from tests.sockets import JSON, PATIENCE, answer, following, whole_application
 DOCS = Path(__file__).parents[2] / "docs"
 SCHEMA = DOCS / "messages.schema.json"
 SOCKET = (DOCS / "socket.md").read_text()
+README = (DOCS.parent / "README.md").read_text()
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 MINERS = ("stable_miner_038", "stable_miner_058")
@@ -175,9 +176,13 @@ async def test_a_job_lives_as_it_is_shown_and_others_hear_of_it(token: str) -> N
         assert await watching.receive_nothing(0.05)
 
 
-@pytest.mark.parametrize("heading", ["## A miner that declines", "## A refusal"])
-async def test_another_end_is_as_it_is_shown(heading: str, token: str) -> None:
-    (block,) = blocks(section(heading), "text")
+@pytest.mark.parametrize(
+    "page",
+    [section("## A miner that declines"), section("## A refusal"), README],
+    ids=["a miner that declines", "a refusal", "the README's"],
+)
+async def test_another_end_is_as_it_is_shown(page: str, token: str) -> None:
+    (block,) = blocks(page, "text")
     async with connected("/ws/jobs/", token) as communicator:
         await Conversation().hold(communicator, block)
 
