@@ -5,7 +5,7 @@ bin := $(venv)/bin
 install := $(bin)/pip install --quiet --disable-pip-version-check --require-hashes
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve screenshots test soak bench lint lock audit clean
+.PHONY: help demo serve screenshots reference test soak bench lint lock audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -18,6 +18,9 @@ serve: $(venv)/base ## serve the demo's database and its pages on http://127.0.0
 
 screenshots: $(venv)/test ## take the README's pictures of the demo's pages (needs a Chromium; CHROMIUM=/path if not on the PATH)
 	@$(bin)/python -m tests.browser.screenshots
+
+reference: $(venv)/test ## write what the code says of itself into docs/reference.md
+	@$(bin)/python -m tests.reference
 
 test: $(venv)/test ## run the tests on SQLite and on PostgreSQL (ARGS="-x -k ledger" go to pytest)
 	@$(bin)/python -m tests $(ARGS)

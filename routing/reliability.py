@@ -25,7 +25,7 @@ INCIDENT_COUNTS = f"""
 
 
 class IncidentAlreadyVoided(Exception):  # noqa: N818 (like those of the contract)
-    """Say who voided an incident before, and when."""
+    """An incident was voided before, `by` this name and `at` this time."""
 
     def __init__(self, incident_id: int, by: str, at: dt.datetime) -> None:
         self.incident_id = incident_id
