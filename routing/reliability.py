@@ -101,10 +101,8 @@ def record_incident(
     Raises ValueError for bad input, LockTimeout if somebody else's transaction with an incident of the class does not
     end in time.
     """
-    if incident_type not in MinerIncidentType.values:
-        raise BadInputError(
-            f"Unknown incident type {incident_type!r:.80}; there are: {', '.join(MinerIncidentType.values)}."
-        )
+    if incident_type not in tuple(MinerIncidentType):
+        raise BadInputError(f"Unknown incident type {incident_type!r:.80}; there are: {', '.join(MinerIncidentType)}.")
     executor_class = validation.executor_class(executor_class)
     hotkey, job_uuid = validation.hotkey(hotkey), validation.job_uuid(job_uuid)
     incident = {

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-from django.db.models import TextChoices
-
 from allowance.ledger import Standing, to_seconds
 from allowance.types import HOTKEY_LENGTH, ExecutorClass, Miner
 
@@ -41,12 +39,25 @@ TRUSTED_MINER_FAKE_KEY = "0" * HOTKEY_LENGTH
 """The hotkey of the pseudo-miner that gets every job with `on_trusted_miner`."""
 
 
-class MinerIncidentType(TextChoices):
+class MinerIncidentType(StrEnum):
     """What a miner can do wrong."""
 
-    MINER_JOB_REJECTED = "MINER_JOB_REJECTED", "rejected the job"
-    MINER_JOB_FAILED = "MINER_JOB_FAILED", "failed the job"
-    MINER_HORDE_FAILED = "MINER_HORDE_FAILED", "its horde failed"
+    # No TextChoices: mypy takes its members for tuples on a site that has no django-stubs.
+    MINER_JOB_REJECTED = "MINER_JOB_REJECTED"
+    MINER_JOB_FAILED = "MINER_JOB_FAILED"
+    MINER_HORDE_FAILED = "MINER_HORDE_FAILED"
+
+    @property
+    def label(self) -> str:
+        """What the miner did, in words."""
+        return _LABELS[self.value]
+
+
+_LABELS = {
+    "MINER_JOB_REJECTED": "rejected the job",
+    "MINER_JOB_FAILED": "failed the job",
+    "MINER_HORDE_FAILED": "its horde failed",
+}
 
 
 class OrganicJobRequest(Protocol):

@@ -114,8 +114,8 @@ Rows = tuple[Iterable[str], Iterable[Iterable[object]]]
 
 
 def of_enum(kind: Any) -> Rows:
-    if issubclass(kind, models.Choices):
-        return ("Member", "Meaning"), [(f"`{member.name}`", cast(Any, member).label) for member in kind]
+    if hasattr(kind, "label"):
+        return ("Member", "Meaning"), [(f"`{member.name}`", member.label) for member in kind]
     return ("Member", "Value"), [(f"`{member.name}`", f"`{member.value}`") for member in kind]
 
 
