@@ -1,11 +1,15 @@
 PYTHON ?= python3
 
-venv := .venv
+# make test DJANGO=6.0 takes that release from requirements/django-6.0.txt, in an environment of its own.
+venv := .venv$(addprefix -django-,$(DJANGO))
 bin := $(venv)/bin
 install := $(bin)/pip install --quiet --disable-pip-version-check --require-hashes
+compile = UV_CUSTOM_COMPILE_COMMAND="make lock" $(bin)/uv pip compile --quiet --universal --fork-strategy fewest \
+    --generate-hashes $(ARGS)
+oldest := $(if $(DJANGO),12,11)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve screenshots test soak bench lint lock audit clean
+.PHONY: help demo serve screenshots reference test soak bench lint lock audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -19,7 +23,10 @@ serve: $(venv)/base ## serve the demo's database and its pages on http://127.0.0
 screenshots: $(venv)/test ## take the README's pictures of the demo's pages (needs a Chromium; CHROMIUM=/path if not on the PATH)
 	@$(bin)/python -m tests.browser.screenshots
 
-test: $(venv)/test ## run the tests on SQLite and on PostgreSQL (ARGS="-x -k ledger" go to pytest)
+reference: $(venv)/test ## write what the code says of itself into docs/reference.md
+	@$(bin)/python -m tests.reference
+
+test: $(venv)/$(if $(DJANGO),django-$(DJANGO),test) ## run the tests on SQLite and on PostgreSQL (ARGS="-x -k ledger" go to pytest; DJANGO=6.0: on that)
 	@$(bin)/python -m tests $(ARGS)
 
 soak: $(venv)/test ## simulate at length, on SQLite or DATABASE_URL's (SOAK_OPS=1000000 SOAK_SEED=1 SOAK_JOBS=cores)
@@ -40,23 +47,22 @@ lint: $(venv)/lint ## check style, types, migrations and the settings of a serve
 
 lock: $(venv)/made ## pin anew what pyproject.toml and requirements/*.in ask for (ARGS=--upgrade: the newest of all)
 	@$(bin)/pip install --quiet --disable-pip-version-check uv
-	@for name in base test lint; do \
-	    test $$name = base && from=pyproject.toml || from=requirements/$$name.in; \
-	    UV_CUSTOM_COMPILE_COMMAND="make lock" $(bin)/uv pip compile --quiet --universal --python-version 3.11 \
-	        --fork-strategy fewest --generate-hashes $$from -o requirements/$$name.txt $(ARGS) || exit 1; \
-	done
+	@$(compile) --python-version 3.11 --extra site pyproject.toml -o requirements/base.txt
+	@$(compile) --python-version 3.11 requirements/test.in -o requirements/test.txt
+	@$(compile) --python-version 3.11 requirements/lint.in -o requirements/lint.txt
+	@$(compile) --python-version 3.12 --no-deps requirements/django-6.0.in -o requirements/django-6.0.txt
 
 audit: $(venv)/made ## look up the pinned packages among known vulnerabilities (asks a service on the network)
 	@$(bin)/pip install --quiet --disable-pip-version-check pip-audit
 	@$(bin)/pip-audit --strict --require-hashes --disable-pip -r requirements/base.txt
 
 clean: ## remove what these targets made
-	@rm -rf $(venv) .*_cache .hypothesis demo.sqlite3* test*.sqlite3*
+	@rm -rf .venv .venv-* .*_cache .hypothesis demo.sqlite3* test*.sqlite3*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(venv)/made:
-	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))" || \
-	    { echo "This needs Python 3.11 to 3.13. If you have one by another name: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c "import sys; sys.exit(not (3, $(oldest)) <= sys.version_info < (3, 14))" || \
+	    { echo "This needs Python 3.$(oldest) to 3.13. If you have one by another name: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@$(PYTHON) -m venv --clear $(venv)
 	@touch $@
 
@@ -66,4 +72,9 @@ $(venv)/lint: requirements/lint.txt $(venv)/test
 $(venv)/base $(venv)/test $(venv)/lint:
 	@echo "Installing $<"
 	@$(install) -r $<
+	@touch $@
+
+$(venv)/django-%: requirements/django-%.txt $(venv)/test
+	@echo "Installing $<"
+	@$(install) --no-deps -r $<
 	@touch $@

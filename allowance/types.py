@@ -54,18 +54,21 @@ class Miner:
 
 
 class BadInputError(ValueError):
-    """Say which argument is no good, and what a good one is. Nothing is stored. The text quotes the caller only."""
+    """An argument is not usable; the text says which, and what a good one is. Nothing is stored.
+
+    The text quotes the caller's own input only, so it can be shown to clients.
+    """
 
 
 class AllowanceException(Exception):  # noqa: N818 (the contract's name)
-    """Say that the ledger could not do what it was asked."""
+    """The ledger can't do what it was asked: the base class of all such refusals. Nothing is held."""
 
 
 class NotEnoughAllowanceException(AllowanceException):
-    """Say that no miner has the seconds, and who came nearest.
+    """No miner has the seconds; the attributes name the miners that came nearest.
 
-    Amounts are executor-seconds; a hotkey is None where no miner has anything at all. `excluded` miners were not to be
-    asked. The text leaves the hotkeys out: it goes to users, whom they don't concern.
+    Amounts are executor-seconds; a hotkey is None where no miner has anything at all. `excluded` is the number of
+    miners that the caller excluded. The text leaves hotkeys out, because it goes to users.
     """
 
     def __init__(
@@ -101,7 +104,7 @@ class NotEnoughAllowanceException(AllowanceException):
 
 
 class CannotReserveAllowanceException(AllowanceException):
-    """Say that this miner has not the seconds (any more). Amounts are executor-seconds."""
+    """This miner does not have the seconds, or no longer has them. Amounts are executor-seconds."""
 
     def __init__(self, *, miner: str, executor_class: str, required: float, available: float) -> None:
         self.miner = miner
@@ -115,7 +118,7 @@ class CannotReserveAllowanceException(AllowanceException):
 
 
 class JobTooLong(AllowanceException):
-    """Say that a job asks for more than MAX_JOB_RUN_TIME."""
+    """A job asks for more than MAX_JOB_RUN_TIME."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -123,14 +126,14 @@ class JobTooLong(AllowanceException):
 
 
 class NoBlockRecorded(AllowanceException):
-    """Say that the chain follower has not recorded anything yet."""
+    """The chain follower has not recorded a block yet."""
 
     def __init__(self) -> None:
         super().__init__("No block is recorded yet. Start the chain follower, or replay a journal.")
 
 
 class LockTimeout(AllowanceException):
-    """Say that others kept a lock of the ledger for too long. Nothing is stored, so the same call may be made again."""
+    """Others kept a lock of the ledger for too long. Nothing is stored, so the same call may be made again."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -140,7 +143,7 @@ class LockTimeout(AllowanceException):
 
 
 class ReservationException(AllowanceException):
-    """Say why the reservation `reservation_id` can't be spent or released."""
+    """The reservation `reservation_id` can't be spent or released."""
 
     sentence = "Reservation {id} can't be used."
 
@@ -150,16 +153,24 @@ class ReservationException(AllowanceException):
 
 
 class ReservationNotFound(ReservationException):
+    """No reservation has this id, or it was released."""
+
     sentence = "There is no reservation {id}. Check the id that the route carried."
 
 
 class ReservationReleased(ReservationNotFound):
+    """The reservation was released before; its blocks are free."""
+
     sentence = "Reservation {id} was released, its blocks are free again. Pick a miner anew."
 
 
 class ReservationAlreadySpent(ReservationException):
+    """The reservation was spent before; its job is paid for."""
+
     sentence = "Reservation {id} is spent already. Nothing is left to do."
 
 
 class ReservationExpired(ReservationException):
+    """The reservation's time was over before it was spent; its blocks are free, and its job is not paid for."""
+
     sentence = "Reservation {id} lapsed unspent, its blocks are free again. Pick a miner anew."

@@ -42,7 +42,7 @@ def set_the_scene(rng: random.Random, miners: list[str], now: dt.datetime) -> No
     for miner in miners:
         allowance().record_collateral(hotkey=miner, wei=rng.choice([0, ETH // 200, ETH // 100, ETH // 10, ETH]))
         for _ in range(rng.choice([0, 0, 2, 4, 8, 18])):
-            _record_incident(rng, rng.choice(MinerIncidentType.values), miner, _moment(rng, now, FORTNIGHT))
+            _record_incident(rng, rng.choice(list(MinerIncidentType)), miner, _moment(rng, now, FORTNIGHT))
         for _ in range(rng.choice([0, 0, 1, 3])):
             receipts().record(started(new_uuid(rng), miner, rng.choice(CLASSES), now, ttl=1800))
     broke_down, declines = rng.sample(miners, 2)

@@ -31,17 +31,23 @@ class Receipt(BaseModel):
 
 
 class JobStarted(Receipt):
+    """The validator sent the job; it keeps an executor of the class busy for `ttl` seconds."""
+
     executor_class: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[\w.\-]+$")]
     is_organic: Annotated[bool, Field(strict=True)] = True
     ttl: Seconds
 
 
 class JobAccepted(Receipt):
+    """The miner took the job; without a started receipt it keeps an executor busy for `ttl` seconds."""
+
     time_accepted: Time
     ttl: Seconds
 
 
 class JobFinished(Receipt):
+    """The job is over; `block_numbers` are the blocks of allowance that paid for it."""
+
     time_started: Time
     time_took_us: Whole
     score_str: Annotated[str, StringConstraints(max_length=64, pattern=r"^[^\x00]*$")] = ""

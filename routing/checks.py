@@ -49,8 +49,7 @@ def check_dynamic_settings(**_kwargs: Any) -> list[CheckMessage]:
     return [
         Error(
             f"CONSTANCE_CONFIG lacks {key}.",
-            hint="Merge routing.dynamic.CONSTANCE_SETTINGS into CONSTANCE_CONFIG, and CONSTANCE_FIELDS into "
-            "CONSTANCE_ADDITIONAL_FIELDS.",
+            hint="Call routing.dynamic.install(globals()) at the end of the settings: it adds what is missing.",
             id="routing.E003",
         )
         for key in CONSTANCE_SETTINGS

@@ -38,7 +38,7 @@ Shaped = TypeVar("Shaped", bound=BaseModel)
 
 
 class JournalError(ValueError):
-    """Say what is wrong with a line of a journal. Nothing of `line`, counted from 1, or behind it is stored."""
+    """A line of a journal is wrong. Nothing of `line`, counted from 1, or of a later one is stored."""
 
     def __init__(self, line: int, problem: str) -> None:
         self.line = line

@@ -22,7 +22,7 @@ class MinerIncident(models.Model):
     One that should not count is voided, once, by somebody and for a reason, which are kept: see `void_incident`.
     """
 
-    type = models.CharField(max_length=32, choices=MinerIncidentType.choices)
+    type = models.CharField(max_length=32, choices=[(kind.value, kind.label) for kind in MinerIncidentType])
     timestamp = models.DateTimeField()
     hotkey_ss58address = models.CharField("hotkey", max_length=HOTKEY_LENGTH)
     job_uuid = models.UUIDField()
@@ -42,7 +42,9 @@ class MinerIncident(models.Model):
         )
         constraints = (
             models.UniqueConstraint(fields=("hotkey_ss58address", "job_uuid"), name="one_incident_per_miner_and_job"),
-            models.CheckConstraint(condition=Q(type__in=MinerIncidentType.values), name="incident_has_a_known_type"),
+            models.CheckConstraint(
+                condition=Q(type__in=[kind.value for kind in MinerIncidentType]), name="incident_has_a_known_type"
+            ),
             models.CheckConstraint(condition=~Q(hotkey_ss58address=""), name="incident_names_a_miner"),
             models.CheckConstraint(
                 condition=Q(voided_at=None, voided_by="", void_reason="")

@@ -8,7 +8,7 @@ from routing.types import JobRoutingException
 
 
 class JobFinished(JobRoutingException):
-    """Say that a job is over or paid for, so that it is not routed again."""
+    """A job is over or paid for, so it is not routed again."""
 
     def __init__(self, job_uuid: UUID) -> None:
         self.job_uuid = job_uuid
@@ -16,7 +16,7 @@ class JobFinished(JobRoutingException):
 
 
 class JobUnknown(JobRoutingException):
-    """Say that a job never got the route that somebody speaks of; a `reservation_id` of None means a fixed route."""
+    """A job never had the route that a message names; a `reservation_id` of None means a fixed route."""
 
     def __init__(self, job_uuid: UUID, reservation_id: int | None) -> None:
         self.job_uuid = job_uuid
@@ -26,7 +26,7 @@ class JobUnknown(JobRoutingException):
 
 
 class RouteGivenUp(JobRoutingException):
-    """Say that a job has gone on to another miner, whose `present_id` is its reservation; None means a fixed route."""
+    """A job has gone on to another miner, under the reservation `present_id`."""
 
     def __init__(self, job_uuid: UUID, reservation_id: int | None, present_id: int) -> None:
         self.job_uuid = job_uuid

@@ -25,7 +25,7 @@ INCIDENT_COUNTS = f"""
 
 
 class IncidentAlreadyVoided(Exception):  # noqa: N818 (like those of the contract)
-    """Say who voided an incident before, and when."""
+    """An incident was voided before, `by` this name and `at` this time."""
 
     def __init__(self, incident_id: int, by: str, at: dt.datetime) -> None:
         self.incident_id = incident_id
@@ -101,10 +101,8 @@ def record_incident(
     Raises ValueError for bad input, LockTimeout if somebody else's transaction with an incident of the class does not
     end in time.
     """
-    if incident_type not in MinerIncidentType.values:
-        raise BadInputError(
-            f"Unknown incident type {incident_type!r:.80}; there are: {', '.join(MinerIncidentType.values)}."
-        )
+    if incident_type not in tuple(MinerIncidentType):
+        raise BadInputError(f"Unknown incident type {incident_type!r:.80}; there are: {', '.join(MinerIncidentType)}.")
     executor_class = validation.executor_class(executor_class)
     hotkey, job_uuid = validation.hotkey(hotkey), validation.job_uuid(job_uuid)
     incident = {

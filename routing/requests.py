@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
-from allowance.types import ExecutorClass
+from allowance.types import BadInputError, ExecutorClass
 
 MAX_MESSAGE_LENGTH = 2**20
 """Longer messages are not read: a job has some kilobytes, or more if it carries files, and checking one takes time."""
@@ -145,7 +145,7 @@ class V2JobRequest(BaseModel):
     docker_image: str
     args: Annotated[list[str], FailFast()]
     env: dict[str, str]
-    use_gpu: bool
+    use_gpu: bool = True  # without effect; it is signed, so its default counts
     volume: Volume | None = None
     output_upload: OutputUpload | None = None
     artifacts_dir: str | None = None
@@ -157,6 +157,14 @@ class V2JobRequest(BaseModel):
     streaming_details: StreamingDetails | None = None
 
 
+def read_request(content: object) -> V2JobRequest:
+    """Return the request that a message, parsed from JSON, is. Raises BadInputError, in one sentence, if it is none."""
+    try:
+        return V2JobRequest.model_validate(content)
+    except ValidationError as error:
+        raise BadInputError(first_problem(error)) from None
+
+
 def plain_request(executor_class: str, seconds: int) -> V2JobRequest:
     """Return a request for a job that may take so many seconds in all, and of which there is no more to say.
 
@@ -164,4 +172,4 @@ def plain_request(executor_class: str, seconds: int) -> V2JobRequest:
     """
     what = {"uuid": str(uuid4()), "executor_class": executor_class, "docker_image": "", "args": [], "env": {}}
     limits = {f"{part}_time_limit": 0 for part in ("download", "upload", "streaming_start")}
-    return V2JobRequest.model_validate({**what, **limits, "use_gpu": False, "execution_time_limit": seconds})
+    return V2JobRequest.model_validate({**what, **limits, "execution_time_limit": seconds})

@@ -23,7 +23,7 @@ EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 class SignatureRefused(BadInputError):  # noqa: N818 (it reads as what happened)
-    """Say why a request's signature is not taken."""
+    """A request's signature is not accepted; the text says why."""
 
 
 def check(request: V2JobRequest, now: dt.datetime) -> Signature | None:

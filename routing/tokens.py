@@ -51,7 +51,7 @@ class State(StrEnum):
 
 
 class TokenRefused(Exception):  # noqa: N818
-    """Say why a token opens nothing. The sentence may be logged and told: it has the token's id, never the token."""
+    """A token opens nothing. The text may be logged and shown: it has the token's id, never the token."""
 
 
 def issue(

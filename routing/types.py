@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
-from django.db.models import TextChoices
-
 from allowance.ledger import Standing, to_seconds
 from allowance.types import HOTKEY_LENGTH, ExecutorClass, Miner
 
@@ -38,15 +36,28 @@ ROUTED = "routed"
 """The outcome of a decision that is no refusal."""
 
 TRUSTED_MINER_FAKE_KEY = "0" * HOTKEY_LENGTH
-"""The hotkey of the pseudo-miner that trusted jobs go to."""
+"""The hotkey of the pseudo-miner that gets every job with `on_trusted_miner`."""
 
 
-class MinerIncidentType(TextChoices):
+class MinerIncidentType(StrEnum):
     """What a miner can do wrong."""
 
-    MINER_JOB_REJECTED = "MINER_JOB_REJECTED", "rejected the job"
-    MINER_JOB_FAILED = "MINER_JOB_FAILED", "failed the job"
-    MINER_HORDE_FAILED = "MINER_HORDE_FAILED", "its horde failed"
+    # No TextChoices: mypy takes its members for tuples on a site that has no django-stubs.
+    MINER_JOB_REJECTED = "MINER_JOB_REJECTED"
+    MINER_JOB_FAILED = "MINER_JOB_FAILED"
+    MINER_HORDE_FAILED = "MINER_HORDE_FAILED"
+
+    @property
+    def label(self) -> str:
+        """What the miner did, in words."""
+        return _LABELS[self.value]
+
+
+_LABELS = {
+    "MINER_JOB_REJECTED": "rejected the job",
+    "MINER_JOB_FAILED": "failed the job",
+    "MINER_HORDE_FAILED": "its horde failed",
+}
 
 
 class OrganicJobRequest(Protocol):
@@ -252,11 +263,11 @@ def summarise(policy: Policy | None, candidates: int, counts: Mapping[Gate, int]
 
 
 class JobRoutingException(Exception):  # noqa: N818 (the contract's name)
-    """Say that a job can't be routed."""
+    """A job can't be routed: the base class of all such refusals, besides the ledger's. Nothing is held."""
 
 
 class NoMinerFits(JobRoutingException):
-    """Say that no miner can take the job; `decision` tells why, per candidate."""
+    """No miner can take the job; `decision` has the reason for each candidate."""
 
     advice = ""
 
@@ -278,12 +289,12 @@ class NoMinerFits(JobRoutingException):
 
 
 class AllMinersBusy(NoMinerFits):
-    """Every miner that has allowance and collateral is at its executors' limit."""
+    """Every miner that has allowance and collateral has as many jobs as executors."""
 
     advice = "Retry when a job has finished or a reservation lapses."
 
 
 class NotEnoughCollateralException(NoMinerFits):
-    """Every miner that has allowance posted less collateral than required."""
+    """Every miner that has the allowance posted less collateral than required."""
 
     advice = "Lower DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI, or wait until miners post more."

@@ -1,7 +1,16 @@
 """Requests that ComputeHorde's SDK has signed, and all that can be changed of what is signed.
 
-`unit/signed_requests.json` was recorded with that SDK, in version 0.0.19, and keys that were thrown away: requests of
-all kinds, as they are on the wire.
+`unit/signed_requests.json` was recorded with keys that were thrown away: requests of all kinds, as they are on the
+wire. Those whose name begins with `without use_gpu` leave that field out, as ComputeHorde's facilitator may: its
+default there is true. They were made with compute-horde 0.0.27 (its `V2JobRequest`) and compute-horde-sdk 0.0.19 (its
+signer) on Python 3.11; the others with that SDK alone. This is how; `fields` is what a request of that shape has:
+
+    from compute_horde.fv_protocol.facilitator_requests import V2JobRequest
+    from compute_horde_core.signature import BittensorWalletSigner
+
+    request = V2JobRequest(**fields)
+    request.signature = BittensorWalletSigner(keypair).sign(request.get_signed_payload())
+    wire = request.model_dump(mode="json", exclude_unset=True)
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def _history(rng: random.Random, names: list[str], now: dt.datetime, what: Subne
 
 def _incidents(rng: random.Random, names: list[str], now: dt.datetime, what: Subnet) -> None:
     """Store incidents of the last 23 hours, the last of each class by the public way."""
-    types, classes = MinerIncidentType.values, CLASSES[: what.classes] if what.incidents else []
+    types, classes = list(MinerIncidentType), CLASSES[: what.classes] if what.incidents else []
     rows = [
         MinerIncident(
             type=rng.choice(types),

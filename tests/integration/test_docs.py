@@ -43,6 +43,7 @@ from tests.sockets import JSON, PATIENCE, answer, following, whole_application
 DOCS = Path(__file__).parents[2] / "docs"
 SCHEMA = DOCS / "messages.schema.json"
 SOCKET = (DOCS / "socket.md").read_text()
+README = (DOCS.parent / "README.md").read_text()
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 MINERS = ("stable_miner_038", "stable_miner_058")
@@ -73,11 +74,12 @@ def test_the_schema_is_what_the_command_prints() -> None:
     assert ended.out == SCHEMA.read_text(), "rewrite it: manage.py message_schema > docs/messages.schema.json"
 
 
-@pytest.mark.parametrize("name", ["socket.md", "own-consumer.md"])
-def test_links_lead_somewhere(name: str) -> None:
-    page = (DOCS / name).read_text()
-    headings = {f"#{heading.lower().replace(' ', '-')}" for heading in re.findall(r"^#+ (.*)$", page, re.MULTILINE)}
-    assert set(re.findall(r"\]\(([^)]*)\)", page)) <= headings | {path.name for path in DOCS.iterdir()}
+@pytest.mark.parametrize("page", [DOCS.parent / "README.md", *DOCS.glob("*.md")], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    headings = {f"#{heading.lower().replace(' ', '-')}" for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+    links = {link for link in re.findall(r"\]\(([^)]*)\)", text) if not link.startswith("https:")}
+    assert {link for link in links - headings if not (page.parent / link).is_file()} == set()
 
 
 def test_every_message_has_its_section() -> None:
@@ -175,9 +177,13 @@ async def test_a_job_lives_as_it_is_shown_and_others_hear_of_it(token: str) -> N
         assert await watching.receive_nothing(0.05)
 
 
-@pytest.mark.parametrize("heading", ["## A miner that declines", "## A refusal"])
-async def test_another_end_is_as_it_is_shown(heading: str, token: str) -> None:
-    (block,) = blocks(section(heading), "text")
+@pytest.mark.parametrize(
+    "page",
+    [section("## A miner that declines"), section("## A refusal"), README],
+    ids=["a miner that declines", "a refusal", "the README's"],
+)
+async def test_another_end_is_as_it_is_shown(page: str, token: str) -> None:
+    (block,) = blocks(page, "text")
     async with connected("/ws/jobs/", token) as communicator:
         await Conversation().hold(communicator, block)
 

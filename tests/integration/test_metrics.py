@@ -148,7 +148,7 @@ def test_every_label_is_there_before_anything_happens(client: Client) -> None:
     assert labels("router_pick_seconds_count", "outcome") == {"routed", *(refusal.__name__ for refusal in refusals)}
     assert labels("router_messages_total", "type") == {*TYPES, "unreadable"}
     assert labels("router_rejected_total", "reason") == {*Reason}
-    assert labels("router_incidents_total", "type") == {*MinerIncidentType.values}
+    assert labels("router_incidents_total", "type") == set(MinerIncidentType)
     assert labels("router_incidents_total", "executor_class") == {*ExecutorClass}
     assert labels("router_candidates_left_count", "gate") == {*Gate}
     assert labels("router_stage_seconds_count", "stage") == set(stages())

@@ -106,7 +106,7 @@ async def incidents() -> list[tuple[str, str]]:
 
 async def test_the_page_shows_a_consumer_and_how_to_mount_it() -> None:
     assert list(SHOWN) == ["consumers", "asgi"]
-    assert len(SHOWN["consumers"][SHOWN["consumers"].index("class ") :].splitlines()) == 15
+    assert len(SHOWN["consumers"][SHOWN["consumers"].index("class ") :].splitlines()) == 17
 
 
 async def test_a_job_is_routed_and_paid_for(application: Any) -> None:
@@ -149,6 +149,16 @@ async def test_a_job_that_nobody_can_take_is_refused(
         assert sentence in (await ask(communicator, **changes))["refused"]
         assert (await reservations(), miners.asked) == ([], [])
         assert (await ask(communicator))["miner"]
+
+
+@pytest.mark.parametrize("mistake", [{"args": "--fast"}, {"priority": 1}, {"execution_time_limit": None}], ids=str)
+async def test_a_refusal_of_a_message_is_one_sentence_that_shows_nothing_else_of_it(
+    mistake: JSON, application: Any
+) -> None:
+    refused: str = (await reply(application, env={"TOKEN": "a secret"}, **mistake))["refused"]
+    assert next(iter(mistake)) in refused
+    for unwanted in ("\n", "http", "pydantic", "a secret", "V2JobRequest"):
+        assert unwanted not in refused
 
 
 async def test_what_is_mounted_beside_it_is_ours(application: Any) -> None:

@@ -72,6 +72,21 @@ def test_what_the_sdk_has_signed_is_taken(name: str) -> None:
     assert_taken(RECORDED[name])
 
 
+WITHOUT_USE_GPU = [name for name, message in RECORDED.items() if "use_gpu" not in message]
+
+
+@pytest.mark.parametrize("name", WITHOUT_USE_GPU)
+def test_use_gpu_is_signed_as_true_where_it_is_left_out(name: str) -> None:
+    assert_taken({**RECORDED[name], "use_gpu": True})
+    assert_refused({**RECORDED[name], "use_gpu": False}, "change nothing")
+
+
+def test_requests_of_five_shapes_leave_use_gpu_out() -> None:
+    shapes = {frozenset(RECORDED[name]) - {"signature", "uuid"} for name in WITHOUT_USE_GPU}
+    assert len(shapes) == len(WITHOUT_USE_GPU) - 1 == 4  # one volume and many are fields of the same name
+    assert {"streaming_details", "volume", "output_upload", "artifacts_dir"} < frozenset().union(*shapes)
+
+
 def test_the_recorded_requests_are_of_all_kinds() -> None:
     assert set(PLAIN) == set(V2JobRequest.model_fields)
     assert any(message.get("streaming_details") for message in RECORDED.values())
@@ -168,8 +183,10 @@ def test_a_message_of_before_there_were_scopes_is_taken() -> None:
 
 
 def test_one_facilitator_can_t_sign_for_another() -> None:
-    [another] = set(KEYS) - {PLAIN["signature"]["signatory"]}
-    assert_refused(with_signature(PLAIN, signatory=another), another, "change nothing")
+    others = set(KEYS) - {PLAIN["signature"]["signatory"]}
+    assert others
+    for another in others:
+        assert_refused(with_signature(PLAIN, signatory=another), another, "change nothing")
 
 
 @pytest.mark.parametrize("key", ["", "5", "k" * 48, STRANGER[:-1] + "j"])

@@ -1,0 +1,55 @@
+"""docs/reference.md: it has the whole public interface, and says of it what the code says."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+
+import routing.types
+from allowance.service import Allowance
+from receipts.service import Receipts
+from routing.service import Routing
+from tests.reference import APPS, PAGE, family, load_all, written
+
+NAMES = set(re.findall(r"\w+", PAGE.read_text()))
+INTERNAL = {"NoAnswer", "NotAdmitted", "NotRead", "Overtaken", "Untold"}
+"""Errors that never leave our sockets and pages."""
+
+ERRORS = {
+    kind.__name__: kind
+    for module in load_all()
+    for kind in vars(module).values()
+    if isinstance(kind, type) and issubclass(kind, Exception) and kind.__module__.partition(".")[0] in APPS
+}
+
+
+def test_the_page_says_what_the_code_says() -> None:
+    page = PAGE.read_text()
+    assert written(page) == page, "write it anew: make reference"
+
+
+def test_every_error_is_on_the_page() -> None:
+    assert {"AllowanceException", "JobRoutingException", "BadInputError"} < ERRORS.keys()
+    assert ERRORS.keys() - NAMES == INTERNAL
+
+
+def test_every_word_of_routing_is_on_the_page() -> None:
+    assert set(routing.types.__all__) - {"Timings"} <= NAMES
+
+
+@pytest.mark.parametrize("service", [Allowance, Receipts, Routing])
+def test_every_public_method_is_described_and_the_errors_that_it_names_exist(service: type) -> None:
+    for name, method in inspect.getmembers(service, inspect.isfunction):
+        if name.startswith("_"):
+            continue
+        assert name in NAMES
+        raised = set(re.findall(r"\b(?:[A-Z][a-z]+){2,}\b", inspect.getdoc(method) or ""))
+        assert raised <= {*ERRORS, "ValueError"}, name
+
+
+def test_an_error_has_those_derived_from_it_below_itself() -> None:
+    names = [kind.__name__ for kind in family(ERRORS["AllowanceException"])]
+    assert names[0] == "AllowanceException"
+    assert names.index("ReservationException") < names.index("ReservationNotFound") < names.index("ReservationReleased")
