@@ -17,6 +17,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from allowance import ledger
+from allowance.amounts import wei_text
 from allowance.console import to_the_second
 from allowance.models import (
     Account,
@@ -152,15 +153,19 @@ class ManifestSyncAdmin(ReadOnlyAdmin):
 class MinerAdmin(ReadOnlyAdmin):
     """Found by the beginning of a hotkey, or by address."""
 
-    list_display = ("hotkey", "registered", "wei", "address", "port")
+    list_display = ("hotkey", "registered", "collateral", "address", "port")
     list_filter = (("address", admin.EmptyFieldListFilter),)
     ordering = ("hotkey",)
     search_fields = ("hotkey__startswith", "address__exact")
-    fields = ("hotkey", "registered", "wei", "address", "ip_version", "port", "presence", "accounts")
+    fields = ("hotkey", "registered", "collateral", "address", "ip_version", "port", "presence", "accounts")
 
     @admin.display(description="registered", boolean=True)
     def registered(self, miner: Miner) -> bool:
         return ledger.present(miner.presence)
+
+    @admin.display(description="collateral", ordering="wei")
+    def collateral(self, miner: Miner) -> str:
+        return wei_text(miner.wei)
 
     @admin.display(description="accounts")
     def accounts(self, miner: Miner) -> str:

@@ -13,6 +13,7 @@ from django.urls import URLPattern, path
 from django.utils import timezone
 
 from allowance.admin import ReadOnlyAdmin, link
+from allowance.amounts import wei_text
 from allowance.console import to_the_second
 from allowance.models import Miner, Reservation
 from routing import tokens
@@ -26,7 +27,6 @@ from routing.pages.ledger import ledger_page
 from routing.pages.lists import OfMinersAdmin, SearchedByIndexAdmin
 from routing.pages.miner import miner_page
 from routing.pages.status import status_page
-from routing.types import wei_text
 
 
 @admin.register(MinerIncident)

@@ -40,7 +40,9 @@ from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_co
 pytestmark = pytest.mark.django_db
 
 Model = type[models.Model]
-MODELS: list[Model] = [m for app in ("allowance", "router_receipts", "routing") for m in apps.get_app_config(app).get_models()]
+MODELS: list[Model] = [
+    m for app in ("allowance", "router_receipts", "routing") for m in apps.get_app_config(app).get_models()
+]
 OF_JOBS: list[Model] = [Reservation, JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt, MinerIncident]
 OF_MINERS: list[Model] = [Miner, Account, RoutedJob, *OF_JOBS]
 
@@ -330,7 +332,7 @@ def test_dynamic_settings_are_read_as_exactly_as_they_were_entered(
 @pytest.mark.parametrize(
     ("wei", "hours"),
     [
-        *((wei, 24) for wei in (MAX_WEI + 1, -1, "", "1.5", "1e18", "nan", "many")),
+        *((wei, 24) for wei in (MAX_WEI + 1, -1, "", "1.5", "10.000", "10,000", "1e78", "nan", "many")),
         *((0, hours) for hours in (-1, -0.001, "nan", "inf", "-inf", "", "1e300", 24 * 366 + 1, "a day")),
     ],
 )
