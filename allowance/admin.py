@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import urlencode
-from uuid import UUID
+from typing import Any
 
 from django.contrib import admin
-from django.contrib.admin.utils import quote
-from django.core.paginator import Paginator
-from django.db.models import Model, Q, QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
-from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html
 
 from allowance import ledger
+from allowance.amounts import wei_text
 from allowance.console import to_the_second
+from allowance.lists import JOB_OR_HOTKEY, ModelAdmin, ReadOnlyAdmin, link
 from allowance.models import (
     Account,
     Block,
@@ -31,67 +26,13 @@ from allowance.models import (
 )
 from allowance.state import held_at, lapsed_at, state_at, window
 
-if TYPE_CHECKING:
-    ModelAdmin = admin.ModelAdmin[Any]
-else:
-    ModelAdmin = admin.ModelAdmin
-
-MAX_LISTED = 10_000
-"""A list ends there: counting all rows of a big table takes too long. Search and filters reach the others."""
-
-
-def never(self: object, request: HttpRequest, obj: Model | None = None) -> bool:
-    """Permit nobody: rows follow from each other, or from what happened; a change by hand makes them false."""
-    return False
-
-
-class ReadOnlyAdmin(ModelAdmin):
-    """Pages that are read only, and as fast with many rows as with few.
-
-    No `date_hierarchy`: it truncates the date of every row. No facets: they count all rows once for each choice.
-    """
-
-    exact: tuple[str, Callable[[str], object]] | None = None
-    """The indexed column that a search term names if it parses: `__exact` of Django would cast the column instead."""
-
-    heavy: tuple[str, ...] = ()
-    """Columns that only the page of one row needs."""
-
-    show_full_result_count = False
-    show_facets = admin.ShowFacets.NEVER
-    ordering: ClassVar[tuple[str, ...]] = ("-pk",)
-    has_add_permission = has_change_permission = has_delete_permission = never
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return super().get_queryset(request).defer(*self.heavy)
-
-    def get_paginator(self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any) -> Paginator[Any]:
-        return super().get_paginator(request, queryset[:MAX_LISTED], *args, **kwargs)
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
-        if self.exact is not None:
-            column, parse = self.exact
-            try:
-                return queryset.filter(**{column: parse(search_term.strip())}), False
-            except ValueError:
-                pass
-        return super().get_search_results(request, queryset, search_term)
-
-
-def link(text: object, model: type[Model], pk: object = None, **query: object) -> str:
-    """Return the link to a row's page, or, without `pk`, to the list of its kind with `query`."""
-    page = f"admin:{model._meta.app_label}_{model._meta.model_name}_"
-    address = reverse(page + "changelist") if pk is None else reverse(page + "change", args=[quote(str(pk))])
-    return format_html('<a href="{}">{}</a>', address + (f"?{urlencode(query)}" if query else ""), text)
-
 
 @admin.register(NeuronList)
 class NeuronListAdmin(ReadOnlyAdmin):
     """Found by a block that brought the list, or by digest."""
 
-    exact = ("block__number", int)
+    number = "block__number"
+    search_help_text = "the number of a block, or the beginning of a digest"
     heavy = ("hotkeys",)
     list_display = ("digest", "blocks")
     search_fields = ("digest__startswith",)
@@ -110,7 +51,8 @@ class NeuronListAdmin(ReadOnlyAdmin):
 class BlockAdmin(ReadOnlyAdmin):
     """Found by number, or by the digest of the neuron list that it brought."""
 
-    exact = ("number", int)
+    number = "number"
+    search_help_text = "the number of a block, or the beginning of a digest of neurons"
     list_display = ("number", "minted", "stake_share", "seconds", "brought")
     list_filter = ("timestamp", ("neurons", admin.EmptyFieldListFilter))
     search_fields = ("neurons__digest__startswith",)
@@ -133,7 +75,8 @@ class BlockAdmin(ReadOnlyAdmin):
 class ManifestSyncAdmin(ReadOnlyAdmin):
     """Found by block, or by digest."""
 
-    exact = ("block", int)
+    number = "block"
+    search_help_text = "the number of a block, or the beginning of a digest"
     heavy = ("axons", "executors")
     list_display = ("block", "digest")
     search_fields = ("digest__startswith",)
@@ -152,15 +95,20 @@ class ManifestSyncAdmin(ReadOnlyAdmin):
 class MinerAdmin(ReadOnlyAdmin):
     """Found by the beginning of a hotkey, or by address."""
 
-    list_display = ("hotkey", "registered", "wei", "address", "port")
+    list_display = ("hotkey", "registered", "collateral", "address", "port")
     list_filter = (("address", admin.EmptyFieldListFilter),)
     ordering = ("hotkey",)
     search_fields = ("hotkey__startswith", "address__exact")
-    fields = ("hotkey", "registered", "wei", "address", "ip_version", "port", "presence", "accounts")
+    search_help_text = "the beginning of a hotkey, or a whole address"
+    fields = ("hotkey", "registered", "collateral", "address", "ip_version", "port", "presence", "accounts")
 
     @admin.display(description="registered", boolean=True)
     def registered(self, miner: Miner) -> bool:
         return ledger.present(miner.presence)
+
+    @admin.display(description="collateral", ordering="wei")
+    def collateral(self, miner: Miner) -> str:
+        return wei_text(miner.wei)
 
     @admin.display(description="accounts")
     def accounts(self, miner: Miner) -> str:
@@ -176,6 +124,7 @@ class AccountAdmin(ReadOnlyAdmin):
     list_filter = ("executor_class",)
     ordering = ("executor_class", "miner_id")
     search_fields = ("miner__hotkey__startswith",)
+    search_help_text = "the beginning of a hotkey"
     fields = ("miner", "executor_class", "executors", "counts", "voided_before", "seconds", "taken")
 
     @admin.display(description="miner", ordering="miner_id")
@@ -225,7 +174,8 @@ class StateFilter(admin.SimpleListFilter):
 class ReservationAdmin(ReadOnlyAdmin):
     """Found by job, or by the beginning of a hotkey."""
 
-    exact = ("job_uuid", UUID)
+    uuid = "job_uuid"
+    search_help_text = JOB_OR_HOTKEY
     heavy = ("account__counts", "account__held", "account__spent")
     list_display = ("id", "state_now", "held_until", "block_count", "account_link", "job_uuid", "created")
     list_filter = (StateFilter, "account__executor_class", "created_at")

@@ -165,8 +165,13 @@ class Allowance:
         await in_database_thread(self.record_collateral)(hotkey=hotkey, wei=wei)
 
 
-def not_enough(seconds: float, standings: Sequence[Standing], *, excluded: int = 0) -> NotEnoughAllowanceException:
-    """Return the refusal that says who, of `standings`, has the most available and the most unspent."""
+def not_enough(
+    seconds: float, standings: Sequence[Standing], *, excluded: int = 0, instead: str = "exclude fewer miners"
+) -> NotEnoughAllowanceException:
+    """Return the refusal that says who, of `standings`, has the most available and the most unspent.
+
+    `instead` says what the caller can do about the `excluded` miners.
+    """
     available = max(standings, key=lambda s: s.free, default=None)
     unspent = max(standings, key=lambda s: s.unspent, default=None)
     return NotEnoughAllowanceException(
@@ -176,4 +181,5 @@ def not_enough(seconds: float, standings: Sequence[Standing], *, excluded: int =
         highest_unspent_allowance=ledger.to_seconds(unspent.unspent) if unspent else 0.0,
         highest_unspent_allowance_ss58=unspent.balance.hotkey if unspent and unspent.unspent else None,
         excluded=excluded,
+        instead=instead,
     )

@@ -68,7 +68,8 @@ class NotEnoughAllowanceException(AllowanceException):
     """No miner has the seconds; the attributes name the miners that came nearest.
 
     Amounts are executor-seconds; a hotkey is None where no miner has anything at all. `excluded` is the number of
-    miners that the caller excluded. The text leaves hotkeys out, because it goes to users.
+    miners that the caller excluded; `instead` says what the caller can do about that. The text leaves hotkeys out,
+    because it goes to users.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class NotEnoughAllowanceException(AllowanceException):
         highest_unspent_allowance: float,
         highest_unspent_allowance_ss58: str | None,
         excluded: int = 0,
+        instead: str = "exclude fewer miners",
     ) -> None:
         self.required_allowance = required_allowance
         self.highest_available_allowance = highest_available_allowance
@@ -87,16 +89,19 @@ class NotEnoughAllowanceException(AllowanceException):
         self.highest_unspent_allowance = highest_unspent_allowance
         self.highest_unspent_allowance_ss58 = highest_unspent_allowance_ss58
         self.excluded = excluded
-        if excluded and not highest_unspent_allowance:
-            advice = f"{excluded} excluded miners were not asked. Exclude fewer, or send it as a new job."
-        elif not highest_unspent_allowance:
+        if not excluded and not highest_unspent_allowance:
             advice = (
                 "Nobody has any: check the executor class, and that the chain follower records blocks and manifests."
             )
+        elif not highest_unspent_allowance:
+            advice = ""
         elif highest_unspent_allowance >= required_allowance:
             advice = "Retry when a reservation is released or lapses."
         else:
             advice = "Retry with a shorter job, or when more blocks have been minted."
+        if excluded:
+            were = "miner was" if excluded == 1 else "miners were"
+            advice = f"{excluded} excluded {were} not asked: {instead}. {advice}".rstrip()
         super().__init__(
             f"No miner has {required_allowance:g} s of allowance: the most available is "
             f"{highest_available_allowance:g} s, the most unspent {highest_unspent_allowance:g} s. {advice}"

@@ -35,7 +35,7 @@ from allowance import allowance, reservations  # noqa: E402
 from allowance.console import wide_console  # noqa: E402
 from allowance.models import Block  # noqa: E402
 from allowance.types import ExecutorClass  # noqa: E402
-from project.past import CLASSES, ETH, VALIDATOR, new_uuid, set_the_scene, started  # noqa: E402
+from project.past import CLASSES, VALIDATOR, new_uuid, set_the_scene, started  # noqa: E402
 from receipts import receipts  # noqa: E402
 from receipts.schemas import JobFinished  # noqa: E402
 from routing import picks, report  # noqa: E402
@@ -214,7 +214,7 @@ def _what_next(console: Console, stream: Stream) -> None:
         f"explain_job {refused} --replay --top 5",
         "routing_status",
         f"{dry_run} --top 10",
-        f"{dry_run} --min-collateral {2 * ETH}",
+        f"{dry_run} --min-collateral 2tao",
         "reservations",
         "check_ledger",
         "prune --dry-run",

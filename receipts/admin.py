@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.paginator import Paginator
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 
@@ -19,6 +20,10 @@ else:
 
 MAX_LISTED = 10_000
 """A list ends there: counting all receipts takes too long. Search and filters reach the others."""
+
+
+UUID_BEGINNING = 6
+"""So many first digits of a UUID are searched for: there are rows of few others that begin with the same ones."""
 
 
 def never(self: object, request: HttpRequest, obj: Model | None = None) -> bool:
@@ -33,6 +38,7 @@ class ReceiptAdmin(ModelAdmin):
     show_facets = admin.ShowFacets.NEVER
     ordering = ("-pk",)
     search_fields = ("miner_hotkey__startswith", "validator_hotkey__startswith")
+    search_help_text = f"a job's uuid or its first {UUID_BEGINNING} digits or more, or the beginning of a hotkey"
     has_add_permission = has_change_permission = has_delete_permission = never
 
     def get_paginator(self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any) -> Paginator[Any]:
@@ -41,10 +47,19 @@ class ReceiptAdmin(ModelAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
-        try:
-            return queryset.filter(job_uuid=UUID(search_term.strip())), False
-        except ValueError:
-            return super().get_search_results(request, queryset, search_term)
+        digits = search_term.strip().replace("-", "")
+        if re.fullmatch(f"(?i:[0-9a-f]{{{UUID_BEGINNING},32}})", digits):
+            found = queryset.filter(job_uuid__range=(UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))))
+            if len(digits) == 32 or found.exists():
+                return found, False
+        return super().get_search_results(request, queryset, search_term)
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        response = super().changelist_view(request, extra_context)
+        listed = getattr(response, "context_data", {}).get("cl")
+        if listed is not None and listed.query and not listed.result_count:
+            messages.info(request, f"Nothing is found by “{listed.query:.80}”. Search takes {self.search_help_text}.")
+        return response
 
 
 @admin.register(JobStartedReceipt)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import UUID
 
 from django.contrib import admin
 from django.contrib.admin.utils import unquote
@@ -12,8 +11,9 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, path
 from django.utils import timezone
 
-from allowance.admin import ReadOnlyAdmin, link
+from allowance.amounts import wei_text
 from allowance.console import to_the_second
+from allowance.lists import JOB_OR_HOTKEY, ReadOnlyAdmin, link
 from allowance.models import Miner, Reservation
 from routing import tokens
 from routing.incidents import hotkeys
@@ -26,7 +26,6 @@ from routing.pages.ledger import ledger_page
 from routing.pages.lists import OfMinersAdmin, SearchedByIndexAdmin
 from routing.pages.miner import miner_page
 from routing.pages.status import status_page
-from routing.types import wei_text
 
 
 @admin.register(MinerIncident)
@@ -180,7 +179,8 @@ class DecisionRecordAdmin(SearchedByIndexAdmin):
 class RoutedJobAdmin(OfMinersAdmin):
     """Found by uuid, or by the beginning of a hotkey."""
 
-    exact = ("uuid", UUID)
+    uuid = "uuid"
+    search_help_text = JOB_OR_HOTKEY
     list_display = ("uuid", "routed", "executor_class", "seconds", "hotkey", "route")
     list_filter = (ClassFilterAside, "routed_at")
     ordering = ("-routed_at",)
@@ -210,7 +210,8 @@ class RoutedJobAdmin(OfMinersAdmin):
 class UsedSignatureAdmin(ReadOnlyAdmin):
     """Found by job, or by the beginning of the signatory."""
 
-    exact = ("job_uuid", UUID)
+    uuid = "job_uuid"
+    search_help_text = JOB_OR_HOTKEY
     list_display = ("signatory", "signed_at_ns", "job")
     ordering = ("-pk",)
     search_fields = ("signatory__startswith",)
@@ -225,7 +226,8 @@ class UsedSignatureAdmin(ReadOnlyAdmin):
 class AccessTokenAdmin(ReadOnlyAdmin):
     """Found by id, or by the beginning of a name. Whoever may change tokens may revoke them, and nothing else."""
 
-    exact = ("id", UUID)
+    uuid = "id"
+    search_help_text = "a token's id or its first digits, or the beginning of a name"
     actions = ("revoke",)
     list_display = ("name", "what_for", "issued", "expires", "state")
     list_filter = ("issued_at", "expires_at", ("revoked_at", admin.EmptyFieldListFilter))

@@ -11,7 +11,7 @@ from routing.book import DryBook, Seen
 from routing.pipeline import decide, rank
 from routing.reliability import score
 from routing.requests import plain_request
-from routing.types import NOT_REACHED, Candidate, Decision, MinerIncidentType, Policy
+from routing.types import NOT_REACHED, OF_THE_SETTINGS, Candidate, Decision, MinerIncidentType, Policy, Remedies
 
 
 class SeenBook(DryBook):
@@ -32,6 +32,7 @@ def dry_run(
     now: dt.datetime,
     policy: Policy,
     exclude: Collection[str] = (),
+    remedies: Remedies = OF_THE_SETTINGS,
     seen: Seen | None = None,
 ) -> Decision:
     """Decide where a job of so many seconds would go, by what was `seen` (left out: by the database). Writes nothing.
@@ -39,7 +40,8 @@ def dry_run(
     Raises what `decide` raises.
     """
     book = DryBook() if seen is None else SeenBook(seen)
-    return decide(plain_request(executor_class, seconds), book, now=now, policy=policy, exclude=exclude)
+    request = plain_request(executor_class, seconds)
+    return decide(request, book, now=now, policy=policy, exclude=exclude, remedies=remedies)
 
 
 class Cost(NamedTuple):

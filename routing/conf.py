@@ -92,12 +92,15 @@ def _to_be_corrected() -> Iterator[None]:
         raise ImproperlyConfigured(f"{error} Correct it in the admin, under Config.") from error
 
 
-def make_policy(minimum_wei: int, window_hours: float) -> Policy:
-    """Return a policy; raises ValueError for values outside the bounds that the admin has."""
+def make_policy(
+    minimum_wei: int, window_hours: float, *, names: tuple[str, str] = (MINIMUM_WEI, WINDOW_HOURS)
+) -> Policy:
+    """Return a policy; raises ValueError, which names the value, for one outside the bounds that the admin has."""
+    wei_name, hours_name = names
     if not 0 <= minimum_wei <= MAX_WEI:
-        raise ValueError(f"{MINIMUM_WEI} must be 0 to 2**256 - 1, not {minimum_wei!r:.80}.")
+        raise ValueError(f"{wei_name} must be 0 to 2**256 - 1, not {minimum_wei!r:.80}.")
     if not 0 <= window_hours <= MAX_WINDOW_HOURS:
-        raise ValueError(f"{WINDOW_HOURS} must be 0 to {MAX_WINDOW_HOURS:g}, not {window_hours!r:.80}.")
+        raise ValueError(f"{hours_name} must be 0 to {MAX_WINDOW_HOURS:g}, not {window_hours!r:.80}.")
     return Policy(int(minimum_wei), dt.timedelta(hours=window_hours))
 
 
@@ -109,6 +112,7 @@ def what_if(there: Policy, minimum_wei: int | None, hours: float | None) -> Poli
     return make_policy(
         there.minimum_wei if minimum_wei is None else minimum_wei,
         there.window / dt.timedelta(hours=1) if hours is None else hours,
+        names=("The amount of Wei", "The number of hours"),
     )
 
 

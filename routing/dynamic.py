@@ -6,24 +6,23 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-from allowance.types import MAX_WEI
-
 MINIMUM_WEI = "DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI"
 WINDOW_HOURS = "DYNAMIC_ROUTING_RELIABILITY_WINDOW_HOURS"
 
 MAX_WINDOW_HOURS = 24.0 * 366
 
 CONSTANCE_FIELDS: dict[str, list[Any]] = {
-    "routing_wei": [
-        "django.forms.IntegerField",
-        {"min_value": 0, "max_value": MAX_WEI, "widget": "django.forms.TextInput"},
-    ],
+    "routing_wei": ["allowance.amounts.WeiFormField"],
     "routing_hours": ["django.forms.FloatField", {"min_value": 0.0, "max_value": MAX_WINDOW_HOURS}],
 }
-"""For CONSTANCE_ADDITIONAL_FIELDS: the admin's bounds."""
+"""For CONSTANCE_ADDITIONAL_FIELDS: how the admin shows and takes them, and their bounds."""
 
 CONSTANCE_SETTINGS: dict[str, tuple[Any, str, str]] = {
-    MINIMUM_WEI: (0, "The least collateral, in Wei, of a miner that gets a job; 0: any.", "routing_wei"),
+    MINIMUM_WEI: (
+        0,
+        "The least collateral of a miner that gets a job, as in 0.01 TAO, 1e16 or 10_000 Wei; 0: any.",
+        "routing_wei",
+    ),
     WINDOW_HOURS: (24.0, "How many hours an incident counts against a miner.", "routing_hours"),
 }
 """For CONSTANCE_CONFIG."""

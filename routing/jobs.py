@@ -39,7 +39,7 @@ from routing.pipeline import fixed_route
 from routing.refusals import JobFinished, JobUnknown
 from routing.requests import Signature, V2JobRequest
 from routing.signatures import SignatureRefused
-from routing.types import Decision, JobRoute, OrganicJobRequest
+from routing.types import Decision, JobRoute, OrganicJobRequest, Remedies
 
 RACES = 8
 """How often somebody else may be faster before a caller gives up with LockTimeout: once is rare."""
@@ -199,7 +199,8 @@ def _pick(
     now: dt.datetime | None,
 ) -> Offer | Decision:
     claim = Claim(request, job, signature, tried, now or timezone.now())
-    decision = picks.pick(request, LiveBook(pinned=now, claim=claim.keep), now=now, exclude=tried)
+    book = LiveBook(pinned=now, claim=claim.keep)
+    decision = picks.pick(request, book, now=now, exclude=tried, remedies=Remedies(excluded="send it as a new job"))
     if decision.route is None:
         return decision
     if decision.route.allowance_reservation_id is None:

@@ -15,13 +15,27 @@ from routing import decisions
 from routing.book import LiveBook
 from routing.metrics import DECISIONS_LOST, LEFT_AFTER, PICK_SECONDS, SECONDS_OF
 from routing.pipeline import decide, outcome, refusal
-from routing.types import ROUTED, Candidate, Decision, Gate, NotEnoughCollateralException, OrganicJobRequest
+from routing.types import (
+    OF_THE_SETTINGS,
+    ROUTED,
+    Candidate,
+    Decision,
+    Gate,
+    NotEnoughCollateralException,
+    OrganicJobRequest,
+    Remedies,
+)
 
 logger = logging.getLogger(__name__)
 
 
 def pick(
-    request: OrganicJobRequest, book: LiveBook, *, now: dt.datetime | None = None, exclude: Collection[str] = ()
+    request: OrganicJobRequest,
+    book: LiveBook,
+    *,
+    now: dt.datetime | None = None,
+    exclude: Collection[str] = (),
+    remedies: Remedies = OF_THE_SETTINGS,
 ) -> Decision:
     """Decide where a job goes and reserve there; raises what `decide` raises. A decision without a route is no error.
 
@@ -36,7 +50,7 @@ def pick(
 
     book.record = record
     try:
-        decision = decide(request, book, now=now or timezone.now(), exclude=exclude)
+        decision = decide(request, book, now=now or timezone.now(), exclude=exclude, remedies=remedies)
     except LockTimeout:  # of SQLite's only lock, or of the row of a socket's job: nothing was decided
         DECISIONS_LOST.inc()
         raise

@@ -21,6 +21,7 @@ from routing.book import Book, Reserved, Reserver, Seen, busy
 from routing.reliability import incident_counts, score
 from routing.types import (
     NOT_REACHED,
+    OF_THE_SETTINGS,
     PASSED_OVER,
     ROUTED,
     AllMinersBusy,
@@ -32,6 +33,7 @@ from routing.types import (
     NotEnoughCollateralException,
     OrganicJobRequest,
     Policy,
+    Remedies,
     Timings,
     Verdict,
 )
@@ -44,9 +46,11 @@ def decide(
     now: dt.datetime,
     policy: Policy | None = None,
     exclude: Collection[str] = (),
+    remedies: Remedies = OF_THE_SETTINGS,
 ) -> Decision:
     """Decide where a job goes, and reserve there in `book`; `policy` left out: the dynamic settings in force.
 
+    `remedies` names what the advice of a refusal tells the caller to change.
     Raises ValueError for bad input and JobTooLong above an hour; that nobody takes the job is a decision too.
     """
     if fixed := fixed_route(request):
@@ -62,7 +66,9 @@ def decide(
     if seen.balances:
         incidents = incident_counts(job.executor_class, now, policy.window, version=seen.in_force.incidents)
     candidates = gather(seen, incidents)
-    question = Decision(job, now, seen.window.newest, policy, tuple(candidates), None, banned)
+    question = Decision(
+        job, now, seen.window.newest, policy, tuple(candidates), None, excluded=banned, remedies=remedies
+    )
     return settle(question, book, seen.window, begun=begun)
 
 
@@ -94,7 +100,8 @@ def refusal(
     gates = {candidate.verdict.gate for candidate in decision.candidates}
     if gates <= {Gate.EXCLUDED, Gate.ALLOWANCE}:
         asked = [c.standing for c in decision.candidates if c.verdict.gate is Gate.ALLOWANCE]
-        return not_enough(decision.job.seconds, asked, excluded=len(decision.candidates) - len(asked))
+        excluded = len(decision.candidates) - len(asked)
+        return not_enough(decision.job.seconds, asked, excluded=excluded, instead=decision.remedies.excluded)
     if gates <= {Gate.EXCLUDED, Gate.ALLOWANCE, Gate.COLLATERAL}:
         return NotEnoughCollateralException(decision)
     return LockTimeout() if Gate.LOCK in gates else AllMinersBusy(decision)

@@ -6,10 +6,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from allowance.amounts import wei_text
 from allowance.console import WIDE
 from allowance.ledger import to_seconds
 from routing.pipeline import outcome, refusal
-from routing.types import Candidate, Decision, Gate, JobRoute, OrganicJobRequest, short_wei
+from routing.types import Candidate, Decision, Gate, JobRoute, OrganicJobRequest
 
 STYLES = {None: "green", Gate.EXECUTORS: "yellow", Gate.RESERVATION: "yellow"}
 
@@ -107,7 +108,7 @@ def _table(candidates: list[Candidate], *, whole_hotkeys: bool) -> Table:
             str(c.executors),
             str(c.ongoing),
             f"{c.free_seconds:.1f}",
-            short_wei(c.wei),
+            wei_text(c.wei),
             Text(f"{verdict}: {c.verdict.sentence}", style=STYLES.get(c.verdict.gate, "red")),
         )
     return table

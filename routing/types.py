@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
+from allowance.amounts import wei_text
 from allowance.ledger import Standing, to_seconds
 from allowance.types import HOTKEY_LENGTH, ExecutorClass, Miner
+from routing.dynamic import MINIMUM_WEI
 
 __all__ = [
     "TRUSTED_MINER_FAKE_KEY",
@@ -28,6 +30,7 @@ __all__ = [
     "NotEnoughCollateralException",
     "OrganicJobRequest",
     "Policy",
+    "Remedies",
     "Timings",
     "Verdict",
 ]
@@ -127,18 +130,6 @@ SUMMARY = {
 }
 
 
-def wei_text(wei: int) -> str:
-    """Return an amount of Wei for people: exact, but round numbers are short, as in 25e15 Wei."""
-    digits = str(wei).rstrip("0")
-    zeros = len(str(wei)) - len(digits)
-    return f"{digits}e{zeros} Wei" if wei and zeros > 3 else f"{wei} Wei"
-
-
-def short_wei(wei: int) -> str:
-    """Return an amount of Wei, without the unit, in three digits and an exponent, if it has many."""
-    return f"{wei:.3g}" if wei >= 10**9 else str(wei)
-
-
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What became of a candidate: the gate it failed at (None: at none), what was required and seen there.
@@ -213,6 +204,17 @@ class Candidate:
         return Verdict(None, job.seconds, self.free_seconds)
 
 
+class Remedies(NamedTuple):
+    """What the one who asks can change after a refusal: the collateral needed, and which miners are excluded."""
+
+    collateral: str = f"lower {MINIMUM_WEI}"
+    excluded: str = "exclude fewer miners"
+
+
+OF_THE_SETTINGS = Remedies()
+"""What callers of the router can change: the setting in force, and the miners that they exclude."""
+
+
 class Timings(NamedTuple):
     """How many seconds the stages of a decision took."""
 
@@ -237,6 +239,7 @@ class Decision:
     route: JobRoute | None
     excluded: frozenset[str] = frozenset()
     timings: Timings | None = field(default=None, compare=False)
+    remedies: Remedies = field(default=OF_THE_SETTINGS, compare=False)
 
     @property
     def counts(self) -> dict[Gate, int]:
@@ -270,12 +273,15 @@ class NoMinerFits(JobRoutingException):
     """No miner can take the job; `decision` has the reason for each candidate."""
 
     advice = ""
+    """What the caller can do; may name the decision's `remedies`."""
 
     def __init__(self, decision: Decision) -> None:
         self.decision = decision
+        advice = self.advice + (", or {excluded}" if Gate.EXCLUDED in decision.counts else "")
+        advice = advice.format_map(decision.remedies._asdict())
         super().__init__(
             f"No miner for job {decision.job.uuid} ({decision.job.executor_class}, {decision.job.seconds:g} s): "
-            f"{decision.summary}. {self.advice}"
+            f"{decision.summary}. {advice[:1].upper()}{advice[1:]}."
         )
 
     @property
@@ -291,10 +297,10 @@ class NoMinerFits(JobRoutingException):
 class AllMinersBusy(NoMinerFits):
     """Every miner that has allowance and collateral has as many jobs as executors."""
 
-    advice = "Retry when a job has finished or a reservation lapses."
+    advice = "retry when a job has finished or a reservation lapses"
 
 
 class NotEnoughCollateralException(NoMinerFits):
     """Every miner that has the allowance posted less collateral than required."""
 
-    advice = "Lower DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI, or wait until miners post more."
+    advice = "{collateral}, or wait until miners post more"

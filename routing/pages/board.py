@@ -14,12 +14,13 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from allowance import validation
-from allowance.types import MAX_JOB_RUN_TIME, MAX_WEI, BadInputError, ExecutorClass
+from allowance.amounts import WeiFormField, wei_text
+from allowance.types import MAX_JOB_RUN_TIME, BadInputError, ExecutorClass
 from routing import conf, report
 from routing.board import dry_run
 from routing.dynamic import MAX_WINDOW_HOURS
 from routing.pages import SEE_MINER, SEE_MINERS, needs, show
-from routing.types import Decision, Gate, Policy, wei_text
+from routing.types import Decision, Gate, Policy, Remedies
 
 
 class BoardForm(forms.Form):
@@ -27,13 +28,7 @@ class BoardForm(forms.Form):
 
     executor_class = forms.ChoiceField(choices=[(c.value, c.value) for c in ExecutorClass])
     seconds = forms.IntegerField(min_value=1, max_value=MAX_JOB_RUN_TIME, help_text=f"1 to {MAX_JOB_RUN_TIME}, in all.")
-    minimum_wei = forms.IntegerField(
-        label="Least collateral in Wei",
-        required=False,
-        min_value=0,
-        max_value=MAX_WEI,
-        widget=forms.TextInput(attrs={"inputmode": "numeric"}),  # a number's would round it
-    )
+    minimum_wei = WeiFormField(label="Least collateral", required=False)
     hours = forms.FloatField(
         label="Window in hours",
         required=False,
@@ -90,8 +85,16 @@ def decision_for(form: BoardForm, in_force: Policy) -> Decision:
     """Return the dry run that a valid form asks for."""
     asked = form.cleaned_data
     policy = conf.what_if(in_force, asked["minimum_wei"], asked["hours"])
+    remedies = Remedies(excluded=f"name fewer under “{form['exclude'].label}”")
+    if asked["minimum_wei"] is not None:
+        remedies = remedies._replace(collateral=f"lower “{form['minimum_wei'].label}”")
     return dry_run(
-        asked["executor_class"], asked["seconds"], now=timezone.now(), policy=policy, exclude=asked["exclude"]
+        asked["executor_class"],
+        asked["seconds"],
+        now=timezone.now(),
+        policy=policy,
+        exclude=asked["exclude"],
+        remedies=remedies,
     )
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from allowance.admin import ReadOnlyAdmin
+from allowance.lists import JOB_OR_HOTKEY, ReadOnlyAdmin
 from routing.pages import SEE_MINER
 
 
@@ -32,16 +31,12 @@ class OfMinersAdmin(ReadOnlyAdmin):
 class SearchedByIndexAdmin(OfMinersAdmin):
     """Found by job, or by the beginning of a hotkey, which no index serves that costs nothing: by whole hotkeys."""
 
+    uuid = "job_uuid"
+    search_help_text = JOB_OR_HOTKEY
+
     def hotkeys(self, term: str) -> list[str]:
         """Return the hotkeys that begin so."""
         raise NotImplementedError
 
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
-        term = search_term.strip()
-        try:
-            return queryset.filter(job_uuid=UUID(term)), False
-        except ValueError:
-            found = {f"{self.mere_field}__in": self.hotkeys(term)} if term else {}
-            return queryset.filter(**found), False
+    def search(self, request: HttpRequest, queryset: QuerySet[Any], term: str) -> QuerySet[Any]:
+        return queryset.filter(**{f"{self.mere_field}__in": self.hotkeys(term)}) if term else queryset

@@ -17,10 +17,10 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from allowance import validation
-from allowance.admin import link
 from allowance.buckets import UtcDay
 from allowance.console import to_the_second
 from allowance.ledger import Steps, present
+from allowance.lists import link
 from allowance.models import Account, Miner, Reservation
 from allowance.state import held_at
 from allowance.strip import BlockState, Run, Total, strip, totals

@@ -10,8 +10,8 @@ from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
-from allowance.admin import link
 from allowance.buckets import UtcHour
+from allowance.lists import link
 from allowance.models import Miner
 from routing.charts import Chart
 from routing.models import DecisionRecord

@@ -8,9 +8,9 @@ from django import template
 from django.http import HttpRequest
 from django.urls import reverse
 
+from allowance.amounts import wei_text
 from allowance.ledger import to_seconds
 from routing.pages import MENU
-from routing.types import short_wei
 
 register = template.Library()
 
@@ -29,4 +29,4 @@ def seconds(ns: int) -> str:
     return f"{to_seconds(ns):.1f} s"
 
 
-register.filter("short_wei", short_wei)
+register.filter("wei_text", wei_text)

@@ -21,8 +21,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import escape
 
-from allowance import admin as ledger_admin
-from allowance import reservations
+from allowance import lists, reservations
 from allowance.models import Account, Block, ManifestSync, Miner, NeuronList, Reservation
 from allowance.types import MAX_WEI, NotEnoughAllowanceException
 from receipts import admin as receipts_admin
@@ -31,7 +30,7 @@ from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedRe
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing import conf, routing, tokens
 from routing.dynamic import MINIMUM_WEI, WINDOW_HOURS
-from routing.models import AccessToken, MinerIncident, RoutedJob, UsedSignature
+from routing.models import AccessToken, DecisionRecord, MinerIncident, RoutedJob, UsedSignature
 from routing.pages import miner_link
 from routing.reliability import record_incident
 from routing.types import MinerIncidentType
@@ -40,7 +39,9 @@ from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_co
 pytestmark = pytest.mark.django_db
 
 Model = type[models.Model]
-MODELS: list[Model] = [m for app in ("allowance", "router_receipts", "routing") for m in apps.get_app_config(app).get_models()]
+MODELS: list[Model] = [
+    m for app in ("allowance", "router_receipts", "routing") for m in apps.get_app_config(app).get_models()
+]
 OF_JOBS: list[Model] = [Reservation, JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt, MinerIncident]
 OF_MINERS: list[Model] = [Miner, Account, RoutedJob, *OF_JOBS]
 
@@ -203,6 +204,56 @@ def test_a_job_is_found_by_its_uuid_through_the_index(model: Model, admin_client
     assert not any("LIKE" in sql or "CAST" in sql for sql in searches)
 
 
+FOUND_BY_JOB = {**dict.fromkeys([*OF_JOBS, DecisionRecord, UsedSignature], "job_uuid"), RoutedJob: "uuid"}
+
+
+def of_job(model: Model, job: UUID) -> Any:
+    """Return a copy of a row of JOB that is about another job."""
+    row = model._default_manager.filter(**{FOUND_BY_JOB[model]: JOB}).first() or model._default_manager.first()
+    assert row is not None
+    row.pk = None
+    if model is UsedSignature:
+        row.signed_at_ns = UsedSignature.objects.count()
+    setattr(row, FOUND_BY_JOB[model], job)
+    row.save(force_insert=True)
+    return row
+
+
+@each(list(FOUND_BY_JOB))
+def test_a_job_is_found_by_the_first_digits_of_its_uuid_through_the_index(model: Model, admin_client: Client) -> None:
+    job = UUID("0e0d0c0b-0a09-4807-8605-040302010fff")
+    for other in ("0e0d0c0a-ffff-4fff-bfff-ffffffffffff", "0e0d0c0c-0000-4000-8000-000000000000"):
+        of_job(model, UUID(other))
+    row = of_job(model, job)
+    for term in ("0e0d0c0b", "0E0D0C0B-", "0e0d0c0b-0a", " 0e0d0c0b-0a09-4807-8605-040302010ff ", job.hex[:31]):
+        assert found(admin_client, model, q=term) == [row], term
+    assert len(found(admin_client, model, q="0e0d0c")) == 3
+    for term in ("0e0d0", "0e0d0c0d", "0e0d0c0b-1", f"{job}0"):
+        assert found(admin_client, model, q=term) == [], term
+    searches = [s for s in queries(admin_client, page(model, "changelist", q="0e0d0c0b")) if "BETWEEN" in s]
+    assert searches
+    assert not any("LIKE" in sql or "CAST" in sql for sql in searches)
+
+
+@each([*FOUND_BY_JOB, Block, NeuronList, ManifestSync, Miner, Account, AccessToken])
+def test_a_list_says_what_it_can_be_searched_for_where_nothing_is_found(model: Model, admin_client: Client) -> None:
+    content = text(admin_client, page(model, "changelist", q="<b>beef"))
+    assert "Nothing is found by “&lt;b&gt;beef”. Search takes " in content
+    assert ("a job&#x27;s uuid or its first 6 digits or more" in content) is (model in FOUND_BY_JOB)
+    assert "Nothing is found" not in text(admin_client, page(model, "changelist"))
+
+
+def test_what_begins_no_uuid_may_begin_a_hotkey(admin_client: Client) -> None:
+    record_job("decade1", uuid4())
+    (row,) = found(admin_client, MinerIncident, q="decade")
+    assert row.hotkey_ss58address == "decade1"
+    record_job("plain", UUID("decade00-0000-4000-8000-000000000000"))
+    (row,) = found(admin_client, MinerIncident, q="decade")
+    assert row.hotkey_ss58address == "plain"
+    (row,) = found(admin_client, MinerIncident, q="decade1")
+    assert row.hotkey_ss58address == "decade1"
+
+
 @each([Block, NeuronList, ManifestSync])
 def test_a_block_is_found_by_its_exact_number(model: Model, admin_client: Client) -> None:
     assert len(found(admin_client, model, q=FIRST_BLOCK)) == 1
@@ -299,7 +350,7 @@ def test_a_list_counts_no_further_than_its_end(
     counted = [sql for sql in asked if "COUNT(" in sql and "GROUP BY" not in sql]
     assert counted
     assert all("LIMIT 10000" in sql for sql in counted)
-    monkeypatch.setattr(ledger_admin, "MAX_LISTED", 1)
+    monkeypatch.setattr(lists, "MAX_LISTED", 1)
     monkeypatch.setattr(receipts_admin, "MAX_LISTED", 1)
     assert admin_client.get(page(model, "changelist")).context["cl"].result_count == 1
 
@@ -330,7 +381,7 @@ def test_dynamic_settings_are_read_as_exactly_as_they_were_entered(
 @pytest.mark.parametrize(
     ("wei", "hours"),
     [
-        *((wei, 24) for wei in (MAX_WEI + 1, -1, "", "1.5", "1e18", "nan", "many")),
+        *((wei, 24) for wei in (MAX_WEI + 1, -1, "", "1.5", "10.000", "10,000", "1e78", "nan", "many")),
         *((0, hours) for hours in (-1, -0.001, "nan", "inf", "-inf", "", "1e300", 24 * 366 + 1, "a day")),
     ],
 )

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 import time_machine
+from constance import config
 from django.contrib.admin.utils import quote
 from django.db import connection
 from django.test import Client
@@ -75,7 +76,7 @@ def test_it_shows_what_the_router_would_decide(admin_client: Client) -> None:
         f"at block {FIRST_BLOCK + 20}",
         "gets the job",
         "ranked below the one that gets it",
-        ">1e+30<",
+        ">1000000000000.000000000000000001 TAO<",
         ">-0.500<",
         ">240.0 s<",
     ):
@@ -150,7 +151,9 @@ BAD = [
     ("executor_class", "gpu"),
     ("minimum_wei", "-1"),
     ("minimum_wei", str(MAX_WEI + 1)),
-    ("minimum_wei", "1e18"),
+    ("minimum_wei", "10.000"),
+    ("minimum_wei", "10,000"),
+    ("minimum_wei", "1.5"),
     ("minimum_wei", "9" * 5000),
     ("hours", "-1"),
     ("hours", "nan"),
@@ -177,6 +180,16 @@ def test_the_highest_collateral_is_taken_exactly(wei: int, admin_client: Client)
     said = board(admin_client, minimum_wei=wei, format="json").json()
     assert said["minimum_collateral_wei"] == str(wei)
     assert said["outcome"] == "NotEnoughCollateralException"
+
+
+def test_the_advice_names_the_field_that_refused(admin_client: Client) -> None:
+    asked = {"seconds": 30, "minimum_wei": "2e30", "exclude": "hot-1"}
+    advice = "Lower “Least collateral”, or wait until miners post more, or name fewer under “Without these miners”."
+    content = board(admin_client, **asked).content.decode()
+    assert advice in content
+    assert "DYNAMIC_MINIMUM" not in content
+    config.DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI = 2 * WEI
+    assert "Lower DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI" in board(admin_client, seconds=30).content.decode()
 
 
 def test_the_json_is_that_of_the_dry_run(admin_client: Client) -> None:

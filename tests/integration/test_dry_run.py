@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import time_machine
+from constance import config
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
@@ -71,9 +72,19 @@ def test_the_text_has_the_ranked_candidates_the_fate_and_a_summary() -> None:
     assert ended.code == 0
     assert f"{CLASS}, 30 s, at block {FIRST_BLOCK + 20}" in head
     assert columns.split()[:3] == ["rank", "hotkey", "score"]
-    assert first.split("fit: ")[0].split() == ["1", "hot-1", "0.000", "0", "2", "0", "240.0", "0"]
+    assert first.split("fit: ")[0].split() == ["1", "hot-1", "0.000", "0", "2", "0", "240.0", "0", "Wei"]
     assert first.rstrip().endswith("fit: gets the job")
-    assert second.split("fit: ")[0].split() == ["2", "hot-2", "-0.500", "1", "2", "0", "240.0", "1e+30"]
+    assert second.split("fit: ")[0].split() == [
+        "2",
+        "hot-2",
+        "-0.500",
+        "1",
+        "2",
+        "0",
+        "240.0",
+        f"{10**12}.000000000000000001",
+        "TAO",
+    ]
     assert second.rstrip().endswith("fit: ranked below the one that gets it")
     assert fate == f"Routed to hot-1 at 10.0.0.1:9000, paid with 3 blocks ({FIRST_BLOCK} to {FIRST_BLOCK + 2})."
     assert summary == "2 of 2 miners fit"
@@ -94,7 +105,7 @@ def test_the_text_can_end_after_the_first_candidates() -> None:
         (
             ["--min-collateral", 10**30 + 2],
             "below the collateral",
-            ["0 Wei posted, 1000000000000000000000000000002 Wei needed", f"{MUCH_WEI} Wei posted"],
+            ["0 Wei posted, 1000000000000.000000000000000002 TAO needed", f"{10**12}.000000000000000001 TAO posted"],
         ),
         (["--exclude", "hot-1", "--exclude", "hot-2"], "No miner has 30 s", ["excluded by the caller"]),
     ],
@@ -107,6 +118,30 @@ def test_a_job_that_nobody_takes_ends_with_1_and_says_why(
     assert ended.code == 1
     for text in (refusal, *sentences, "0 of 2 miners"):
         assert text in ended.out
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ([], "Lower DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI, or wait until miners post more."),
+        (["--min-collateral", "2e30"], "Lower --min-collateral, or wait until miners post more."),
+        (
+            ["--min-collateral", "2e30", "--exclude", "hot-1"],
+            "Lower --min-collateral, or wait until miners post more, or give --exclude less often.",
+        ),
+        (["--exclude", "hot-1", "--exclude", "hot-2"], "2 excluded miners were not asked: give --exclude less often."),
+        (
+            ["--exclude", "hot-1", "--seconds", 3600],
+            "1 excluded miner was not asked: give --exclude less often. Retry with a shorter job",
+        ),
+    ],
+    ids=repr,
+)
+def test_the_advice_names_the_what_if_that_refused(options: list[object], advice: str) -> None:
+    config.DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI = 0 if options else 10**31
+    told = dry_run(*JOB, *options).out
+    assert advice in told
+    assert ("DYNAMIC_MINIMUM" in told) is not bool(options)
 
 
 def test_the_json_has_all_of_the_decision() -> None:
@@ -208,17 +243,19 @@ BAD = [
     (["--seconds", 30], "go together"),
     ([*JOB, "--job", "x"], "Name a job"),
     (["--job", "x", "--jobs", "x"], "Name a job"),
-    (["--executor-class", "gpu", "--seconds", 30], "executor_class"),
-    (["--executor-class", CLASS, "--seconds", 0], "not 0"),
-    (["--executor-class", CLASS, "--seconds=-5"], "-5"),
-    (["--executor-class", CLASS, "--seconds", 3601], "3601 s"),
-    ([*JOB, "--min-collateral=-1"], "-1"),
-    ([*JOB, "--min-collateral", 2**256], str(2**256)),
-    ([*JOB, "--window=-1"], "-1"),
-    ([*JOB, "--window", "nan"], "nan"),
-    ([*JOB, "--window", "inf"], "inf"),
-    ([*JOB, "--top=-1"], "-1"),
-    ([*JOB, "--at", "tomorrow"], "tomorrow"),
+    (["--executor-class", "gpu", "--seconds", 30], "--executor-class: executor_class"),
+    (["--executor-class", CLASS, "--seconds", 0], "--seconds: Seconds must be a finite number above 0, not 0"),
+    (["--executor-class", CLASS, "--seconds=-5"], "--seconds: A time limit must be 0 s or more, not -5"),
+    (["--executor-class", CLASS, "--seconds", 99999], "--seconds: A job may take 3600 s, this one asks for 99999 s"),
+    ([*JOB, "--min-collateral=-1"], "--min-collateral: '-1' is no amount"),
+    ([*JOB, "--min-collateral", "10.000"], "--min-collateral: '10.000' has a point"),
+    ([*JOB, "--min-collateral", 2**256], f"--min-collateral: '{2**256}' is more"),
+    ([*JOB, "--window=-1"], "--window: The number of hours must be 0 to 8784, not -1"),
+    ([*JOB, "--window", "nan"], "--window: The number of hours must be 0 to 8784, not nan"),
+    ([*JOB, "--window", "inf"], "--window: The number of hours must be 0 to 8784, not inf"),
+    ([*JOB, "--exclude", "a b"], "--exclude: A hotkey has"),
+    ([*JOB, "--top=-1"], "--top must be 1 or more, not -1"),
+    ([*JOB, "--at", "tomorrow"], "--at 'tomorrow'"),
     ([*JOB, "--at", "2026-01-01T12:00:00"], "2026-01-01T12:00:00"),
     ([*JOB, "--at", "2026-13-01T12:00:00Z"], "2026-13-01T12:00:00Z"),
     ([*JOB, "--at", "0001-01-01T00:00:00Z"], "0001-01-01"),

@@ -20,7 +20,7 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from allowance import admin as ledger_admin
+from allowance import lists
 from project.asgi import application
 from routing import incidents
 from routing.models import MinerIncident
@@ -91,7 +91,7 @@ def test_a_spreadsheet_runs_no_formula(first: str, admin_client: Client) -> None
 
 
 def test_a_file_is_longer_than_a_list(admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_admin, "MAX_LISTED", 1)
+    monkeypatch.setattr(lists, "MAX_LISTED", 1)
     fill(*range(5))
     assert len(rows(admin_client.get(reverse(CSV)))) == 5
 

@@ -21,6 +21,7 @@ from django.utils.html import escape
 from pytest_django import Settings
 
 from allowance import allowance, reservations
+from allowance.amounts import wei_text
 from allowance.ledger import Steps
 from allowance.models import Account, Miner, Reservation
 from allowance.strip import BlockState
@@ -151,7 +152,7 @@ def test_the_collateral_is_shown_against_the_threshold(
     allowance().record_collateral(hotkey="anna", wei=wei)
     content = show(admin_client).content.decode()
     assert ("enough</span>" in content, "too little</span>" in content) == (passes, not passes)
-    assert f"exactly {wei} of 2000" in content
+    assert f"{wei_text(wei)} posted, 2000 Wei needed" in content
     assert f'value="{percent}">{percent} %</meter>' in content
     assert ("2000 Wei needed" in in_class(admin_client).candidate.verdict.sentence) is not passes
 

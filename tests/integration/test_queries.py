@@ -19,6 +19,7 @@ from allowance.models import Account, Reservation
 from allowance.reading import CHANGED, asked
 from allowance.state import as_list, held_at
 from allowance.types import ExecutorClass
+from allowance.validation import uuids_beginning
 from receipts import receipts
 from receipts.models import JobFinishedReceipt, JobStartedReceipt
 from receipts.ongoing import RUNNING_JOBS
@@ -311,6 +312,7 @@ def test_the_pages_of_incidents_are_served_by_indexes() -> None:
         (everything.filter(hotkey_ss58address="miner_7"), of_miner),
         (everything.filter(hotkey_ss58address__in=["miner_7", "miner_8"]), of_miner),
         (everything.filter(job_uuid=job_request().uuid), {"incident_of_job"}),
+        (everything.filter(job_uuid__range=uuids_beginning("0e0d0c")), {"incident_of_job"}),
         (everything.filter(voided_at__isnull=False), {"incident_voided"}),
     ):
         assert scans(*listed[:100].query.sql_with_params()) == indexes

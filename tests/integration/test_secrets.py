@@ -20,7 +20,7 @@ from django.test import Client
 from django.urls import reverse
 
 from allowance import allowance
-from allowance.admin import ReadOnlyAdmin
+from allowance.lists import ReadOnlyAdmin
 from allowance.models import ManifestSync
 from allowance.types import LockTimeout
 from routing import picks

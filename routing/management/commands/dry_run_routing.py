@@ -13,13 +13,14 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from allowance import validation
+from allowance.amounts import parse_wei
 from allowance.console import wide_console
 from allowance.types import AllowanceException, ExecutorClass
 from routing import conf, report
 from routing.book import DryBook
 from routing.pipeline import decide
 from routing.requests import V2JobRequest, first_problem, plain_request
-from routing.types import Decision
+from routing.types import Decision, Policy, Remedies
 
 
 class Command(BaseCommand):
@@ -37,7 +38,9 @@ class Command(BaseCommand):
             "--jobs", metavar="FILE", help="many, one a line: each sees the reservations of those before it"
         )
         what_if = parser.add_argument_group("what if")
-        what_if.add_argument("--min-collateral", type=int, metavar="WEI", help="the threshold were this")
+        what_if.add_argument(
+            "--min-collateral", metavar="AMOUNT", help="the threshold were this: 0.01tao, 1e16, 10_000"
+        )
         what_if.add_argument("--window", type=float, metavar="HOURS", help="the reliability window were this long")
         what_if.add_argument("--exclude", action="append", default=[], metavar="HOTKEY", help="without it (repeatable)")
         what_if.add_argument("--at", metavar="TIME", help="it were this time (ISO 8601, with a zone)")
@@ -46,7 +49,7 @@ class Command(BaseCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
-            policy = conf.what_if(conf.policy(), options["min_collateral"], options["window"])
+            policy, remedies = what_if(options)
             now = moment(options["at"])
             requests = list(read_requests(options))
             if options["top"] is not None and options["top"] < 1:
@@ -57,7 +60,7 @@ class Command(BaseCommand):
         console = wide_console(self.stdout._out)
         for where, request in requests:
             try:
-                decision = decide(request, book, now=now, policy=policy, exclude=options["exclude"])
+                decision = decide(request, book, now=now, policy=policy, exclude=options["exclude"], remedies=remedies)
             except (ValueError, AllowanceException) as error:
                 bad.append(f"{where}: {error}")
                 if options["format"] == "json":
@@ -80,6 +83,23 @@ class Command(BaseCommand):
             console.print()
 
 
+def what_if(options: dict[str, Any]) -> tuple[Policy, Remedies]:
+    """Return the policy that the options ask for, and what advice may name. Raises ValueError, which names the option.
+
+    The hotkeys that they exclude are checked too: a decision could not tell whose mistake a bad one is.
+    """
+    policy, remedies, amount = conf.policy(), Remedies(excluded="give --exclude less often"), options["min_collateral"]
+    if amount is not None:
+        remedies = remedies._replace(collateral="lower --min-collateral")
+        with named("--min-collateral"):
+            policy = conf.what_if(policy, parse_wei(amount), None)
+    with named("--window"):
+        policy = conf.what_if(policy, None, options["window"])
+    with named("--exclude"):
+        validation.hotkeys(options["exclude"], "It")
+    return policy, remedies
+
+
 def moment(text: str | None) -> dt.datetime:
     """Return the time that `text` names, or now. Raises ValueError for anything but a time with a zone."""
     if text is None:
@@ -100,7 +120,7 @@ def read_requests(options: dict[str, Any]) -> Iterator[tuple[str, V2JobRequest]]
             raise ValueError("--executor-class and --seconds go together.")
         with named("--executor-class"):
             request = plain_request(options["executor_class"], options["seconds"])
-        yield "--executor-class", request
+        yield "--seconds", request  # the class is checked
         return
     name: str = options["job"] or options["jobs"]
     try:
@@ -124,8 +144,9 @@ def parse_request(where: str, content: bytes) -> V2JobRequest:
 
 @contextmanager
 def named(where: str) -> Iterator[None]:
-    """Make of pydantic's complaint a ValueError of one sentence, which begins with the place."""
+    """Let a ValueError, pydantic's too, be one sentence that begins with the place or the option to blame."""
     try:
         yield
-    except ValidationError as error:
-        raise ValueError(f"{where}: {first_problem(error)}") from None
+    except ValueError as error:
+        problem = first_problem(error) if isinstance(error, ValidationError) else error
+        raise ValueError(f"{where}: {problem}") from None
