@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from allowance import validation
+from allowance.connections import renew_connection
 from allowance.console import wide_console
 from allowance.types import AllowanceException, ExecutorClass
 from routing import conf, report
@@ -56,6 +57,7 @@ class Command(BaseCommand):
         book, refused, bad = DryBook(), 0, []
         console = wide_console(self.stdout._out)
         for where, request in requests:
+            renew_connection()
             try:
                 decision = decide(request, book, now=now, policy=policy, exclude=options["exclude"])
             except (ValueError, AllowanceException) as error:
