@@ -5,7 +5,6 @@ Each prints whose sessions with the server it used, of its own thread and of its
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -18,6 +17,7 @@ settings.DATABASES["default"].update(json.loads(sys.argv[1]))
 settings.ALLOWANCE_THREADS = 1
 django.setup()
 
+from asgiref.sync import async_to_sync  # noqa: E402
 from django.db import connections  # noqa: E402
 
 from allowance.threads import close_database_pool, in_database_thread  # noqa: E402
@@ -29,8 +29,8 @@ from tests.programs import DEADLINE, say  # noqa: E402
 
 def work() -> dict[str, object]:
     """Pick in this thread and in the pool's."""
-    routes = [routing().pick(job_request()), asyncio.run(routing().pick_miner_for_job_request(job_request()))]
-    sessions = [backend_pid(), asyncio.run(in_database_thread(backend_pid)())]
+    routes = [routing().pick(job_request()), async_to_sync(routing().pick_miner_for_job_request)(job_request())]
+    sessions = [backend_pid(), async_to_sync(in_database_thread(backend_pid))()]
     return {"reservations": [route.allowance_reservation_id for route in routes], "sessions": sessions}
 
 
