@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from constance import settings as constance_settings
 from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, register
@@ -81,7 +80,7 @@ def check_routers(**_kwargs: Any) -> list[CheckMessage]:
 @register()
 def check_constance_backend(**_kwargs: Any) -> list[CheckMessage]:
     """Insist on dynamic settings that all processes share."""
-    if constance_settings.BACKEND != "constance.backends.memory.MemoryBackend":
+    if getattr(settings, "CONSTANCE_BACKEND", None) != "constance.backends.memory.MemoryBackend":
         return []
     hint = 'Set CONSTANCE_BACKEND = "constance.backends.database.DatabaseBackend".'
     found = "Constance keeps the dynamic settings in memory: each process would have its own, until it ends."
