@@ -15,7 +15,14 @@ from django.utils import timezone
 from allowance import ledger, rows
 from allowance.chain import declared_step, newest_block, ns_between, presence_history
 from allowance.ledger import Balance, Steps, Window
-from allowance.locks import chain_changed, ledger_transaction, lock_account, lock_accounts_of, lock_chain
+from allowance.locks import (
+    chain_changed,
+    ledger_transaction,
+    lock_account,
+    lock_accounts_of,
+    lock_chain,
+    reading_transaction,
+)
 from allowance.models import (
     Account,
     Block,
@@ -97,10 +104,11 @@ def check_ledger(*, repair: bool = False) -> Iterator[Difference]:
     accounts = Account.objects.select_related("miner").in_bulk()
     usable = window(None, before=KEPT_BEFORE)
     hints = set()  # what was read in two queries may have changed between them
-    for pk, live in groupby(_live_reservations().iterator(), key=lambda reservation: reservation.account_id):
-        account = accounts.pop(pk, None)
-        if account is None or _compare(account, live, usable).differences:
-            hints.add(pk)
+    with reading_transaction():
+        for pk, live in groupby(_live_reservations().iterator(), key=lambda reservation: reservation.account_id):
+            account = accounts.pop(pk, None)
+            if account is None or _compare(account, live, usable).differences:
+                hints.add(pk)
     hints |= {pk for pk, account in accounts.items() if _compare(account, (), usable).differences}
     for pk in sorted(hints):
         yield from _check_account(pk, repair)

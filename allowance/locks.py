@@ -26,7 +26,7 @@ does, holds everybody up; only PostgreSQL's own `lock_timeout` could end that.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from django.conf import settings
 from django.db import OperationalError, connection, transaction
@@ -84,6 +84,17 @@ def hurried_transaction(seconds: float) -> Iterator[None]:
         if before is not None:
             with connection.cursor() as cursor:
                 cursor.execute(f"PRAGMA busy_timeout = {before}")
+
+
+@contextmanager
+def reading_transaction() -> Iterator[None]:
+    """Run a transaction to read rows in with `QuerySet.iterator`; none on SQLite, where it would keep writers out.
+
+    On PostgreSQL the iterator is a cursor of the server. It needs one connection of the server from its beginning to
+    its end, which a pooler like PgBouncer grants to a transaction only.
+    """
+    with transaction.atomic() if connection.vendor == "postgresql" else nullcontext():
+        yield
 
 
 def lock_chain() -> None:

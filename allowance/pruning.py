@@ -15,7 +15,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery
 
 from allowance import ledger, reservations, rows
 from allowance.chain import newest_block
-from allowance.locks import bound_waits, ledger_transaction, lock_account, lock_chain, lock_timeout
+from allowance.locks import bound_waits, ledger_transaction, lock_account, lock_chain, lock_timeout, reading_transaction
 from allowance.models import Account, Block, LedgerCheck, NeuronList, Reservation, ReservationState
 from allowance.state import lapsed_at
 from allowance.types import LockTimeout
@@ -71,7 +71,8 @@ def tidy_lapsed(now: dt.datetime) -> Iterator[Batch]:
 def count_reservations(before: dt.datetime, unreferenced: Q) -> int:
     """Return how many reservations are past use, once the holds that lapsed are tidied; see `prune_reservations`."""
     found = _ended(before, unreferenced, Q(ended_at__lte=before) | lapsed_at(before))
-    return len(_unneeded(found.values_list("pk", "state", "blocks").iterator()))
+    with reading_transaction():
+        return len(_unneeded(found.values_list("pk", "state", "blocks").iterator()))
 
 
 def prune_reservations(before: dt.datetime, unreferenced: Q, batch: int) -> Iterator[Batch]:

@@ -10,6 +10,7 @@ from django.db.models import Max
 from django.utils import timezone
 
 from allowance import chain, ledger, reading, reservations, state, validation
+from allowance.connections import renews_connection
 from allowance.ledger import Standing
 from allowance.models import Account, Block
 from allowance.models import Miner as MinerRow
@@ -17,6 +18,7 @@ from allowance.threads import in_database_thread
 from allowance.types import Miner, NoBlockRecorded, NotEnoughAllowanceException
 
 
+@renews_connection
 class Allowance:
     """Find, reserve, spend and release allowance; record what the chain says. Holds no state."""
 

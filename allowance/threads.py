@@ -1,17 +1,18 @@
-"""Where coroutines send what needs the database."""
+"""Where coroutines send what needs the database. A forked child begins with a pool of its own."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, wraps
 from threading import Barrier, Lock
-from typing import Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from channels.db import database_sync_to_async
 from django.conf import settings
-from django.db import close_old_connections, connections
+from django.db import DEFAULT_DB_ALIAS, close_old_connections, connections
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ DEFAULT_THREADS = 8
 def database_pool() -> ThreadPoolExecutor:
     """Return this process's pool: as many threads, and so database connections, as ALLOWANCE_THREADS says."""
     threads = getattr(settings, "ALLOWANCE_THREADS", DEFAULT_THREADS)
-    return ThreadPoolExecutor(max_workers=threads, thread_name_prefix="allowance")
+    return ThreadPoolExecutor(threads, thread_name_prefix="allowance", initializer=_note_connection)
 
 
 def in_database_thread(
@@ -71,7 +72,10 @@ def give_back_later(give_back: Callable[[R], None], result: R) -> None:
 
 def _dispose_in_pool(give_back: Callable[[R], None], result: R) -> None:
     close_old_connections()
-    _dispose(give_back, result)
+    try:
+        _dispose(give_back, result)
+    finally:
+        close_old_connections()
 
 
 def _dispose(give_back: Callable[[R], None], result: R) -> None:
@@ -116,3 +120,42 @@ def close_database_pool() -> None:
         done.result()
     pool.shutdown()
     database_pool.cache_clear()
+    _connections_of_pool.clear()
+
+
+_connections_of_pool: list[Any] = []
+"""Django's connections of the pool's threads, which no other thread could find."""
+
+_inherited: list[Any] = []
+"""SQLite's connections of a parent process: a child may neither use nor close them."""
+
+
+def _note_connection() -> None:
+    _connections_of_pool.append(connections[DEFAULT_DB_ALIAS])
+
+
+def _begin_anew_in_child() -> None:
+    """Give a forked child a pool and connections of its own: it inherits its parent's sessions, and no threads."""
+    database_pool.cache_clear()
+    own = [connection for connection in connections.all(initialized_only=True) if connection.alias == DEFAULT_DB_ALIAS]
+    for inherited in (*_connections_of_pool, *own):
+        _leave_to_parent(inherited)
+    _connections_of_pool.clear()
+    if own:
+        del connections[DEFAULT_DB_ALIAS]  # with what it knows of a transaction, which is the parent's too
+
+
+def _leave_to_parent(inherited: Any) -> None:
+    """Give an inherited connection up without a message to its server, which would end the session of the parent."""
+    raw, inherited.connection = inherited.connection, None
+    if inherited.vendor != "postgresql":
+        _inherited.append(raw)
+    elif raw is not None and not raw.closed:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, raw.fileno())
+        os.close(nowhere)
+        raw.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew_in_child)

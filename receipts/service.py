@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 
+from receipts.connections import renews_connection
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
 from receipts.ongoing import RUNNING_JOBS, select
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
@@ -16,6 +17,7 @@ TABLES: dict[type[JobStarted | JobAccepted | JobFinished], type[Receipt]] = {
 }
 
 
+@renews_connection
 class Receipts:
     """Record and count. Holds no state."""
 

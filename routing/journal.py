@@ -13,6 +13,7 @@ from django.db import connection, transaction
 from django.db.models import Model, QuerySet
 from pydantic import BaseModel
 
+from allowance.connections import renew_connection
 from allowance.locks import ledger_transaction, lock_chain
 from allowance.models import Block, ManifestSync, Miner, Reservation, ReservationState
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
@@ -56,6 +57,7 @@ def replay(lines: Iterable[bytes], *, batch: int = 100) -> Iterator[str]:
     problem: JournalError | None = None
     while problem is None and (chunk := list(islice(numbered, batch))):
         kinds: list[str] = []
+        renew_connection()  # the next lines may have been long in coming
         with ledger_transaction():
             # First, because later events need it, and by then the batch may hold rows that its holder waits for.
             lock_chain()

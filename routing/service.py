@@ -9,6 +9,7 @@ from uuid import UUID
 from django.utils import timezone
 
 from allowance import reservations
+from allowance.connections import renews_connection
 from allowance.threads import in_database_thread
 from routing import picks
 from routing.book import LiveBook
@@ -17,6 +18,7 @@ from routing.reliability import record_incident
 from routing.types import JobRoute, OrganicJobRequest
 
 
+@renews_connection
 class Routing:
     """Pick miners and take note of what they do wrong. Holds no state."""
 

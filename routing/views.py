@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_safe
@@ -18,6 +19,7 @@ from routing.tokens import Scope
 PERMISSION = "routing.view_metrics"
 
 
+@non_atomic_requests  # a site's ATOMIC_REQUESTS takes no async views
 @cache_control(no_store=True)
 @require_safe
 async def healthz(_request: HttpRequest) -> HttpResponse:
@@ -25,6 +27,7 @@ async def healthz(_request: HttpRequest) -> HttpResponse:
     return JsonResponse({"status": OK})
 
 
+@non_atomic_requests
 @cache_control(no_store=True)
 @require_safe
 async def readyz(_request: HttpRequest) -> HttpResponse:
@@ -46,6 +49,7 @@ async def readyz(_request: HttpRequest) -> HttpResponse:
     return JsonResponse(answer, status=200 if ready else 503)
 
 
+@non_atomic_requests
 @cache_control(no_store=True)
 @require_safe
 async def metrics(request: HttpRequest) -> HttpResponse:

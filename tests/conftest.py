@@ -4,9 +4,11 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test import TransactionTestCase
 from hypothesis import settings
 
@@ -60,6 +62,21 @@ def tables_are_emptied_row_by_row() -> Iterator[None]:
     """Django truncates all tables after a test and makes all permissions anew: ten times as long as what was tested."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TransactionTestCase, "_fixture_teardown", lambda _case: empty_tables())
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_cursor_outlives_its_transaction() -> Iterator[None]:
+    """A pooler that grants connections for a transaction, as PgBouncer may, loses the server's cursor after it."""
+    backend: Any = type(connections["default"])
+    chunked_cursor = backend.chunked_cursor
+
+    def guarded(wrapper: BaseDatabaseWrapper) -> object:
+        assert wrapper.in_atomic_block or wrapper.vendor == "sqlite", "QuerySet.iterator outside reading_transaction"
+        return chunked_cursor(wrapper)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "chunked_cursor", guarded)
         yield
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from allowance import allowance
 from allowance.console import wide_console
+from allowance.locks import reading_transaction
 from allowance.models import Reservation
 from allowance.state import held_at
 from allowance.types import AllowanceException
@@ -35,7 +36,8 @@ class Command(BaseCommand):
                 allowance().undo_allowance_reservation(options["release"])
                 self.report(options, options["release"], "released")
             else:
-                self.list_live(options["format"])
+                with reading_transaction():
+                    self.list_live(options["format"])
         except AllowanceException as error:
             self.stderr.write(str(error))
             raise SystemExit(1) from error

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from allowance import validation
 from allowance.amounts import parse_wei
+from allowance.connections import renew_connection
 from allowance.console import wide_console
 from allowance.types import AllowanceException, ExecutorClass
 from routing import conf, report
@@ -59,6 +60,7 @@ class Command(BaseCommand):
         book, refused, bad = DryBook(), 0, []
         console = wide_console(self.stdout._out)
         for where, request in requests:
+            renew_connection()
             try:
                 decision = decide(request, book, now=now, policy=policy, exclude=options["exclude"], remedies=remedies)
             except (ValueError, AllowanceException) as error:

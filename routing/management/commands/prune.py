@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from allowance.connections import renew_connection
 from allowance.console import wide_console
 from routing.pruning import Kind, kinds
 from routing.retention import kept
@@ -59,6 +60,7 @@ def prune(todo: list[Kind], locked: list[str]) -> list[int]:
                 rows += batch.rows
                 locked += [batch.locked] if batch.locked else []
                 progress.update(task, completed=rows)
+                renew_connection()
             done.append(rows)
     return done
 
