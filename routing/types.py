@@ -101,6 +101,7 @@ class Gate(StrEnum):
     EXCLUDED = "excluded"
     ALLOWANCE = "allowance"
     COLLATERAL = "collateral"
+    ADDRESS = "address"
     EXECUTORS = "executors"
     RESERVATION = "reservation"
     LOCK = "lock"
@@ -110,6 +111,7 @@ SUMMARY = {
     Gate.EXCLUDED: "excluded by the caller",
     Gate.ALLOWANCE: "without allowance",
     Gate.COLLATERAL: "below the collateral of {minimum_wei}",
+    Gate.ADDRESS: "without an address",
     Gate.EXECUTORS: "busy",
     Gate.RESERVATION: "taken by another job meanwhile",
     Gate.LOCK: "locked or just changed by others",
@@ -149,6 +151,8 @@ class Verdict:
                 return f"{self.observed:g} s free, {self.required:g} s needed"
             case Gate.COLLATERAL:
                 return f"{wei_text(int(self.observed))} posted, {wei_text(int(self.required))} needed"
+            case Gate.ADDRESS:
+                return "it announces no address that can be reached"
             case Gate.EXECUTORS:
                 return f"{_count(self.required - 1, 'job')} ongoing on {_count(self.observed, 'executor')}"
             case Gate.RESERVATION:
@@ -164,6 +168,7 @@ def _count(number: float, thing: str) -> str:
 
 NOT_REACHED = Verdict(None, 0, 0)
 PASSED_OVER = Verdict(Gate.LOCK, 0, 1)
+NO_ADDRESS = Verdict(Gate.ADDRESS, 1, 0)
 
 
 @dataclass(slots=True)
@@ -171,6 +176,7 @@ class Candidate:
     """One miner as the decision saw it. `rank` counts from 1, and is None for who was not ranked."""
 
     standing: Standing
+    reachable: bool
     ongoing: int
     incidents: int
     score: float
@@ -258,14 +264,17 @@ class JobRoutingException(Exception):  # noqa: N818 (the contract's name)
 class NoMinerFits(JobRoutingException):
     """Say that no miner can take the job; `decision` tells why, per candidate."""
 
-    advice = ""
-
     def __init__(self, decision: Decision) -> None:
         self.decision = decision
         super().__init__(
             f"No miner for job {decision.job.uuid} ({decision.job.executor_class}, {decision.job.seconds:g} s): "
             f"{decision.summary}. {self.advice}"
         )
+
+    @property
+    def advice(self) -> str:
+        """What to do."""
+        raise NotImplementedError
 
     @property
     def candidates(self) -> Sequence[Candidate]:
@@ -278,12 +287,21 @@ class NoMinerFits(JobRoutingException):
 
 
 class AllMinersBusy(NoMinerFits):
-    """Every miner that has allowance and collateral is at its executors' limit."""
+    """Every miner that has allowance and collateral is at its executors' limit, or can't be reached."""
 
-    advice = "Retry when a job has finished or a reservation lapses."
+    @property
+    def advice(self) -> str:
+        """What to do: to wait helps if a miner is busy."""
+        failed = self.decision.counts.keys()
+        if Gate.ADDRESS in failed and not failed & {Gate.EXECUTORS, Gate.RESERVATION}:
+            return "Retry when one of those without an address announces where it listens."
+        return "Retry when a job has finished or a reservation lapses."
 
 
 class NotEnoughCollateralException(NoMinerFits):
     """Every miner that has allowance posted less collateral than required."""
 
-    advice = "Lower DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI, or wait until miners post more."
+    @property
+    def advice(self) -> str:
+        """What to do."""
+        return "Lower DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI, or wait until miners post more."
