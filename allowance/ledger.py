@@ -16,7 +16,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from allowance.types import BLOCK_DURATION_US, BLOCK_EXPIRY, MAX_BLOCK_DURATION_US, MAX_JOB_RUN_TIME, Miner
+from allowance.types import (
+    BLOCK_DURATION_US,
+    BLOCK_EXPIRY,
+    MAX_BLOCK_DURATION_US,
+    MAX_JOB_RUN_TIME,
+    Miner,
+    is_reachable,
+)
 
 Steps = tuple[tuple[int, int], ...]
 Nanoseconds = npt.NDArray[np.int64]
@@ -78,6 +85,11 @@ class Balance(NamedTuple):
     def miner(self) -> Miner:
         """The miner as callers know it."""
         return Miner(self.address, self.ip_version, self.port, self.hotkey)
+
+    @property
+    def is_reachable(self) -> bool:
+        """Tell whether a job can be sent to the miner."""
+        return is_reachable(self.address, self.ip_version, self.port)
 
     @property
     def registered(self) -> bool:

@@ -15,7 +15,7 @@ from allowance.ledger import Standing
 from allowance.models import Account, Block
 from allowance.models import Miner as MinerRow
 from allowance.threads import in_database_thread
-from allowance.types import Miner, NoBlockRecorded, NotEnoughAllowanceException
+from allowance.types import NO_ADDRESS, Miner, NoBlockRecorded, NotEnoughAllowanceException
 
 
 @renews_connection
@@ -89,10 +89,9 @@ class Allowance:
         return manifests
 
     def miners(self) -> list[Miner]:
-        """Return the miners that are registered at the newest block and have an address, by hotkey."""
-        return [
-            row.value for row in MinerRow.objects.exclude(address="").order_by("hotkey") if ledger.present(row.presence)
-        ]
+        """Return the miners that are registered at the newest block and can be reached, by hotkey."""
+        rows = MinerRow.objects.exclude(address__in=NO_ADDRESS).order_by("hotkey")
+        return [row.value for row in rows if ledger.present(row.presence) and row.value.is_reachable]
 
     def record_block(
         self, *, number: int, timestamp: dt.datetime, stake_share: float, hotkeys: Iterable[str] | None = None

@@ -43,6 +43,15 @@ class ExecutorClass(StrEnum):
 EXECUTOR_CLASSES = frozenset(ExecutorClass._value2member_map_)
 
 
+NO_ADDRESS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 (where miners listen, not where we do)
+"""What a miner announces that can't be reached."""
+
+
+def is_reachable(address: str, ip_version: int, port: int) -> bool:
+    """Tell whether a miner that announces this can be reached. Addresses are as `validation.address` writes them."""
+    return bool(port and ip_version) and address not in NO_ADDRESS
+
+
 @dataclass(frozen=True, slots=True)
 class Miner:
     """Where to reach a miner, and its name on the network."""
@@ -51,6 +60,16 @@ class Miner:
     ip_version: int
     port: int
     hotkey_ss58: str
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether the miner has an address to which a job can be sent."""
+        return is_reachable(self.address, self.ip_version, self.port)
+
+    @property
+    def endpoint(self) -> str:
+        """The address and the port as one text; an IPv6 address is in brackets."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
 
 class BadInputError(ValueError):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import ipaddress
 import math
 import re
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from uuid import UUID
 
 from allowance.types import (
@@ -22,6 +24,13 @@ from allowance.types import (
 )
 
 HOTKEY = rf"\S{{1,{HOTKEY_LENGTH}}}"
+
+MAX_PORT = 65535
+IP_VERSIONS = (0, 4, 6)
+
+MAX_HOST_NAME = 253
+HOST_NAME = r"(?!(.*\.)?[0-9]+\.?$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.|$))+"
+"""Labels with dots between. The last is not a number: that would be an IP address that went wrong."""
 
 JOB_UUID = "(?i:[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12})"
 """Without this, UUID() would pass blanks, line breaks and underscores, and what is logged could not be trusted."""
@@ -118,16 +127,35 @@ def uuids_beginning(text: str) -> tuple[UUID, UUID]:
     raise BadInputError(f"A UUID begins with {UUID_BEGINNING} or more hexadecimal digits, not {text!r:.80}.")
 
 
+def address(value: object, name: str) -> tuple[str, int | None]:
+    """Return an address in the one way in which it is written, and its IP version; None: it is a host name.
+
+    Raises BadInputError for what is neither an IP address nor a host name.
+    """
+    if isinstance(value, str):
+        with suppress(ValueError):
+            ip = ipaddress.ip_address(value)
+            mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+            nowhere = ip.is_unspecified or (mapped is not None and mapped.is_unspecified)
+            return ("::" if ip.version == 6 else "0.0.0.0") if nowhere else str(ip), ip.version  # noqa: S104
+        if len(value) <= MAX_HOST_NAME and re.fullmatch(HOST_NAME, value):
+            return value, None
+    raise BadInputError(f"{name} must be an IP address or a host name, not {value!r:.80}.")
+
+
 def axon(name: str, value: Mapping[str, object]) -> Miner:
-    """Return where miner `name` listens; `value` has `address`, `ip_version` (4 or 6) and `port`."""
+    """Return where miner `name` listens; `value` has `address`, `ip_version` (4, 6, or 0 for none) and `port`.
+
+    What can't be reached, as 0.0.0.0, is no error. The version of an IP address is what the address says.
+    """
     if not isinstance(value, Mapping):
         raise BadInputError(f"The axon of {name} must be a mapping, not {value!r:.80}.")
-    address, ip_version = value.get("address"), value.get("ip_version", 4)
-    if not isinstance(address, str) or not 0 < len(address) <= 255 or not address.isprintable():
-        raise BadInputError(f"The address of {name} must be a text of 1 to 255 characters, not {address!r:.80}.")
-    if ip_version not in (4, 6) or isinstance(ip_version, bool):
-        raise BadInputError(f"The IP version of {name} must be 4 or 6, not {ip_version!r:.80}.")
-    return Miner(address, int(str(ip_version)), whole(value.get("port"), f"The port of {name}", 65535), hotkey(name))
+    where, version = address(value.get("address"), f"The address of {name}")
+    label = whole(value.get("ip_version", 4), f"The IP version of {name}", 6)
+    if label not in IP_VERSIONS:
+        raise BadInputError(f"The IP version of {name} must be 4, 6, or 0 for no address, not {label}.")
+    port = whole(value.get("port"), f"The port of {name}", MAX_PORT)
+    return Miner(where, label and (version or label), port, hotkey(name))
 
 
 def manifest(name: str, counts: Mapping[str, int]) -> dict[str, int]:

@@ -86,10 +86,10 @@ else:
     CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 
 DEBUG_MINER_KEY = env.str("DEBUG_MINER_KEY", default="")
-DEBUG_MINER_ADDRESS = env.str("DEBUG_MINER_ADDRESS", default="127.0.0.1")
-DEBUG_MINER_PORT = env.int("DEBUG_MINER_PORT", default=8000)
-TRUSTED_MINER_ADDRESS = env.str("TRUSTED_MINER_ADDRESS", default="127.0.0.1")
-TRUSTED_MINER_PORT = env.int("TRUSTED_MINER_PORT", default=8001)
+DEBUG_MINER_ADDRESS = env.str("DEBUG_MINER_ADDRESS", default="")
+DEBUG_MINER_PORT = env.int("DEBUG_MINER_PORT", default=0)
+TRUSTED_MINER_ADDRESS = env.str("TRUSTED_MINER_ADDRESS", default="")
+TRUSTED_MINER_PORT = env.int("TRUSTED_MINER_PORT", default=0)
 ALLOWANCE_THREADS = env.int("ALLOWANCE_THREADS", default=8)
 ALLOWANCE_LOCK_TIMEOUT = env.float("ALLOWANCE_LOCK_TIMEOUT", default=5.0)
 DECISIONS_SAMPLE = env.float("DECISIONS_SAMPLE", default=0.01)

@@ -6,6 +6,7 @@ import logging
 from typing import NamedTuple
 
 from django import db
+from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 from pydantic import ValidationError
 from pydantic_core import from_json
@@ -56,7 +57,7 @@ REASONS: dict[type[Exception], Reason] = {
 MAX_VALUES = 5000
 """Messages of more values, in lists and objects at any depth, are not read: a job has some dozens."""
 
-FORESEEN: tuple[type[Exception], ...] = (*REASONS, db.Error)
+FORESEEN: tuple[type[Exception], ...] = (*REASONS, db.Error, ImproperlyConfigured)
 
 RATE_LIMITED = Refused(
     uuid=None,
@@ -101,12 +102,19 @@ def to_said(said: Said) -> Acknowledged | Rejected | Refused:
 
 
 def _failed(message: Incoming, error: Exception) -> Refused | Rejected:
-    """Return the answer to a message that raised a foreseen error. A client learns nothing of the database's."""
+    """Return the answer to a message that raised a foreseen error.
+
+    A client learns nothing of the database's errors, nor of the settings.
+    """
     uuid = str(message.uuid)
     if isinstance(error, db.Error):
         logger.error("No answer from the database for job %.80r.", uuid, extra={"job": uuid}, exc_info=error)
         sentence = "The router can't reach its database. Retry."
         return _refused(message.type, uuid, Reason.UNAVAILABLE, sentence, SOON)
+    if isinstance(error, ImproperlyConfigured):
+        logger.error("No answer for job %.80r: %s", uuid, error, extra={"job": uuid})
+        sentence = "The router's settings do not allow for this job. Its operators find the reason in the log."
+        return _refused(message.type, uuid, Reason.UNAVAILABLE, sentence)
     wait = SOON if isinstance(error, LockTimeout) else None
     return _refused(message.type, uuid, _reason(error), str(error), wait)
 

@@ -24,7 +24,7 @@ from allowance.types import HOLD_MARGIN, LockTimeout, Miner
 from routing.conf import InForce
 from routing.metrics import LOCK_SKIPS, LOCK_WAIT_SECONDS, LOCK_WAITS
 from routing.ongoing import Jobs, as_text, observe, occupation
-from routing.types import PASSED_OVER, Candidate, Decision, Gate, Job, Verdict
+from routing.types import NO_ADDRESS, PASSED_OVER, Candidate, Decision, Gate, Job, Verdict
 
 
 class Seen(NamedTuple):
@@ -279,6 +279,8 @@ def busy(balance: Balance, ongoing: int) -> Verdict | None:
 
 def admit(balance: Balance, ongoing: int, job: Job, window: Window) -> list[int] | Verdict:
     """Return the blocks that pay for the job, or the verdict on a miner that can't take it."""
+    if not balance.is_reachable:
+        return NO_ADDRESS
     if verdict := busy(balance, ongoing):
         return verdict
     blocks = ledger.take(window, balance, ledger.to_ns(job.seconds)) if balance.registered else None

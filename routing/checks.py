@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
+from collections.abc import Collection
 from typing import Any
 
+from django import db
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Tags, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 
 from allowance import validation
-from routing import alerts, decisions, limits, retention, signatures
+from routing import alerts, conf, decisions, limits, retention, signatures
 from routing.dynamic import CONSTANCE_SETTINGS
 
 
@@ -69,15 +70,45 @@ def check_fixed_miners(**_kwargs: Any) -> list[CheckMessage]:
             hint = "Set DEBUG_MINER_KEY to the hotkey of the miner that is to get every job, or to nothing."
             errors.append(Error(f"DEBUG_MINER_KEY: {error}", hint=hint, id="routing.E004"))
     for prefix in ("DEBUG_MINER", "TRUSTED_MINER") if key else ("TRUSTED_MINER",):
-        address, port = getattr(settings, f"{prefix}_ADDRESS", None), getattr(settings, f"{prefix}_PORT", None)
         try:
-            if address:
-                ipaddress.ip_address(address)
-            validation.whole(port or 0, f"{prefix}_PORT", 65535)
-        except ValueError as error:
-            hint = f"Set {prefix}_ADDRESS to an IP address and {prefix}_PORT to 0 to 65535."
+            miner = conf.fixed_miner(prefix, str(key))
+        except ImproperlyConfigured as error:
+            hint = f"Set {prefix}_ADDRESS to an IP address and {prefix}_PORT to 1 to 65535."
             errors.append(Error(f"{prefix}: {error}", hint=hint, id="routing.E005"))
+        else:
+            errors += [_unreachable(prefix, miner.endpoint)] if miner and not miner.is_reachable else []
     return errors
+
+
+@register(Tags.database)
+def check_recorded_debug_miner(databases: Collection[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
+    """Warn of a debug miner whose address neither the settings nor the chain has."""
+    key = getattr(settings, "DEBUG_MINER_KEY", None)
+    try:
+        if not key or not databases or conf.fixed_miner("DEBUG_MINER", key):
+            return []
+        miner = conf.recorded_miner(key)
+    except (ImproperlyConfigured, db.Error):  # the one is told by another check, the other by whatever runs next
+        return []
+    if miner and miner.is_reachable:
+        return []
+    return [_unreachable("DEBUG_MINER", f"{miner.endpoint} on the chain" if miner else "no address on the chain")]
+
+
+@register(deploy=True)
+def check_trusted_miner(**_kwargs: Any) -> list[CheckMessage]:
+    """Warn that trusted jobs have nowhere to go. Sites that have no such jobs may silence it."""
+    if getattr(settings, "TRUSTED_MINER_ADDRESS", None) or getattr(settings, "TRUSTED_MINER_PORT", None):
+        return []
+    return [_unreachable("TRUSTED_MINER", "no address")]
+
+
+def _unreachable(prefix: str, where: str) -> CheckMessage:
+    return Warning(
+        f"{prefix} has {where}: every job for it will raise ImproperlyConfigured.",
+        hint=conf.ADVICE.format(prefix=prefix),
+        id="routing.W001",
+    )
 
 
 @register(Tags.database)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -17,7 +16,9 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 
-from allowance.types import MAX_WEI, Miner
+from allowance import validation
+from allowance.models import Miner as MinerRow
+from allowance.types import MAX_WEI, BadInputError, Miner
 from routing.dynamic import MAX_WINDOW_HOURS, MINIMUM_WEI, WINDOW_HOURS
 from routing.models import IncidentVersion
 from routing.types import TRUSTED_MINER_FAKE_KEY, Policy
@@ -25,6 +26,8 @@ from routing.types import TRUSTED_MINER_FAKE_KEY, Policy
 _SETTINGS, _VERSIONS = (connection.ops.quote_name(model._meta.db_table) for model in (Constance, IncidentVersion))
 
 SETTING, VERSION = 2, 3
+
+ADVICE = "Set {prefix}_ADDRESS and {prefix}_PORT to where it listens."
 
 # Where constance keeps its settings in the database they are read in SQL: its own way takes longer than the database,
 # and answers with defaults if the table can't be read. The last column tells the rows apart, and from others that they
@@ -117,20 +120,48 @@ def what_if(there: Policy, minimum_wei: int | None, hours: float | None) -> Poli
 
 
 def debug_miner() -> Miner | None:
-    """Return the miner that gets every job, if settings name one."""
+    """Return the miner that gets every job, if settings name one.
+
+    It listens where settings say, or else where the chain says. Raises ImproperlyConfigured if that is nowhere.
+    """
     key = getattr(settings, "DEBUG_MINER_KEY", None)
-    return _fixed_miner("DEBUG_MINER", key) if key else None
+    if not key:
+        return None
+    return reachable("DEBUG_MINER", fixed_miner("DEBUG_MINER", key) or recorded_miner(key))
 
 
 def trusted_miner() -> Miner:
-    """Return the pseudo-miner that trusted jobs go to."""
-    return _fixed_miner("TRUSTED_MINER", TRUSTED_MINER_FAKE_KEY)
+    """Return the pseudo-miner that trusted jobs go to. Raises ImproperlyConfigured if it has no address."""
+    return reachable("TRUSTED_MINER", fixed_miner("TRUSTED_MINER", TRUSTED_MINER_FAKE_KEY))
 
 
-def _fixed_miner(prefix: str, hotkey: str) -> Miner:
-    address = getattr(settings, f"{prefix}_ADDRESS", None) or "0.0.0.0"  # noqa: S104 (a miner's, not ours)
+def fixed_miner(prefix: str, hotkey: str) -> Miner | None:
+    """Return the miner whose address and port the settings with this prefix have; None if they have neither.
+
+    Raises ImproperlyConfigured if they are not an IP address and a port.
+    """
+    address, port = getattr(settings, f"{prefix}_ADDRESS", None), getattr(settings, f"{prefix}_PORT", None)
+    if not address and not port:
+        return None
     try:
-        ip_version = ipaddress.ip_address(address).version
-    except ValueError:
-        ip_version = 4
-    return Miner(address, ip_version, int(getattr(settings, f"{prefix}_PORT", None) or 0), hotkey)
+        where, version = validation.address(address or "0.0.0.0", f"{prefix}_ADDRESS")  # noqa: S104 (a miner's)
+        number = validation.whole(port or 0, f"{prefix}_PORT", validation.MAX_PORT)
+    except BadInputError as error:
+        raise ImproperlyConfigured(str(error)) from error
+    if version is None:
+        raise ImproperlyConfigured(f"{prefix}_ADDRESS must be an IP address, not {address!r:.80}.")
+    return Miner(where, version, number, hotkey)
+
+
+def recorded_miner(hotkey: str) -> Miner | None:
+    """Return a miner with the address that the chain recorded for it, None if there is no such miner."""
+    row = MinerRow.objects.filter(pk=hotkey).first()
+    return row.value if row else None
+
+
+def reachable(prefix: str, miner: Miner | None) -> Miner:
+    """Return a fixed miner. Raises ImproperlyConfigured if there is none, or if it can't be reached."""
+    if miner is None or not miner.is_reachable:
+        says = "no address" if miner is None else f"the address {miner.endpoint}, which can't be reached"
+        raise ImproperlyConfigured(f"{prefix} has {says}. {ADVICE.format(prefix=prefix)}")
+    return miner

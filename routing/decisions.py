@@ -38,7 +38,7 @@ LOOKED_THROUGH = 20
 """So many decisions with their candidates are looked through for one miner: each has all miners of a class."""
 
 COLUMNS = (
-    "hotkey", "executors", "wei", "earned", "free", "spent", "earliest", "ongoing", "incidents",
+    "hotkey", "executors", "wei", "earned", "free", "spent", "earliest", "reachable", "ongoing", "incidents",
     "score", "rank", "gate", "required", "observed",
 )  # fmt: skip
 """What is kept of a candidate: first what the decision began with, amounts in nanoseconds; then what came of it."""
@@ -91,7 +91,7 @@ def record_apart(decision: Decision, *, seconds: float, waited: float) -> None:
 def load(record: DecisionRecord) -> Decision | None:
     """Return the decision that a record tells, or None if its candidates were not kept.
 
-    Addresses and blocks are not: they are with the miner and the reservation.
+    Whether a miner had an address is recorded. The address and the blocks are with the miner and the reservation.
     """
     if record.candidates is None or record.window_hours is None:
         return None
@@ -176,7 +176,7 @@ def _kept(decision: Decision, winner: Candidate | None = None) -> dict[str, obje
         verdict = c.chosen(decision.job) if c is winner else c.verdict
         seen = (balance.hotkey, balance.executors, balance.wei, standing.earned, standing.free, standing.spent)
         came_of_it = (c.score, c.rank, verdict.gate, verdict.required, verdict.observed)
-        found.append([*seen, standing.earliest, c.ongoing, c.incidents, *came_of_it])
+        found.append([*seen, standing.earliest, c.reachable, c.ongoing, c.incidents, *came_of_it])
     return {"columns": COLUMNS, "rows": found, "excluded": sorted(decision.excluded)}
 
 
@@ -201,4 +201,4 @@ def _candidate(executor_class: str, kept: Mapping[str, Any]) -> Candidate:
     gate = kept["gate"] and Gate(kept["gate"])
     verdict = Verdict(gate, kept["required"], kept["observed"])
     rated = score(kept["incidents"], kept["executors"])
-    return Candidate(standing, kept["ongoing"], kept["incidents"], rated, verdict, kept["rank"])
+    return Candidate(standing, kept["reachable"], kept["ongoing"], kept["incidents"], rated, verdict, kept["rank"])

@@ -20,6 +20,7 @@ from routing import conf
 from routing.book import Book, Reserved, Reserver, Seen, busy
 from routing.reliability import incident_counts, score
 from routing.types import (
+    NO_ADDRESS,
     NOT_REACHED,
     OF_THE_SETTINGS,
     PASSED_OVER,
@@ -93,7 +94,7 @@ def settle(question: Decision, book: Reserver, window: Window, *, begun: float) 
 def refusal(
     decision: Decision,
 ) -> NotEnoughAllowanceException | NotEnoughCollateralException | AllMinersBusy | LockTimeout:
-    """Return the exception for a decision without a route: lack of allowance over collateral over executors.
+    """Return the exception for a decision without a route: lack of allowance over collateral over the rest.
 
     If a candidate was not even asked, because others kept it locked, it would be wrong to call all miners busy.
     """
@@ -137,7 +138,8 @@ def gather(seen: Seen, incidents: Mapping[str, int]) -> list[Candidate]:
         balance = standing.balance
         count = incidents.get(balance.hotkey, 0)
         jobs = len(seen.ongoing.get(balance.hotkey, ()))
-        candidates.append(Candidate(standing, jobs, count, score(count, balance.executors), NOT_REACHED))
+        rated = score(count, balance.executors)
+        candidates.append(Candidate(standing, balance.is_reachable, jobs, count, rated, NOT_REACHED))
     return candidates
 
 
@@ -150,6 +152,8 @@ def judge(candidate: Candidate, job: Job, need: int, policy: Policy, banned: fro
         return Verdict(Gate.ALLOWANCE, job.seconds, candidate.free_seconds)
     if balance.wei < policy.minimum_wei:
         return Verdict(Gate.COLLATERAL, policy.minimum_wei, candidate.wei)
+    if not candidate.reachable:
+        return NO_ADDRESS
     return NOT_REACHED
 
 

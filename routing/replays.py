@@ -16,7 +16,7 @@ from routing.models import DecisionRecord
 from routing.pipeline import outcome, settle
 from routing.types import NOT_REACHED, PASSED_OVER, Candidate, Decision, Gate, Verdict
 
-UNDER_THE_LOCK = {Gate.EXECUTORS, Gate.RESERVATION}
+UNDER_THE_LOCK = {Gate.ADDRESS, Gate.EXECUTORS, Gate.RESERVATION}
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ def sentence(decision: Decision) -> str:
     miner = decision.route.miner
     blocks = decision.route.allowance_blocks
     paid = f", paid with {len(blocks)} blocks ({blocks[0]} to {blocks[-1]})" if blocks else ", no allowance needed"
-    return f"Routed to {miner.hotkey_ss58} at {miner.address}:{miner.port}{paid}."
+    return f"Routed to {miner.hotkey_ss58} at {miner.endpoint}{paid}."
 
 
 def show(decision: Decision, console: Console, *, most: int | None = None) -> None:

@@ -115,6 +115,7 @@ class Gate(StrEnum):
     EXCLUDED = "excluded"
     ALLOWANCE = "allowance"
     COLLATERAL = "collateral"
+    ADDRESS = "address"
     EXECUTORS = "executors"
     RESERVATION = "reservation"
     LOCK = "lock"
@@ -124,6 +125,7 @@ SUMMARY = {
     Gate.EXCLUDED: "excluded by the caller",
     Gate.ALLOWANCE: "without allowance",
     Gate.COLLATERAL: "below the collateral of {minimum_wei}",
+    Gate.ADDRESS: "without an address",
     Gate.EXECUTORS: "busy",
     Gate.RESERVATION: "taken by another job meanwhile",
     Gate.LOCK: "locked or just changed by others",
@@ -151,6 +153,8 @@ class Verdict:
                 return f"{self.observed:g} s free, {self.required:g} s needed"
             case Gate.COLLATERAL:
                 return f"{wei_text(int(self.observed))} posted, {wei_text(int(self.required))} needed"
+            case Gate.ADDRESS:
+                return "it announces no address that can be reached"
             case Gate.EXECUTORS:
                 return f"{_count(self.required - 1, 'job')} ongoing on {_count(self.observed, 'executor')}"
             case Gate.RESERVATION:
@@ -166,6 +170,7 @@ def _count(number: float, thing: str) -> str:
 
 NOT_REACHED = Verdict(None, 0, 0)
 PASSED_OVER = Verdict(Gate.LOCK, 0, 1)
+NO_ADDRESS = Verdict(Gate.ADDRESS, 1, 0)
 
 
 @dataclass(slots=True)
@@ -173,6 +178,7 @@ class Candidate:
     """One miner as the decision saw it. `rank` counts from 1, and is None for who was not ranked."""
 
     standing: Standing
+    reachable: bool
     ongoing: int
     incidents: int
     score: float
@@ -272,9 +278,6 @@ class JobRoutingException(Exception):  # noqa: N818 (the contract's name)
 class NoMinerFits(JobRoutingException):
     """No miner can take the job; `decision` has the reason for each candidate."""
 
-    advice = ""
-    """What the caller can do; may name the decision's `remedies`."""
-
     def __init__(self, decision: Decision) -> None:
         self.decision = decision
         advice = self.advice + (", or {excluded}" if Gate.EXCLUDED in decision.counts else "")
@@ -283,6 +286,11 @@ class NoMinerFits(JobRoutingException):
             f"No miner for job {decision.job.uuid} ({decision.job.executor_class}, {decision.job.seconds:g} s): "
             f"{decision.summary}. {advice[:1].upper()}{advice[1:]}."
         )
+
+    @property
+    def advice(self) -> str:
+        """What the caller can do; may name the decision's `remedies`."""
+        raise NotImplementedError
 
     @property
     def candidates(self) -> Sequence[Candidate]:
@@ -295,12 +303,21 @@ class NoMinerFits(JobRoutingException):
 
 
 class AllMinersBusy(NoMinerFits):
-    """Every miner that has allowance and collateral has as many jobs as executors."""
+    """Every miner that has allowance and collateral has as many jobs as executors, or can't be reached."""
 
-    advice = "retry when a job has finished or a reservation lapses"
+    @property
+    def advice(self) -> str:
+        """What to do: to wait helps if a miner is busy."""
+        failed = self.decision.counts.keys()
+        if Gate.ADDRESS in failed and not failed & {Gate.EXECUTORS, Gate.RESERVATION}:
+            return "retry when one of those without an address announces where it listens"
+        return "retry when a job has finished or a reservation lapses"
 
 
 class NotEnoughCollateralException(NoMinerFits):
     """Every miner that has the allowance posted less collateral than required."""
 
-    advice = "{collateral}, or wait until miners post more"
+    @property
+    def advice(self) -> str:
+        """What to do."""
+        return "{collateral}, or wait until miners post more"

@@ -16,7 +16,7 @@ KEPT_BLOCKS = BLOCK_EXPIRY + 3600 // 12
 HOLD_MARGIN = dt.timedelta(seconds=100)
 EVER = 10**12
 
-Gate = Literal["absent", "excluded", "allowance", "collateral", "executors"]
+Gate = Literal["absent", "excluded", "allowance", "collateral", "address", "executors"]
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,13 @@ class Subnet:
                 return count
         return 0
 
+    def reachable(self, miner: str) -> bool:
+        """Tell whether what a miner announced last can be reached."""
+        for _, axons, _ in reversed(self.syncs):
+            if axon := axons.get(miner):
+                return bool(axon["port"] and axon["ip_version"]) and axon["address"].strip("0:.") != ""
+        return False
+
     def voided_before(self, miner: str, cls: str) -> int:
         voided = count = 0
         for block, axons, executors in self.syncs:
@@ -250,6 +257,8 @@ class Subnet:
             return "allowance"
         if self.wei.get(miner, 0) < job.minimum_wei:
             return "collateral"
+        if not self.reachable(miner):
+            return "address"
         return "executors" if self.ongoing(miner, cls, now) >= self.executors(miner, cls) else None
 
     def pick(self, job: Job, now: dt.datetime) -> Route | Refusal:

@@ -5,6 +5,8 @@ import os
 os.environ.update(dict.fromkeys(["REDIS_URL", "DEBUG_MINER_KEY", "FACILITATOR_PUBLIC_KEYS"], ""), DEBUG="0")
 os.environ["SECRET_KEY"] = "only-for-tests-" + "x" * 40
 
+os.environ.update(TRUSTED_MINER_ADDRESS="10.8.8.8", TRUSTED_MINER_PORT="8008")
+
 from project.settings import *  # noqa: F403
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

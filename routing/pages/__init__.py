@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from django.contrib import admin
 from django.contrib.admin.utils import quote
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import HttpRequest, HttpResponseBase
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -59,14 +59,22 @@ View = Callable[..., HttpResponseBase]
 
 
 def needs(*permissions: str) -> Callable[[View], View]:
-    """Return a decorator that lets only members of the staff with all `permissions` see a page; others are told so."""
+    """Return a decorator that lets only members of the staff with all `permissions` see a page; others are told so.
+
+    The page of a site whose settings are wrong says which.
+    """
 
     def decorate(view: View) -> View:
         @wraps(view)
         def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             if not request.user.has_perms(permissions):
                 raise PermissionDenied
-            return view(request, *args, **kwargs)
+            try:
+                return view(request, *args, **kwargs)
+            except ImproperlyConfigured as error:
+                wrong = show(request, "routing/misconfigured.html", "Settings to correct", problem=str(error))
+                wrong.status_code = 500
+                return wrong
 
         return admin.site.admin_view(guarded)
 

@@ -218,7 +218,7 @@ def test_a_class_without_miners_says_so(admin_client: Client) -> None:
 
 
 def test_with_a_debug_miner_nobody_is_asked(admin_client: Client, settings: Settings) -> None:
-    settings.DEBUG_MINER_KEY = "hot-9"
+    settings.DEBUG_MINER_KEY, settings.DEBUG_MINER_ADDRESS, settings.DEBUG_MINER_PORT = "hot-9", "10.9.9.9", 99
     content = board(admin_client).content.decode()
     assert "Routed to hot-9" in content
     assert "a fixed route, no miner was asked" in content

@@ -303,7 +303,7 @@ def test_a_trusted_job_needs_no_allowance(tmp_path: Path) -> None:
 
 
 def test_the_debug_miner_gets_every_job(settings: Settings) -> None:
-    settings.DEBUG_MINER_KEY = "hot-9"
+    settings.DEBUG_MINER_KEY, settings.DEBUG_MINER_ADDRESS, settings.DEBUG_MINER_PORT = "hot-9", "10.9.9.9", 99
     (decision,) = decisions(*JOB)
     assert (decision["route"]["hotkey"], decision["route"]["allowance_blocks"]) == ("hot-9", [])
 

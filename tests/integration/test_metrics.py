@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pytest_django import Settings
 
 from allowance import allowance
-from allowance.models import Reservation
+from allowance.models import Miner, Reservation
 from allowance.types import ExecutorClass, LockTimeout, NotEnoughAllowanceException
 from routing import health, routing, tokens
 from routing.book import DryBook
@@ -87,8 +87,9 @@ def test_the_stages_of_a_live_pick_are_timed_but_not_those_of_a_dry_run_or_a_fix
 
 
 def test_what_a_pick_had_left_after_each_gate_is_counted() -> None:
-    fill_ledger("anna", "bert", "cleo", "dora", "emil", executors=1)
-    for hotkey in ("anna", "bert", "dora", "emil"):
+    fill_ledger("anna", "bert", "cleo", "dora", "emil", "fred", executors=1)
+    Miner.objects.filter(pk="fred").update(port=0)
+    for hotkey in ("anna", "bert", "dora", "emil", "fred"):
         allowance().record_collateral(hotkey=hotkey, wei=5)
     start: dict[str, Any] = {"executor_class": CLASS, "job_start_block": FIRST_BLOCK + 20}
     allowance().reserve_allowance(miner="bert", allowance_seconds=120, **start)  # all it has
@@ -98,9 +99,10 @@ def test_what_a_pick_had_left_after_each_gate_is_counted() -> None:
     assert routing().pick(job_request(12), exclude=["anna"]).miner.hotkey_ss58 == "emil"
     passed = {gate: count - before[gate] for gate, count in left().items()}
     assert passed == {
-        Gate.EXCLUDED: 4,
-        Gate.ALLOWANCE: 3,
-        Gate.COLLATERAL: 2,
+        Gate.EXCLUDED: 5,
+        Gate.ALLOWANCE: 4,
+        Gate.COLLATERAL: 3,
+        Gate.ADDRESS: 2,
         Gate.EXECUTORS: 1,
         Gate.RESERVATION: 1,
         Gate.LOCK: 1,

@@ -102,7 +102,7 @@ def seconds(client: Client, hotkey: str = "anna") -> dict[str, float]:
 
 def test_it_says_where_the_miner_is_and_since_when(admin_client: Client) -> None:
     content = show(admin_client).content.decode()
-    assert "10.0.0.1, port 9000 (IPv4)" in content
+    assert "10.0.0.1:9000 (IPv4)" in content
     assert "registered as long as blocks are recorded" in content
 
 
@@ -307,7 +307,7 @@ def test_a_bad_length_is_told_and_the_usual_one_is_shown(admin_client: Client) -
 
 
 def test_with_a_debug_miner_nobody_is_ranked(admin_client: Client, settings: Settings) -> None:
-    settings.DEBUG_MINER_KEY = "hot-9"
+    settings.DEBUG_MINER_KEY, settings.DEBUG_MINER_ADDRESS, settings.DEBUG_MINER_PORT = "hot-9", "10.9.9.9", 99
     report("anna")
     content = show(admin_client).content.decode()
     assert "every job has a fixed route" in content

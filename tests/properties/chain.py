@@ -22,6 +22,8 @@ MOST = 2**256 - 1
 DURATIONS = (12_000_000, 12_000_000, 12_000_000, 12_000_000, 11_999_999, 12_500_000, 12_500_001, 60_000_000, 0)
 FAULTS = ("MINER_JOB_REJECTED", "MINER_JOB_FAILED", "MINER_HORDE_FAILED")
 MOMENTS = (-3601, -3600, -161, -100, -60, -60, -12, 0, 0, 0, 1, 100)
+ZERO = "0.0.0.0"  # noqa: S104 (where miners listen, not where we do)
+NOWHERE = ((ZERO, 4, 0), (ZERO, 4, 8000), ("::", 6, 8000), ("10.0.0.1", 4, 0), ("10.0.0.1", 0, 8000))
 TTLS = (0, 60, 160, 300)
 
 
@@ -105,8 +107,15 @@ class Chain:
     def _asked(self) -> list[str]:
         return list(MINERS) if self.random.random() < 0.7 else self.random.sample(MINERS, 3)
 
+    def _axon(self) -> Event:
+        """Draw where a miner listens, sometimes nowhere."""
+        if self.random.random() < 0.95:
+            return {"address": "10.0.0.1", "ip_version": 4, "port": 8000}
+        address, ip_version, port = self.random.choice(NOWHERE)
+        return {"address": address, "ip_version": ip_version, "port": port}
+
     def _sync(self, block: int, asked: list[str]) -> Event:
-        axons = {name: {"address": "10.0.0.1", "ip_version": 4, "port": 8000} for name in sorted(asked)}
+        axons = {name: self._axon() for name in sorted(asked)}
         answers = {name: dict(counts) for name, counts in self.counts.items() if name in axons}
         self.syncs.append({"event": "manifests", "block": block, "axons": axons, "executors": answers})
         return self.syncs[-1]

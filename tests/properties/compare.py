@@ -109,8 +109,8 @@ def compare_the_rest(model: Subnet) -> None:
         stored: set[Any] = set(table._default_manager.values_list("job_uuid", "miner_hotkey"))
         expected = {(UUID(uuid), receipt["miner_hotkey"]) for uuid, receipt in model.receipts(kind).items()}
         same(f"{kind} receipts", stored, expected)
-    with_address = frozenset(name for _, axons, _ in model.syncs for name in axons)
-    same("miners()", {miner.hotkey_ss58 for miner in allowance().miners()}, model.registered() & with_address)
+    reachable = {name for name in model.registered() if model.reachable(name)}
+    same("miners()", {miner.hotkey_ss58 for miner in allowance().miners()}, reachable)
 
 
 def same(what: str, stored: object, expected: object) -> None:

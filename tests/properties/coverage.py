@@ -20,6 +20,7 @@ SPEND_UNDONE, UNDO_UNDONE = "spend of a released one refused", "second undo refu
 UNKNOWN = "unknown reservation refused"
 VOIDED_FREE, VOIDED_HELD, VOIDED_SPENT = "a drop voided free", "a drop voided held blocks", "a drop voided spent blocks"
 RISE, SILENT = "an executor count rose", "a miner did not answer"
+UNREACHABLE = "a miner without an address was passed over"
 LEFT, RETURNED = "a miner left", "a miner returned"
 LATE, REPEATED, CONTRADICTED = "a block came late", "a block came again", "a block came again with other contents"
 OUT_OF_TIME = "a block out of time refused"
@@ -43,7 +44,7 @@ REQUIRED_STATES = (
     *(LAPSED_AND_TAKEN, AT_THE_EDGE, SPEND_LAPSED, UNDO_LAPSED, SPEND_SPENT, UNDO_SPENT, SPEND_UNDONE, UNDO_UNDONE),
     *(UNKNOWN, VOIDED_FREE, VOIDED_HELD, VOIDED_SPENT, RISE, SILENT, LEFT, RETURNED, LATE, REPEATED, CONTRADICTED),
     *(OUT_OF_TIME, OLD_SYNC, SYNC_REPEATED, RECEIPT_AGAIN, RECEIPT_LATE, RECEIPT_UNKNOWN, INCIDENT_AGAIN, BACKWARDS),
-    *(EXPIRED, FORGOTTEN, REPAIRED, REPAIR_CRASHED, LOST_ROUTE, TRUSTED),
+    *(UNREACHABLE, EXPIRED, FORGOTTEN, REPAIRED, REPAIR_CRASHED, LOST_ROUTE, TRUSTED),
     *(PRUNED_SPENT, PRUNED_UNSPENT, PRUNED_BLOCKS, CARRIED, PRUNED_RECEIPTS, PRUNED_INCIDENTS, TIDIED, BELOW_PRUNED),
 )
 REQUIRED_REFUSALS = (

@@ -114,6 +114,8 @@ def check_hold(call: Call, booking: Booking, policy: Policy) -> None:
         raise Violation(f"{call} stored {booking}, though the miner was excluded.")
     if all(then.wei.get(miner, 0) < policy[0] for then in call.states):
         raise Violation(f"{call} stored {booking}, whose miner posted too little collateral.")
+    if not now.reachable(miner):
+        raise Violation(f"{call} stored {booking}, whose miner has no address.")
     counts = [with_receipts_of(now, then).ongoing(miner, cls, call.now) for then in call.states]
     if min(counts) >= now.executors(miner, cls):
         raise Violation(f"{call} stored {booking}: {min(counts)} jobs on {now.executors(miner, cls)} executors.")
@@ -146,7 +148,7 @@ def views(states: Sequence[Subnet]) -> Iterator[Subnet]:
 REFUSED_BY: dict[str, set[Gate | None]] = {
     "NotEnoughAllowanceException": {"absent", "excluded", "allowance"},
     "NotEnoughCollateralException": {"absent", "excluded", "allowance", "collateral"},
-    "AllMinersBusy": {"absent", "excluded", "allowance", "collateral", "executors"},
+    "AllMinersBusy": {"absent", "excluded", "allowance", "collateral", "address", "executors"},
 }
 
 

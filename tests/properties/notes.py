@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from tests.naive import Booking, Refusal, Route, Subnet
 from tests.properties import coverage as seen
+from tests.properties.asks import wanted
 from tests.properties.chain import CLASSES, MINERS
 from tests.properties.coverage import CONTENTION, OPERATIONS, REFUSALS, STATES, Tally
 from tests.properties.history import Do
@@ -30,6 +31,9 @@ def take(tally: Tally, call: Call, before: Subnet, after: Subnet) -> None:
         if name := REFUSED.get((kind, answer.kind)):
             tally[STATES, name] += 1
     tally[STATES, seen.TRUSTED] += isinstance(answer, Route) and answer.blocks is None
+    if kind == "pick" and isinstance(answer, Route | Refusal) and not call.crashed:
+        job = wanted(do, (0, 0.0))
+        tally[STATES, seen.UNREACHABLE] += any(before.gate(miner, job, call.now) == "address" for miner in MINERS)
     if kind in EVENTS:
         EVENTS[kind](tally, do, before, after, isinstance(answer, Refusal))
 

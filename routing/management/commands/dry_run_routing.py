@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 from pydantic import ValidationError
@@ -55,7 +56,7 @@ class Command(BaseCommand):
             requests = list(read_requests(options))
             if options["top"] is not None and options["top"] < 1:
                 raise ValueError(f"--top must be 1 or more, not {options['top']}.")
-        except ValueError as error:
+        except (ValueError, ImproperlyConfigured) as error:
             raise CommandError(str(error), returncode=2) from error
         book, refused, bad = DryBook(), 0, []
         console = wide_console(self.stdout._out)
@@ -63,7 +64,7 @@ class Command(BaseCommand):
             renew_connection()
             try:
                 decision = decide(request, book, now=now, policy=policy, exclude=options["exclude"], remedies=remedies)
-            except (ValueError, AllowanceException) as error:
+            except (ValueError, AllowanceException, ImproperlyConfigured) as error:
                 bad.append(f"{where}: {error}")
                 if options["format"] == "json":
                     self.stdout.write(json.dumps(report.refused_as_json(request, error)))

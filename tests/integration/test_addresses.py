@@ -1,0 +1,236 @@
+"""A miner that can't be reached gets no job, and every text says where a miner listens in one way."""
+
+# ruff: noqa: S104 (where miners listen, not where we do)
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from constance import config
+from django.core.checks import run_checks
+from django.core.exceptions import ImproperlyConfigured
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+from pytest_django import Settings
+
+from allowance import allowance
+from allowance.models import Account, Reservation, new_version
+from allowance.types import Miner as MinerValue
+from routing import answers, replays, routing
+from routing.book import DryBook, LiveBook
+from routing.messages import Reason, Rejected
+from routing.models import DecisionRecord
+from routing.pipeline import decide
+from routing.types import AllMinersBusy, Gate, NotEnoughCollateralException
+from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command
+
+pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
+
+JOB = ("--executor-class", CLASS, "--seconds", "12")
+NOWHERE: dict[str, dict[str, Any]] = {
+    "0.0.0.0": {"address": "0.0.0.0", "ip_version": 4, "port": 9000},
+    "0.0.0.0:0": {"address": "0.0.0.0", "ip_version": 4, "port": 0},
+    "::": {"address": "::", "ip_version": 6, "port": 9000},
+    "long ::": {"address": "0:0:0:0:0:0:0:0", "ip_version": 6, "port": 9000},
+    "mapped 0.0.0.0": {"address": "::ffff:0.0.0.0", "ip_version": 6, "port": 9000},
+    "port 0": {"address": "10.0.0.9", "ip_version": 4, "port": 0},
+    "version 0": {"address": "10.0.0.9", "ip_version": 0, "port": 9000},
+    "nothing yet": {"address": "0.0.0.0", "ip_version": 0, "port": 0},
+}
+
+
+def announce(executors: int = 2, **axons: dict[str, Any]) -> None:
+    counts = {name: {CLASS: executors} for name in axons}
+    allowance().record_manifests(block=FIRST_BLOCK, axons=axons, executors=counts)
+
+
+@pytest.fixture(autouse=True)
+def ledger(transactional_db: None) -> None:
+    fill_ledger("anna", "bert")
+
+
+@pytest.mark.parametrize("axon", NOWHERE.values(), ids=NOWHERE)
+def test_a_miner_without_an_address_gets_no_job_and_keeps_its_allowance(axon: dict[str, Any]) -> None:
+    announce(anna=axon)
+    found = allowance().find_miners_with_allowance(
+        allowance_seconds=12, executor_class=CLASS, job_start_block=FIRST_BLOCK + 20
+    )
+    assert [hotkey for hotkey, _ in found] == ["anna", "bert"]
+    assert [miner.hotkey_ss58 for miner in allowance().miners()] == ["bert"]
+    assert routing().pick(job_request(12)).miner.hotkey_ss58 == "bert"
+    with pytest.raises(AllMinersBusy, match="0 of 2 miners: 1 excluded by the caller, 1 without an address") as busy:
+        routing().pick(job_request(12), exclude=["bert"])
+    assert "announces where it listens" in str(busy.value)
+    assert busy.value.reasons["anna"] == "it announces no address that can be reached"
+
+
+def test_one_miner_without_an_address_does_not_stop_the_sync_of_others() -> None:
+    announce(anna=NOWHERE["nothing yet"], cleo={"address": "10.0.0.3", "ip_version": 4, "port": 1}, executors=3)
+    assert {name: counts[CLASS] for name, counts in allowance().get_manifests().items()} == {
+        "anna": 3,
+        "bert": 2,
+        "cleo": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("axon", "miner", "endpoint"),
+    [
+        (("2001:DB8::1", 4, 9000), ("2001:db8::1", 6, 9000), "[2001:db8::1]:9000"),
+        (("10.0.0.7", 6, 9000), ("10.0.0.7", 4, 9000), "10.0.0.7:9000"),
+        (("miner-1.example", 6, 9000), ("miner-1.example", 6, 9000), "miner-1.example:9000"),
+        (("miner_1", 4, 9000), ("miner_1", 4, 9000), "miner_1:9000"),
+    ],
+    ids=str,
+)
+def test_the_version_of_an_address_is_what_the_address_says(
+    axon: tuple[Any, ...], miner: tuple[Any, ...], endpoint: str, admin_client: Client
+) -> None:
+    announce(anna=dict(zip(("address", "ip_version", "port"), axon, strict=True)))
+    assert f"Routed to anna at {endpoint}, paid" in run_command("dry_run_routing", *JOB).out
+    assert endpoint in admin_client.get(reverse("admin:routing_miner", args=["anna"])).content.decode()
+    assert f"Routed to anna at {endpoint}, paid" in admin_client.get(reverse("admin:routing_board")).content.decode()
+    address, version, port = miner
+    assert routing().pick(job_request(12)).miner == MinerValue(address, version, port, "anna")
+
+
+def test_refusals_rank_collateral_over_address_over_busy() -> None:
+    announce(anna=NOWHERE["port 0"], executors=1)
+    config.DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI = 5
+    allowance().record_collateral(hotkey="bert", wei=4)
+    with pytest.raises(NotEnoughCollateralException, match="2 below the collateral"):
+        routing().pick(job_request(12))
+    allowance().record_collateral(hotkey="anna", wei=5)
+    with pytest.raises(AllMinersBusy, match="1 without an address"):
+        routing().pick(job_request(12))
+    allowance().record_collateral(hotkey="bert", wei=5)
+    Account.objects.filter(miner="bert").update(executors=0, version=new_version())
+    with pytest.raises(AllMinersBusy, match=r"1 without an address, 1 busy.*Retry when a job has finished"):
+        routing().pick(job_request(12))
+    Account.objects.filter(miner="bert").update(executors=2, version=new_version())
+
+
+def test_an_address_that_is_gone_before_the_lock_is_seen_under_it() -> None:
+    """What a pick has read may be old by the time at which it has the account."""
+    book = LiveBook()
+    seen = book.read(CLASS, timezone.now())
+    announce(anna=NOWHERE["port 0"])
+
+    class Late(LiveBook):
+        def read(self, executor_class: str, now: Any) -> Any:
+            self.entries, self.lapsed, self.read_at = book.entries, book.lapsed, book.read_at
+            return seen
+
+    decision = decide(job_request(12), Late(), now=timezone.now(), exclude=["bert"])
+    assert (decision.route, decision.counts) == (None, {Gate.EXCLUDED: 1, Gate.ADDRESS: 1})
+
+
+def test_a_record_keeps_whether_an_address_was_known_and_is_decided_alike_again() -> None:
+    announce(anna=NOWHERE["port 0"])
+    with pytest.raises(AllMinersBusy):
+        routing().pick(job_request(12), exclude=["bert"])
+    record = DecisionRecord.objects.get()
+    assert (record.outcome, record.counts) == ("AllMinersBusy", {"excluded": 1, "address": 1})
+    announce(anna={"address": "10.0.0.1", "ip_version": 4, "port": 9000})  # what it announces later changes nothing
+    assert replays.differences(record) == []
+    assert record.candidates is not None
+    place = record.candidates["columns"].index("reachable")
+    for row in record.candidates["rows"]:
+        row[place] = True
+    assert replays.differences(record)
+
+
+def test_the_board_the_dry_run_and_the_socket_say_so(admin_client: Client) -> None:
+    announce(anna=NOWHERE["0.0.0.0:0"], bert=NOWHERE["::"])
+    page = admin_client.get(reverse("admin:routing_board")).content.decode()
+    assert page.count('<span class="bad">address</span>') == 2
+    assert "address: 2" in page
+    told = json.loads(run_command("dry_run_routing", *JOB, "--format", "json").out)
+    assert (told["outcome"], told["counts"]) == ("AllMinersBusy", {"address": 2})
+    assert (
+        "none</span>: 0.0.0.0:0 (IPv4) can"
+        in admin_client.get(reverse("admin:routing_miner", args=["anna"])).content.decode()
+    )
+    answer = answers.to_question(job_request(12)).message
+    assert isinstance(answer, Rejected)
+    assert (answer.reason, answer.counts, answer.retry_after_seconds) == (
+        Reason.ALL_MINERS_BUSY,
+        {Gate.ADDRESS: 2},
+        None,
+    )
+
+
+def fixed(settings: Settings, prefix: str, address: object, port: object) -> None:
+    settings.DEBUG_MINER_KEY = "anna" if prefix == "DEBUG_MINER" else ""
+    setattr(settings, f"{prefix}_ADDRESS", address)
+    setattr(settings, f"{prefix}_PORT", port)
+
+
+@pytest.mark.parametrize("prefix", ["DEBUG_MINER", "TRUSTED_MINER"])
+@pytest.mark.parametrize(("address", "port"), [("0.0.0.0", 9), ("::", 9), ("10.0.0.1", 0), ("10.0.0.1", None), ("", 9)])
+def test_a_fixed_miner_that_can_t_be_reached_is_a_setting_to_correct(
+    prefix: str, address: object, port: object, settings: Settings, tmp_path: Path
+) -> None:
+    fixed(settings, prefix, address, port)
+    request = job_request(12, on_trusted_miner=True)
+    with pytest.raises(ImproperlyConfigured, match=f"{prefix}.*can't be reached. Set {prefix}_ADDRESS"):
+        routing().pick(request)
+    assert [(m.id, prefix in m.msg) for m in run_checks() if str(m.id).startswith("routing.")] == [
+        ("routing.W001", True)
+    ]
+    answer = answers.to_question(request).message
+    assert isinstance(answer, Rejected)
+    assert (answer.reason, prefix in answer.sentence) == (Reason.UNAVAILABLE, False)
+    (tmp_path / "job.json").write_text(request.model_dump_json())
+    ended = run_command("dry_run_routing", "--job", tmp_path / "job.json")
+    assert (ended.code, prefix in ended.err) == (2, True)
+    assert not Reservation.objects.exists()
+
+
+def test_a_page_names_the_setting_to_correct(settings: Settings, admin_client: Client) -> None:
+    fixed(settings, "DEBUG_MINER", "0.0.0.0", 9)
+    for page in (reverse("admin:routing_board"), reverse("admin:routing_miner", args=["anna"])):
+        response = admin_client.get(page)
+        assert response.status_code == 500
+        assert "Set DEBUG_MINER_ADDRESS" in response.content.decode()
+
+
+def test_a_debug_miner_without_settings_listens_where_the_chain_says(settings: Settings) -> None:
+    fixed(settings, "DEBUG_MINER", "", 0)
+    assert routing().pick(job_request(12)).miner == MinerValue("10.0.0.1", 4, 9000, "anna")
+    assert [m for m in run_checks(databases=["default"]) if str(m.id).startswith("routing.")] == []
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_debug_miner_that_nobody_can_find_is_a_setting_to_correct(recorded: bool, settings: Settings) -> None:
+    fixed(settings, "DEBUG_MINER", "", 0)
+    if recorded:
+        announce(anna=NOWHERE["0.0.0.0:0"])
+    else:
+        settings.DEBUG_MINER_KEY = "nina"
+    with pytest.raises(ImproperlyConfigured, match="DEBUG_MINER"):
+        routing().pick(job_request(12))
+    found = run_checks(databases=["default"])
+    assert [m.id for m in found if str(m.id).startswith("routing.")] == ["routing.W001"]
+
+
+def test_a_trusted_miner_without_settings_is_a_setting_to_correct(settings: Settings) -> None:
+    fixed(settings, "TRUSTED_MINER", "", 0)
+    with pytest.raises(ImproperlyConfigured, match=r"TRUSTED_MINER has no address\. Set TRUSTED_MINER_ADDRESS"):
+        routing().pick(job_request(12, on_trusted_miner=True))
+    found = run_checks(include_deployment_checks=True)
+    assert [m.id for m in found if str(m.id).startswith("routing.")] == ["routing.W001"]
+
+
+def test_the_dry_run_and_the_pick_agree_on_who_can_be_reached() -> None:
+    announce(anna=NOWHERE["::"])
+    request = job_request(12)
+    dry = decide(request, DryBook(), now=timezone.now())
+    live = decide(request, LiveBook(), now=timezone.now())
+    for decision in (dry, live):
+        assert decision.route is not None
+        assert (decision.route.miner.hotkey_ss58, decision.counts) == ("bert", {Gate.ADDRESS: 1})
