@@ -177,6 +177,8 @@ class ReservationAdmin(ReadOnlyAdmin):
     uuid = "job_uuid"
     search_help_text = JOB_OR_HOTKEY
     heavy = ("account__counts", "account__held", "account__spent")
+    ordering = ("-created_at",)
+    sortable_by = ("held_until", "account_link", "job_uuid", "created")
     list_display = ("id", "state_now", "held_until", "block_count", "account_link", "job_uuid", "created")
     list_filter = (StateFilter, "account__executor_class", "created_at")
     list_select_related = ("account",)

@@ -222,7 +222,7 @@ def _check_account(pk: int, repair: bool) -> list[Difference]:
 
 def _live_reservations() -> QuerySet[Reservation]:
     return Reservation.objects.filter(state__in=[ReservationState.HELD, ReservationState.SPENT]).order_by(
-        "account", "pk"
+        "account", "created_at", "pk"
     )
 
 

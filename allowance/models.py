@@ -13,13 +13,23 @@ from django.db.models import Q
 
 from allowance.fields import BitsField, StepsField, WeiField
 from allowance.ledger import Balance
-from allowance.types import HOTKEY_LENGTH
+from allowance.types import HOTKEY_LENGTH, RESERVATION_ID_BITS, RESERVATION_IDS
 from allowance.types import Miner as MinerValue
 
 
 def new_version() -> int:
     """Return a number that nothing had as its version. A count would come again once a backup is put back."""
     return secrets.randbits(63)
+
+
+def new_reservation_id() -> int:
+    """Return an id that no reservation had before, as good as certainly: not even one that a restored backup lacks.
+
+    It fits in 53 bits, because JSON readers in other languages lose more.
+    """
+    while not (drawn := secrets.randbits(RESERVATION_ID_BITS)):
+        pass
+    return drawn
 
 
 class NeuronList(models.Model):
@@ -149,9 +159,11 @@ class ReservationState(models.TextChoices):
 class Reservation(models.Model):
     """Blocks of one account that are spoken for, and how that ended.
 
-    A reservation is lapsed from `expires_at` on, whether or not its row says so yet: ask `state_at`.
+    A reservation is lapsed from `expires_at` on, whether or not its row says so yet: ask `state_at`. Its id is drawn by
+    lot, so the order of ids says nothing about the order of reservations.
     """
 
+    id = models.BigIntegerField(primary_key=True, default=new_reservation_id, editable=False)
     account = models.ForeignKey(Account, on_delete=models.PROTECT, db_index=False)
     job_uuid = models.UUIDField(null=True, blank=True)
     blocks: models.JSONField[list[int], list[int]] = models.JSONField()
@@ -162,6 +174,7 @@ class Reservation(models.Model):
 
     class Meta:
         constraints = (
+            models.CheckConstraint(condition=Q(id__gt=0, id__lt=RESERVATION_IDS), name="reservation_id_fits_in_json"),
             models.CheckConstraint(
                 condition=Q(state__in=ReservationState.values), name="reservation_has_a_known_state"
             ),
@@ -174,6 +187,7 @@ class Reservation(models.Model):
         )
         indexes = (
             models.Index(fields=("account", "expires_at"), name="reservation_held", condition=Q(state="held")),
+            models.Index(fields=("-created_at",), name="reservation_newest"),
             models.Index(fields=("account", "-created_at"), name="reservation_of_account"),
             models.Index(fields=("job_uuid",), name="reservation_of_job"),
             models.Index(fields=("ended_at",), name="reservation_ended", condition=Q(ended_at__isnull=False)),

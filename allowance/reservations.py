@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from uuid import UUID
 
-from django.db import connection
 from django.db.models import F
 from django.utils import timezone
 
@@ -20,6 +19,7 @@ from allowance.state import Lapsed, lapsed_at, state_at, window
 from allowance.types import (
     EXECUTOR_CLASSES,
     HOLD_MARGIN,
+    RESERVATION_IDS,
     BadInputError,
     CannotReserveAllowanceException,
     ReservationAlreadySpent,
@@ -120,7 +120,7 @@ REFUSALS: dict[ReservationState, type[ReservationException]] = {
 def _end(reservation_id: int, end: ReservationState, now: dt.datetime | None) -> None:
     if not isinstance(reservation_id, int) or isinstance(reservation_id, bool):
         raise BadInputError(f"A reservation id is a whole number, not {reservation_id!r:.80}; fixed routes have none.")
-    if not 0 < reservation_id < 2**63:  # SQLite can't even look for those
+    if not 0 < reservation_id < RESERVATION_IDS:  # SQLite can't even look for those of more than 63 bits
         raise ReservationNotFound(reservation_id)
     with ledger_transaction():
         account = lock_account(reservation=reservation_id)
@@ -160,9 +160,7 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
         if known is not None:
             lived_on = reservation.state == ReservationState.HELD  # the line was written before its end
             if _origin(known) != _origin(reservation) or not (lived_on or _end_of(known) == _end_of(reservation)):
-                raise ValueError(
-                    f"Reservation {reservation.pk} means something else here. Restore into an empty database."
-                )
+                raise _means_something_else(reservation)
             return
         newest = newest_block()
         if max(reservation.blocks) > newest:
@@ -173,27 +171,18 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
         bits = ledger.to_bits(reservation.blocks, account.base)
         if live and bits & (account.held | account.spent):
             raise ValueError(f"Reservation {reservation.pk} holds blocks that another one has.")
-        reservation.save(force_insert=True)
+        if not rows.insert(reservation):  # of another account, just now
+            raise _means_something_else(reservation)
         if live:
             if reservation.state == ReservationState.SPENT:
                 account.spent |= bits
             else:
                 account.held |= bits
             _store(account, ledger.rebase(account.balance, newest))
-        _pass_over(reservation.pk)
 
 
-def _pass_over(pk: int) -> None:
-    """Draw ids until `pk` is passed: setting the sequence could move it back under a pick that has just drawn one."""
-    if connection.vendor != "postgresql":  # SQLite looks at the highest id anyway
-        return
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_get_serial_sequence(%s, 'id')", [Reservation._meta.db_table])
-        (sequence,) = cursor.fetchone()
-        cursor.execute(
-            f"SELECT nextval(%s) FROM generate_series((SELECT last_value FROM {sequence}), %s)",  # noqa: S608
-            [sequence, pk],
-        )
+def _means_something_else(reservation: Reservation) -> ValueError:
+    return ValueError(f"Reservation {reservation.pk} means something else here. Restore into an empty database.")
 
 
 def _origin(reservation: Reservation) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 from django.db import connection
 from django.db.models import Model
 
-from allowance.models import Account, Reservation, new_version
+from allowance.models import Account, Reservation, new_reservation_id, new_version
 from allowance.state import ACCOUNT, RESERVATION
 
 _COLUMNS = [field.attname for field in Account._meta.concrete_fields]
@@ -22,16 +22,15 @@ _STORED = [Account._meta.get_field(name) for name in ("base", "held", "spent", "
 
 
 def insertion(model: type[Model]) -> tuple[str, list[Any]]:
-    """Return the statement that inserts a row of a model, which draws its own id, and the fields that it takes."""
-    fields = [field for field in model._meta.concrete_fields if not field.primary_key]
+    """Return the statement that inserts a row of a model, and the fields that it takes: all but an automatic id."""
+    fields = [field for field in model._meta.concrete_fields if field is not model._meta.auto_field]
     columns, values = ", ".join(field.attname for field in fields), ", ".join("%s" for _ in fields)
     return f"INSERT INTO {connection.ops.quote_name(model._meta.db_table)} ({columns}) VALUES ({values}) ", fields  # noqa: S608
 
 
 _STORE = f"UPDATE {ACCOUNT} SET base = %s, held = %s, spent = %s, version = %s WHERE id = %s"  # noqa: S608
 _INSERT, _INSERTED = insertion(Reservation)
-if connection.features.can_return_columns_from_insert:
-    _INSERT += "RETURNING id"
+_INSERT += "ON CONFLICT (id) DO NOTHING"
 _HOLD = f"WITH stored AS ({_STORE}) {_INSERT}"
 
 _NAMED_BY = {
@@ -71,24 +70,31 @@ def store(account: Account, *, base: int, held: int, spent: int) -> None:
 def hold(account: Account, *, base: int, held: int, spent: int, reservation: Reservation) -> None:
     """Store which blocks of a locked account are held and spent, and insert the reservation that holds some of them.
 
-    In one statement where a database can: it is a round trip less, with the account locked.
+    In one statement where a database can: it is a round trip less, with the account locked. An id that another
+    reservation has is drawn again.
     """
-    if connection.vendor != "postgresql":
+    if connection.vendor == "postgresql":
+        stored = _renewed(account, base, held, spent)
+        inserted = _insert(reservation, _HOLD, stored)
+    else:
         store(account, base=base, held=held, spent=spent)
-        insert(reservation)
-        return
-    with connection.cursor() as cursor:
-        cursor.execute(_HOLD, [*_renewed(account, base, held, spent), *prepared(reservation, _INSERTED)])
-        (reservation.pk,) = cursor.fetchone()
-    reservation._state.adding = False
+        inserted = insert(reservation)
+    while not inserted:
+        reservation.pk = new_reservation_id()
+        inserted = insert(reservation)
 
 
-def insert(reservation: Reservation) -> None:
-    """Insert a new reservation and give it its id."""
+def insert(reservation: Reservation) -> bool:
+    """Insert a reservation. Returns False, and inserts nothing, if another one has its id."""
+    return _insert(reservation, _INSERT)
+
+
+def _insert(reservation: Reservation, sql: str, before: Iterable[Any] = ()) -> bool:
     with connection.cursor() as cursor:
-        cursor.execute(_INSERT, prepared(reservation, _INSERTED))
-        reservation.pk = cursor.fetchone()[0] if _INSERT.endswith("RETURNING id") else cursor.lastrowid
-    reservation._state.adding = False
+        cursor.execute(sql, [*before, *prepared(reservation, _INSERTED)])
+        inserted = cursor.rowcount == 1
+    reservation._state.adding = not inserted
+    return inserted
 
 
 def _renewed(account: Account, base: int, held: int, spent: int) -> list[Any]:

@@ -26,6 +26,10 @@ MAX_EXECUTORS = 100_000
 MAX_BLOCK_NUMBER = 2**32 - 1
 """Bittensor's block numbers are unsigned 32-bit integers."""
 
+RESERVATION_ID_BITS = 53
+RESERVATION_IDS = 2**RESERVATION_ID_BITS
+"""Every reservation id is above 0 and below this: JSON readers in other languages lose more bits."""
+
 HOTKEY_LENGTH = 48
 """An ss58 address of the network has 48 characters; none is longer."""
 

@@ -196,7 +196,7 @@ class RoutedJobAdmin(OfMinersAdmin):
         fixed = job.reservation_id is None  # it leads to a miner of the settings, which has no page
         return job.miner if fixed else miner_link(job.miner)
 
-    @admin.display(description="reservation", ordering="reservation_id")
+    @admin.display(description="reservation")
     def route(self, job: RoutedJob) -> str:
         fixed = job.reservation_id is None
         return "none: a fixed route" if fixed else link(job.reservation_id, Reservation, job.reservation_id)

@@ -112,7 +112,7 @@ def _lines() -> Iterator[BaseModel]:
         _rows(JobStartedReceipt.objects.order_by("pk"), _like(StartedLine)),
         _rows(JobAcceptedReceipt.objects.order_by("pk"), _like(AcceptedLine)),
         _rows(JobFinishedReceipt.objects.order_by("pk"), _like(FinishedLine)),
-        _rows(Reservation.objects.select_related("account").order_by("pk"), _reservation),
+        _rows(Reservation.objects.select_related("account").order_by("created_at", "pk"), _reservation),
     )
 
 

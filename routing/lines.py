@@ -14,7 +14,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, V
 
 from allowance import allowance, reservations, validation
 from allowance.models import Reservation, ReservationState
-from allowance.types import MAX_BLOCK_NUMBER
+from allowance.types import MAX_BLOCK_NUMBER, RESERVATION_IDS
 from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing.models import MinerIncident
@@ -119,7 +119,7 @@ class FinishedLine(JobFinished):
 
 class ReservationLine(Line):
     event: Literal["reservation"] = "reservation"
-    id: int = Field(gt=0, lt=2**63)
+    id: int = Field(gt=0, lt=RESERVATION_IDS)
     miner: str
     executor_class: str
     job_uuid: UUID | None = None

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapt
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from allowance.models import ReservationState
+from allowance.types import RESERVATION_IDS
 from receipts.schemas import Hotkey, Seconds, Time
 from routing.requests import V2JobRequest
 from routing.types import Gate, MinerIncidentType
@@ -47,7 +48,7 @@ class Event(Message):
     """
 
     uuid: UUID
-    allowance_reservation_id: Annotated[int, Field(strict=True, gt=0, lt=2**63)] | None
+    allowance_reservation_id: Annotated[int, Field(strict=True, gt=0, lt=RESERVATION_IDS)] | None
 
 
 class Started(Event):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import secrets
 from io import StringIO
 from typing import Any, NamedTuple
 
+import pytest
 from django.apps import apps
 from django.core.management import CommandError, call_command
 from django.db import connection, models, transaction
@@ -13,7 +15,7 @@ from django.utils import timezone
 
 from allowance import allowance
 from allowance.models import Account
-from allowance.types import ExecutorClass
+from allowance.types import RESERVATION_ID_BITS, ExecutorClass
 from routing.models import DecisionRecord
 from routing.requests import V2JobRequest, plain_request
 
@@ -71,6 +73,16 @@ def empty_tables() -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         for model in emptied:
             cursor.execute(f"DELETE FROM {connection.ops.quote_name(model._meta.db_table)}")  # noqa: S608
+
+
+def draw(patch: pytest.MonkeyPatch, *ids: int) -> None:
+    """Let the next reservation ids that are drawn by lot be these, and those after them as random as ever."""
+    ahead, randbits = list(ids), secrets.randbits
+
+    def drawn(bits: int) -> int:
+        return ahead.pop(0) if ahead and bits == RESERVATION_ID_BITS else randbits(bits)
+
+    patch.setattr(secrets, "randbits", drawn)
 
 
 def read_account(*, wait: float | None = None, **which: Any) -> Account | None:

@@ -41,4 +41,4 @@ def of(offer: Offer, kind: Callable[..., Any], **more: object) -> Any:
 
 def states() -> dict[str, str]:
     """Return what became of each miner's reservation."""
-    return dict(Reservation.objects.order_by("pk").values_list("account__miner", "state"))
+    return dict(Reservation.objects.order_by("created_at").values_list("account__miner", "state"))

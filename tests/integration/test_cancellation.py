@@ -66,7 +66,9 @@ async def settle() -> None:
 
 
 async def states() -> list[str]:
-    return await in_database_thread(lambda: list(Reservation.objects.order_by("pk").values_list("state", flat=True)))()
+    return await in_database_thread(
+        lambda: list(Reservation.objects.order_by("created_at").values_list("state", flat=True))
+    )()
 
 
 def pick() -> asyncio.Task[JobRoute]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
@@ -143,11 +144,10 @@ def test_a_wrong_column_is_rewritten_from_history(corrupt: Corrupt, subject: str
 @pytest.mark.parametrize("state", [ReservationState.HELD, ReservationState.SPENT])
 def test_reservations_that_overlap_are_told_and_no_repair_mends_them(state: ReservationState) -> None:
     overlap(state)
-    newest = Reservation.objects.latest("pk")
     for options in ([], ["--repair"], []):
         ended = run_command("check_ledger", *options)
         assert ended.code == 1
-        assert f"{newest}: block {FIRST_BLOCK} is also in reservation" in ended.out
+        assert re.search(rf"Reservation [0-9]+: block {FIRST_BLOCK} is also in reservation [0-9]+", ended.out)
 
 
 def test_a_reservation_that_is_over_may_share_its_blocks() -> None:

@@ -25,7 +25,7 @@ from routing.book import LiveBook
 from routing.journal import export
 from routing.models import MinerIncident
 from routing.reliability import record_incident, void_incident
-from tests.factories import CLASS, FIRST_BLOCK, Finished, fill_ledger, run_command, stored
+from tests.factories import CLASS, FIRST_BLOCK, Finished, draw, fill_ledger, run_command, stored
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
@@ -143,15 +143,18 @@ def test_a_history_replayed_into_an_empty_database_is_the_same_history(name: str
     assert run_command("export_journal").out.splitlines() == lines
 
 
-def test_a_replayed_ledger_takes_new_reservations_under_new_ids(tmp_path: Path) -> None:
-    lines = list(export())
-    newest = max(r.pk for r in Reservation.objects.all())
+def test_a_replayed_ledger_keeps_the_old_ids_and_gives_none_of_them_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines, ids = list(export()), {row.pk for row in Reservation.objects.all()}
     forget()
     assert replay(tmp_path, *lines).code == 0
+    assert {row.pk for row in Reservation.objects.all()} == ids
+    draw(monkeypatch, *ids, unused := max(ids) + 1)
     pk, _ = allowance().reserve_allowance(
         miner="hot-1", executor_class=CLASS, allowance_seconds=1, job_start_block=FIRST_BLOCK + 30
     )
-    assert pk > newest
+    assert pk == unused
     assert list(check_ledger()) == []
 
 

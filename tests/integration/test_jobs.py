@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from allowance import allowance, reservations
 from allowance.models import Reservation
-from allowance.types import BadInputError, JobTooLong, LockTimeout
+from allowance.types import RESERVATION_IDS, BadInputError, JobTooLong, LockTimeout
 from receipts.models import JobFinishedReceipt
 from routing import events, jobs, picks
 from routing.jobs import Claim, Offer
@@ -258,7 +258,7 @@ def test_a_retry_of_what_never_was_is_refused() -> None:
     for uuid, reservation in (
         (uuid4(), offer.route.allowance_reservation_id),
         (offer.uuid, other.route.allowance_reservation_id),
-        (offer.uuid, 2**62),
+        (offer.uuid, RESERVATION_IDS - 1),
     ):
         with pytest.raises(JobUnknown):
             jobs.retry(Retry(uuid=uuid, allowance_reservation_id=reservation))

@@ -108,7 +108,11 @@ def test_a_pruned_history_replayed_elsewhere_gives_the_same_answers(tmp_path: Pa
     def answers() -> list[Any]:
         asked = ["--executor-class", CLASS, "--seconds", 5, "--format", "json"]
         dry_run = json.loads(run_command("dry_run_routing", *asked).out)
-        return [find(), {**dry_run, "uuid": None}, list(Reservation.objects.order_by("pk").values_list("pk", "state"))]
+        return [
+            find(),
+            {**dry_run, "uuid": None},
+            list(Reservation.objects.order_by("created_at").values_list("pk", "state")),
+        ]
 
     before = answers()
     RoutedJob.objects.all().delete()
