@@ -3,18 +3,19 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 from django.utils import timezone
 from rich.table import Table
 
 from allowance import allowance
 from allowance.console import wide_console
 from allowance.models import Reservation
+from allowance.programs import AnsweringCommand
 from allowance.state import held_at
-from allowance.types import AllowanceException
+from allowance.types import ReservationException
 
 
-class Command(BaseCommand):
+class Command(AnsweringCommand):
     help = (
         "List the live reservations, the next to lapse first; or spend or release one. "
         "Exit code: 0 done, 1 the reservation is not held."
@@ -36,7 +37,7 @@ class Command(BaseCommand):
                 self.report(options, options["release"], "released")
             else:
                 self.list_live(options["format"])
-        except AllowanceException as error:
+        except ReservationException as error:
             self.stderr.write(str(error))
             raise SystemExit(1) from error
 

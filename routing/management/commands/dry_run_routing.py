@@ -7,14 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 from pydantic import ValidationError
 from rich.console import Console
 
 from allowance import validation
 from allowance.console import wide_console
-from allowance.types import AllowanceException, ExecutorClass
+from allowance.programs import AnsweringCommand
+from allowance.types import ExecutorClass, JobTooLong
 from routing import conf, report
 from routing.book import DryBook
 from routing.pipeline import decide
@@ -22,7 +23,7 @@ from routing.requests import V2JobRequest, first_problem, plain_request
 from routing.types import Decision
 
 
-class Command(BaseCommand):
+class Command(AnsweringCommand):
     help = (
         "Tell where jobs would go, and why, miner by miner. Writes nothing. "
         "Exit code: 0 all routed, 1 some not, 2 bad input."
@@ -58,7 +59,7 @@ class Command(BaseCommand):
         for where, request in requests:
             try:
                 decision = decide(request, book, now=now, policy=policy, exclude=options["exclude"])
-            except (ValueError, AllowanceException) as error:
+            except (ValueError, JobTooLong) as error:
                 bad.append(f"{where}: {error}")
                 if options["format"] == "json":
                     self.stdout.write(json.dumps(report.refused_as_json(request, error)))
