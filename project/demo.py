@@ -1,6 +1,13 @@
 """Replay a recorded subnet into SQLite, route a stream of jobs, and tell how it went: `python -m project.demo`."""
+# ruff: noqa: E402
 
 from __future__ import annotations
+
+import signal
+import sys
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # at once: the imports below take a second
 
 import datetime as dt
 import gzip
@@ -9,7 +16,6 @@ import json
 import os
 import random
 import statistics
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,33 +24,37 @@ from uuid import UUID
 
 import django
 
-from project.serve import DATABASE, ROOT, show_pages
+from project.serve import DATABASE, ROOT, lock_database, remove, show_pages
 
 JOURNAL = ROOT / "tests/conformance/cases/mockchain-100/journal.jsonl.gz"
+UNFINISHED = DATABASE.with_name(f"{DATABASE.name}.unfinished")
+"""Where the database is made; it takes the place of the old one when it is whole."""
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
-os.environ.update(DEBUG="1", DATABASE_URL=f"sqlite:///{DATABASE}", LOG_LEVEL="ERROR", DECISIONS_SAMPLE="1")
+os.environ.update(DEBUG="1", DATABASE_URL=f"sqlite:///{UNFINISHED}", LOG_LEVEL="ERROR", DECISIONS_SAMPLE="1")
 django.setup()
 
-from django.core.management import call_command  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.progress import track  # noqa: E402
-from rich.table import Table  # noqa: E402
+from django.core.management import call_command
+from django.db import connection
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
 
-from allowance import allowance, reservations  # noqa: E402
-from allowance.console import wide_console  # noqa: E402
-from allowance.models import Block  # noqa: E402
-from allowance.types import ExecutorClass  # noqa: E402
-from project.past import CLASSES, VALIDATOR, new_uuid, set_the_scene, started  # noqa: E402
-from receipts import receipts  # noqa: E402
-from receipts.schemas import JobFinished  # noqa: E402
-from routing import picks, report  # noqa: E402
-from routing.book import LiveBook  # noqa: E402
-from routing.journal import replay  # noqa: E402
-from routing.pipeline import outcome  # noqa: E402
-from routing.reliability import record_incident  # noqa: E402
-from routing.requests import V2JobRequest  # noqa: E402
-from routing.types import Decision, MinerIncidentType  # noqa: E402
+from allowance import allowance, reservations
+from allowance.console import wide_console
+from allowance.models import Block
+from allowance.programs import answering
+from allowance.types import ExecutorClass
+from project.past import CLASSES, MINTED_EACH, VALIDATOR, new_uuid, set_the_scene, started
+from receipts import receipts
+from receipts.schemas import JobFinished
+from routing import picks, report
+from routing.book import LiveBook
+from routing.journal import replay
+from routing.pipeline import outcome
+from routing.reliability import record_incident
+from routing.requests import V2JobRequest
+from routing.types import Decision, MinerIncidentType
 
 JOBS = 300
 STREAM = dt.timedelta(minutes=10)
@@ -53,14 +63,23 @@ STREAM = dt.timedelta(minutes=10)
 WAITING = 24
 """So many last jobs of the stream are still to be answered, each longer than the one before: one is soon to lapse."""
 
-MINTED_EACH = dt.timedelta(seconds=12)
+EARLIER_BLOCKS = 10_000
+"""How much higher the demo's block numbers are than the journal's: blocks of a day before them have numbers, too."""
 
 
 def main() -> None:
-    """Run the demo; it makes its database anew each time."""
-    console = wide_console(sys.stdout)
-    for leftover in ROOT.glob(f"{DATABASE.name}*"):
-        leftover.unlink()
+    """Run the demo; it makes its database anew each time, unless that is being served."""
+    lock_database()
+    remove(UNFINISHED)
+    try:
+        run(wide_console(sys.stdout))
+    finally:
+        connection.close()
+        remove(UNFINISHED)
+
+
+def run(console: Console) -> None:
+    """Make the database, telling what happens, and put it in its place."""
     call_command("migrate", verbosity=0)
     rng = random.Random(12)  # noqa: S311 (a demo that is the same each time)
     start = dt.datetime.now(dt.UTC) - STREAM
@@ -80,7 +99,17 @@ def main() -> None:
     console.print("The ledger", style="bold underline")
     call_command("check_ledger")
     console.print()
+    put_in_place()
     _what_next(console, stream)
+
+
+def put_in_place() -> None:
+    """Let the database that is made be the demo's. Raises OperationalError if anybody else still uses it."""
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA journal_mode=DELETE")  # all of it is in the one file then
+    connection.close()
+    remove(DATABASE)
+    UNFINISHED.rename(DATABASE)
 
 
 def _progress(console: Console, lines: list[bytes]) -> Iterator[bytes]:
@@ -88,13 +117,15 @@ def _progress(console: Console, lines: list[bytes]) -> Iterator[bytes]:
 
 
 def _moved_lines(end: dt.datetime) -> Iterator[bytes]:
-    """Yield the journal with its clock moved so that its last block was minted at `end`."""
+    """Yield the journal moved so that its last block was minted at `end`, and with EARLIER_BLOCKS before it."""
     with gzip.open(JOURNAL) as file:
         events = [json.loads(line) for line in file]
     shift = end - max(dt.datetime.fromisoformat(e["timestamp"]) for e in events if "timestamp" in e)
     for event in events:
         if "timestamp" in event:
             event["timestamp"] = (dt.datetime.fromisoformat(event["timestamp"]) + shift).isoformat()
+        for number in event.keys() & {"number", "block"}:
+            event[number] += EARLIER_BLOCKS
         yield json.dumps(event).encode()
 
 
@@ -239,4 +270,5 @@ def _request(uuid: UUID, executor_class: ExecutorClass, seconds: int) -> V2JobRe
 
 
 if __name__ == "__main__":
-    main()
+    with answering():
+        main()

@@ -13,8 +13,8 @@ from constance import config
 from django.db import transaction
 
 from allowance import allowance, reservations
-from allowance.models import Account, Reservation, ReservationState
-from allowance.types import HOLD_MARGIN, ExecutorClass, NotEnoughAllowanceException
+from allowance.models import Account, Block, Reservation, ReservationState
+from allowance.types import BLOCK_EXPIRY, HOLD_MARGIN, ExecutorClass, NotEnoughAllowanceException
 from receipts import receipts
 from receipts.schemas import JobStarted
 from routing.models import DecisionRecord
@@ -26,6 +26,9 @@ VALIDATOR = "validator"
 ETH = 10**18
 FORTNIGHT, DAY = dt.timedelta(days=14), dt.timedelta(days=1)
 PAST_JOBS, PAST_REFUSALS = 1500, 400
+MINTED_EACH = dt.timedelta(seconds=12)
+BLOCK_WORTH = 1.2
+"""Seconds per executor that a block of the past earned us: our stake share was a tenth."""
 
 REFUSALS = {
     NotEnoughAllowanceException: (Gate.ALLOWANCE, 70),
@@ -73,25 +76,33 @@ def _record_incident(rng: random.Random, kind: str, hotkey: str, timestamp: dt.d
 
 
 def _remember_a_day(rng: random.Random, now: dt.datetime, asked: int) -> None:
-    """Store the decisions of the day before, and how their reservations ended; no balance remembers blocks so old."""
-    accounts = rng.choices(Account.objects.order_by("pk"), k=PAST_JOBS)
+    """Store the decisions of the day before, and how their reservations ended.
+
+    Their blocks are older than the recorded ones, so that no balance of the demo depends on them.
+    """
+    accounts = rng.choices(Account.objects.filter(executors__gt=0).order_by("pk"), k=PAST_JOBS)
     ends = rng.choices(list(ReservationState), (0, 80, 14, 6), k=PAST_JOBS)
     longest = HOLD_MARGIN + dt.timedelta(seconds=900)  # all of them are over when the stream begins
     begins = sorted(_moment(rng, now - longest, DAY - longest) for _ in range(PAST_JOBS))
-    taken = Counter[int]()
+    newest, unused = Block.objects.latest("number").number, Counter[int]()
     decisions = [_refusal(rng, _moment(rng, now, DAY), asked) for _ in range(PAST_REFUSALS)]
     for pk, (account, end, created_at) in enumerate(zip(accounts, ends, begins, strict=True), 1):
-        job, seconds = new_uuid(rng), rng.choice([60, 300, 900])
+        job, seconds, early = new_uuid(rng), rng.choice([60, 300, 900]), HOLD_MARGIN * rng.random()
+        started_at = newest - math.ceil((now - created_at) / MINTED_EACH)
+        first = max(unused[account.pk], started_at - BLOCK_EXPIRY)
+        blocks = range(first, first + math.ceil(seconds / (BLOCK_WORTH * account.executors)))
+        if blocks.stop > started_at:  # this miner has not earned enough: the job went nowhere
+            continue
+        unused[account.pk] = blocks.stop
         expires_at = created_at + HOLD_MARGIN + dt.timedelta(seconds=seconds)
-        taken[account.pk] += 1
         reservation = Reservation(
             pk=pk,
             job_uuid=job,
-            blocks=[taken[account.pk]],
+            blocks=list(blocks),
             created_at=created_at,
             expires_at=expires_at,
             state=end,
-            ended_at=expires_at if end is ReservationState.LAPSED else created_at + HOLD_MARGIN * rng.random(),
+            ended_at=expires_at if end is ReservationState.LAPSED else created_at + early,
         )
         reservations.restore(reservation, miner=account.miner_id, executor_class=account.executor_class)
         what = {"job_uuid": job, "executor_class": account.executor_class, "seconds": seconds, "asked": asked}

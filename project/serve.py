@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # at once: the imports below take a second
+
+import fcntl
 import os
 import secrets
+import socket
 import subprocess
-import sys
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,46 +22,87 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
+from django.db import connections
 from django.urls import reverse
 from rich.console import Console
 from rich.table import Table
 
 from allowance.console import wide_console
+from allowance.programs import answering
 from routing.pages import MENU
 
 ROOT = Path(__file__).resolve().parent.parent
 DATABASE = ROOT / "demo.sqlite3"
-HOST, PORT = "127.0.0.1", os.environ.get("PORT", "8000")
+HOST = "127.0.0.1"
 USER = "demo"
 REFUSED = 2
 
 
-def main() -> NoReturn:
-    """Serve until Ctrl-C; the arguments go on to uvicorn. Without a demo's database the demo is run first."""
+def main() -> None:
+    """Serve until Ctrl-C; the arguments go on to uvicorn. Without a demo's database the demo is run first.
+
+    What can fail for reasons outside comes first, so that a server that does not start changes nothing.
+    """
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
     os.environ["DATABASE_URL"] = f"sqlite:///{DATABASE}"
     _refuse_outside_debug()
+    listener = _listen(os.environ.get("PORT", "8000"))
+    port = listener.getsockname()[1]
     if not DATABASE.exists() and (code := subprocess.call([sys.executable, "-m", "project.demo"], cwd=ROOT)):
         raise SystemExit(code)
+    lock_database()
     django.setup()
     call_command("migrate", verbosity=0)
     console = wide_console(sys.stdout)
     console.print(f"Log in as {USER} with the password {_new_password()} (another one each time):", soft_wrap=True)
-    show_pages(console)
-    console.print(f"Sockets, with a token: ws://{HOST}:{PORT}/ws/jobs/. Ctrl-C ends it.\n", soft_wrap=True)
+    show_pages(console, port)
+    console.print(f"Sockets, with a token: ws://{HOST}:{port}/ws/jobs/. Ctrl-C ends it.\n", soft_wrap=True)
     sys.stdout.flush()
-    uvicorn = [sys.executable, "-m", "uvicorn", "project.asgi:application", "--host", HOST, "--port", PORT]
-    os.execv(  # noqa: S606 (signals go straight to the server)
-        sys.executable, [*uvicorn, "--lifespan", "off", "--ws-max-size", "1048576", *sys.argv[1:]]
-    )
+    connections.close_all()
+
+    from uvicorn.main import main as uvicorn  # noqa: PLC0415 (slow, and needed only now)
+
+    from project.ticker import minting  # noqa: PLC0415 (it imports models, which the settings must precede)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which the server ends by in good order
+    with minting():
+        options = {"--fd": str(listener.fileno()), "--lifespan": "off", "--ws-max-size": "1048576"}
+        uvicorn(["project.asgi:application", *chain.from_iterable(options.items()), *sys.argv[1:]])
 
 
-def show_pages(console: Console) -> None:
+def show_pages(console: Console, port: int = 8000) -> None:
     """Print where the pages for operators are once they are served."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for page in MENU:
-        table.add_row(f"  {page.title}", f"http://{HOST}:{PORT}{reverse(f'admin:{page.name}')}")
+        table.add_row(f"  {page.title}", f"http://{HOST}:{port}{reverse(f'admin:{page.name}')}")
     console.print(table)
+
+
+def lock_database() -> None:
+    """Keep the demo's database for this process, until it ends; refuse if another one makes or serves it."""
+    lock = os.open(f"{DATABASE}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _refuse("The demo is being served or made by another process. End that one first (Ctrl-C in its terminal).")
+
+
+def remove(database: Path) -> None:
+    """Remove a SQLite database, and the logs beside it that no other database may find."""
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        database.with_name(database.name + suffix).unlink(missing_ok=True)
+
+
+def _listen(port: str) -> socket.socket:
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what it accepts has it from here
+    try:
+        listener.bind((HOST, int(port)))
+        listener.listen()
+    except (OSError, ValueError, OverflowError) as error:
+        _refuse(f"Can't listen at {HOST}:{port}: {error}. Choose another port: PORT=8001 make serve.")
+    return listener
 
 
 def _refuse_outside_debug() -> None:
@@ -63,7 +112,11 @@ def _refuse_outside_debug() -> None:
         why = "A user with all rights, whose password is printed, is for your own machine only."
     except ImproperlyConfigured as error:
         why = str(error)
-    sys.stderr.write(f"{why}\nNothing is served or changed. To serve the demo: make serve (or DEBUG=1).\n")
+    _refuse(f"{why}\nTo serve the demo: make serve (or DEBUG=1).")
+
+
+def _refuse(why: str) -> NoReturn:
+    sys.stderr.write(f"{why}\nNothing is served or changed.\n")
     raise SystemExit(REFUSED)
 
 
@@ -77,4 +130,5 @@ def _new_password() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with answering():
+        main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain as joined
@@ -101,7 +102,12 @@ def export() -> Iterator[str]:
             with connection.cursor() as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         for line in _lines():
-            yield line.model_dump_json(exclude_none=True)
+            yield _in_ascii(line.model_dump_json(exclude_none=True))
+
+
+def _in_ascii(line: str) -> str:
+    """Escape what is beyond ASCII, so that a journal is the same in every encoding of the output."""
+    return line if line.isascii() else json.dumps(json.loads(line), separators=(",", ":"))
 
 
 def _lines() -> Iterator[BaseModel]:

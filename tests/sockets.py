@@ -21,10 +21,11 @@ from project.asgi import application
 from routing.consumers import JobConsumer
 from routing.news import EVERYTHING
 from tests.factories import CLASS
+from tests.programs import DEADLINE
 
 JSON = dict[str, Any]
-PATIENCE = 5.0
-"""Seconds to wait for an answer: a slow machine is not a failure."""
+PATIENCE = DEADLINE
+"""Seconds to wait for an answer."""
 
 
 def permitted(name: str, codename: str = "route_jobs") -> User:

@@ -8,10 +8,21 @@ from typing import Any, NamedTuple
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import reverse
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Dialog, Locator, Page, Request, Response
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Dialog,
+    Locator,
+    Page,
+    Request,
+    Response,
+    expect,
+)
 
 from allowance.threads import in_database_thread
 from tests.browser.settings import POLICY
+from tests.programs import DEADLINE
 
 NO_ANSWER = "Failed to load resource"
 """With this the console repeats what an answer's status said, which we heard already."""
@@ -85,6 +96,8 @@ class Visit:
     async def begin(cls, browser: Browser, address: str, user: User | None, **options: Any) -> Visit:
         """Open a page for a user who is logged in, or for nobody; `options` are of Playwright's context."""
         context = await browser.new_context(base_url=address, **{"color_scheme": "light", **options})
+        context.set_default_timeout(DEADLINE * 1000)
+        expect.set_options(DEADLINE * 1000)
         if user is not None:
             await log_in(context, address, user)
         return cls(context, await context.new_page(), address)

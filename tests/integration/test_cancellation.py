@@ -21,6 +21,7 @@ from routing import picks, routing
 from routing.consumers import JobConsumer
 from routing.types import JobRoute
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
+from tests.programs import DEADLINE
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
 
@@ -35,7 +36,7 @@ class Gate:
 
     def __call__(self) -> None:
         self.reached.set()
-        assert self.let_go.wait(30)
+        assert self.let_go.wait(DEADLINE)
 
 
 @contextmanager
@@ -62,7 +63,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, *, after: b
 async def settle() -> None:
     """Wait until the pool has nothing left to do."""
     everyone = threading.Barrier(THREADS)
-    await asyncio.gather(*(in_database_thread(everyone.wait)(30) for _ in range(THREADS)))
+    await asyncio.gather(*(in_database_thread(everyone.wait)(DEADLINE) for _ in range(THREADS)))
 
 
 async def states() -> list[str]:
@@ -103,7 +104,7 @@ async def test_what_a_thread_reserves_for_nobody_is_released(
     await in_database_thread(fill_ledger)("anna")
     with stopped(monkeypatch, module, name, after=after) as gate:
         task = call()
-        await asyncio.to_thread(gate.reached.wait, 30)
+        await asyncio.to_thread(gate.reached.wait, DEADLINE)
         await cancel(task)
     await settle()
     assert await states() == ["released"]
@@ -113,7 +114,7 @@ async def test_a_timeout_is_a_cancellation(monkeypatch: pytest.MonkeyPatch) -> N
     await in_database_thread(fill_ledger)("anna")
     with stopped(monkeypatch, picks, "decide", after=True) as gate:
         task = pick()
-        await asyncio.to_thread(gate.reached.wait, 30)
+        await asyncio.to_thread(gate.reached.wait, DEADLINE)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(task, 0.01)
     await settle()
@@ -124,7 +125,7 @@ async def test_a_timeout_is_a_cancellation(monkeypatch: pytest.MonkeyPatch) -> N
 async def socket() -> AsyncIterator[WebsocketCommunicator]:
     communicator = WebsocketCommunicator(JobConsumer.as_asgi(), "/ws/jobs/")
     cast(dict[str, Any], communicator.scope)["user"] = await in_database_thread(User.objects.create_superuser)("root")
-    assert (await communicator.connect(30))[0]
+    assert (await communicator.connect(DEADLINE))[0]
     yield communicator
 
 
@@ -134,7 +135,7 @@ async def test_a_consumer_that_is_cancelled_holds_nothing(monkeypatch: pytest.Mo
     async with socket() as communicator:
         with stopped(monkeypatch, picks, "decide", after=True) as gate:
             await communicator.send_to(job_request().model_dump_json())
-            await asyncio.to_thread(gate.reached.wait, 30)
+            await asyncio.to_thread(gate.reached.wait, DEADLINE)
             await cancel(communicator.future)
     await settle()
     assert await states() == ["released"]
@@ -152,7 +153,7 @@ async def test_a_consumer_that_is_cancelled_while_it_answers_holds_nothing(monke
     monkeypatch.setattr(JobConsumer, "send", send)
     async with socket() as communicator:
         await communicator.send_to(job_request().model_dump_json())
-        await asyncio.wait_for(sending.wait(), 30)
+        await asyncio.wait_for(sending.wait(), DEADLINE)
         await cancel(communicator.future)
     await settle()
     assert await states() == ["released"]
@@ -172,8 +173,8 @@ async def test_a_client_that_hung_up_holds_nothing(
     monkeypatch.setattr(JobConsumer, "send", send)
     async with socket() as communicator:
         await communicator.send_to(job_request().model_dump_json())
-        await asyncio.wait_for(sent.wait(), 30)
-        await communicator.disconnect(timeout=30)
+        await asyncio.wait_for(sent.wait(), DEADLINE)
+        await communicator.disconnect(timeout=DEADLINE)
     await settle()
     assert await states() == ["released"]
     assert [r for r in caplog.records if r.levelname == "ERROR"] == []
@@ -185,7 +186,7 @@ async def test_a_call_whose_loop_ends_is_released(monkeypatch: pytest.MonkeyPatc
     with stopped(monkeypatch, picks, "decide", after=True) as gate:
         call = routing().pick_miner_for_job_request(job_request())
         call.send(None)
-        await asyncio.to_thread(gate.reached.wait, 30)
+        await asyncio.to_thread(gate.reached.wait, DEADLINE)
         call.close()
     await settle()
     assert await states() == ["released"]
@@ -196,7 +197,7 @@ async def test_a_call_that_has_not_begun_never_does() -> None:
     gates = [Gate() for _ in range(THREADS)]
     busy = [asyncio.ensure_future(in_database_thread(gate)()) for gate in gates]
     for gate in gates:
-        await asyncio.to_thread(gate.reached.wait, 30)
+        await asyncio.to_thread(gate.reached.wait, DEADLINE)
     task = pick()
     await asyncio.sleep(0)
     await cancel(task)
@@ -220,7 +221,7 @@ async def test_a_route_that_is_on_its_way_is_released(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Handover, "leave", leave_and_tell)
     task = pick()
     await asyncio.sleep(0)  # now the call is in the pool
-    assert left.wait(30)
+    assert left.wait(DEADLINE)
     await cancel(task)
     await settle()
     assert await states() == ["released"]
@@ -237,7 +238,7 @@ async def test_what_can_t_be_released_lapses_and_is_told(
     monkeypatch.setattr(reservations, "give_back", fail)
     with stopped(monkeypatch, picks, "decide", after=True) as gate:
         task = pick()
-        await asyncio.to_thread(gate.reached.wait, 30)
+        await asyncio.to_thread(gate.reached.wait, DEADLINE)
         await cancel(task)
     await settle()
     assert await states() == ["held"]
@@ -266,7 +267,7 @@ async def test_many_cancelled_picks_leak_neither_holds_nor_connections() -> None
 def connect(everyone: threading.Barrier) -> None:
     """Connect a thread of the pool to the database, and wait until all of them are."""
     connections["default"].ensure_connection()
-    everyone.wait(30)
+    everyone.wait(DEADLINE)
 
 
 def connected() -> int:

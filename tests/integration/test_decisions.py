@@ -38,6 +38,7 @@ from routing.types import (
 from tests.factories import CLASS, FIRST_BLOCK, Finished, fill_ledger, job_request, run_command
 from tests.integration.test_locks import Holder, needs_row_locks
 from tests.integration.test_metrics import counted
+from tests.programs import DEADLINE
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
 
@@ -176,12 +177,12 @@ def locked_out() -> Iterator[None]:
                 with connection.cursor() as cursor:
                     cursor.execute("LOCK TABLE routing_decisionrecord IN SHARE MODE")
             locked.set()
-            let_go.wait(30)
+            let_go.wait(DEADLINE)
         connection.close()
 
     thread = Thread(target=hold)
     thread.start()
-    assert locked.wait(30)
+    assert locked.wait(DEADLINE)
     yield
     let_go.set()
     thread.join()

@@ -22,6 +22,7 @@ from allowance import allowance
 from allowance.threads import database_pool, in_database_thread
 from routing import health
 from tests.factories import FIRST_BLOCK, fill_ledger
+from tests.programs import DEADLINE
 
 NEWEST = FIRST_BLOCK + 20
 ALL_IS_WELL = {"ready": True, "database": "ok", "newest_block": NEWEST, "channel_layer": "ok"}
@@ -32,6 +33,11 @@ SHORTLY = 0.1
 """Seconds to wait for who never answers."""
 
 database = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "PATIENCE", DEADLINE)
 
 
 @pytest.fixture
@@ -126,7 +132,7 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
     def read_late() -> health.Ledger:
         asked.append("ledger")
-        answers.wait(30)
+        answers.wait(DEADLINE)
         return read()
 
     with monkeypatch.context() as patch:
@@ -149,7 +155,7 @@ async def test_a_database_that_hangs_keeps_one_thread_however_often_it_is_asked(
             response = await AsyncClient().get("/readyz")
             assert (response.status_code, response.json()["database"]) == (503, SILENT)
         assert asked == ["ledger"]
-    monkeypatch.setattr(health, "PATIENCE", 30.0)
+    monkeypatch.setattr(health, "PATIENCE", DEADLINE)
     assert (await AsyncClient().get("/readyz")).status_code == 200
 
 
@@ -160,12 +166,12 @@ async def all_threads_busy() -> AsyncIterator[None]:
     begun, done = Barrier(pool._max_workers + 1), Event()
 
     def pick() -> None:
-        begun.wait(30)
-        done.wait(30)
+        begun.wait(DEADLINE)
+        done.wait(DEADLINE)
 
     stuck = [pool.submit(pick) for _ in range(pool._max_workers)]
     try:
-        await asyncio.to_thread(begun.wait, 30)
+        await asyncio.to_thread(begun.wait, DEADLINE)
         yield
     finally:
         done.set()
@@ -186,14 +192,14 @@ async def test_a_router_whose_threads_are_all_busy_says_so_and_queues_one_questi
             assert response.json()["database"] == "All threads of the router are busy."
         assert database_pool()._work_queue.qsize() == 1
         assert (await AsyncClient().get("/healthz")).status_code == 200
-    monkeypatch.setattr(health, "PATIENCE", 30.0)
+    monkeypatch.setattr(health, "PATIENCE", DEADLINE)
     assert (await AsyncClient().get("/readyz")).status_code == 200
 
 
 @pytest.mark.asyncio
 @database
 async def test_probes_that_hang_up_leave_one_question_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "PATIENCE", 30.0)
+    monkeypatch.setattr(health, "PATIENCE", DEADLINE)
     asked: list[str] = []
 
     def read() -> health.Ledger:

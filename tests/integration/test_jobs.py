@@ -27,6 +27,7 @@ from routing.refusals import JobFinished, JobUnknown
 from routing.types import Decision, Gate
 from tests.factories import fill_ledger, job_request
 from tests.jobs import HOLD, MINERS, VALIDATOR, of, retried, routed, states
+from tests.programs import DEADLINE
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
 
@@ -151,7 +152,7 @@ def nobody_is_first(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
         def wait_and_decide(*args: Any, **kwargs: Any) -> Decision:
             if next(calls) < callers:
-                barrier.wait(30)
+                barrier.wait(DEADLINE)
             return decide(*args, **kwargs)
 
         monkeypatch.setattr(picks, "decide", wait_and_decide)

@@ -26,6 +26,7 @@ from routing import book, decisions, routing
 from routing.models import MinerIncident
 from routing.types import AllMinersBusy, MinerIncidentType
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, stored
+from tests.programs import DEADLINE
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
 
@@ -52,7 +53,7 @@ class Holder:
                     lock_account(miner=miner, executor_class=CLASS)
                 self.locked.set()
                 if self.once_waited_for is None:
-                    self.let_go.wait(30)
+                    self.let_go.wait(DEADLINE)
                 elif self.is_waited_for():
                     self.once_waited_for()
         finally:
@@ -60,7 +61,7 @@ class Holder:
 
     def is_waited_for(self) -> bool:
         """Wait until somebody waits for this very transaction (True), or it is told to let go (False)."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + DEADLINE
         while time.monotonic() < deadline:
             if somebody_waits():
                 return True
@@ -70,7 +71,7 @@ class Holder:
 
     def __enter__(self) -> Holder:
         self.thread.start()
-        assert self.locked.wait(30)
+        assert self.locked.wait(DEADLINE)
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -255,7 +256,7 @@ def test_a_deadlock_has_the_same_name() -> None:
         try:
             with ledger_transaction():
                 lock_account(miner=first, executor_class=CLASS)
-                both.wait(30)
+                both.wait(DEADLINE)
                 lock_account(miner=second, executor_class=CLASS)
             outcomes.append("both")
         except LockTimeout as error:

@@ -21,6 +21,7 @@ from allowance.threads import in_database_thread
 from routing import answers, news, sockets
 from routing.consumers import EventConsumer, JobConsumer
 from tests.factories import fill_ledger
+from tests.programs import DEADLINE
 from tests.sockets import JSON, PATIENCE, answer, ask, following, job, permitted, reservations, socket
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
@@ -67,7 +68,7 @@ def stuck(monkeypatch: pytest.MonkeyPatch, *uuids: str) -> Iterator[GoOn]:
     def wait(question: Any) -> Any:
         if question.uuid in uuids:
             go_on.begun.set()
-            assert go_on.wait(30)
+            assert go_on.wait(DEADLINE)
         return to_question(question)
 
     monkeypatch.setattr(answers, "to_question", wait)

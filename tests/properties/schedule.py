@@ -13,10 +13,11 @@ from random import Random
 from django.db import connection
 
 from tests.backends import wait_until_gone
+from tests.programs import DEADLINE
 from tests.properties.router import Router
 
 POLL = 0.002
-LONGEST = 60.0
+LONGEST = DEADLINE
 
 
 class StuckError(AssertionError):

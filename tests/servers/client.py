@@ -13,14 +13,15 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from routing.messages import Acknowledged, Happened, Refused, Rejected, Routed
+from tests.programs import DEADLINE
 from tests.servers.server import Server
 from tests.sockets import JSON, job
 
 Answer = Routed | Rejected | Acknowledged | Refused
 Heard = Answer | Happened
 
-PATIENCE = 30.0
-"""Seconds to wait for what must come: a busy machine is not a failure."""
+PATIENCE = DEADLINE
+"""Seconds to wait for what must come."""
 
 OUTGOING: TypeAdapter[Heard] = TypeAdapter(Annotated[Heard, Discriminator("type")])
 """Whatever a server may send."""

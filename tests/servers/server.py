@@ -27,8 +27,8 @@ LISTENS = re.compile(r"(?:Uvicorn running on http://|Listening on TCP address )1
 
 TROUBLE = re.compile(r"^.*\b(?:ERROR|CRITICAL)\b.*|^Traceback.*", re.MULTILINE)
 
-GRACE = 20.0
-"""Seconds that a server has to end in good order: more would be stuck."""
+GRACE = DEADLINE
+"""Seconds that a server has to end in good order."""
 
 
 class Server:

@@ -4,14 +4,15 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 from django.db import DatabaseError, transaction
 
 from allowance.audit import run_check
 from allowance.models import LedgerCheck
+from allowance.programs import AnsweringCommand
 
 
-class Command(BaseCommand):
+class Command(AnsweringCommand):
     help = (
         "Recompute every balance from blocks, manifests and reservations, print where the ledger differs, and keep the "
         "result for the ledger's page. Exit code: 0 clean (or repaired), 1 differences."

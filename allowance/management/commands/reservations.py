@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 from django.utils import timezone
 from rich.table import Table
 
@@ -11,11 +11,12 @@ from allowance import allowance
 from allowance.console import wide_console
 from allowance.locks import reading_transaction
 from allowance.models import Reservation
+from allowance.programs import AnsweringCommand
 from allowance.state import held_at
-from allowance.types import AllowanceException
+from allowance.types import ReservationException
 
 
-class Command(BaseCommand):
+class Command(AnsweringCommand):
     help = (
         "List the live reservations, the next to lapse first; or spend or release one. "
         "Exit code: 0 done, 1 the reservation is not held."
@@ -38,7 +39,7 @@ class Command(BaseCommand):
             else:
                 with reading_transaction():
                     self.list_live(options["format"])
-        except AllowanceException as error:
+        except ReservationException as error:
             self.stderr.write(str(error))
             raise SystemExit(1) from error
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 from pydantic import ValidationError
 from rich.console import Console
@@ -17,7 +17,8 @@ from allowance import validation
 from allowance.amounts import parse_wei
 from allowance.connections import renew_connection
 from allowance.console import wide_console
-from allowance.types import AllowanceException, ExecutorClass
+from allowance.programs import AnsweringCommand
+from allowance.types import ExecutorClass, JobTooLong
 from routing import conf, report
 from routing.book import DryBook
 from routing.pipeline import decide
@@ -25,7 +26,7 @@ from routing.requests import V2JobRequest, first_problem, plain_request
 from routing.types import Decision, Policy, Remedies
 
 
-class Command(BaseCommand):
+class Command(AnsweringCommand):
     help = (
         "Tell where jobs would go, and why, miner by miner. Writes nothing. "
         "Exit code: 0 all routed, 1 some not, 2 bad input."
@@ -64,7 +65,7 @@ class Command(BaseCommand):
             renew_connection()
             try:
                 decision = decide(request, book, now=now, policy=policy, exclude=options["exclude"], remedies=remedies)
-            except (ValueError, AllowanceException, ImproperlyConfigured) as error:
+            except (ValueError, JobTooLong, ImproperlyConfigured) as error:
                 bad.append(f"{where}: {error}")
                 if options["format"] == "json":
                     self.stdout.write(json.dumps(report.refused_as_json(request, error)))

@@ -3,20 +3,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 from rich.console import Console
 from rich.text import Text
 
 from allowance import validation
 from allowance.console import wide_console
+from allowance.programs import AnsweringCommand
 from routing import replays, report
 from routing.explanations import Explanation, Happening, happenings, of_job
 
 DIFFERS, UNKNOWN, NOT_KEPT = 1, 2, 3
 
 
-class Command(BaseCommand):
+class Command(AnsweringCommand):
     help = (
         "Tell why a job went where it went, or nowhere: every decision on it, and what became of it. "
         "Exit code: 0 told, and with --replay all agree; 1 a replay differs; 2 nothing is on record of such a job; "

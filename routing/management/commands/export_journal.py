@@ -4,12 +4,13 @@ import gzip
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from allowance.programs import AnsweringCommand, reader_is_gone
 from routing.journal import export
 
 
-class Command(BaseCommand):
+class Command(AnsweringCommand):
     help = (
         "Write the history out as a journal. Replayed into an empty database, it gives the same answers. "
         "Exit code: 0 written, 2 the file can't be made."
@@ -23,6 +24,8 @@ class Command(BaseCommand):
         if name == "-":
             for line in export():
                 self.stdout.write(line)
+                if reader_is_gone():
+                    return
             return
         count = 0
         try:

@@ -5,15 +5,16 @@ import json
 import re
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from allowance.programs import AnsweringCommand
 from allowance.types import BadInputError
 from routing import tokens
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-class Command(BaseCommand):
+class Command(AnsweringCommand):
     help = (
         "Issue a token that opens the sockets or the metrics, and print it: it is shown once, and stored nowhere. "
         "Exit code: 0 issued, 2 bad input."

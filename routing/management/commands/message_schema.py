@@ -3,12 +3,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand
-
+from allowance.programs import AnsweringCommand
 from routing.messages import schema
 
 
-class Command(BaseCommand):
+class Command(AnsweringCommand):
     help = (
         "Print the JSON Schema of all messages of the sockets, each by its name under $defs; docs/socket.md tells what "
         "they mean. Exit code: 0 printed."

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -11,13 +11,14 @@ from rich.table import Table
 
 from allowance.connections import renew_connection
 from allowance.console import wide_console
+from allowance.programs import AnsweringCommand
 from routing.pruning import Kind, kinds
 from routing.retention import kept
 
 BATCH = 500
 
 
-class Command(BaseCommand):
+class Command(AnsweringCommand):
     help = (
         "Delete what is past use, for as many days as the settings KEEP_..._DAYS say, and note which holds have "
         "lapsed. Routing may go on meanwhile, and so may a follower. "

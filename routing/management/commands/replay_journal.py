@@ -8,14 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from allowance.programs import AnsweringCommand
 from routing.journal import MAX_LINE, JournalError, replay
 
 
-class Command(BaseCommand):
+class Command(AnsweringCommand):
     help = (
         "Record a subnet's history from a journal, a JSON event a line. Replaying it again changes nothing. "
         "Exit code: 0 all recorded, 2 a line is wrong (told with its number; what stands before it is recorded)."

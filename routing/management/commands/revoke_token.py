@@ -3,15 +3,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
+from allowance.programs import AnsweringCommand
 from allowance.types import BadInputError
 from routing import tokens
 from routing.models import AccessToken
 
 
-class Command(BaseCommand):
+class Command(AnsweringCommand):
     help = (
         "Revoke all live tokens of a name, or the one of an id: they open nothing any more, and sockets that they "
         "opened are closed. Exit code: 0 revoked, 1 no such token is live, 2 bad input."

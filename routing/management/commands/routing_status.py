@@ -6,27 +6,28 @@ from typing import Any
 
 from django import db
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from allowance.console import wide_console
+from allowance.programs import AnsweringCommand
 from routing.alerts import Level
 from routing.status import Status, Work, status
 
 STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "red", Level.UNKNOWN: "magenta"}
 
 
-class Command(BaseCommand):
+class Command(AnsweringCommand):
     help = (
         "Tell how routing stands: the chain, refusals, lapses, locks and miners of the last hour, and the ledger. "
         "STATUS_LIMITS says what is too much. "
         "Exit code, for monitors: 0 ok, 1 warning, 2 critical, or no database, or bad arguments, 3 unknown."
     )
-    # A check that fails would end this with 1, which is a warning.
-    requires_system_checks = ()
+    requires_system_checks = ()  # monitors want the status of a site whose settings are bad, too
+    no_answer = Level.UNKNOWN.exit_code
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--format", choices=["text", "json"], default="text")

@@ -1,0 +1,59 @@
+"""A chain for the demo while it is served: a new block every 12 s, and now and then the manifests again."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from threading import Event, Thread
+
+from django import db
+from django.utils import timezone
+
+from allowance import allowance
+from allowance.models import Block, ManifestSync
+from allowance.types import AllowanceException
+from project.past import MINTED_EACH
+
+BLOCKS_PER_SYNC = 25
+"""How many blocks there are from one manifest sync to the next: five minutes' worth."""
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def minting() -> Iterator[None]:
+    """Mint blocks in a thread, as long as the context lasts."""
+    over = Event()
+    thread = Thread(target=mint_until, args=(over,), name="ticker", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def mint_until(over: Event) -> None:
+    """Mint a block at once, and another one every 12 s. One that fails is logged, and the next one is tried."""
+    try:
+        for n in count():
+            try:
+                mint(with_manifests=n % BLOCKS_PER_SYNC == 0)
+            except (db.Error, AllowanceException, ValueError):
+                logger.exception("A block could not be recorded")
+            if over.wait(MINTED_EACH.total_seconds()):
+                return
+    finally:
+        db.connection.close()
+
+
+def mint(*, with_manifests: bool) -> None:
+    """Record the block after the newest, and, if asked for, that the miners declared the same executors again."""
+    number, share = Block.objects.latest("number").number + 1, random.uniform(0.09, 0.14)  # noqa: S311
+    allowance().record_block(number=number, timestamp=timezone.now(), stake_share=share)
+    if with_manifests:
+        newest = ManifestSync.objects.latest("block")
+        allowance().record_manifests(block=number, axons=newest.axons, executors=newest.executors)
