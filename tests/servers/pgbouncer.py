@@ -59,15 +59,14 @@ def bounced(program: str) -> Iterator[None]:
 
 @contextmanager
 def _running(program: str, folder: str) -> Iterator[None]:
-    at = connection.settings_dict
-    names = {"host": "HOST", "port": "PORT", "dbname": "NAME", "user": "USER", "password": "PASSWORD"}
-    place = {name: str(at[key]).replace("'", "''") for name, key in names.items() if at[key]}
-    server = " ".join(f"{name}='{value}'" for name, value in place.items())
+    at = connection.get_connection_params()  # the host may be among the OPTIONS
+    names = [name for name in ("host", "port", "dbname", "user", "password") if at.get(name)]
+    server = " ".join("{}='{}'".format(name, str(at[name]).replace("'", "''")) for name in names)
     config = Path(folder, "pgbouncer.ini")
-    config.write_text(f"[databases]\n{at['NAME']} = {server}\n{SETTINGS}unix_socket_dir = {folder}\n")
+    config.write_text(f"[databases]\n{at['dbname']} = {server}\n{SETTINGS}unix_socket_dir = {folder}\n")
     command = [program, "-q", str(config)]
     if os.getuid() == 0:  # it refuses to run as root
-        user = _user(str(at["HOST"]))
+        user = _user(str(at.get("host", "")))
         shutil.chown(folder, user)
         command[1:1] = ["-u", user]
     process = subprocess.Popen(command)
