@@ -11,7 +11,8 @@ from django.db.models import Count, QuerySet
 
 from allowance import validation
 from allowance.locks import bound_waits, ledger_transaction, lock_timeout
-from allowance.types import BadInputError
+from allowance.models import Account
+from allowance.types import MAX_EXECUTORS, BadInputError
 from routing.metrics import INCIDENTS
 from routing.models import NAME_LENGTH, REASON_LENGTH, IncidentVersion, MinerIncident
 from routing.types import MinerIncidentType
@@ -94,9 +95,17 @@ def incidents_by_type(hotkey: str, now: dt.datetime, window: dt.timedelta) -> di
 
 
 def record_incident(
-    *, incident_type: str, hotkey: str, job_uuid: UUID | str, executor_class: str, timestamp: dt.datetime
+    *,
+    incident_type: str,
+    hotkey: str,
+    job_uuid: UUID | str,
+    executor_class: str,
+    timestamp: dt.datetime,
+    executors: int | None = None,
 ) -> None:
-    """Record an incident. A second one of the same miner and job changes nothing.
+    """Record an incident, with how many `executors` of the class the miner had (left out: as it declares now).
+
+    A second one of the same miner and job changes nothing.
 
     Raises ValueError for bad input, LockTimeout if somebody else's transaction with an incident of the class does not
     end in time.
@@ -111,6 +120,9 @@ def record_incident(
         "type": MinerIncidentType(incident_type),
         "timestamp": validation.timestamp(timestamp),
         "executor_class": executor_class,
+        "executors": validation.whole(
+            declared(hotkey, executor_class) if executors is None else executors, "The executor count", MAX_EXECUTORS
+        ),
     }
     with ledger_transaction():
         bound_waits(lock_timeout())
@@ -119,6 +131,12 @@ def record_incident(
         _, is_new = MinerIncident.objects.get_or_create(incident, hotkey_ss58address=hotkey, job_uuid=job_uuid)
         if is_new:
             transaction.on_commit(INCIDENTS.labels(incident["type"], executor_class).inc)
+
+
+def declared(hotkey: str, executor_class: str) -> int:
+    """Return how many executors of a class a miner declares; 0 if it never declared any."""
+    accounts = Account.objects.filter(miner=hotkey, executor_class=executor_class)
+    return accounts.values_list("executors", flat=True).first() or 0
 
 
 def forget(incidents: QuerySet[MinerIncident]) -> int:

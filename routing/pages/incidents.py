@@ -23,12 +23,11 @@ from routing import incidents
 from routing.charts import Chart
 from routing.incidents import Incidents, Stretch
 from routing.models import NAME_LENGTH, REASON_LENGTH, MinerIncident
-from routing.pages import SEE_DECISIONS, SEE_INCIDENTS, needs, show
+from routing.pages import SEE_DECISIONS, SEE_INCIDENTS, SEE_MINER, miner_address, needs, show
 from routing.pages.filters import ClassFilter, Filter, ModelAdmin
 from routing.reliability import IncidentAlreadyVoided, void_incident
 from routing.types import MinerIncidentType
 
-SEE_EXECUTORS = ("allowance.view_account",)
 VOID = (*SEE_INCIDENTS, "routing.void_incidents")
 
 STRETCHES = {
@@ -114,7 +113,7 @@ class IncidentList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         """Read a page of the list, and for whoever may see them the decisions that sent the jobs there."""
         super().get_results(request)
-        self.sees_executors = request.user.has_perms(SEE_EXECUTORS)
+        self.sees_miners = request.user.has_perms(SEE_MINER)
         self.result_list = list(self.result_list)
         look_decisions_up(self.result_list, request)
 
@@ -146,16 +145,17 @@ class IncidentList(ChangeList):
         series = {str(kind.label): counts for kind, counts in over_time.items()}
         shares = {"incidents": [sum(counts) for counts in series.values()]}
         title = f"Incidents by {stretch.unit} (UTC), {stretch.title}"
-        drawn = [
+        return [
             Chart("incidents-over-time", title, "columns", stretch.labels(now), series),
             Chart("incidents-by-type", f"Share by type, {stretch.title}", "ring", list(series), shares),
+            self._worst_miners(counting, f"Most incidents per executor of a class, {stretch.title}"),
         ]
-        if self.sees_executors:
-            worst = incidents.worst_miners(counting, incidents.executors(chosen[ClassFilter].value()), WORST)
-            per_executor = {"incidents per executor": [round(ratio, 3) for ratio in worst.values()]}
-            title = f"Most incidents per executor, {stretch.title}"
-            drawn.append(Chart("worst-miners", title, "bars", list(worst), per_executor))
-        return drawn
+
+    def _worst_miners(self, counting: Incidents, title: str) -> Chart:
+        worst = incidents.worst_miners(counting, WORST)
+        per_executor = {"incidents per executor": [round(ratio, 3) for ratio in worst.values()]}
+        links = [miner_address(hotkey) for hotkey, _ in worst] if self.sees_miners else []
+        return Chart("worst-miners", title, "bars", [" ".join(of) for of in worst], per_executor, links)
 
 
 def look_decisions_up(listed: Sequence[MinerIncident], request: HttpRequest) -> None:
