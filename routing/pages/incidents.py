@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ERROR_FLAG, SEARCH_VAR, ChangeList
+from django.contrib.auth.models import AbstractBaseUser
 from django.core.handlers.asgi import ASGIRequest
+from django.db.models import Max
 from django.http import Http404, HttpRequest, HttpResponseBase, StreamingHttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
@@ -27,6 +30,7 @@ from routing.pages import SEE_DECISIONS, SEE_INCIDENTS, SEE_MINER, miner_address
 from routing.pages.filters import ClassFilter, Filter, ModelAdmin
 from routing.reliability import IncidentAlreadyVoided, void_incident
 from routing.types import MinerIncidentType
+from routing.voiding import groups, log, void_for
 
 VOID = (*SEE_INCIDENTS, "routing.void_incidents")
 
@@ -39,6 +43,10 @@ STRETCHES = {
 }
 AT_FIRST, LONGEST, ANY_TIME = "7d", "365d", "any"
 WORST = 15
+SAMPLE = 10
+"""So many of the incidents to be voided are shown, the newest."""
+
+MAX_ID = 2**63 - 1
 
 
 class TimeFilter(Filter):
@@ -200,6 +208,50 @@ class VoidForm(forms.Form):
     reason = forms.CharField(max_length=REASON_LENGTH, widget=forms.Textarea(attrs={"rows": 3}))
 
 
+def void_selected(request: HttpRequest, selected: Incidents) -> HttpResponseBase | None:
+    """Ask once why the incidents should not count, and void them; return the page to show, or None for the list.
+
+    What is asked about is what is voided: incidents that came later, and so have higher ids, are left alone.
+    """
+    newest = request.POST.get("newest", "")
+    if newest.isascii() and newest.isdigit():
+        selected = selected.filter(pk__lte=min(int(newest), MAX_ID))
+    counting = selected.filter(voided_at=None)
+    found = groups(counting)
+    count = sum(group.incidents for group in found)
+    if not count:
+        messages.warning(request, "None of the selected incidents counts: all of them are voided already.")
+        return None
+    form = VoidForm(request.POST if "confirmed" in request.POST else None)
+    if form.is_valid():
+        _void_all(request, counting, form.cleaned_data["reason"], count)
+        return None
+    return show(
+        request,
+        "routing/void_selected.html",
+        "Void incidents",
+        form=form,
+        groups=[(MinerIncidentType(group.type).label, group) for group in found],
+        count=count,
+        voided=selected.count() - count,
+        sample=counting.order_by("-timestamp", "-pk")[:SAMPLE],
+        newest=counting.aggregate(Max("pk"))["pk__max"],
+        chosen=request.POST.getlist(ACTION_CHECKBOX_NAME),
+        select_across=request.POST.get("select_across", "0"),
+    )
+
+
+def _void_all(request: HttpRequest, counting: Incidents, reason: str, count: int) -> None:
+    voided, user = 0, cast(AbstractBaseUser, request.user)
+    try:
+        for some in void_for(counting, user, reason=reason, now=timezone.now()):
+            voided += some
+    except LockTimeout as error:
+        messages.error(request, f"{voided} of {count} incidents are voided. Void the others again: {error}")
+        return
+    messages.success(request, f"{voided} of {count} incidents are voided and do not count any more.")
+
+
 @needs(*VOID)
 def void(request: HttpRequest, pk: int) -> HttpResponseBase:
     """Ask why an incident should not count, and void it."""
@@ -213,7 +265,7 @@ def void(request: HttpRequest, pk: int) -> HttpResponseBase:
             reason = form.cleaned_data["reason"]
             name = request.user.get_username()[:NAME_LENGTH]
             voided = void_incident(pk, by=name, reason=reason, now=timezone.now())
-            _model_admin().log_change(request, voided, f"Voided: {reason}")
+            log([voided], cast(AbstractBaseUser, request.user))
             messages.success(request, f"{incident} is voided and does not count any more.")
             return redirect(page)
     except MinerIncident.DoesNotExist as error:
