@@ -7,7 +7,7 @@ from typing import Any
 from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import URLPattern, path
 from django.utils import timezone
 
@@ -32,6 +32,7 @@ from routing.pages.status import status_page
 class MinerIncidentAdmin(SearchedByIndexAdmin):
     """Found by job, or by the beginning of a hotkey. See `routing.pages.incidents` for what is around the list."""
 
+    actions = ("void",)
     mere_field = "hotkey_ss58address"
     list_display = ("happened", "type", "executor_class", "hotkey", "job", "sent_by", "voided")
     list_filter = incidents.FILTERS
@@ -47,6 +48,14 @@ class MinerIncidentAdmin(SearchedByIndexAdmin):
             path("<int:pk>/void/", incidents.void, name="routing_minerincident_void"),
             *super().get_urls(),
         ]
+
+    def has_void_permission(self, request: HttpRequest) -> bool:
+        """Tell who gets to see the action: Django asks by its `permissions`."""
+        return request.user.has_perms(incidents.VOID)
+
+    @admin.action(description="Void selected incidents", permissions=["void"])
+    def void(self, request: HttpRequest, queryset: QuerySet[MinerIncident]) -> HttpResponseBase | None:
+        return incidents.void_selected(request, queryset)
 
     def get_changelist(self, request: HttpRequest, **kwargs: object) -> type[incidents.IncidentList]:
         return incidents.IncidentList

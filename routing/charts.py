@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Number = int | float
+
+
+class Row(NamedTuple):
+    """A label, its number in each series, and where it leads."""
+
+    label: str
+    numbers: list[Number]
+    link: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,18 +30,21 @@ class Chart:
     kind: Literal["columns", "bars", "ring"]
     labels: Sequence[str]
     series: Mapping[str, Sequence[Number]]
+    links: Sequence[str] = ()
+    """Where each label leads; left out: nowhere."""
 
     @property
     def data(self) -> dict[str, object]:
         """What the browser gets."""
         series = [{"name": name, "values": list(values)} for name, values in self.series.items()]
-        return {"kind": self.kind, "labels": list(self.labels), "series": series}
+        return {"kind": self.kind, "labels": list(self.labels), "series": series, "links": list(self.links)}
 
     @property
-    def rows(self) -> list[tuple[str, list[Number]]]:
-        """The table's rows: a label, and its number in each series."""
-        columns = list(self.series.values())
-        return [(label, [values[i] for values in columns]) for i, label in enumerate(self.labels)]
+    def rows(self) -> list[Row]:
+        """The table's rows."""
+        links = self.links or [""] * len(self.labels)
+        numbers = [list(values) for values in zip(*self.series.values(), strict=True)]
+        return [Row(*row) for row in zip(self.labels, numbers, links, strict=True)]
 
     @property
     def is_empty(self) -> bool:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import csv
 import datetime as dt
 import io
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import Count, Q, QuerySet, Sum
+from django.db.models import Count, Q, QuerySet
 
 from allowance.buckets import UtcDay, UtcHour
-from allowance.models import Account
 from routing.models import DecisionRecord, MinerIncident
 from routing.reliability import score
 from routing.types import MinerIncidentType
@@ -41,6 +40,7 @@ COLUMNS = {
     "hotkey": "hotkey_ss58address",
     "job_uuid": "job_uuid",
     "executor_class": "executor_class",
+    "executors": "executors",
     "voided_at": "voided_at",
     "voided_by": "voided_by",
     "void_reason": "void_reason",
@@ -87,24 +87,18 @@ def over_time(incidents: Incidents, stretch: Stretch, now: dt.datetime) -> dict[
     return counted
 
 
-def worst_miners(incidents: Incidents, executors: Mapping[str, int], limit: int) -> dict[str, float]:
-    """Return incidents per executor by hotkey, of the `limit` miners that have the most.
+def worst_miners(incidents: Incidents, limit: int) -> dict[tuple[str, str], float]:
+    """Return incidents per executor by hotkey and executor class, of the `limit` that have the most.
 
-    A missing or zero executor count counts as 1, as in the score.
+    Each incident counts by the executors that the miner had then, so that as long as it has as many, this is its score
+    without the minus. A missing or zero executor count counts as 1, as there.
     """
-    counted: Counter[str] = Counter()
-    # By class too, because then SQLite groups what it found by time or class, and else walks all rows by hotkey.
-    rows = incidents.order_by().values_list("executor_class", "hotkey_ss58address").annotate(Count("pk"))
-    for _, hotkey, number in rows:
-        counted[hotkey] += number
-    per_executor = {hotkey: -score(number, executors.get(hotkey, 0)) for hotkey, number in counted.items()}
+    per_executor: dict[tuple[str, str], float] = defaultdict(float)
+    # By class first, because then SQLite groups what it found by time or class, and else walks all rows by hotkey.
+    rows = incidents.order_by().values_list("executor_class", "hotkey_ss58address", "executors").annotate(Count("pk"))
+    for executor_class, hotkey, executors, number in rows:
+        per_executor[hotkey, executor_class] -= score(number, executors)
     return dict(sorted(per_executor.items(), key=lambda item: (-item[1], item[0]))[:limit])
-
-
-def executors(executor_class: str | None) -> dict[str, int]:
-    """Return how many executors each miner has, of a class or (None) of all of them."""
-    accounts = Account.objects.filter(executor_class=executor_class) if executor_class else Account.objects.all()
-    return dict(accounts.order_by().values_list("miner_id").annotate(Sum("executors")))
 
 
 def hotkeys(beginning: str) -> list[str]:

@@ -152,6 +152,7 @@ def _incident(row: MinerIncident) -> IncidentLine:
         job_uuid=row.job_uuid,
         executor_class=row.executor_class,
         timestamp=row.timestamp,
+        executors=row.executors,
         voided_at=row.voided_at,
         voided_by=row.voided_by or None,
         void_reason=row.void_reason or None,

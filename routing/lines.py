@@ -71,6 +71,7 @@ class IncidentLine(Line):
     job_uuid: UUID
     executor_class: str
     timestamp: AwareDatetime
+    executors: int | None = None
     voided_at: AwareDatetime | None = None
     voided_by: str | None = None
     void_reason: str | None = None
@@ -89,6 +90,7 @@ class IncidentLine(Line):
             job_uuid=self.job_uuid,
             executor_class=self.executor_class,
             timestamp=self.timestamp,
+            executors=self.executors,
         )
         if self.voided_at is not None:
             incident = MinerIncident.objects.get(hotkey_ss58address=self.hotkey, job_uuid=self.job_uuid)

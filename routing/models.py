@@ -27,6 +27,7 @@ class MinerIncident(models.Model):
     hotkey_ss58address = models.CharField("hotkey", max_length=HOTKEY_LENGTH)
     job_uuid = models.UUIDField()
     executor_class = models.CharField(max_length=64)
+    executors = models.PositiveIntegerField(default=0, help_text="Of the class, declared when it was reported.")
     voided_at = models.DateTimeField(null=True, blank=True)
     voided_by = models.CharField(max_length=NAME_LENGTH, blank=True)
     void_reason = models.CharField(max_length=REASON_LENGTH, blank=True)

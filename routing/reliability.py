@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -11,7 +14,8 @@ from django.db.models import Count, QuerySet
 
 from allowance import validation
 from allowance.locks import bound_waits, ledger_transaction, lock_timeout
-from allowance.types import BadInputError
+from allowance.models import Account
+from allowance.types import MAX_EXECUTORS, BadInputError
 from routing.metrics import INCIDENTS
 from routing.models import NAME_LENGTH, REASON_LENGTH, IncidentVersion, MinerIncident
 from routing.types import MinerIncidentType
@@ -22,6 +26,10 @@ INCIDENT_COUNTS = f"""
     WHERE executor_class = %(executor_class)s AND timestamp >= %(since)s AND voided_at IS NULL
     GROUP BY hotkey_ss58address
 """  # noqa: S608 (only our table's name is filled in)
+
+
+VOIDED_AT_ONCE = 500
+"""So many incidents are voided in a transaction: whoever reports for their class waits for it."""
 
 
 class IncidentAlreadyVoided(Exception):  # noqa: N818 (like those of the contract)
@@ -94,9 +102,17 @@ def incidents_by_type(hotkey: str, now: dt.datetime, window: dt.timedelta) -> di
 
 
 def record_incident(
-    *, incident_type: str, hotkey: str, job_uuid: UUID | str, executor_class: str, timestamp: dt.datetime
+    *,
+    incident_type: str,
+    hotkey: str,
+    job_uuid: UUID | str,
+    executor_class: str,
+    timestamp: dt.datetime,
+    executors: int | None = None,
 ) -> None:
-    """Record an incident. A second one of the same miner and job changes nothing.
+    """Record an incident, with how many `executors` of the class the miner had (left out: as it declares now).
+
+    A second one of the same miner and job changes nothing.
 
     Raises ValueError for bad input, LockTimeout if somebody else's transaction with an incident of the class does not
     end in time.
@@ -109,6 +125,9 @@ def record_incident(
         "type": MinerIncidentType(incident_type),
         "timestamp": validation.timestamp(timestamp),
         "executor_class": executor_class,
+        "executors": validation.whole(
+            declared(hotkey, executor_class) if executors is None else executors, "The executor count", MAX_EXECUTORS
+        ),
     }
     with ledger_transaction():
         bound_waits(lock_timeout())
@@ -117,6 +136,12 @@ def record_incident(
         _, is_new = MinerIncident.objects.get_or_create(incident, hotkey_ss58address=hotkey, job_uuid=job_uuid)
         if is_new:
             transaction.on_commit(INCIDENTS.labels(incident["type"], executor_class).inc)
+
+
+def declared(hotkey: str, executor_class: str) -> int:
+    """Return how many executors of a class a miner declares; 0 if it never declared any."""
+    accounts = Account.objects.filter(miner=hotkey, executor_class=executor_class)
+    return accounts.values_list("executors", flat=True).first() or 0
 
 
 def forget(incidents: QuerySet[MinerIncident]) -> int:
@@ -133,22 +158,59 @@ def void_incident(incident_id: int, *, by: str | None, reason: str | None, now: 
     IncidentAlreadyVoided if somebody did it before, MinerIncident.DoesNotExist if there is none, LockTimeout if others
     report for the class and do not end in time.
     """
-    void = {
+    void = _void(by, reason, now)
+    with ledger_transaction():
+        # An incident stays in its class. What else it says counts only once it is read under the lock of the class.
+        executor_class = MinerIncident.objects.only("executor_class").get(pk=incident_id).executor_class
+        for incident in _void_locked(executor_class, [incident_id], void):
+            return incident
+        incident = MinerIncident.objects.get(pk=incident_id)
+        raise IncidentAlreadyVoided(incident_id, incident.voided_by, incident.voided_at or now)
+
+
+def void_incidents(
+    incidents: QuerySet[MinerIncident, Any],
+    *,
+    by: str | None,
+    reason: str | None,
+    now: dt.datetime,
+    note: Callable[[list[MinerIncident]], object],
+) -> Iterator[int]:
+    """Void the incidents that there are now, as `void_incident` does, in transactions of VOIDED_AT_ONCE at most.
+
+    Yield after each how many it voided; those that somebody else has voided are left as they are. `note` is called
+    within each transaction with what it voids. Raises LockTimeout as `void_incident` does: what was yielded stays.
+    """
+    void = _void(by, reason, now)
+    by_class = incidents.filter(voided_at=None).order_by("executor_class", "pk").values_list("executor_class", "pk")
+    for executor_class, found in groupby(list(by_class), itemgetter(0)):
+        pks = [pk for _, pk in found]
+        for first in range(0, len(pks), VOIDED_AT_ONCE):
+            with ledger_transaction():
+                voided = _void_locked(executor_class, pks[first : first + VOIDED_AT_ONCE], void)
+                note(voided)
+            yield len(voided)
+
+
+def _void(by: object, reason: object, now: object) -> dict[str, Any]:
+    """Return what a void stores."""
+    return {
         "voided_by": _words(by, "a name", NAME_LENGTH),
         "void_reason": _words(reason, "a reason", REASON_LENGTH),
         "voided_at": validation.timestamp(now),
     }
-    with ledger_transaction():
-        bound_waits(lock_timeout())
-        # An incident stays in its class. What else it says counts only once it is read under the lock of the class.
-        _draw_version(MinerIncident.objects.only("executor_class").get(pk=incident_id).executor_class)
-        incident = MinerIncident.objects.select_for_update().get(pk=incident_id)
-        if incident.voided_at is not None:
-            raise IncidentAlreadyVoided(incident_id, incident.voided_by, incident.voided_at)
+
+
+def _void_locked(executor_class: str, pks: Sequence[int], void: Mapping[str, Any]) -> list[MinerIncident]:
+    """Void incidents of a class under its lock, and return them without those that were voided before."""
+    bound_waits(lock_timeout())
+    _draw_version(executor_class)
+    incidents = list(MinerIncident.objects.select_for_update().filter(pk__in=pks, voided_at=None).order_by("pk"))
+    MinerIncident.objects.filter(pk__in=[incident.pk for incident in incidents]).update(**void)
+    for incident in incidents:
         for name, value in void.items():
             setattr(incident, name, value)
-        incident.save(update_fields=list(void))
-    return incident
+    return incidents
 
 
 def _words(value: object, what: str, longest: int) -> str:

@@ -86,6 +86,11 @@ def show(request: HttpRequest, template: str, title: str, **context: object) -> 
     return TemplateResponse(request, template, {**admin.site.each_context(request), "title": title, **context})
 
 
+def miner_address(hotkey: str) -> str:
+    """Return the address of a miner's page."""
+    return reverse("admin:routing_miner", args=[quote(hotkey)])
+
+
 def miner_link(hotkey: str) -> str:
     """Return the link to a miner's page."""
-    return format_html('<a href="{}">{}</a>', reverse("admin:routing_miner", args=[quote(hotkey)]), hotkey)
+    return format_html('<a href="{}">{}</a>', miner_address(hotkey), hotkey)

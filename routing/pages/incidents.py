@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ERROR_FLAG, SEARCH_VAR, ChangeList
+from django.contrib.auth.models import AbstractBaseUser
 from django.core.handlers.asgi import ASGIRequest
+from django.db.models import Max
 from django.http import Http404, HttpRequest, HttpResponseBase, StreamingHttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
@@ -23,12 +26,12 @@ from routing import incidents
 from routing.charts import Chart
 from routing.incidents import Incidents, Stretch
 from routing.models import NAME_LENGTH, REASON_LENGTH, MinerIncident
-from routing.pages import SEE_DECISIONS, SEE_INCIDENTS, needs, show
+from routing.pages import SEE_DECISIONS, SEE_INCIDENTS, SEE_MINER, miner_address, needs, show
 from routing.pages.filters import ClassFilter, Filter, ModelAdmin
 from routing.reliability import IncidentAlreadyVoided, void_incident
 from routing.types import MinerIncidentType
+from routing.voiding import groups, log, void_for
 
-SEE_EXECUTORS = ("allowance.view_account",)
 VOID = (*SEE_INCIDENTS, "routing.void_incidents")
 
 STRETCHES = {
@@ -40,6 +43,10 @@ STRETCHES = {
 }
 AT_FIRST, LONGEST, ANY_TIME = "7d", "365d", "any"
 WORST = 15
+SAMPLE = 10
+"""So many of the incidents to be voided are shown, the newest."""
+
+MAX_ID = 2**63 - 1
 
 
 class TimeFilter(Filter):
@@ -114,7 +121,7 @@ class IncidentList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         """Read a page of the list, and for whoever may see them the decisions that sent the jobs there."""
         super().get_results(request)
-        self.sees_executors = request.user.has_perms(SEE_EXECUTORS)
+        self.sees_miners = request.user.has_perms(SEE_MINER)
         self.result_list = list(self.result_list)
         look_decisions_up(self.result_list, request)
 
@@ -146,16 +153,17 @@ class IncidentList(ChangeList):
         series = {str(kind.label): counts for kind, counts in over_time.items()}
         shares = {"incidents": [sum(counts) for counts in series.values()]}
         title = f"Incidents by {stretch.unit} (UTC), {stretch.title}"
-        drawn = [
+        return [
             Chart("incidents-over-time", title, "columns", stretch.labels(now), series),
             Chart("incidents-by-type", f"Share by type, {stretch.title}", "ring", list(series), shares),
+            self._worst_miners(counting, f"Most incidents per executor of a class, {stretch.title}"),
         ]
-        if self.sees_executors:
-            worst = incidents.worst_miners(counting, incidents.executors(chosen[ClassFilter].value()), WORST)
-            per_executor = {"incidents per executor": [round(ratio, 3) for ratio in worst.values()]}
-            title = f"Most incidents per executor, {stretch.title}"
-            drawn.append(Chart("worst-miners", title, "bars", list(worst), per_executor))
-        return drawn
+
+    def _worst_miners(self, counting: Incidents, title: str) -> Chart:
+        worst = incidents.worst_miners(counting, WORST)
+        per_executor = {"incidents per executor": [round(ratio, 3) for ratio in worst.values()]}
+        links = [miner_address(hotkey) for hotkey, _ in worst] if self.sees_miners else []
+        return Chart("worst-miners", title, "bars", [" ".join(of) for of in worst], per_executor, links)
 
 
 def look_decisions_up(listed: Sequence[MinerIncident], request: HttpRequest) -> None:
@@ -200,6 +208,50 @@ class VoidForm(forms.Form):
     reason = forms.CharField(max_length=REASON_LENGTH, widget=forms.Textarea(attrs={"rows": 3}))
 
 
+def void_selected(request: HttpRequest, selected: Incidents) -> HttpResponseBase | None:
+    """Ask once why the incidents should not count, and void them; return the page to show, or None for the list.
+
+    What is asked about is what is voided: incidents that came later, and so have higher ids, are left alone.
+    """
+    newest = request.POST.get("newest", "")
+    if newest.isascii() and newest.isdigit():
+        selected = selected.filter(pk__lte=min(int(newest), MAX_ID))
+    counting = selected.filter(voided_at=None)
+    found = groups(counting)
+    count = sum(group.incidents for group in found)
+    if not count:
+        messages.warning(request, "None of the selected incidents counts: all of them are voided already.")
+        return None
+    form = VoidForm(request.POST if "confirmed" in request.POST else None)
+    if form.is_valid():
+        _void_all(request, counting, form.cleaned_data["reason"], count)
+        return None
+    return show(
+        request,
+        "routing/void_selected.html",
+        "Void incidents",
+        form=form,
+        groups=[(MinerIncidentType(group.type).label, group) for group in found],
+        count=count,
+        voided=selected.count() - count,
+        sample=counting.order_by("-timestamp", "-pk")[:SAMPLE],
+        newest=counting.aggregate(Max("pk"))["pk__max"],
+        chosen=request.POST.getlist(ACTION_CHECKBOX_NAME),
+        select_across=request.POST.get("select_across", "0"),
+    )
+
+
+def _void_all(request: HttpRequest, counting: Incidents, reason: str, count: int) -> None:
+    voided, user = 0, cast(AbstractBaseUser, request.user)
+    try:
+        for some in void_for(counting, user, reason=reason, now=timezone.now()):
+            voided += some
+    except LockTimeout as error:
+        messages.error(request, f"{voided} of {count} incidents are voided. Void the others again: {error}")
+        return
+    messages.success(request, f"{voided} of {count} incidents are voided and do not count any more.")
+
+
 @needs(*VOID)
 def void(request: HttpRequest, pk: int) -> HttpResponseBase:
     """Ask why an incident should not count, and void it."""
@@ -213,7 +265,7 @@ def void(request: HttpRequest, pk: int) -> HttpResponseBase:
             reason = form.cleaned_data["reason"]
             name = request.user.get_username()[:NAME_LENGTH]
             voided = void_incident(pk, by=name, reason=reason, now=timezone.now())
-            _model_admin().log_change(request, voided, f"Voided: {reason}")
+            log([voided], cast(AbstractBaseUser, request.user))
             messages.success(request, f"{incident} is voided and does not count any more.")
             return redirect(page)
     except MinerIncident.DoesNotExist as error:

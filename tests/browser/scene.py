@@ -89,6 +89,7 @@ def incident(hotkey: str, kind: str, at: dt.datetime, executor_class: str, **voi
         timestamp=at,
         job_uuid=uuid4(),
         executor_class=executor_class,
+        executors=4,
         **void,
     )
 

@@ -11,7 +11,7 @@ import pytest
 from django.contrib.admin.utils import quote
 from django.db.models import F
 from django.utils import timezone
-from playwright.async_api import expect
+from playwright.async_api import Position, expect
 
 from allowance.models import Account, Block, Reservation, ReservationState
 from allowance.threads import in_database_thread
@@ -19,6 +19,7 @@ from routing.models import DecisionRecord, MinerIncident
 from routing.types import ROUTED
 from tests.browser.scene import DAY, FAILED, HORDE, LONG, MINERS, NASTY, REJECTED
 from tests.browser.visits import Drawn, Visit, page
+from tests.factories import CLASS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -44,13 +45,11 @@ def incidents(within: dt.timedelta, label: str) -> Numbers:
 
 
 def by_miner_per_executor() -> Numbers:
-    """Return how many incidents of a week that count each miner has for an executor of its."""
-    executors: Counter[str] = Counter()
-    for account in Account.objects.all():
-        executors[account.miner_id] += account.executors
+    """Return how many incidents of a week that count each miner has in a class for an executor of its."""
     rows = MinerIncident.objects.filter(voided_at=None, timestamp__gt=timezone.now() - 7 * DAY)
-    counts = Counter(row.hotkey_ss58address for row in rows)
-    return {hotkey: (round(number / executors[hotkey], 3),) for hotkey, number in counts.items()}
+    counts = Counter((row.hotkey_ss58address, row.executor_class, row.executors) for row in rows)
+    numbers = {(hotkey, of): round(number / executors, 3) for (hotkey, of, executors), number in counts.items()}
+    return {f"{hotkey} {of}": (number,) for (hotkey, of), number in numbers.items()}
 
 
 def decisions() -> Numbers:
@@ -126,8 +125,30 @@ async def test_the_worst_miners_per_executor_are_in_front(visit: Visit) -> None:
     await visit.go(INCIDENTS)
     chart = (await visit.charts())["worst-miners"]
     assert chart.numbers == await ask(by_miner_per_executor)
-    assert chart.labels[:2] == [NASTY[0], NASTY[3]]
+    assert chart.labels[:2] == [f"{NASTY[0]} {CLASS}", f"{NASTY[3]} {CLASS}"]
     assert list(chart.numbers.values()) == sorted(chart.numbers.values(), reverse=True)
+
+
+@pytest.mark.parametrize("x", [2, 0.6], ids=["its name", "its bar"])
+async def test_a_bar_leads_to_its_miner_as_its_row_does(x: float, visit: Visit) -> None:
+    await visit.go(INCIDENTS)
+    canvas = visit.page.locator("#worst-miners-canvas")
+    bar = await canvas.evaluate(
+        "canvas => { const {x, y, base} = Chart.getChart(canvas).getDatasetMeta(0).data[1]; return {x, y, base}; }"
+    )
+    position: Position = {"x": x if x > 1 else bar["base"] + x * (bar["x"] - bar["base"]), "y": bar["y"]}
+    await canvas.hover(position=position)
+    await expect(canvas).to_have_css("cursor", "pointer")
+    await canvas.hover(position={"x": 2, "y": 2})
+    await expect(canvas).to_have_css("cursor", "default")
+    async with visit.page.expect_navigation():
+        await canvas.click(position=position)
+    await expect(visit.page).to_have_url(visit.address + page("routing_miner", quote(NASTY[3])))
+    await visit.page.go_back()
+    figure = visit.page.locator("figure", has=canvas)
+    await figure.get_by_text("The numbers").click()
+    await visit.follow(figure.get_by_role("link", name=f"{NASTY[3]} {CLASS}", exact=True))
+    await expect(visit.page).to_have_url(visit.address + page("routing_miner", quote(NASTY[3])))
 
 
 async def test_decisions_by_hour_and_outcome(visit: Visit) -> None:

@@ -76,3 +76,18 @@ async def test_what_is_voided_is_told_with_the_name_whatever_it_is(visit: Visit,
     await void(visit, "too late")
     await expect(visit.page.locator(".messagelist .error")).to_contain_text(f"voided by {USER}")
     await expect(visit.page.locator(".form-row", has_text="Voided by")).to_contain_text(USER)
+
+
+async def test_selected_incidents_are_voided_after_one_page_that_asks(visit: Visit) -> None:
+    await visit.go(f"{INCIDENTS}?miner=bert")
+    await visit.page.locator("#action-toggle").check()
+    await visit.page.get_by_label("Action:").select_option("Void selected incidents")
+    await visit.follow(visit.page.get_by_role("button", name="Run"))
+    await expect(visit.page.get_by_role("heading", level=1)).to_have_text("Void incidents")
+    await expect(visit.page.locator("#content-main")).to_contain_text("2 incidents will be voided.")
+    await visit.page.get_by_label("Reason").fill(REASON)
+    await visit.follow(visit.page.get_by_role("button", name="Void 2 incidents"))
+    await expect(visit.page.locator(".messagelist")).to_contain_text("2 of 2 incidents are voided")
+    assert await visit.column("voided") == ["voided", "voided"]
+    _, score = await rank_and_score(visit, "bert")
+    assert score == "0.000"

@@ -204,12 +204,13 @@ def test_a_job_is_found_by_its_uuid_through_the_index(model: Model, admin_client
     assert not any("LIKE" in sql or "CAST" in sql for sql in searches)
 
 
-FOUND_BY_JOB = {**dict.fromkeys([*OF_JOBS, DecisionRecord, UsedSignature], "job_uuid"), RoutedJob: "uuid"}
+FOUND_BY_JOB: dict[Model, str] = dict.fromkeys((*OF_JOBS, DecisionRecord, UsedSignature), "job_uuid")
+FOUND_BY_JOB[RoutedJob] = "uuid"
 
 
 def of_job(model: Model, job: UUID) -> Any:
     """Return a copy of a row of JOB that is about another job."""
-    row = model._default_manager.filter(**{FOUND_BY_JOB[model]: JOB}).first() or model._default_manager.first()
+    row: Any = model._default_manager.filter(**{FOUND_BY_JOB[model]: JOB}).first() or model._default_manager.first()
     assert row is not None
     row.pk = None
     if model is UsedSignature:

@@ -62,16 +62,16 @@ def in_chunks_of(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_file_tells_all_there_is_to_know(admin_client: Client) -> None:
     fill(60.000001)
-    fill(30, job_uuid=UUID(int=9), voided_at=NOW, voided_by="boss", void_reason='A "host", of\nours')
+    fill(30, executors=3, job_uuid=UUID(int=9), voided_at=NOW, voided_by="boss", void_reason='A "host", of\nours')
     response = admin_client.get(reverse(CSV))
     assert response.headers["Content-Disposition"] == 'attachment; filename="incidents-2026-03-01.csv"'
     assert response.headers["Content-Type"] == "text/csv; charset=utf-8"
     new, old = MinerIncident.objects.order_by("-timestamp")
     assert text(response) == (
-        "id,timestamp,type,hotkey,job_uuid,executor_class,voided_at,voided_by,void_reason\r\n"
-        f"{new.pk},2026-03-01T12:29:30+00:00,MINER_JOB_FAILED,anna,{UUID(int=9)},{CLASS},"
+        "id,timestamp,type,hotkey,job_uuid,executor_class,executors,voided_at,voided_by,void_reason\r\n"
+        f"{new.pk},2026-03-01T12:29:30+00:00,MINER_JOB_FAILED,anna,{UUID(int=9)},{CLASS},3,"
         '2026-03-01T12:30:00+00:00,boss,"A ""host"", of\nours"\r\n'
-        f"{old.pk},2026-03-01T12:28:59.999999+00:00,MINER_JOB_FAILED,anna,{UUID(int=0)},{CLASS},,,\r\n"
+        f"{old.pk},2026-03-01T12:28:59.999999+00:00,MINER_JOB_FAILED,anna,{UUID(int=0)},{CLASS},0,,,\r\n"
     )
 
 

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import time_machine
+from django.contrib.admin.utils import quote
 from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test import Client
@@ -17,12 +18,14 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import escape
 
+from allowance import allowance
 from allowance.buckets import UtcDay, UtcHour
-from allowance.models import Account, Miner
-from routing import incidents
+from routing import incidents, routing
 from routing.incidents import Stretch
 from routing.models import DecisionRecord, MinerIncident
-from tests.factories import CLASS
+from routing.pages import SEE_INCIDENTS, SEE_MINER
+from tests.factories import CLASS, FIRST_BLOCK, fill_ledger
+from tests.visitors import clerk
 
 pytestmark = pytest.mark.django_db
 
@@ -32,6 +35,7 @@ OTHER_CLASS = "always_on.test"
 REJECTED, FAILED, HORDE = "MINER_JOB_REJECTED", "MINER_JOB_FAILED", "MINER_HORDE_FAILED"
 HTML = "<script>alert(1)</script>"
 LIST = "admin:routing_minerincident_changelist"
+CSV = "admin:routing_minerincident_csv"
 
 
 @pytest.fixture(autouse=True)
@@ -72,12 +76,7 @@ def charts(client: Client, **query: str) -> dict[str, Any]:
 def drawn(client: Client, chart: str, **query: str) -> dict[str, Any]:
     """Return the numbers of a chart that are not 0, by label; a tuple where there are several series."""
     rows = charts(client, **query)[chart].rows
-    return {label: numbers[0] if len(numbers) == 1 else tuple(numbers) for label, numbers in rows if any(numbers)}
-
-
-def account(miner: str, executors: int, executor_class: str = CLASS) -> None:
-    Miner.objects.get_or_create(hotkey=miner)
-    Account.objects.create(miner_id=miner, executor_class=executor_class, executors=executors)
+    return {label: numbers[0] if len(numbers) == 1 else tuple(numbers) for label, numbers, _ in rows if any(numbers)}
 
 
 @pytest.mark.parametrize(("bucket", "begins"), [(UtcHour, dt.timedelta(hours=1)), (UtcDay, dt.timedelta(days=1))])
@@ -133,26 +132,67 @@ def test_shares_are_of_the_same_incidents(admin_client: Client) -> None:
     assert drawn(admin_client, "incidents-by-type", type=FAILED) == {"failed the job": 1}
 
 
-def test_the_worst_miners_are_those_with_the_most_incidents_per_executor(admin_client: Client) -> None:
-    account("many", 4)
-    account("many", 2, OTHER_CLASS)
-    account("zero", 0)
-    for miner, number in (("many", 3), ("zero", 2), ("unknown", 1)):
+def test_the_worst_miners_have_the_most_incidents_per_executor_of_a_class(admin_client: Client) -> None:
+    """Each incident counts by the executors of its time: two of four, then one of one, come to 1.5."""
+    for executors, number in ((4, 2), (1, 1)):
         for _ in range(number):
-            incident(miner)
-    incident("many", executor_class=OTHER_CLASS)
+            incident("many", executors=executors)
+    for _ in range(2):
+        incident("zero", executors=0)
+    incident("many", executors=2, executor_class=OTHER_CLASS)
+    incident("unknown")
     incident("unknown", voided=True)
-    everywhere, there = {"zero": 2.0, "unknown": 1.0, "many": 0.667}, {"zero": 2.0, "unknown": 1.0, "many": 0.75}
-    assert drawn(admin_client, "worst-miners") == everywhere
+    there = {f"zero {CLASS}": 2.0, f"many {CLASS}": 1.5, f"unknown {CLASS}": 1.0}
+    elsewhere = {f"many {OTHER_CLASS}": 0.5}
+    assert drawn(admin_client, "worst-miners") == there | elsewhere
     assert drawn(admin_client, "worst-miners", **{"class": CLASS}) == there
-    assert drawn(admin_client, "worst-miners", **{"class": OTHER_CLASS}) == {"many": 0.5}
-    assert list(charts(admin_client)["worst-miners"].labels) == list(everywhere)
+    assert drawn(admin_client, "worst-miners", **{"class": OTHER_CLASS}) == elsewhere
+    assert list(charts(admin_client)["worst-miners"].labels) == [*there, *elsewhere]
+    shown = [line for line in b"".join(admin_client.get(reverse(CSV))).decode().splitlines() if "many" in line]
+    executors_told = sorted((line.split(",")[5], int(line.split(",")[6])) for line in shown)
+    assert executors_told == [(CLASS, 1), (CLASS, 4), (CLASS, 4), (OTHER_CLASS, 2)]
+
+
+def test_the_worst_miners_have_the_scores_that_the_board_shows(admin_client: Client) -> None:
+    """A miner with incidents of other classes only, whose score is 0, is not among those of the class."""
+    fill_ledger("fine", "bad", "worse", executors=4)
+    for miner, number, executor_class in (("bad", 1, CLASS), ("worse", 3, CLASS), ("fine", 9, OTHER_CLASS)):
+        for _ in range(number):
+            routing().report_incident("MINER_JOB_FAILED", miner, str(uuid4()), executor_class)
+    board = admin_client.get(reverse("admin:routing_board"), {"executor_class": CLASS})
+    scores = {f"{c.hotkey} {CLASS}": -c.score for c in board.context["candidates"] if c.score}
+    assert scores == {f"bad {CLASS}": 0.25, f"worse {CLASS}": 0.75}
+    assert drawn(admin_client, "worst-miners", time="24h", **{"class": CLASS}) == scores
+
+
+def test_an_incident_keeps_the_executors_that_were_declared_when_it_was_reported(admin_client: Client) -> None:
+    fill_ledger("anna", executors=4)
+    routing().report_incident("MINER_JOB_FAILED", "anna", job := str(uuid4()), CLASS)
+    axon = {"address": "10.0.0.1", "ip_version": 4, "port": 9000}
+    allowance().record_manifests(block=FIRST_BLOCK + 1, axons={"anna": axon}, executors={"anna": {CLASS: 1}})
+    routing().report_incident("MINER_JOB_FAILED", "anna", job, CLASS)  # again: it stays as it was
+    routing().report_incident("MINER_JOB_FAILED", "anna", str(uuid4()), CLASS)
+    routing().report_incident("MINER_JOB_FAILED", "anna", str(uuid4()), OTHER_CLASS)
+    assert list(MinerIncident.objects.order_by("pk").values_list("executors", flat=True)) == [4, 1, 0]
+    assert drawn(admin_client, "worst-miners") == {f"anna {CLASS}": 1.25, f"anna {OTHER_CLASS}": 1.0}
+
+
+def test_bars_and_rows_of_miners_lead_to_their_pages() -> None:
+    incident(HTML)
+    leads = reverse("admin:routing_miner", args=[quote(HTML)])
+    client = clerk(*SEE_MINER)
+    assert list(charts(client)["worst-miners"].links) == [leads]
+    label = escape(f"{HTML} {CLASS}")
+    assert f'<a href="{escape(leads)}">{label}</a></th>' in client.get(reverse(LIST)).content.decode()
+    client = clerk(*SEE_INCIDENTS)
+    assert list(charts(client)["worst-miners"].links) == []
+    assert f'<th scope="row">{label}</th>' in client.get(reverse(LIST)).content.decode()
 
 
 def test_no_more_than_fifteen_miners_are_the_worst(admin_client: Client) -> None:
     for number in range(20):
         incident(f"miner_{number:02}")
-    assert list(charts(admin_client)["worst-miners"].labels) == [f"miner_{number:02}" for number in range(15)]
+    assert list(charts(admin_client)["worst-miners"].labels) == [f"miner_{n:02} {CLASS}" for n in range(15)]
 
 
 def test_a_chart_of_nothing_says_so(admin_client: Client) -> None:
@@ -190,7 +230,7 @@ def test_what_is_chosen_goes_for_the_list_the_charts_and_the_file(
     incident("void", voided=True)
     incident("old", ago=100 * DAY)
     assert set(hotkeys(admin_client, **query)) == left
-    assert drawn(admin_client, "worst-miners", **query).keys() == left - {"void"}
+    assert {label.split()[0] for label in drawn(admin_client, "worst-miners", **query)} == left - {"void"}
     assert sum(drawn(admin_client, "incidents-by-type", **query).values()) == len(left - {"void"})
     address = listed(admin_client, **query).csv
     assert escape(address) in admin_client.get(reverse(LIST), query).content.decode()
@@ -265,17 +305,15 @@ def test_the_decisions_of_a_page_take_one_query(admin_client: Client) -> None:
     assert sum("decisionrecord" in query["sql"] for query in captured) == 1
 
 
-def test_who_may_not_see_decisions_or_accounts_is_told_nothing_of_them() -> None:
+def test_who_may_not_see_decisions_is_told_nothing_of_them() -> None:
     told = incident("anna")
     decision(told.job_uuid, "anna")
-    account("anna", 3)
     client = staff("view_minerincident")
     for address in (reverse(LIST), reverse("admin:routing_minerincident_change", args=[told.pk])):
         with CaptureQueriesContext(connection) as captured:
             content = client.get(address).content.decode()
-        assert not any("decisionrecord" in q["sql"] or "allowance_account" in q["sql"] for q in captured)
+        assert not any("decisionrecord" in q["sql"] for q in captured)
         assert "decision" not in content
-    assert charts(client).keys() == {"incidents-over-time", "incidents-by-type"}
 
 
 def test_a_hotkey_that_is_html_is_shown_as_text(admin_client: Client) -> None:

@@ -10,9 +10,11 @@
         return Array.from({length: count}, (_, i) => color(`--series-${i % 8 + 1}`));
     }
 
-    /* A hotkey would leave a bar no room; the tooltip and the table have all of it. */
-    function shortened(label) {
-        return label.length > 20 ? `${label.slice(0, 8)}…${label.slice(-6)}` : label;
+    /* A hotkey would leave a bar no room; the tooltip and the table have all of it. What follows it, as an executor
+       class, stands below it. */
+    function lines(label) {
+        const [name, ...rest] = label.split(" ");
+        return [name.length > 20 ? `${name.slice(0, 8)}…${name.slice(-6)}` : name, ...(rest.length ? [rest.join(" ")] : [])];
     }
 
     function options(kind, series) {
@@ -28,17 +30,28 @@
             return {...common, cutout: "60%"};
         }
         const axis = {stacked: many, grid: {color: line}, ticks: {color: text, precision: 0}};
-        const short = {callback(value) { return shortened(this.getLabelForValue(value)); }};
+        const short = {callback(value) { return lines(this.getLabelForValue(value)); }};
         const names = {stacked: many, grid: {display: false}, ticks: {color: text, autoSkip: kind === "columns", maxRotation: 0, ...(kind === "bars" && short)}};
         return kind === "bars"
             ? {...common, indexAxis: "y", scales: {x: {...axis, beginAtZero: true}, y: names}}
             : {...common, interaction: {mode: "index"}, scales: {x: names, y: {...axis, beginAtZero: true}}};
     }
 
+    /* A bar, and its name beside it, leads where its row of the table does, which is the one that keyboards reach. */
+    function lead(canvas, links) {
+        function link({offsetY}) {
+            const {chartArea, scales} = Chart.getChart(canvas);
+            return offsetY >= chartArea.top && offsetY <= chartArea.bottom ? links[scales.y.getValueForPixel(offsetY)] : undefined;
+        }
+        canvas.onmousemove = event => { canvas.style.cursor = link(event) ? "pointer" : "default"; };
+        canvas.onclick = event => { if (link(event)) { location.assign(link(event)); } };
+    }
+
     function draw(canvas) {
-        const {kind, labels, series} = JSON.parse(document.getElementById(canvas.id.replace(/-canvas$/, "")).textContent);
+        const {kind, labels, series, links} = JSON.parse(document.getElementById(canvas.id.replace(/-canvas$/, "")).textContent);
         if (kind === "bars") {
-            canvas.parentElement.style.height = `${80 + 18 * labels.length}px`;
+            const most = Math.max(...labels.map(label => lines(label).length));
+            canvas.parentElement.style.height = `${80 + (4 + 14 * most) * labels.length}px`;
         }
         const colors = palette(kind === "ring" ? labels.length : series.length);
         Chart.getChart(canvas)?.destroy();
@@ -56,6 +69,9 @@
             },
             options: options(kind, series),
         });
+        if (links.length) {
+            lead(canvas, links);
+        }
     }
 
     function drawAll() {
