@@ -10,7 +10,16 @@ from contextlib import suppress
 from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_serializer,
+    model_validator,
+)
 
 from allowance import allowance, reservations, validation
 from allowance.models import Reservation, ReservationState
@@ -50,6 +59,11 @@ class ManifestsLine(Line):
     block: int
     axons: dict[str, dict[str, str | int]]
     executors: dict[str, dict[str, int]]
+
+    @field_serializer("axons", "executors")
+    def sort_keys(self, by_miner: dict[str, dict[str, str | int]]) -> dict[str, dict[str, str | int]]:
+        """Sort what databases keep in different orders: one history is one journal, whatever database it is in."""
+        return {name: dict(sorted(values.items())) for name, values in sorted(by_miner.items())}
 
     def apply(self) -> None:
         allowance().record_manifests(block=self.block, axons=self.axons, executors=self.executors)
