@@ -11,7 +11,7 @@ from django.db import connection
 from django.db.models import F
 from django.utils import timezone
 
-from allowance import ledger, rows
+from allowance import ledger, rows, validation
 from allowance.chain import newest_block
 from allowance.ledger import Balance
 from allowance.locks import ledger_transaction, lock_account
@@ -20,7 +20,6 @@ from allowance.state import Lapsed, lapsed_at, state_at, window
 from allowance.types import (
     EXECUTOR_CLASSES,
     HOLD_MARGIN,
-    BadInputError,
     CannotReserveAllowanceException,
     ReservationAlreadySpent,
     ReservationException,
@@ -118,8 +117,7 @@ REFUSALS: dict[ReservationState, type[ReservationException]] = {
 
 
 def _end(reservation_id: int, end: ReservationState, now: dt.datetime | None) -> None:
-    if not isinstance(reservation_id, int) or isinstance(reservation_id, bool):
-        raise BadInputError(f"A reservation id is a whole number, not {reservation_id!r:.80}; fixed routes have none.")
+    reservation_id = validation.reservation_id(reservation_id)
     if not 0 < reservation_id < 2**63:  # SQLite can't even look for those
         raise ReservationNotFound(reservation_id)
     with ledger_transaction():
