@@ -64,6 +64,14 @@ def is_real(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def to_float(value: float) -> float:
+    """Return a real number as the nearest float; one that is too big becomes infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def whole(value: object, name: str, highest: int) -> int:
     """Return `value` as an int if it is an integer from 0 to `highest`."""
     if not is_integer(value) or not 0 <= int(value) <= highest:
@@ -109,18 +117,18 @@ def seconds(value: object) -> float:
 
     Raises BadInputError unless it is a finite number above 0, JobTooLong above MAX_JOB_RUN_TIME.
     """
-    if not is_real(value) or not 0 < value < math.inf or not float(min(value, 1)) > 0:
+    if not is_real(value) or not 0 < value < math.inf or not to_float(value) > 0:
         raise BadInputError(f"Seconds must be a finite number above 0, not {value!r:.80}.")
-    if value > MAX_JOB_RUN_TIME:
-        raise JobTooLong(float(min(value, sys.float_info.max)))
-    return float(value)
+    if to_float(value) > MAX_JOB_RUN_TIME:
+        raise JobTooLong(min(to_float(value), sys.float_info.max))
+    return to_float(value)
 
 
 def time_limit(value: object) -> float:
     """Return `value`, a part of a job's seconds, as an int or a float if it is 0 or more."""
     if not is_real(value) or not value >= 0:
         raise BadInputError(f"A time limit must be 0 s or more, not {value!r:.80}.")
-    return int(value) if is_integer(value) else float(min(value, sys.float_info.max)) if value < math.inf else math.inf
+    return int(value) if is_integer(value) else to_float(value)
 
 
 def job_uuid(value: object) -> UUID:
