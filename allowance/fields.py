@@ -69,6 +69,13 @@ class BitsField(BitsBinary):
     def from_db_value(self, value: Any, _expression: object, _connection: BaseDatabaseWrapper) -> int:
         return int.from_bytes(value or b"", "little")  # an outer join has no row, and no set
 
+    def to_python(self, value: Any) -> int:
+        return int(value)
+
+    def value_to_string(self, obj: models.Model) -> str:
+        """Return the number in digits, for serializers that know texts only."""
+        return str(self.value_from_object(obj))
+
     def get_db_prep_value(self, value: Any, connection: BaseDatabaseWrapper, prepared: bool = False) -> Any:
         if isinstance(value, int):
             value = value.to_bytes((value.bit_length() + 7) // 8, "little")

@@ -10,7 +10,7 @@ from uuid import UUID
 from django.db.models import F
 from django.utils import timezone
 
-from allowance import ledger, rows
+from allowance import ledger, rows, validation
 from allowance.chain import newest_block
 from allowance.ledger import Balance
 from allowance.locks import ledger_transaction, lock_account
@@ -20,7 +20,6 @@ from allowance.types import (
     EXECUTOR_CLASSES,
     HOLD_MARGIN,
     RESERVATION_IDS,
-    BadInputError,
     CannotReserveAllowanceException,
     ReservationAlreadySpent,
     ReservationException,
@@ -118,8 +117,7 @@ REFUSALS: dict[ReservationState, type[ReservationException]] = {
 
 
 def _end(reservation_id: int, end: ReservationState, now: dt.datetime | None) -> None:
-    if not isinstance(reservation_id, int) or isinstance(reservation_id, bool):
-        raise BadInputError(f"A reservation id is a whole number, not {reservation_id!r:.80}; fixed routes have none.")
+    reservation_id = validation.reservation_id(reservation_id)
     if not 0 < reservation_id < RESERVATION_IDS:  # SQLite can't even look for those of more than 63 bits
         raise ReservationNotFound(reservation_id)
     with ledger_transaction():

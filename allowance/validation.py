@@ -9,6 +9,9 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from decimal import Decimal
+from numbers import Integral, Real
+from typing import TypeGuard
 from uuid import UUID
 
 from allowance.types import (
@@ -62,11 +65,38 @@ def executor_class(value: str) -> str:
         raise BadInputError(f"Unknown executor class {value!r:.80}; there are: {', '.join(ExecutorClass)}.") from None
 
 
+def is_integer(value: object) -> TypeGuard[int]:
+    """Tell whether `value` is of an integer type, NumPy's included, and no bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_real(value: object) -> TypeGuard[float]:
+    """Tell whether `value` is a number that compares with others: int, float, Fraction, NumPy's, a finite Decimal."""
+    if isinstance(value, Decimal):
+        return value.is_finite()
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def to_float(value: float) -> float:
+    """Return a real number as the nearest float; one that is too big becomes infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def whole(value: object, name: str, highest: int) -> int:
-    """Return `value` if it is a whole number from 0 to `highest`."""
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= highest:
-        raise BadInputError(f"{name} must be a whole number from 0 to {highest}, not {value!r:.80}.")
-    return value
+    """Return `value` as an int if it is an integer from 0 to `highest`."""
+    if not is_integer(value) or not 0 <= int(value) <= highest:
+        raise BadInputError(f"{name} must be an integer (an int or NumPy's) from 0 to {highest}, not {value!r:.80}.")
+    return int(value)
+
+
+def reservation_id(value: object) -> int:
+    """Return `value` as an int if it is an integer."""
+    if not is_integer(value):
+        raise BadInputError(f"A reservation id is an integer, not {value!r:.80}; fixed routes have none.")
+    return int(value)
 
 
 def block_number(value: object) -> int:
@@ -90,7 +120,7 @@ def timestamp(value: object) -> dt.datetime:
 
 def stake_share(value: object) -> float:
     """Return `value` if it is a share, 0 to 1."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= float(value) <= 1:
+    if not is_real(value) or not 0 <= value <= 1:
         raise BadInputError(f"A stake share lies between 0 and 1, not {value!r:.80}.")
     return float(value)
 
@@ -100,11 +130,18 @@ def seconds(value: object) -> float:
 
     Raises BadInputError unless it is a finite number above 0, JobTooLong above MAX_JOB_RUN_TIME.
     """
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+    if not is_real(value) or not 0 < value < math.inf or not to_float(value) > 0:
         raise BadInputError(f"Seconds must be a finite number above 0, not {value!r:.80}.")
-    if value > MAX_JOB_RUN_TIME:
-        raise JobTooLong(float(min(value, sys.float_info.max)))
-    return float(value)
+    if to_float(value) > MAX_JOB_RUN_TIME:
+        raise JobTooLong(min(to_float(value), sys.float_info.max))
+    return to_float(value)
+
+
+def time_limit(value: object) -> float:
+    """Return `value`, a part of a job's seconds, as an int or a float if it is 0 or more."""
+    if not is_real(value) or not value >= 0:
+        raise BadInputError(f"A time limit must be 0 s or more, not {value!r:.80}.")
+    return int(value) if is_integer(value) else to_float(value)
 
 
 def job_uuid(value: object) -> UUID:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+from numbers import Integral
 from typing import Annotated
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from receipts.models import HOTKEY_LENGTH
 
@@ -15,8 +16,10 @@ Time = Annotated[
     AwareDatetime,
     Field(strict=True, ge=dt.datetime(1970, 1, 1, tzinfo=dt.UTC), lt=dt.datetime(3000, 1, 1, tzinfo=dt.UTC)),
 ]
-Seconds = Annotated[int, Field(strict=True, ge=0, le=366 * 24 * 3600)]
-Whole = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
+AnyInteger = BeforeValidator(lambda n: int(n) if isinstance(n, Integral) and not isinstance(n, bool) else n)
+"""Take NumPy's integers for ints, which pydantic does not."""
+Seconds = Annotated[int, Field(strict=True, ge=0, le=366 * 24 * 3600), AnyInteger]
+Whole = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1), AnyInteger]
 
 
 class Receipt(BaseModel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain as joined
 from itertools import islice
@@ -33,6 +34,9 @@ from routing.models import MinerIncident
 
 MAX_LINE = 2**24
 """Bytes of the longest line: the manifests of a thousand miners have a tenth of it."""
+
+MAX_BLANK = 2**20
+"""Bytes of blank lines one after another: more would be a file that is no journal, however small its .gz is."""
 
 Row = TypeVar("Row", bound=Model)
 Made = TypeVar("Made", bound=BaseModel)
@@ -80,14 +84,18 @@ def replay(lines: Iterable[bytes], *, batch: int = 100) -> Iterator[str]:
 
 
 def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes | JournalError]]:
-    """Number the lines that are not blank; where a compressed file breaks off stands an error instead of a line."""
-    number = 0
+    """Number the lines that are not blank; an error stands instead of a line that is too long or can't be read."""
+    number = blank = 0
     try:
         for number, line in enumerate(lines, start=1):
+            content = line.removeprefix(BOM_UTF8) if number == 1 else line
             if len(line) > MAX_LINE:
                 yield number, JournalError(number, f"longer than {MAX_LINE} bytes, which no event is")
-            elif line.strip():
-                yield number, line
+            elif not content.isspace() and content:
+                blank = 0
+                yield number, content
+            elif (blank := blank + len(line)) > MAX_BLANK:
+                yield number, JournalError(number, f"more than {MAX_BLANK} bytes of blank lines end here")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         yield number + 1, JournalError(number + 1, f"the compressed file is damaged here ({error})")
 

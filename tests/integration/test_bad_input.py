@@ -5,9 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pytest
 import time_machine
 from pydantic import ValidationError
@@ -148,6 +152,24 @@ BLOCK_NUMBER_TAKERS: dict[str, Callable[[Any], object]] = {
 @pytest.mark.parametrize("value", [-1, 2**32, 2**70, "5", 5.0, True, None], ids=repr)
 def test_what_is_no_block_number_is_refused_by_whoever_takes_one(taker: Callable[[Any], object], value: object) -> None:
     assert_refused(lambda: taker(value), "block number", repr(value))
+
+
+@pytest.mark.parametrize(
+    "value", [Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity"), np.float32("nan"), np.bool_(True), 1j], ids=repr
+)
+def test_what_is_no_number_or_none_that_compares_is_refused_everywhere(value: Any) -> None:
+    assert_refused(lambda: record_block(stake_share=value), "stake share", repr(value))
+    assert_refused(lambda: find(allowance_seconds=value), "Seconds", repr(value))
+    assert_refused(lambda: pick(download_time_limit=value), "time limit", repr(value))
+    assert_refused(lambda: record_block(number=value), "integer", repr(value))
+    assert_refused(lambda: allowance().spend_allowance(value), "integer", repr(value))
+
+
+@pytest.mark.parametrize("value", [Decimal(5), np.float64(5), Fraction(5)], ids=repr)
+def test_a_whole_number_of_another_type_than_an_integer_s_is_refused_with_a_true_sentence(value: Any) -> None:
+    for taker in BLOCK_NUMBER_TAKERS.values():
+        assert_refused(partial(taker, value), "must be an integer (an int or NumPy's)", repr(value))
+    assert_refused(lambda: record_collateral(wei=value), "must be an integer", repr(value))
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, math.inf, -math.inf, "0.5", True, None], ids=repr)

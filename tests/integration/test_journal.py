@@ -8,6 +8,7 @@ import io
 import json
 import sys
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ import time_machine
 from django.db import transaction
 
 from allowance.models import Block
-from routing.journal import MAX_LINE
+from routing.journal import MAX_BLANK, MAX_LINE
 from tests.factories import CLASS, Finished, run_command, stored
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
@@ -218,6 +219,28 @@ def test_a_corrupted_gzip_is_reported_and_the_lines_before_are_stored(start: int
     ended = replay(tmp_path, bytes(packed), "--format", "json")
     assert ended.code == 2
     assert len(recorded_blocks()) == json.loads(ended.out)["error"]["line"] - 1
+
+
+@pytest.mark.parametrize("blank", [b"\n", b" " * 1000 + b"\n", b"\r\n"], ids=["empty", "spaces", "Windows"])
+def test_blank_lines_have_a_bound_and_what_stands_before_them_is_stored(blank: bytes, tmp_path: Path) -> None:
+    """A .gz of 300 MB of them is 300 kB."""
+    few = blank * (MAX_BLANK // len(blank))
+    ended = replay(tmp_path, gzip.compress(few + line(BLOCK) + b"\n" + few + line(MANIFESTS) + b"\n" + few))
+    assert (ended.code, ended.err) == (0, "")
+    ended = replay(tmp_path, gzip.compress(few + line(BLOCK, number=2) + b"\n" + few * 300))
+    number = 2 * few.count(b"\n") + 2
+    assert ended.code == 2
+    assert ended.err == f"Line {number}: more than {MAX_BLANK} bytes of blank lines end here"
+    assert recorded_blocks() == [1, 2]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_byte_order_mark_is_no_part_of_the_first_line(packed: bool, tmp_path: Path) -> None:
+    text = BOM_UTF8 + line(BLOCK) + b"\n"
+    assert replay(tmp_path, gzip.compress(text) if packed else text).code == 0
+    assert replay(tmp_path, BOM_UTF8).code == 0
+    assert recorded_blocks() == [1]
+    assert replay(tmp_path, line(BLOCK) + b"\n" + text).err.startswith("Line 2: ")
 
 
 @pytest.mark.parametrize("name", ["nowhere.jsonl", "."], ids=["missing", "a folder"])

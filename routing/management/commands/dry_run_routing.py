@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -128,7 +129,7 @@ def read_requests(options: dict[str, Any]) -> Iterator[tuple[str, V2JobRequest]]
         return
     name: str = options["job"] or options["jobs"]
     try:
-        content = Path(name).read_bytes()
+        content = Path(name).read_bytes().removeprefix(BOM_UTF8)
     except OSError as error:
         raise ValueError(f"Can't read {name}: {error.strerror}.") from error
     if options["job"] is not None:
