@@ -40,7 +40,7 @@ class Command(BaseCommand):
         which.add_argument("--until", metavar="TIME", help="happened before (ISO 8601, with a zone)")
         which.add_argument("--miner", metavar="HOTKEY")
         which.add_argument("--executor-class", metavar="CLASS")
-        which.add_argument("--type", choices=MinerIncidentType.values)
+        which.add_argument("--type", choices=[*MinerIncidentType])
         parser.add_argument("--reason", metavar="TEXT", help="why they should not count")
         parser.add_argument("--by", metavar="USER", help="the user of the site who answers for it")
         parser.add_argument("--dry-run", action="store_true", help="count what would be voided, and void nothing")
