@@ -10,11 +10,12 @@ from django.db.models import Max
 from django.utils import timezone
 
 from allowance import chain, ledger, reading, reservations, state, validation
+from allowance.causes import causes
 from allowance.ledger import Standing
 from allowance.models import Account, Block
 from allowance.models import Miner as MinerRow
 from allowance.threads import in_database_thread
-from allowance.types import NO_ADDRESS, Miner, NoBlockRecorded, NotEnoughAllowanceException
+from allowance.types import EXECUTOR_CLASSES, NO_ADDRESS, Miner, NoBlockRecorded, NotEnoughAllowanceException
 
 
 class Allowance:
@@ -37,7 +38,8 @@ class Allowance:
         need = ledger.to_ns(seconds)
         found = [(s.balance.hotkey, ledger.to_seconds(s.free)) for s in standings if s.free >= need]
         if not found:
-            raise not_enough(seconds, standings)
+            known = executor_class in EXECUTOR_CLASSES
+            raise not_enough(seconds, standings, causes=causes(s.balance for s in standings) if known else ())
         return found
 
     def reserve_allowance(
@@ -164,8 +166,10 @@ class Allowance:
         await in_database_thread(self.record_collateral)(hotkey=hotkey, wei=wei)
 
 
-def not_enough(seconds: float, standings: Sequence[Standing], *, excluded: int = 0) -> NotEnoughAllowanceException:
-    """Return the refusal that says who, of `standings`, has the most available and the most unspent."""
+def not_enough(
+    seconds: float, standings: Sequence[Standing], *, excluded: int = 0, causes: Sequence[str] = ()
+) -> NotEnoughAllowanceException:
+    """Return the refusal that says who, of `standings`, has the most available and the most unspent, and its causes."""
     available = max(standings, key=lambda s: s.free, default=None)
     unspent = max(standings, key=lambda s: s.unspent, default=None)
     return NotEnoughAllowanceException(
@@ -175,4 +179,5 @@ def not_enough(seconds: float, standings: Sequence[Standing], *, excluded: int =
         highest_unspent_allowance=ledger.to_seconds(unspent.unspent) if unspent else 0.0,
         highest_unspent_allowance_ss58=unspent.balance.hotkey if unspent and unspent.unspent else None,
         excluded=excluded,
+        causes=causes,
     )

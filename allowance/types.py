@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,12 +20,18 @@ MAX_BLOCK_DURATION_US = 12_500_000
 BLOCK_DURATION_US = 12_000_000
 """A block that took longer than the maximum counts as one of ordinary length, in microseconds."""
 
+MAX_AHEAD = dt.timedelta(minutes=15)
+"""A block may be dated so far ahead of the clock, no more: clocks differ, but not by this much."""
+
 MAX_WEI = 2**256 - 1
 MAX_EXECUTORS = 100_000
 """No miner has more executors of a class; it keeps every sum of a window inside 64 bits."""
 
 MAX_BLOCK_NUMBER = 2**32 - 1
 """Bittensor's block numbers are unsigned 32-bit integers."""
+
+NAMED = 5
+"""How many things an error names at most."""
 
 HOTKEY_LENGTH = 48
 """An ss58 address of the network has 48 characters; none is longer."""
@@ -84,7 +91,8 @@ class NotEnoughAllowanceException(AllowanceException):
     """Say that no miner has the seconds, and who came nearest.
 
     Amounts are executor-seconds; a hotkey is None where no miner has anything at all. `excluded` miners were not to be
-    asked. The text leaves the hotkeys out: it goes to users, whom they don't concern.
+    asked. `causes` are sentences about the chain: what keeps miners from having more. The text leaves the hotkeys out,
+    because it goes to users.
     """
 
     def __init__(
@@ -96,7 +104,9 @@ class NotEnoughAllowanceException(AllowanceException):
         highest_unspent_allowance: float,
         highest_unspent_allowance_ss58: str | None,
         excluded: int = 0,
+        causes: Sequence[str] = (),
     ) -> None:
+        self.causes = tuple(causes)
         self.required_allowance = required_allowance
         self.highest_available_allowance = highest_available_allowance
         self.highest_available_allowance_ss58 = highest_available_allowance_ss58
@@ -104,18 +114,19 @@ class NotEnoughAllowanceException(AllowanceException):
         self.highest_unspent_allowance_ss58 = highest_unspent_allowance_ss58
         self.excluded = excluded
         if excluded and not highest_unspent_allowance:
-            advice = f"{excluded} excluded miners were not asked. Exclude fewer, or send it as a new job."
-        elif not highest_unspent_allowance:
-            advice = (
-                "Nobody has any: check the executor class, and that the chain follower records blocks and manifests."
-            )
+            advice = [f"{excluded} excluded miners were not asked. Exclude fewer, or send it as a new job."]
         elif highest_unspent_allowance >= required_allowance:
-            advice = "Retry when a reservation is released or lapses."
+            advice = ["Retry when a reservation is released or lapses."]
+        elif highest_unspent_allowance:
+            advice = ["Retry with a shorter job, or when more blocks have been minted."]
+        elif not causes:
+            advice = ["Check the executor class, and that the chain follower records blocks and manifests."]
         else:
-            advice = "Retry with a shorter job, or when more blocks have been minted."
+            advice = []
         super().__init__(
             f"No miner has {required_allowance:g} s of allowance: the most available is "
-            f"{highest_available_allowance:g} s, the most unspent {highest_unspent_allowance:g} s. {advice}"
+            f"{highest_available_allowance:g} s, the most unspent {highest_unspent_allowance:g} s. "
+            + " ".join([*causes, *advice])
         )
 
 
@@ -146,6 +157,26 @@ class NoBlockRecorded(AllowanceException):
 
     def __init__(self) -> None:
         super().__init__("No block is recorded yet. Start the chain follower, or replay a journal.")
+
+
+class BlocksInUse(AllowanceException):
+    """Reservations use blocks that were to be forgotten: ids of those that are `held`, and of those that are `spent`.
+
+    `spent_up_to` is the newest block that a spent one has.
+    """
+
+    def __init__(self, first: int, *, held: Sequence[int], spent: Sequence[int], spent_up_to: int | None) -> None:
+        self.first = first
+        self.held = tuple(held)
+        self.spent = tuple(spent)
+        self.spent_up_to = spent_up_to
+        if spent:
+            some, advice = spent, f"They paid for jobs. The lowest block to forget from is {(spent_up_to or 0) + 1}."
+        else:
+            some, advice = held, "Wait until they end, or release them with --release-held."
+        state = "spent" if spent else "live"
+        named = ", ".join(map(str, some[:NAMED])) + (", …" if len(some) > NAMED else "")
+        super().__init__(f"{len(some)} {state} reservations use blocks from {first} on: {named}. {advice}")
 
 
 class LockTimeout(AllowanceException):
