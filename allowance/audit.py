@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,9 +11,9 @@ import numpy as np
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from allowance import ledger, rows
-from allowance.chain import declared_step, newest_block, ns_between, presence_history
-from allowance.ledger import Balance, Steps, Window
+from allowance import history, ledger, rows
+from allowance.chain import newest_block, ns_between
+from allowance.ledger import Balance, Window
 from allowance.locks import (
     chain_changed,
     ledger_transaction,
@@ -27,7 +26,6 @@ from allowance.models import (
     Account,
     Block,
     LedgerCheck,
-    ManifestSync,
     Miner,
     Reservation,
     ReservationState,
@@ -155,31 +153,21 @@ def _check_ns(block: Block, expected: int | None, repair: bool) -> Iterator[Diff
 
 
 def _check_presence(repair: bool) -> Iterator[Difference]:
-    expected: defaultdict[str, Steps] = defaultdict(tuple)
-    previous: set[str] = set()
-    for number, names in presence_history():
-        for name in names ^ previous:
-            expected[name] = ledger.assign(expected[name], int(name in names), max(0, number))
-        previous = names
+    expected = history.presence()
     horizon = newest_block() - ledger.KEPT_BLOCKS
     for miner in Miner.objects.iterator():
-        stored, history = (ledger.forget(steps, horizon) for steps in (miner.presence, expected[miner.hotkey]))
-        if stored != history:
-            yield Difference(f"Miner {miner}", "presence", str(stored), str(history))
+        stored, should = (ledger.forget(steps, horizon) for steps in (miner.presence, expected[miner.hotkey]))
+        if stored != should:
+            yield Difference(f"Miner {miner}", "presence", str(stored), str(should))
             if repair:
                 lock_accounts_of([miner.pk])
-                Miner.objects.filter(pk=miner.pk).update(presence=history)
+                Miner.objects.filter(pk=miner.pk).update(presence=should)
 
 
 def _check_declared(repair: bool) -> Iterator[Difference]:
-    """Fold the manifest syncs, in the order in which they were recorded, into what the accounts should say."""
+    """Compare the accounts with what the manifest syncs say."""
     accounts = {(a.miner_id, a.executor_class): a for a in Account.objects.all()}
-    expected: dict[tuple[str, str], tuple[int, int, Steps]] = dict.fromkeys(accounts, (0, 0, ()))
-    for sync in ManifestSync.objects.order_by("pk").iterator():
-        declared = {(name, cls): n for name, counts in sync.executors.items() for cls, n in counts.items() if n}
-        for key in expected.keys() | declared.keys():
-            if key[0] in sync.axons:
-                expected[key] = declared_step(expected.get(key, (0, 0, ())), sync.block, declared.get(key, 0))
+    expected = dict.fromkeys(accounts, history.NOTHING_DECLARED) | history.declared()
     horizon = newest_block() - ledger.KEPT_BLOCKS
     for (miner, executor_class), (executors, voided_before, counts) in sorted(expected.items()):
         account = accounts.get((miner, executor_class)) or Account(miner_id=miner, executor_class=executor_class)

@@ -14,14 +14,19 @@ from dataclasses import asdict
 from typing import TypeVar
 
 from django.db.models import Max, Min
+from django.utils import timezone
 
 from allowance import validation
 from allowance.ledger import KEPT_BLOCKS, Steps, assign, block_ns, forget
 from allowance.locks import chain_changed, ledger_transaction, lock_accounts_of, lock_chain
 from allowance.models import Account, Block, ManifestSync, Miner, NeuronList
-from allowance.types import BadInputError
+from allowance.types import MAX_AHEAD, BadInputError
 
 logger = logging.getLogger(__name__)
+
+CHECK_STAKE = "Check the stake of the validator, and the hotkey whose stake the follower reads."
+CHECK_NEURONS = "Check the subnet, and the node, from which the follower reads the neurons."
+CHECK_MANIFESTS = "Check that the follower reaches the miners."
 
 Row = TypeVar("Row", Miner, Account)
 
@@ -32,10 +37,11 @@ def record_block(
     """Record a minted block: our `stake_share` at it, 0 to 1, and the `hotkeys` registered (left out: as before).
 
     Blocks may come late, in any order and twice; only the first word on a number counts. Raises ValueError for bad
-    input, and for a timestamp that does not lie between those of the blocks around it.
+    input, for a timestamp that does not lie between those of the blocks around it, and for one that is more than
+    MAX_AHEAD ahead of the clock.
     """
     number = validation.block_number(number)
-    timestamp = validation.timestamp(timestamp)
+    timestamp = _not_ahead(number, validation.timestamp(timestamp))
     stake_share = validation.stake_share(stake_share)
     names = None if hotkeys is None else sorted(validation.hotkeys(hotkeys, "hotkeys"))
     with ledger_transaction():
@@ -47,11 +53,9 @@ def record_block(
             return
         before = Block.objects.filter(number__lt=number).order_by("-number").first()
         after = Block.objects.filter(number__gt=number).order_by("number").first()
-        if (before and before.timestamp > timestamp) or (after and after.timestamp < timestamp):
-            raise BadInputError(
-                f"Block {number} at {timestamp.isoformat()} does not lie between its neighbours in time; "
-                "check the follower's clock and its order of blocks."
-            )
+        for other, is_older in ((before, False), (after, True)):
+            if other and (timestamp > other.timestamp if is_older else timestamp < other.timestamp):
+                raise _out_of_order(number, timestamp, other)
         chain_changed()
         block = Block(number=number, timestamp=timestamp, stake_share=stake_share)
         if names is not None:
@@ -63,6 +67,8 @@ def record_block(
         if before and before.number == number - 1:
             before.ns = ns_between(before, block)
             before.save(update_fields=["ns"])
+        if after is None:
+            _warn_of_nothing_earned(block, before, names)
 
 
 def record_manifests(
@@ -72,7 +78,8 @@ def record_manifests(
 
     `axons` are the miners asked, which are the registered ones: hotkey to `address`, `ip_version`, `port`. `executors`
     are their answers: hotkey to count by class. Who did not answer has 0 in every class; who was not asked stays as it
-    is. A lower count voids what the miner gave in that class before `block`. The same sync again changes nothing.
+    is. A lower count voids what the miner gave in that class before `block`. The same sync again changes nothing. If
+    more than half of the miners that answered the last sync are silent, that is recorded, with a warning.
 
     Raises ValueError for a sync older than the newest recorded, and for bad input. An unknown class is bad input too:
     what miners make up is for the follower to leave out.
@@ -91,13 +98,20 @@ def record_manifests(
         newest = ManifestSync.objects.order_by("-block").first()
         if newest is not None and newest.block > block:
             raise BadInputError(
-                f"Manifests at block {block} are older than those at {newest.block}; record them in block order."
+                f"Manifests at block {block} are older than those at {newest.block}; record them in block order. "
+                f"If those are wrong, take them back: manage.py forget_blocks --from {newest.block}."
             )
         chain_changed()
         _locate(where)
         if newest is None:
             _register_asked(set(miners))
-        ManifestSync.objects.create(block=block, digest=digest, axons=where, executors=answers)
+        answered = {name for name in miners if newest and newest.executors.get(name)}
+        silent = sum(not answers.get(name) for name in answered)
+        sync = ManifestSync(block=block, digest=digest, axons=where, executors=answers)
+        sync.answered, sync.silent = len(answered), silent
+        sync.save()
+        if 2 * silent > len(answered):
+            logger.warning("%s %s", sync.silence, CHECK_MANIFESTS)
         _declare(block, set(miners), answers)
 
 
@@ -107,7 +121,37 @@ def record_collateral(*, hotkey: str, wei: int | str) -> None:
     with ledger_transaction():
         lock_chain()
         chain_changed()
-        _upsert([miner], ["hotkey"], ["wei"])
+        upsert([miner], ["hotkey"], ["wei"])
+
+
+def _not_ahead(number: int, timestamp: dt.datetime) -> dt.datetime:
+    """Return the timestamp of a block. Raises BadInputError if it is too far ahead of the clock."""
+    now = timezone.now()
+    if timestamp > now + MAX_AHEAD:
+        raise BadInputError(
+            f"Block {number} at {timestamp.isoformat()} is ahead of this host's clock ({now.isoformat()}) by more than "
+            f"{MAX_AHEAD.total_seconds() / 60:g} minutes. Check the clocks of this host and of the chain's node."
+        )
+    return timestamp
+
+
+def _out_of_order(number: int, timestamp: dt.datetime, stored: Block) -> BadInputError:
+    relation = "newer" if number < stored.number else "older"
+    return BadInputError(
+        f"Block {number} at {timestamp.isoformat()} is {relation} than block {stored.number}, which is stored, at "
+        f"{stored.timestamp.isoformat()}. If the stored one is wrong, take it back: "
+        f"manage.py forget_blocks --from {stored.number}."
+    )
+
+
+def _warn_of_nothing_earned(block: Block, before: Block | None, names: list[str] | None) -> None:
+    """Warn, once, that from the newest block on our stake share is 0, or that no miner is registered."""
+    if block.stake_share == 0 and (before is None or before.stake_share > 0):
+        logger.warning("Our own stake share is 0 from block %d on: its blocks earn nothing. %s", block.pk, CHECK_STAKE)
+    if names == []:
+        listed = Block.objects.filter(number__lt=block.pk, neurons__isnull=False).order_by("-number")
+        if listed.values_list("neurons__digest", flat=True).first() != NO_NEURONS:
+            logger.warning("The neuron list of block %d is empty: no miner is registered. %s", block.pk, CHECK_NEURONS)
 
 
 def newest_block() -> int:
@@ -136,6 +180,10 @@ def presence_history() -> Iterator[tuple[int, set[str]]]:
 
 def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+NO_NEURONS = _digest([])
+"""The digest of an empty list of neurons."""
 
 
 def _neuron_list(names: list[str]) -> NeuronList:
@@ -172,7 +220,7 @@ def _set_presence(names: set[str], value: int, start: int, stop: int | None) -> 
             miner.presence = presence
             changed.append(miner)
     lock_accounts_of([miner.hotkey for miner in changed])
-    _upsert(changed, ["hotkey"], ["presence"])
+    upsert(changed, ["hotkey"], ["presence"])
 
 
 def _locate(axons: Mapping[str, Mapping[str, str | int]]) -> None:
@@ -188,7 +236,7 @@ def _locate(axons: Mapping[str, Mapping[str, str | int]]) -> None:
             )
             changed.append(miner)
     lock_accounts_of([miner.hotkey for miner in changed])
-    _upsert(changed, ["hotkey"], ["address", "ip_version", "port"])
+    upsert(changed, ["hotkey"], ["address", "ip_version", "port"])
 
 
 def _declare(block: int, asked: set[str], answers: Mapping[str, Mapping[str, int]]) -> None:
@@ -212,10 +260,10 @@ def _declare(block: int, asked: set[str], answers: Mapping[str, Mapping[str, int
                     counts=forget(counts, horizon),
                 )
             )
-    _upsert(changed, ["executor_class", "miner"], ["executors", "voided_before", "counts", "version"])
+    upsert(changed, ["executor_class", "miner"], ["executors", "voided_before", "counts", "version"])
 
 
-def _upsert(rows: list[Row], key: list[str], fields: list[str]) -> None:
+def upsert(rows: list[Row], key: list[str], fields: list[str]) -> None:
     """Write `fields` of rows, old and new, in one statement; an old row keeps its other columns."""
     if rows:
         type(rows[0])._default_manager.bulk_create(rows, update_conflicts=True, unique_fields=key, update_fields=fields)

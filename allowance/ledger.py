@@ -56,11 +56,13 @@ class Window:
     """The blocks that a job may use: block `low + i` gives `ns[i]` nanoseconds for each executor, 0 if unknown.
 
     `known` are the newest standings worked out in it, by hotkey: from one decision to the next, most stay as they are.
+    `version` is the chain's when the blocks were read.
     """
 
     low: int
     ns: Nanoseconds
     newest: int | None
+    version: int | None = field(default=None, compare=False)
     known: dict[str, Standing] = field(default_factory=dict, compare=False, repr=False)
 
 

@@ -7,7 +7,7 @@
    row writes its `base`, `held`, `spent` and its reservations, which therefore need no lock of their own. The holder of
    the chain lock takes many, of the miners whose presence, address or executors it changes: a reservation is made
    wholly before such a change, or sees it. Who holds an account without the chain lock waits for no other lock of
-   these.
+   these. `forget_blocks` takes all accounts.
 3. Rows of the caller's own that it writes in a reservation's transaction, last of all; whoever holds one of them waits
    for none of the above.
 
@@ -17,7 +17,8 @@ somebody changes by hand, without a new one, they read at the next block.
 
 What was read before a lock is a hint. Decide by the rows read under it, or by what was read before, if the account's
 version is still the same. Two things are not read again: a block recorded meanwhile, which only adds to what a pick
-that began before it may use, and what guards nothing: collateral and incidents.
+that began before it may use, and what guards nothing: collateral and incidents. Blocks that were taken back give every
+account a new version; a pick that finds one reads the blocks again too.
 
 Nobody waits for ever for a row of the ledger: see `ledger_transaction`. Whoever locks whole tables, as a migration
 does, holds everybody up; only PostgreSQL's own `lock_timeout` could end that.
@@ -128,11 +129,14 @@ def lock_account(
 
 
 def lock_accounts_of(miners: Collection[str]) -> None:
-    """Lock all accounts of `miners` until the transaction ends, and give them new versions. For who holds the chain."""
-    accounts = list(Account.objects.select_for_update().filter(miner__in=miners).order_by("pk").only("pk"))
-    for account in accounts:
-        account.version = new_version()
-    Account.objects.bulk_update(accounts, ["version"])
+    """Lock all accounts of `miners` until the transaction ends, and give them a new version. For who holds the chain.
+
+    They may share it: whoever reads one of them later reads all of them in the same statement.
+    """
+    if miners:
+        accounts = Account.objects.filter(miner__in=miners)
+        list(accounts.select_for_update().order_by("pk").values_list("pk"))
+        accounts.update(version=new_version())
 
 
 def bound_waits(seconds: float) -> None:

@@ -65,18 +65,32 @@ class Block(models.Model):
 
 
 class ManifestSync(models.Model):
-    """The answers of all miners to one round of asking for their manifests, as they came."""
+    """The answers of all miners to one round of asking for their manifests, as they came.
+
+    `answered` are the miners asked that had answered the round before; `silent` are those of them that did not answer
+    this one.
+    """
 
     block = models.PositiveBigIntegerField()
     digest = models.CharField(max_length=64)
     axons: models.JSONField[dict[str, dict[str, str | int]], dict[str, dict[str, str | int]]] = models.JSONField()
     executors: models.JSONField[dict[str, dict[str, int]], dict[str, dict[str, int]]] = models.JSONField()
+    answered = models.PositiveIntegerField(default=0, help_text="Miners asked that had answered the sync before.")
+    silent = models.PositiveIntegerField(default=0, help_text="Those of them that did not answer this one.")
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=("block", "digest"), name="manifest_sync_recorded_once"),)
 
     def __str__(self) -> str:
         return f"Manifests at block {self.block}"
+
+    @property
+    def silence(self) -> str:
+        """How many miners were silent, in a sentence."""
+        return (
+            f"{self.silent} of {self.answered} miners that had answered were silent at block {self.block}: "
+            "their allowance is void."
+        )
 
 
 class Miner(models.Model):

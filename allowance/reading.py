@@ -113,8 +113,11 @@ def _recall(executor_class: str) -> tuple[Window, dict[str, Entry]]:
             entries = {**memory.entries, **changed}
             _memory[executor_class] = memory._replace(entries=entries)
             return memory.window, entries
-    chain_version, entries = _select(executor_class, {})
-    usable = window(None)  # read later than the accounts: a block more does no harm
+    while True:
+        chain_version, entries = _select(executor_class, {})
+        usable = window(None)
+        if usable.newest is None or usable.version == chain_version:
+            break  # or else the chain has changed between the two
     if chain_version is not None:
         _memory[executor_class] = Memory(chain_version, usable, entries)
     return usable, entries

@@ -13,8 +13,8 @@ from django.utils import timezone
 from allowance import ledger, rows, validation
 from allowance.chain import newest_block
 from allowance.ledger import Balance
-from allowance.locks import ledger_transaction, lock_account
-from allowance.models import Account, Reservation, ReservationState
+from allowance.locks import ledger_transaction, lock_account, lock_chain
+from allowance.models import Account, Miner, Reservation, ReservationState
 from allowance.state import Lapsed, lapsed_at, state_at, window
 from allowance.types import (
     EXECUTOR_CLASSES,
@@ -147,10 +147,14 @@ def _store(account: Account, balance: Balance) -> None:
 def restore(reservation: Reservation, *, miner: str, executor_class: str) -> None:
     """Store a reservation under its old id, as a journal has it; one that is there already changes nothing.
 
-    Raises ValueError if the id means another reservation here, if the account is missing, or if a block is taken.
+    Raises ValueError if the id means another reservation here, if a block is taken, or if the account of one that is
+    held or spent is missing. One that has ended may be of an account, and of blocks, that have been forgotten since.
     """
+    live = reservation.state in {ReservationState.HELD, ReservationState.SPENT}
     with ledger_transaction():
         account = lock_account(miner=miner, executor_class=executor_class)
+        if account is None and not live:
+            account = _empty_account(miner, executor_class)
         if account is None:
             raise ValueError(f"Reservation {reservation.pk}: {miner} has no account for {executor_class}.")
         reservation.account = account
@@ -161,11 +165,10 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
                 raise _means_something_else(reservation)
             return
         newest = newest_block()
-        if max(reservation.blocks) > newest:
+        if live and max(reservation.blocks) > newest:
             raise ValueError(
                 f"Reservation {reservation.pk} has block {max(reservation.blocks)}, which is not recorded."
             )
-        live = reservation.state in {ReservationState.HELD, ReservationState.SPENT}
         bits = ledger.to_bits(reservation.blocks, account.base)
         if live and bits & (account.held | account.spent):
             raise ValueError(f"Reservation {reservation.pk} holds blocks that another one has.")
@@ -181,6 +184,13 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
 
 def _means_something_else(reservation: Reservation) -> ValueError:
     return ValueError(f"Reservation {reservation.pk} means something else here. Restore into an empty database.")
+
+
+def _empty_account(miner: str, executor_class: str) -> Account:
+    """Return a new account, locked, that declares nothing."""
+    lock_chain()
+    row, _ = Miner.objects.get_or_create(hotkey=validation.hotkey(miner))
+    return Account.objects.create(miner=row, executor_class=validation.executor_class(executor_class))
 
 
 def _origin(reservation: Reservation) -> tuple[object, ...]:

@@ -10,12 +10,13 @@ from django.db.models import Max
 from django.utils import timezone
 
 from allowance import chain, ledger, reading, reservations, state, validation
+from allowance.causes import causes
 from allowance.connections import renews_connection
 from allowance.ledger import Standing
 from allowance.models import Account, Block
 from allowance.models import Miner as MinerRow
 from allowance.threads import in_database_thread
-from allowance.types import NO_ADDRESS, Miner, NoBlockRecorded, NotEnoughAllowanceException
+from allowance.types import EXECUTOR_CLASSES, NO_ADDRESS, Miner, NoBlockRecorded, NotEnoughAllowanceException
 
 
 @renews_connection
@@ -39,7 +40,8 @@ class Allowance:
         need = ledger.to_ns(seconds)
         found = [(s.balance.hotkey, ledger.to_seconds(s.free)) for s in standings if s.free >= need]
         if not found:
-            raise not_enough(seconds, standings)
+            known = executor_class in EXECUTOR_CLASSES
+            raise not_enough(seconds, standings, causes=causes(s.balance for s in standings) if known else ())
         return found
 
     def reserve_allowance(
@@ -167,9 +169,14 @@ class Allowance:
 
 
 def not_enough(
-    seconds: float, standings: Sequence[Standing], *, excluded: int = 0, instead: str = "exclude fewer miners"
+    seconds: float,
+    standings: Sequence[Standing],
+    *,
+    excluded: int = 0,
+    instead: str = "exclude fewer miners",
+    causes: Sequence[str] = (),
 ) -> NotEnoughAllowanceException:
-    """Return the refusal that says who, of `standings`, has the most available and the most unspent.
+    """Return the refusal that says who, of `standings`, has the most available and the most unspent, and its causes.
 
     `instead` says what the caller can do about the `excluded` miners.
     """
@@ -183,4 +190,5 @@ def not_enough(
         highest_unspent_allowance_ss58=unspent.balance.hotkey if unspent and unspent.unspent else None,
         excluded=excluded,
         instead=instead,
+        causes=causes,
     )

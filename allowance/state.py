@@ -56,7 +56,7 @@ def as_list(values: Iterable[int | str]) -> str:
 
 
 _BLOCKS = f"""
-    SELECT number, ns FROM {BLOCK}
+    SELECT number, ns, (SELECT version FROM {CHAIN_LOCK}) FROM {BLOCK}
     WHERE number >= COALESCE(%(start)s, (SELECT MAX(number) FROM {BLOCK})) - %(expiry)s
       AND number >= (SELECT MAX(number) FROM {BLOCK}) - {KEPT_BLOCKS}
     ORDER BY number
@@ -76,5 +76,5 @@ def window(job_start_block: int | None, *, before: int = 0) -> Window:
         return Window(max(0, (job_start_block or 0) - BLOCK_EXPIRY), np.zeros(1, dtype=np.int64), None)
     low, newest = rows[0][0], rows[-1][0]
     ns = np.zeros(newest - low + 1, dtype=np.int64)
-    ns[[number - low for number, _ in rows]] = [earned or 0 for _, earned in rows]
-    return Window(low, ns, newest)
+    ns[[number - low for number, _, _ in rows]] = [earned or 0 for _, earned, _ in rows]
+    return Window(low, ns, newest, rows[0][2])

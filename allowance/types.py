@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,6 +20,9 @@ MAX_BLOCK_DURATION_US = 12_500_000
 BLOCK_DURATION_US = 12_000_000
 """A block that took longer than the maximum counts as one of ordinary length, in microseconds."""
 
+MAX_AHEAD = dt.timedelta(minutes=15)
+"""A block may be dated so far ahead of the clock, no more: clocks differ, but not by this much."""
+
 MAX_WEI = 2**256 - 1
 MAX_EXECUTORS = 100_000
 """No miner has more executors of a class; it keeps every sum of a window inside 64 bits."""
@@ -29,6 +33,9 @@ MAX_BLOCK_NUMBER = 2**32 - 1
 RESERVATION_ID_BITS = 53
 RESERVATION_IDS = 2**RESERVATION_ID_BITS
 """Every reservation id is above 0 and below this: JSON readers in other languages lose more bits."""
+
+NAMED = 5
+"""How many things an error names at most."""
 
 HOTKEY_LENGTH = 48
 """An ss58 address of the network has 48 characters; none is longer."""
@@ -91,7 +98,8 @@ class NotEnoughAllowanceException(AllowanceException):
     """No miner has the seconds; the attributes name the miners that came nearest.
 
     Amounts are executor-seconds; a hotkey is None where no miner has anything at all. `excluded` is the number of
-    miners that the caller excluded; `instead` says what the caller can do about that. The text leaves hotkeys out,
+    miners that the caller excluded; `instead` says what the caller can do about that. `causes` are sentences about the
+    chain: what keeps miners from having more. The text leaves hotkeys out,
     because it goes to users.
     """
 
@@ -105,29 +113,29 @@ class NotEnoughAllowanceException(AllowanceException):
         highest_unspent_allowance_ss58: str | None,
         excluded: int = 0,
         instead: str = "exclude fewer miners",
+        causes: Sequence[str] = (),
     ) -> None:
+        self.causes = tuple(causes)
         self.required_allowance = required_allowance
         self.highest_available_allowance = highest_available_allowance
         self.highest_available_allowance_ss58 = highest_available_allowance_ss58
         self.highest_unspent_allowance = highest_unspent_allowance
         self.highest_unspent_allowance_ss58 = highest_unspent_allowance_ss58
         self.excluded = excluded
-        if not excluded and not highest_unspent_allowance:
-            advice = (
-                "Nobody has any: check the executor class, and that the chain follower records blocks and manifests."
-            )
-        elif not highest_unspent_allowance:
-            advice = ""
-        elif highest_unspent_allowance >= required_allowance:
-            advice = "Retry when a reservation is released or lapses."
-        else:
-            advice = "Retry with a shorter job, or when more blocks have been minted."
+        advice: list[str] = []
         if excluded:
             were = "miner was" if excluded == 1 else "miners were"
-            advice = f"{excluded} excluded {were} not asked: {instead}. {advice}".rstrip()
+            advice.append(f"{excluded} excluded {were} not asked: {instead}.")
+        if highest_unspent_allowance >= required_allowance:
+            advice.append("Retry when a reservation is released or lapses.")
+        elif highest_unspent_allowance:
+            advice.append("Retry with a shorter job, or when more blocks have been minted.")
+        elif not causes and not excluded:
+            advice.append("Check the executor class, and that the chain follower records blocks and manifests.")
         super().__init__(
             f"No miner has {required_allowance:g} s of allowance: the most available is "
-            f"{highest_available_allowance:g} s, the most unspent {highest_unspent_allowance:g} s. {advice}"
+            f"{highest_available_allowance:g} s, the most unspent {highest_unspent_allowance:g} s. "
+            + " ".join([*causes, *advice])
         )
 
 
@@ -158,6 +166,26 @@ class NoBlockRecorded(AllowanceException):
 
     def __init__(self) -> None:
         super().__init__("No block is recorded yet. Start the chain follower, or replay a journal.")
+
+
+class BlocksInUse(AllowanceException):
+    """Reservations use blocks that were to be forgotten: ids of those that are `held`, and of those that are `spent`.
+
+    `spent_up_to` is the newest block that a spent one has.
+    """
+
+    def __init__(self, first: int, *, held: Sequence[int], spent: Sequence[int], spent_up_to: int | None) -> None:
+        self.first = first
+        self.held = tuple(held)
+        self.spent = tuple(spent)
+        self.spent_up_to = spent_up_to
+        if spent:
+            some, advice = spent, f"They paid for jobs. The lowest block to forget from is {(spent_up_to or 0) + 1}."
+        else:
+            some, advice = held, "Wait until they end, or release them with --release-held."
+        state = "spent" if spent else "live"
+        named = ", ".join(map(str, some[:NAMED])) + (", …" if len(some) > NAMED else "")
+        super().__init__(f"{len(some)} {state} reservations use blocks from {first} on: {named}. {advice}")
 
 
 class LockTimeout(AllowanceException):

@@ -11,38 +11,47 @@ from typing import NamedTuple
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from allowance.chain import CHECK_MANIFESTS, CHECK_NEURONS, CHECK_STAKE
 from allowance.locks import lock_timeout
+from allowance.types import BLOCK_EXPIRY
 from routing.health import max_block_age
 
 
 class Level(StrEnum):
-    """How a measure stands, in the order of the exit codes that monitors know, 0 to 3."""
+    """How a measure stands. `INFO` is worth to know, and no reason to worry."""
 
     OK = "ok"
+    INFO = "info"
     WARNING = "warning"
     CRITICAL = "critical"
     UNKNOWN = "unknown"
 
     @property
     def exit_code(self) -> int:
-        """What a monitor's check ends with."""
-        return list(Level).index(self)
+        """What a monitor's check ends with, from 0 to 3."""
+        return EXIT_CODES[self]
 
     @property
     def badness(self) -> int:
         """What to compare levels by. Not to know is worse than to know that all is well, and better than the rest."""
-        return (Level.OK, Level.UNKNOWN, Level.WARNING, Level.CRITICAL).index(self)
+        return (Level.OK, Level.INFO, Level.UNKNOWN, Level.WARNING, Level.CRITICAL).index(self)
+
+
+EXIT_CODES = {Level.OK: 0, Level.INFO: 0, Level.WARNING: 1, Level.CRITICAL: 2, Level.UNKNOWN: 3}
 
 
 class Limits(NamedTuple):
-    """A value above `warning` is worth a look, one above `critical` is harm being done. At a limit all is well."""
+    """A value above `warning` is worth a look, one above `critical` is harm being done. At a limit all is well.
+
+    A value below 0 is critical: it is a time that is still to come, by our clock.
+    """
 
     warning: float
     critical: float
 
     def level(self, value: float) -> Level:
         """Return how a value stands."""
-        if value > self.critical:
+        if value < 0 or value > self.critical:
             return Level.CRITICAL
         return Level.WARNING if value > self.warning else Level.OK
 
@@ -58,9 +67,19 @@ class Measure(NamedTuple):
 DRY_RUN = "manage.py dry_run_routing says what keeps the others behind."
 
 MEASURES: Mapping[str, Measure] = {
-    "block_age": Measure("s", "Look whether the chain follower runs, and at what its log says.", Level.CRITICAL),
+    "block_age": Measure("s", "Check the clocks, that the chain follower runs, and what its log says.", Level.CRITICAL),
+    "block_gaps": Measure("", "Let the chain follower record the missing blocks."),
+    "blocks_without_stake": Measure("", CHECK_STAKE),
+    "empty_neuron_list": Measure("", CHECK_NEURONS),
     "manifest_age": Measure(
         "s", "Look whether the chain follower still asks the miners for their manifests.", Level.CRITICAL
+    ),
+    "silent_miners": Measure("%", CHECK_MANIFESTS),
+    "collateral_filter": Measure(
+        "",
+        "Miners need no collateral to get a job. Set DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI, which is 1e16 in "
+        "ComputeHorde, in the admin under Config.",
+        Level.INFO,
     ),
     "refusals": Measure("%", "The refusals by reason, here too, say what to do."),
     "refused_for_allowance": Measure(
@@ -72,6 +91,9 @@ MEASURES: Mapping[str, Measure] = {
     "refused_as_busy": Measure("%", "Look for jobs without a finished receipt, or send fewer at a time."),
     "refused_for_locks": Measure("%", "Look for a transaction that nobody ends, or set ALLOWANCE_LOCK_TIMEOUT higher."),
     "lapses": Measure("%", "Find the caller that neither spends nor undoes what it reserves."),
+    "live_reservations": Measure(
+        "", "Each pick reads them all. Find the caller that reserves more than its miners have executors."
+    ),
     "lock_waits": Measure("%", f"Many jobs want the same few miners. {DRY_RUN}"),
     "longest_lock_wait": Measure("s", "Look for slow transactions that keep accounts locked."),
     "most_jobs": Measure("%", DRY_RUN),
@@ -90,13 +112,19 @@ def default_limits() -> dict[str, Limits]:
     ready, patience = max_block_age(), lock_timeout()
     return {
         "block_age": Limits(ready / 2, ready),
+        "block_gaps": Limits(0, BLOCK_EXPIRY // 10),
+        "blocks_without_stake": Limits(0, BLOCK_EXPIRY // 10),
+        "empty_neuron_list": Limits(0, 0),
         "manifest_age": Limits(900, 3600),
+        "silent_miners": Limits(50, 90),
+        "collateral_filter": Limits(0, 0),
         "refusals": Limits(25, 50),
         "refused_for_allowance": Limits(20, 40),
         "refused_for_collateral": Limits(10, 30),
         "refused_as_busy": Limits(10, 30),
         "refused_for_locks": Limits(0, 1),
         "lapses": Limits(5, 20),
+        "live_reservations": Limits(20_000, 100_000),
         "lock_waits": Limits(5, 25),
         "longest_lock_wait": Limits(patience / 2, patience),
         "most_jobs": Limits(50, 80),
@@ -167,7 +195,7 @@ def amount(value: float, unit: str) -> str:
     """Return a value with its unit; seconds as minutes, hours or days if they are many."""
     if unit == "s":
         for size, name in ((DAY, "d"), (3600, "h"), (60, "min")):
-            if value >= 2 * size:
+            if abs(value) >= 2 * size:
                 return f"{digits(value / size)} {name}"
     return f"{digits(value)} {unit}".strip()
 

@@ -20,6 +20,7 @@ from allowance.locks import ledger_transaction, lock_account, lock_timeout
 from allowance.models import Account, Reservation
 from allowance.reading import Entry
 from allowance.state import Lapsed
+from allowance.state import window as usable_blocks
 from allowance.types import HOLD_MARGIN, LockTimeout, Miner
 from routing.conf import InForce
 from routing.metrics import LOCK_SKIPS, LOCK_WAIT_SECONDS, LOCK_WAITS
@@ -60,9 +61,10 @@ READING_LASTS = 1.0
 
 
 class Known(NamedTuple):
-    """What decides a reservation with a locked account: as of when, its balance, ongoing jobs, and lapsed holds."""
+    """What decides a reservation with a locked account: as of when, the blocks, its balance, jobs, and lapsed holds."""
 
     at: dt.datetime
+    window: Window
     balance: Balance
     ongoing: int
     lapsed: Lapsed
@@ -144,7 +146,8 @@ class LiveBook:
             place = next(i for i, c in enumerate(candidates) if c.hotkey == account.miner_id)
             LOCK_SKIPS.inc(place)
             candidate = candidates[place]
-            now, balance, jobs, lapsed = self._as_read(candidate, account) or self._read_again(account, question.at)
+            known = self._as_read(candidate, account, window) or self._read_again(account, question.at, window)
+            now, window, balance, jobs, lapsed = known
             balance = reservations.tidy(account, balance, lapsed)
             blocks = admit(balance, jobs, job, window)
             if isinstance(blocks, Verdict):
@@ -166,7 +169,7 @@ class LiveBook:
                 self.record(question, candidate, reservation)
             return candidate, Reserved(balance.miner, blocks, reservation.pk)
 
-    def _as_read(self, candidate: Candidate, account: Account) -> Known | None:
+    def _as_read(self, candidate: Candidate, account: Account, window: Window) -> Known | None:
         """Return what was read of a locked account, or None if that does not hold any more.
 
         As long as its version is the same, the account is as it was read, reservations and all. So is what was ongoing
@@ -178,14 +181,19 @@ class LiveBook:
         if self.read_at is None or not same or time.monotonic() > self.good_until:
             return None
         lapsed = self.lapsed.get(candidate.hotkey, {})
-        return Known(self.read_at, candidate.standing.balance, candidate.ongoing, lapsed)
+        return Known(self.read_at, window, candidate.standing.balance, candidate.ongoing, lapsed)
 
-    def _read_again(self, account: Account, now: dt.datetime) -> Known:
-        """Return what there is to know of a locked account by the clock as it is under the lock."""
+    def _read_again(self, account: Account, now: dt.datetime, window: Window) -> Known:
+        """Return what there is to know of a locked account by the clock as it is under the lock.
+
+        If the chain has changed, its blocks are read again: some may have been taken back.
+        """
         now = self._clock(now)
         occupied = occupation(account, now)
         account.miner = occupied.miner
-        return Known(now, account.balance, len(occupied.jobs), occupied.lapsed)
+        if occupied.chain_version != window.version:
+            window = usable_blocks(None)
+        return Known(now, window, account.balance, len(occupied.jobs), occupied.lapsed)
 
     def _clock(self, now: dt.datetime) -> dt.datetime:
         """Return what time it is: never before `now`, when the decision began."""

@@ -101,7 +101,8 @@ def load(record: DecisionRecord) -> Decision | None:
     candidates = tuple(_candidate(record.executor_class, each) for each in kept)
     winner = next((c.miner for c in candidates if c.hotkey == record.miner), None)
     route = JobRoute(winner, [], record.reservation_id) if winner else None
-    return Decision(job, record.at, record.block, policy, candidates, route, frozenset(record.candidates["excluded"]))
+    excluded, causes = frozenset(record.candidates["excluded"]), tuple(record.candidates.get("causes", ()))
+    return Decision(job, record.at, record.block, policy, candidates, route, excluded, causes=causes)
 
 
 class Touched(NamedTuple):
@@ -177,7 +178,8 @@ def _kept(decision: Decision, winner: Candidate | None = None) -> dict[str, obje
         seen = (balance.hotkey, balance.executors, balance.wei, standing.earned, standing.free, standing.spent)
         came_of_it = (c.score, c.rank, verdict.gate, verdict.required, verdict.observed)
         found.append([*seen, standing.earliest, c.reachable, c.ongoing, c.incidents, *came_of_it])
-    return {"columns": COLUMNS, "rows": found, "excluded": sorted(decision.excluded)}
+    kept: dict[str, object] = {"columns": COLUMNS, "rows": found, "excluded": sorted(decision.excluded)}
+    return kept | {"causes": decision.causes} if decision.causes else kept
 
 
 def _candidate(executor_class: str, kept: Mapping[str, Any]) -> Candidate:

@@ -53,7 +53,9 @@ class LedgerCollector:
         yield reservations
         if self._ledger.age is not None:
             yield GaugeMetricFamily(
-                "router_newest_block_age_seconds", "Seconds since the newest block was minted.", value=self._ledger.age
+                "router_newest_block_age_seconds",
+                "Seconds since the newest block was minted. Below 0 it is ahead of the clock, and no router is ready.",
+                value=self._ledger.age,
             )
 
 

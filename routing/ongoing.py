@@ -15,7 +15,7 @@ from django.db import connection
 from allowance.fields import parse_steps
 from allowance.models import Account, Miner
 from allowance.reading import Hold
-from allowance.state import HELD, LAPSED_AT, MINER, RESERVATION, as_list, in_list
+from allowance.state import CHAIN_LOCK, HELD, LAPSED_AT, MINER, RESERVATION, as_list, in_list
 from receipts.ongoing import FINISHED, RUNNING_JOBS, RUNNING_JOBS_OF_MINER, select
 from routing import conf
 
@@ -32,7 +32,8 @@ ONGOING = f"""
 
 # The miner comes once for each of its jobs and lapsed holds, or once alone.
 OCCUPATION = f"""
-    SELECT m.address, m.ip_version, m.port, m.wei, m.presence, j.job, j.reservation, j.blocks
+    SELECT m.address, m.ip_version, m.port, m.wei, m.presence, (SELECT version FROM {CHAIN_LOCK}),
+           j.job, j.reservation, j.blocks
     FROM {MINER} m LEFT JOIN (
         SELECT '' AS hotkey, CAST(r.job_uuid AS text) AS job, r.id AS reservation,
                CASE WHEN {LAPSED_AT} THEN r.blocks END AS blocks
@@ -80,9 +81,13 @@ def observe(executor_class: str, now: dt.datetime, holds: Mapping[str, Iterable[
 
 @dataclass(slots=True)
 class Occupation:
-    """A miner, its ongoing jobs in a class, and its holds there that lapsed and that nobody has tidied up."""
+    """A miner, its ongoing jobs in a class, and its holds there that lapsed and that nobody has tidied up.
+
+    `chain_version` is the chain's at that moment.
+    """
 
     miner: Miner
+    chain_version: int
     jobs: Jobs = field(default_factory=set)
     lapsed: dict[int, list[int]] = field(default_factory=dict)
 
@@ -90,8 +95,9 @@ class Occupation:
 def occupation(account: Account, now: dt.datetime) -> Occupation:
     """Return what occupies the miner of an account in its class at `now`. One query; `observe` says what counts."""
     rows = select(OCCUPATION, executor_class=account.executor_class, at=now, account=account.pk, miner=account.miner_id)
-    address, ip_version, port, wei, presence, *_ = rows[0]
-    found = Occupation(Miner(account.miner_id, address, ip_version, port, int(wei), parse_steps(presence)))
+    address, ip_version, port, wei, presence, chain_version, *_ = rows[0]
+    miner = Miner(account.miner_id, address, ip_version, port, int(wei), parse_steps(presence))
+    found = Occupation(miner, chain_version)
     for *_, job, reservation, blocks in rows:
         if blocks is not None:
             found.lapsed[reservation] = json.loads(blocks)

@@ -13,9 +13,10 @@ from dataclasses import replace
 from operator import attrgetter
 
 from allowance import ledger, validation
+from allowance.causes import causes
 from allowance.ledger import Window
 from allowance.service import not_enough
-from allowance.types import LockTimeout, NotEnoughAllowanceException
+from allowance.types import EXECUTOR_CLASSES, LockTimeout, NotEnoughAllowanceException
 from routing import conf
 from routing.book import Book, Reserved, Reserver, Seen, busy
 from routing.reliability import incident_counts, score
@@ -70,7 +71,10 @@ def decide(
     question = Decision(
         job, now, seen.window.newest, policy, tuple(candidates), None, excluded=banned, remedies=remedies
     )
-    return settle(question, book, seen.window, begun=begun)
+    decision = settle(question, book, seen.window, begun=begun)
+    if decision.route is None and _lacks_allowance(decision) and job.executor_class in EXECUTOR_CLASSES:
+        return replace(decision, causes=causes(c.standing.balance for c in decision.candidates))
+    return decision
 
 
 def settle(question: Decision, book: Reserver, window: Window, *, begun: float) -> Decision:
@@ -98,14 +102,20 @@ def refusal(
 
     If a candidate was not even asked, because others kept it locked, it would be wrong to call all miners busy.
     """
-    gates = {candidate.verdict.gate for candidate in decision.candidates}
-    if gates <= {Gate.EXCLUDED, Gate.ALLOWANCE}:
+    if _lacks_allowance(decision):
         asked = [c.standing for c in decision.candidates if c.verdict.gate is Gate.ALLOWANCE]
         excluded = len(decision.candidates) - len(asked)
-        return not_enough(decision.job.seconds, asked, excluded=excluded, instead=decision.remedies.excluded)
+        instead = decision.remedies.excluded
+        return not_enough(decision.job.seconds, asked, excluded=excluded, instead=instead, causes=decision.causes)
+    gates = {candidate.verdict.gate for candidate in decision.candidates}
     if gates <= {Gate.EXCLUDED, Gate.ALLOWANCE, Gate.COLLATERAL}:
         return NotEnoughCollateralException(decision)
     return LockTimeout() if Gate.LOCK in gates else AllMinersBusy(decision)
+
+
+def _lacks_allowance(decision: Decision) -> bool:
+    """Tell whether all candidates failed at their allowance, or were not to be asked."""
+    return all(candidate.verdict.gate in {Gate.EXCLUDED, Gate.ALLOWANCE} for candidate in decision.candidates)
 
 
 def outcome(decision: Decision) -> str:

@@ -10,14 +10,20 @@ from typing import NamedTuple
 
 from django.db.models import Count, Max, OuterRef, Q, Subquery, Sum
 
+from allowance.causes import block_without_neurons, earning, silence
+from allowance.chain import newest_block
 from allowance.models import Block, LedgerCheck, ManifestSync, Reservation, ReservationState
-from allowance.state import lapsed_at
-from allowance.types import BLOCK_DURATION_US, LockTimeout, NotEnoughAllowanceException
+from allowance.state import held_at, lapsed_at
+from allowance.types import BLOCK_DURATION_US, MAX_AHEAD, LockTimeout, NotEnoughAllowanceException
 from routing.alerts import Finding, Level, amount, digits, judge
+from routing.conf import policy
 from routing.models import DecisionRecord
-from routing.types import ROUTED, AllMinersBusy, NotEnoughCollateralException
+from routing.types import ROUTED, AllMinersBusy, NotEnoughCollateralException, wei_text
 
 HOUR = dt.timedelta(hours=1)
+
+FIRST_GAPS = 3
+"""How many runs of missing blocks are named."""
 
 TOP = 5
 """So many of the miners with most of the work are named."""
@@ -83,14 +89,18 @@ class Status:
 
     @property
     def level(self) -> Level:
-        """How the worst of the findings stands."""
-        return self.findings[0].level
+        """How the worst of the findings stands; those worth to know only are fine."""
+        worst = self.findings[0].level
+        return Level.OK if worst is Level.INFO else worst
 
     @property
     def sentence(self) -> str:
         """Which findings are not fine, in one line."""
-        named = [finding.title for finding in self.findings if finding.level is not Level.OK]
-        return f"{len(named)} of {len(self.findings)} findings: {', '.join(named)}." if named else "All is well."
+        named = [finding.title for finding in self.findings if finding.level not in {Level.OK, Level.INFO}]
+        if named:
+            return f"{len(named)} of {len(self.findings)} findings: {', '.join(named)}."
+        to_know = [finding.title for finding in self.findings if finding.level is Level.INFO]
+        return " ".join(["All is well.", *([f"Worth to know: {', '.join(to_know)}."] if to_know else [])])
 
 
 def status(now: dt.datetime) -> Status:
@@ -104,8 +114,11 @@ def status(now: dt.datetime) -> Status:
     most_seconds = sorted(work, key=lambda each: (-each.seconds, -each.jobs, each.miner))[:TOP]
     measured = {
         **_chain(now),
+        **_earning(),
+        **_collateral(),
         **_refusals(picks),
         **_lapses(now),
+        **_live(now),
         **_locks(picks),
         **_concentration(work, most_jobs, most_seconds),
         **_ledger(now),
@@ -122,14 +135,53 @@ def _chain(now: dt.datetime) -> Measured:
         return {"block_age": (None, "No block is recorded."), "manifest_age": (None, "No block is recorded.")}
     number, timestamp = newest
     age = _age(timestamp, now)
-    measured: Measured = {"block_age": (age, f"Block {number} was minted {amount(age, 's')} ago.")}
+    measured: Measured = {"block_age": (age, f"Block {number} was minted {_ago(age)}.")}
     if synced is None:
         return {**measured, "manifest_age": (None, "No manifests are recorded.")}
     block, at = synced
     if at is None:  # as if the blocks between had been of ordinary length
         at = timestamp - dt.timedelta(microseconds=(number - block) * BLOCK_DURATION_US)
     age = _age(at, now)
-    return {**measured, "manifest_age": (age, f"The newest manifests are of block {block}, {amount(age, 's')} ago.")}
+    if 0 > age >= -MAX_AHEAD.total_seconds() and block > number:  # its blocks are still to be recorded
+        age = 0
+    return {**measured, "manifest_age": (age, f"The newest manifests are of block {block}, {_ago(age)}.")}
+
+
+def _earning() -> Measured:
+    newest = newest_block()
+    blocks, block, sync = earning(newest), block_without_neurons(), silence(newest)
+    if not blocks.recorded:
+        return dict.fromkeys(
+            ("block_gaps", "blocks_without_stake", "empty_neuron_list", "silent_miners"),
+            (None, "No block is recorded."),
+        )
+    gaps = [f"{first} to {last}" for first, last in blocks.gaps[:FIRST_GAPS]]
+    missing = (
+        f"{blocks.missing} of the last {blocks.recorded + blocks.missing} blocks are missing, {', '.join(gaps)}"
+        f"{', …' if len(blocks.gaps) > len(gaps) else ''}: they earn nothing, nor does the block before each gap."
+    )
+    return {
+        "block_gaps": (blocks.missing, missing if gaps else f"None of the last {blocks.recorded} blocks is missing."),
+        "blocks_without_stake": (
+            blocks.without_stake,
+            f"Our own stake share was 0 in {blocks.without_stake} of the last {blocks.recorded} blocks.",
+        ),
+        "empty_neuron_list": (
+            int(block is not None),
+            "Miners are registered." if block is None else f"The neuron list of block {block} is empty.",
+        ),
+        "silent_miners": (
+            100 * sync.silent / sync.answered if sync else 0,
+            sync.silence if sync else "In no sync of manifests were more than half of the miners silent.",
+        ),
+    }
+
+
+def _collateral() -> Measured:
+    least = policy().minimum_wei
+    if least:
+        return {"collateral_filter": (0, f"Miners need a collateral of {wei_text(least)}.")}
+    return {"collateral_filter": (None, "The collateral filter is off.")}
 
 
 def _picks(now: dt.datetime) -> list[Picks]:
@@ -179,6 +231,11 @@ def _lapses(now: dt.datetime) -> Measured:
     return {"lapses": _share(lapsed, states.total(), "reservations that ended", "lapsed without a word")}
 
 
+def _live(now: dt.datetime) -> Measured:
+    number = Reservation.objects.filter(held_at(now)).count()
+    return {"live_reservations": (number, f"{number} reservations are live.")}
+
+
 def _concentration(work: Sequence[Work], most_jobs: Sequence[Work], most_seconds: Sequence[Work]) -> Measured:
     jobs = sum(each.jobs for each in work)
     if jobs < FEW:
@@ -203,13 +260,17 @@ def _ledger(now: dt.datetime) -> Measured:
     age = _age(at, now)
     return {
         "ledger_differences": (left, f"The newest check found {differences} differences and left {left}."),
-        "ledger_check_age": (age, f"The ledger was checked {amount(age, 's')} ago."),
+        "ledger_check_age": (age, f"The ledger was checked {_ago(age)}."),
     }
 
 
 def _age(then: dt.datetime, now: dt.datetime) -> float:
-    """Return how many seconds ago that was; 0 if it is still to come, by a clock that is ahead of ours."""
-    return max(0.0, (now - then).total_seconds())
+    """Return how many seconds ago that was; below 0 if it is still to come, by our clock."""
+    return (now - then).total_seconds()
+
+
+def _ago(age: float) -> str:
+    return f"{amount(age, 's')} ago" if age >= 0 else f"{amount(-age, 's')} ahead of this host's clock"
 
 
 def _share(part: int, total: int, of: str, fact: str) -> tuple[float | None, str]:

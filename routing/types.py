@@ -234,7 +234,8 @@ class Decision:
     """Why a job goes where it goes, or nowhere: the one value that the pick, the dry run and the refusals read.
 
     Debug and trusted miners are fixed routes: nothing was asked, so `policy` is None and there are no candidates, nor
-    `timings`. The hotkeys `excluded` are those that the caller did not want.
+    `timings`. The hotkeys `excluded` are those that the caller did not want. `causes` say what of the chain keeps
+    allowance from everybody, if that is what the decision failed at.
     """
 
     job: Job
@@ -246,6 +247,7 @@ class Decision:
     excluded: frozenset[str] = frozenset()
     timings: Timings | None = field(default=None, compare=False)
     remedies: Remedies = field(default=OF_THE_SETTINGS, compare=False)
+    causes: tuple[str, ...] = ()
 
     @property
     def counts(self) -> dict[Gate, int]:

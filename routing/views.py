@@ -33,11 +33,11 @@ async def healthz(_request: HttpRequest) -> HttpResponse:
 async def readyz(_request: HttpRequest) -> HttpResponse:
     """Say whether this process can route jobs, 200 or 503, and what of that it lacks.
 
-    The newest block must be no older than READY_MAX_BLOCK_AGE, in seconds.
+    The newest block must be no older than READY_MAX_BLOCK_AGE, in seconds, and not ahead of the clock.
     """
     (ledger, database), channel_layer = await asyncio.gather(_ledger(), _channel_layer())
     age = ledger and ledger.age
-    up_to_date = age is not None and age <= health.max_block_age()
+    up_to_date = age is not None and 0 <= age <= health.max_block_age()
     ready = database == channel_layer == OK and up_to_date
     answer = {
         "ready": ready,

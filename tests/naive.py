@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 BLOCK_EXPIRY = 722
 KEPT_BLOCKS = BLOCK_EXPIRY + 3600 // 12
+AHEAD = dt.timedelta(minutes=15)
 HOLD_MARGIN = dt.timedelta(seconds=100)
 EVER = 10**12
 
@@ -84,14 +85,22 @@ class Subnet:
         return Subnet(**{name: value.copy() for name, value in vars(self).items()})
 
     def with_blocks_of(self, other: Subnet) -> Subnet:
-        """Return this model as somebody sees it who read the blocks when it was `other`."""
-        return self if self.blocks == other.blocks else replace(self, blocks=other.blocks, known={})
+        """Return this model as somebody sees it who read the blocks when it was `other`.
 
-    def event(self, e: dict[str, Any]) -> None:
+        Blocks that were taken back since are read again.
+        """
+        oldest = min(self.blocks, default=EVER)
+        taken_back = any(self.blocks.get(n) != block for n, block in other.blocks.items() if n >= oldest)
+        return self if taken_back else replace(self, blocks=other.blocks, known={})
+
+    def event(self, e: dict[str, Any], now: dt.datetime) -> None:
         """Take in an event of a journal. Raises ValueError for one that can't be recorded."""
         kind = e["event"]
         if kind == "block":
-            self._block(e["number"], dt.datetime.fromisoformat(e["timestamp"]), e["stake_share"], e.get("hotkeys"))
+            at = dt.datetime.fromisoformat(e["timestamp"])
+            if at > now + AHEAD:
+                raise ValueError("a block from the future")
+            self._block(e["number"], at, e["stake_share"], e.get("hotkeys"))
         elif kind == "manifests":
             sync = (e["block"], e["axons"], e["executors"])
             if sync in self.syncs:
@@ -129,6 +138,29 @@ class Subnet:
             self.neurons.pop(n, None)
         self.settled.add(oldest)
         self.known.clear()
+
+    def users(self, first: int, now: dt.datetime) -> dict[int, str]:
+        """Return how the reservations stand that use blocks from `first` on, unless a row says they ended."""
+        return {
+            pk: self.state(pk, now)
+            for pk, b in self.bookings.items()
+            if max(b.blocks) >= first and self.ends.get(pk, "spent") == "spent"
+        }
+
+    def keeps(self, first: int, now: dt.datetime, *, release: bool) -> bool:
+        """Tell whether reservations keep the blocks from `first` on from being forgotten."""
+        states = self.users(first, now).values()
+        return "spent" in states or ("held" in states and not release)
+
+    def forget(self, first: int, now: dt.datetime) -> dict[int, str]:
+        """Forget the blocks from `first` on and the syncs at them. Return the reservations that ended, and how."""
+        ended = {pk: "released" if state == "held" else state for pk, state in self.users(first, now).items()}
+        self.ends.update(ended)
+        self.blocks = {n: block for n, block in self.blocks.items() if n < first}
+        self.neurons = {n: names for n, names in self.neurons.items() if n < first}
+        self.syncs = [sync for sync in self.syncs if sync[0] < first]
+        self.known.clear()
+        return ended
 
     @property
     def newest(self) -> int:

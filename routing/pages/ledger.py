@@ -12,6 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
+from allowance.causes import causes
 from allowance.ledger import to_seconds
 from allowance.models import LedgerCheck, Reservation, ReservationState
 from allowance.totals import LISTED, SOON, LiveHold, MinerTotals, Totals, totals
@@ -71,6 +72,7 @@ def ledger_page(request: HttpRequest) -> HttpResponse:
         "routing/ledger.html",
         "Ledger",
         totals=found,
+        causes=causes(),
         figures=_figures(found),
         ended_by_hour=_ended_by_hour(found),
         shares=_shares(found, chosen),

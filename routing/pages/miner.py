@@ -18,6 +18,7 @@ from django.views.decorators.http import require_safe
 
 from allowance import validation
 from allowance.buckets import UtcDay
+from allowance.causes import causes
 from allowance.console import to_the_second
 from allowance.ledger import Steps, present
 from allowance.lists import link
@@ -129,6 +130,7 @@ def miner_page(request: HttpRequest, hotkey: str) -> HttpResponse:
         seconds=seconds,
         hours=policy.window / dt.timedelta(hours=1),
         classes=found,
+        causes=causes(),
         chart=incidents_by_day(name, now),
         decisions=last_decisions(name),
         passed_over=that_passed_over(name, classes, now),

@@ -85,7 +85,8 @@ def reserve(now: dt.datetime, miner: str = "anna", job: UUID | None = None, seco
 
 
 def jump(number: int = JUMP, at: dt.datetime = NOW, hotkeys: list[str] | None = None) -> None:
-    allowance().record_block(number=number, timestamp=at, stake_share=0.5, hotkeys=hotkeys)
+    with time_machine.travel(max(at, NOW), tick=False):  # no block comes from the future
+        allowance().record_block(number=number, timestamp=at, stake_share=0.5, hotkeys=hotkeys)
 
 
 def find() -> object:

@@ -75,7 +75,7 @@ def make_history() -> None:
         executors={"hot-1": {CLASS: 4}, "hot-2": {CLASS: 1, "always_on.test": 2}},
     )
     allowance().record_block(number=FIRST_BLOCK + 21, timestamp=NOW, stake_share=0.1, hotkeys=["hot-1", "hot-2"])
-    allowance().record_block(number=FIRST_BLOCK + 30, timestamp=NOW + HOUR, stake_share=1 / 3)
+    allowance().record_block(number=FIRST_BLOCK + 30, timestamp=NOW + HOUR / 6, stake_share=1 / 3)
     said: dict[str, Any] = {"miner_hotkey": "hot-1", "validator_hotkey": "us"}
     for i, job in enumerate(JOBS[7:]):
         at = NOW - dt.timedelta(seconds=10 * i, microseconds=1)

@@ -23,7 +23,7 @@ from allowance.models import Block
 from routing.journal import MAX_BLANK, MAX_LINE
 from tests.factories import CLASS, Finished, run_command, stored
 
-NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+NOW = dt.datetime(2026, 1, 3, 12, tzinfo=dt.UTC)
 JOB = str(UUID(int=1))
 BLOCK: dict[str, Any] = {"event": "block", "number": 1, "timestamp": "2026-01-01T00:00:12Z", "stake_share": 0.5}
 MANIFESTS: dict[str, Any] = {"event": "manifests", "block": 1, "axons": {}, "executors": {}}
@@ -73,7 +73,7 @@ def without(event: dict[str, Any], name: str) -> bytes:
 
 
 def some_blocks(count: int) -> bytes:
-    times = (NOW + dt.timedelta(seconds=12 * i) for i in range(1, count + 1))
+    times = (NOW - dt.timedelta(seconds=12 * i) for i in reversed(range(count)))
     return b"".join(line(BLOCK, number=i, timestamp=t.isoformat()) + b"\n" for i, t in enumerate(times, start=1))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from constance import config
 from django.utils import timezone
 
-from allowance import allowance, ledger
+from allowance import allowance, forgetting, ledger
 from allowance.audit import check_ledger
 from allowance.types import AllowanceException, CannotReserveAllowanceException, NotEnoughAllowanceException
 from routing import picks, pruning, routing
@@ -107,13 +107,27 @@ def prune(do: Do) -> str:
     return " ".join(batch.locked for batch in batches if batch.locked) or OK
 
 
+def forget(do: Do) -> str:
+    forgetting.forget_blocks(do["first"], release_held=do["release"])
+    return OK
+
+
 def policy(do: Do) -> str:
     config.DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI = do["wei"]
     config.DYNAMIC_ROUTING_RELIABILITY_WINDOW_HOURS = do["hours"]
     return OK
 
 
-ASKS = {"reserve": reserve, "find": find, "spend": end, "undo": end, "repair": repair, "prune": prune, "policy": policy}
+ASKS = {
+    "reserve": reserve,
+    "find": find,
+    "spend": end,
+    "undo": end,
+    "repair": repair,
+    "prune": prune,
+    "forget": forget,
+    "policy": policy,
+}
 
 
 def rehearse(do: Do) -> Any:
@@ -154,7 +168,7 @@ def expect(do: Do, model: Subnet, policy: Policy, now: dt.datetime) -> Any:
     """Return what the model answers, as `ask` would; the ids of reservations are None."""
     if "event" in do:
         try:
-            model.copy().event(do)
+            model.copy().event(do, now)
         except ValueError:
             return Refusal("ValueError")
         return OK
@@ -174,6 +188,8 @@ def expect(do: Do, model: Subnet, policy: Policy, now: dt.datetime) -> Any:
             return Route(do["miner"], blocks) if blocks else Refusal("CannotReserveAllowanceException", free)
         case "find":
             return model.find(do["seconds"], do["executor_class"], do["start"], now)
+        case "forget":
+            return Refusal("BlocksInUse") if model.keeps(do["first"], now, release=do["release"]) else OK
         case "spend" | "undo":
             return model.ending(do["id"], now) or OK
         case _:

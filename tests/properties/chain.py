@@ -38,7 +38,7 @@ class Chain:
     def __init__(self, random: Random) -> None:
         self.random = random
         self.number = FIRST - 1
-        self.at = START - dt.timedelta(minutes=5)
+        self.at = START - dt.timedelta(minutes=30)
         self.share = random.choice([0.1, 0.25, 0.25, 1 / 3, 1.0])
         self.jobs = 0
         self.said: list[Event] = []
@@ -59,9 +59,12 @@ class Chain:
         if chance < 0.40:
             at = self.at - dt.timedelta(days=1)
             return {"event": "block", "number": self.number + 1, "timestamp": at.isoformat(), "stake_share": 0.5}
-        if chance < 0.52:
+        if chance < 0.42:
+            at = self.at + dt.timedelta(days=3650)
+            return {"event": "block", "number": self.number + 1, "timestamp": at.isoformat(), "stake_share": 0.5}
+        if chance < 0.53:
             self.held_back.append(self.mint(self.neurons()))
-        elif chance < 0.55:
+        elif chance < 0.56:
             return self.leap()
         return self.mint(self.neurons())
 

@@ -36,6 +36,8 @@ TRUSTED = "a trusted job"
 PRUNED_SPENT, PRUNED_UNSPENT = "a spent reservation pruned", "a released or lapsed reservation pruned"
 PRUNED_BLOCKS, CARRIED = "blocks pruned", "a list of neurons carried on"
 PRUNED_RECEIPTS, PRUNED_INCIDENTS, TIDIED = "receipts pruned", "incidents pruned", "lapsed holds tidied by a prune"
+FORGOT, FORGOT_HELD, FORGOT_DROP = "blocks taken back", "a hold released for that", "a drop undone by that"
+FUTURE = "a block from the future refused"
 BELOW_PRUNED = "a block came late, below the pruned ones"
 
 LOCK_WAITS, PASSED_OVER, BURSTS, DISTURBED = "lock waits", "passed over while locked", "bursts", "disturbed operations"
@@ -44,13 +46,14 @@ REQUIRED_STATES = (
     *(LAPSED_AND_TAKEN, AT_THE_EDGE, SPEND_LAPSED, UNDO_LAPSED, SPEND_SPENT, UNDO_SPENT, SPEND_UNDONE, UNDO_UNDONE),
     *(UNKNOWN, VOIDED_FREE, VOIDED_HELD, VOIDED_SPENT, RISE, SILENT, LEFT, RETURNED, LATE, REPEATED, CONTRADICTED),
     *(OUT_OF_TIME, OLD_SYNC, SYNC_REPEATED, RECEIPT_AGAIN, RECEIPT_LATE, RECEIPT_UNKNOWN, INCIDENT_AGAIN, BACKWARDS),
-    *(UNREACHABLE, EXPIRED, FORGOTTEN, REPAIRED, REPAIR_CRASHED, LOST_ROUTE, TRUSTED),
+    *(UNREACHABLE, FORGOT, FORGOT_HELD, FORGOT_DROP, FUTURE),
+    *(EXPIRED, FORGOTTEN, REPAIRED, REPAIR_CRASHED, LOST_ROUTE, TRUSTED),
     *(PRUNED_SPENT, PRUNED_UNSPENT, PRUNED_BLOCKS, CARRIED, PRUNED_RECEIPTS, PRUNED_INCIDENTS, TIDIED, BELOW_PRUNED),
 )
 REQUIRED_REFUSALS = (
     *("NotEnoughAllowanceException", "NotEnoughCollateralException", "AllMinersBusy", "JobTooLong", "ValueError"),
     *("CannotReserveAllowanceException", "ReservationNotFound", "ReservationReleased", "ReservationAlreadySpent"),
-    "ReservationExpired",
+    *("ReservationExpired", "BlocksInUse"),
 )
 
 

@@ -27,7 +27,7 @@ EVENTS = ("block", "manifests", "collateral", "incident", "job_started", "job_ac
 STATEMENTS = {"incident": 1, "job_started": 1, "job_accepted": 1, "job_finished": 1, "spend": 6, "undo": 6, "prune": 60}
 """At how many statements at most a history crashes these; others make more."""
 
-WRITERS = (*EVENTS, "pick", "reserve", "spend", "undo", "repair", "prune")
+WRITERS = (*EVENTS, "pick", "reserve", "spend", "undo", "repair", "prune", "forget")
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ COMMON = {
     "skew": 1,
     "repair": 1,
     "prune": 1,
+    "forget": 1,
 }
 PICKS = (("pick", "pick"), ("pick", "pick", "pick"), ("pick", "reserve"), ("find", "pick"))
 TOGETHER = (
@@ -133,6 +134,11 @@ TOGETHER = (
     ("prune", "spend", "manifests"),
     ("prune", "reserve", "job_finished"),
     ("prune", "prune"),
+    ("forget", "pick"),
+    ("forget", "pick", "block"),
+    ("forget", "reserve", "manifests"),
+    ("forget", "spend", "undo"),
+    ("forget", "find", "prune"),
 )
 
 
@@ -216,6 +222,11 @@ class Author:
 
     def prune(self) -> Do:
         return {"ask": "prune", "batch": self.random.choice([1, 2, 100])}
+
+    def forget(self) -> Do:
+        """Draw from which block on all are forgotten; those that are told again come back."""
+        first = self.chain.number - self.random.choice([-1, 0, 0, 1, 2, 3, 5, 8, 40, 2000])
+        return {"ask": "forget", "first": max(0, first), "release": self.random.random() < 0.7}
 
     def lapse(self) -> Do:
         return {"ask": "lapse", "back": self.back(), "us": self.random.choice([-1, 0, 0, 1, 1])}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from tests.naive import Booking, Refusal, Route, Subnet
 from tests.properties import coverage as seen
 from tests.properties.asks import wanted
-from tests.properties.chain import CLASSES, MINERS
+from tests.properties.chain import CLASSES, MINERS, START
 from tests.properties.coverage import CONTENTION, OPERATIONS, REFUSALS, STATES, Tally
 from tests.properties.history import Do
 from tests.properties.judge import Call
@@ -52,7 +52,8 @@ REFUSED = {
 
 def block(tally: Tally, do: Do, before: Subnet, after: Subnet, refused: bool) -> None:
     if refused:
-        tally[STATES, seen.OUT_OF_TIME] += 1
+        ahead = dt.datetime.fromisoformat(do["timestamp"]) > START + dt.timedelta(days=365)
+        tally[STATES, seen.FUTURE if ahead else seen.OUT_OF_TIME] += 1
     elif known := before.blocks.get(do["number"]):
         told = (dt.datetime.fromisoformat(do["timestamp"]), do["stake_share"])
         tally[STATES, seen.REPEATED if known == told else seen.CONTRADICTED] += 1
@@ -111,8 +112,18 @@ def prune(tally: Tally, do: Do, before: Subnet, after: Subnet, refused: bool) ->
     tally[STATES, seen.PRUNED_RECEIPTS] += any(before.receipts(k).keys() - after.receipts(k).keys() for k in receipts)
 
 
+def forget(tally: Tally, do: Do, before: Subnet, after: Subnet, refused: bool) -> None:
+    tally[STATES, seen.FORGOT] += bool(before.blocks.keys() - after.blocks.keys())
+    released = {pk for pk, end in after.ends.items() if end == "released" and pk not in before.ends}
+    tally[STATES, seen.FORGOT_HELD] += bool(released)
+    tally[STATES, seen.FORGOT_DROP] += any(
+        before.voided_before(miner, cls) != after.voided_before(miner, cls) for miner in MINERS for cls in CLASSES
+    )
+
+
 EVENTS = {
     "block": block,
+    "forget": forget,
     "manifests": manifests,
     "incident": incident,
     "prune": prune,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from tests.naive import KEPT_BLOCKS
+from tests.naive import BLOCK_EXPIRY, KEPT_BLOCKS
 from tests.properties.chain import CLASSES, MINERS, START, Event, job
 from tests.properties.history import AFTER_COMMIT, BEFORE_COMMIT, STATEMENT, Action, Do, Step
 
@@ -70,7 +70,7 @@ def plain(do: Do) -> Step:
     return Step((Action(1, do),))
 
 
-def act(kind: str, go: int) -> tuple[list[Do], Do, list[Do]]:
+def act(kind: str, go: int) -> tuple[list[Do], Do, list[Do]]:  # noqa: PLR0912 (a case for each kind)
     """Return what an action of this kind does the `go`-th time, and what goes before it and after it."""
     uuid = job(100 + go)
     reserve = {"ask": "reserve", "miner": "bert", "executor_class": CLASSES[0], "start": 1011, "seconds": 30}
@@ -110,7 +110,12 @@ def act(kind: str, go: int) -> tuple[list[Do], Do, list[Do]]:
             told = [act(event, go)[1] for event in ("job_started", "job_accepted", "job_finished", "incident")]
             books = [at_this_block, {"ask": "spend", "back": 0}, {**at_this_block, "miner": "anna"}]
             blocks = [block(number, MINERS[go % 2 :]), block(number + 1), block(number + 2)]
-            return [*blocks, *books, *told, CLOCK], {"ask": kind, "batch": 100}, []
+            return [CLOCK, *blocks, *books, *told, CLOCK], {"ask": kind, "batch": 100}, []
+        case "forget":  # of a block with a drop, a sync and a hold of its own
+            number = BLOCKS + go
+            blocks = [block(number - 1), block(number, MINERS[go % 2 :]), manifests(number, 2), block(number + 1)]
+            held = {**reserve, "start": 1000 + number + BLOCK_EXPIRY, "seconds": 1, "uuid": None}
+            return [*blocks, held], {"ask": kind, "first": 1000 + number, "release": True}, []
         case _:
             return [], {"ask": "repair", "damage": DAMAGE[go % len(DAMAGE)], "nth": 0}, []
 

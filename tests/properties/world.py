@@ -218,9 +218,11 @@ class World:
     def adopt(self, call: Call, calls: Sequence[Call]) -> None:
         """Tell the model what the call has just committed, if the contract allows it."""
         if "event" in call.do:
-            self.model.event(call.do)
+            self.model.event(call.do, call.now)
         elif call.action.kind == "prune":
             self.adopt_pruned(call)
+        elif call.action.kind == "forget":
+            self.adopt_forgotten(call)
         else:
             self.adopt_reservations(call)
         for other in calls:
@@ -259,6 +261,17 @@ class World:
             raise Violation(f"{call} ended reservations {noted}; lapsed are {lapsed}.")
         self.model.ends.update(noted)
         forget(self.model, gone, call.now, self.policy)
+        self.rows = rows
+
+    def adopt_forgotten(self, call: Call) -> None:
+        """Tell the model which blocks are forgotten, if that was allowed."""
+        rows = stored_reservations()
+        ended = {pk: end for pk, (_, end) in rows.items() if self.rows.get(pk) != rows[pk]}
+        first = call.do["first"]
+        if self.model.keeps(first, call.now, release=call.do["release"]):
+            raise Violation(f"{call} forgot blocks of reservations {self.model.users(first, call.now)}.")
+        if ended != (expected := self.model.forget(first, call.now)):
+            raise Violation(f"{call} ended reservations {ended}, the model says {expected}.")
         self.rows = rows
 
     def adopt_ends(self, call: Call, ended: dict[int, str], made: dict[int, Booking]) -> None:

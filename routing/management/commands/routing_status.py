@@ -17,7 +17,13 @@ from allowance.programs import AnsweringCommand
 from routing.alerts import Level
 from routing.status import Status, Work, status
 
-STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.CRITICAL: "red", Level.UNKNOWN: "magenta"}
+STYLES = {
+    Level.OK: "green",
+    Level.INFO: "cyan",
+    Level.WARNING: "yellow",
+    Level.CRITICAL: "red",
+    Level.UNKNOWN: "magenta",
+}
 
 
 class Command(AnsweringCommand):

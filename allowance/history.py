@@ -1,0 +1,47 @@
+"""What follows from the history of the chain, folded anew from all of it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from allowance import ledger
+from allowance.chain import declared_step, presence_history
+from allowance.ledger import Steps
+from allowance.models import ManifestSync
+
+Declared = tuple[int, int, Steps]
+"""What an account should have: its executors, before which block it is void, and its counts by block."""
+
+NOTHING_DECLARED: Declared = (0, 0, ())
+
+Axon = dict[str, str | int]
+
+
+def presence() -> defaultdict[str, Steps]:
+    """Return in which blocks each miner was registered, by hotkey."""
+    steps: defaultdict[str, Steps] = defaultdict(tuple)
+    previous: set[str] = set()
+    for number, names in presence_history():
+        for name in names ^ previous:
+            steps[name] = ledger.assign(steps[name], int(name in names), max(0, number))
+        previous = names
+    return steps
+
+
+def declared() -> defaultdict[tuple[str, str], Declared]:
+    """Return what each account should have, by hotkey and class, from the syncs in the order of their recording."""
+    accounts: defaultdict[tuple[str, str], Declared] = defaultdict(lambda: NOTHING_DECLARED)
+    for sync in ManifestSync.objects.order_by("pk").iterator():
+        counts = {(name, cls): n for name, of_miner in sync.executors.items() for cls, n in of_miner.items() if n}
+        for key in accounts.keys() | counts.keys():
+            if key[0] in sync.axons:
+                accounts[key] = declared_step(accounts[key], sync.block, counts.get(key, 0))
+    return accounts
+
+
+def announced() -> dict[str, Axon]:
+    """Return where each miner announced last that it listens, by hotkey."""
+    axons: dict[str, Axon] = {}
+    for said in ManifestSync.objects.order_by("pk").values_list("axons", flat=True).iterator():
+        axons.update(said)
+    return axons
