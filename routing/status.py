@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from django.db.models import Count, Max, OuterRef, Q, Subquery, Sum
 
+from allowance.amounts import wei_text
 from allowance.causes import block_without_neurons, earning, silence
 from allowance.chain import newest_block
 from allowance.models import Block, LedgerCheck, ManifestSync, Reservation, ReservationState
@@ -18,7 +19,7 @@ from allowance.types import BLOCK_DURATION_US, MAX_AHEAD, LockTimeout, NotEnough
 from routing.alerts import Finding, Level, amount, digits, judge
 from routing.conf import policy
 from routing.models import DecisionRecord
-from routing.types import ROUTED, AllMinersBusy, NotEnoughCollateralException, wei_text
+from routing.types import ROUTED, AllMinersBusy, NotEnoughCollateralException
 
 HOUR = dt.timedelta(hours=1)
 
