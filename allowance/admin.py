@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlencode
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.utils import quote
 from django.core.paginator import Paginator
+from django.db import DataError
 from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
-from django.urls import reverse
+from django.urls import URLPattern, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
@@ -39,6 +43,29 @@ else:
 MAX_LISTED = 10_000
 """A list ends there: counting all rows of a big table takes too long. Search and filters reach the others."""
 
+POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
+"""What pages may load and do: nothing from elsewhere, nothing inline."""
+
+SUFFIXES = ("", "__exact", "__isnull", "__isempty", "__gte", "__lt")
+"""The lookups of Django's filters."""
+
+
+def strict(view: Callable[..., Any]) -> Callable[..., Any]:
+    """Send POLICY with what a view answers, unless it or the site has a policy of its own.
+
+    Middleware that sends one may leave ours in place, so there must be none; middleware that overwrites does so.
+    """
+
+    @wraps(view)
+    def strictly(*args: Any, **kwargs: Any) -> Any:
+        response = view(*args, **kwargs)
+        names = (name.rpartition(".")[2].lower() for name in settings.MIDDLEWARE)
+        if not any("csp" in name or "contentsecuritypolicy" in name for name in names):
+            response.headers.setdefault("Content-Security-Policy", POLICY)
+        return response
+
+    return strictly
+
 
 def never(self: object, request: HttpRequest, obj: Model | None = None) -> bool:
     """Permit nobody: rows follow from each other, or from what happened; a change by hand makes them false."""
@@ -57,10 +84,34 @@ class ReadOnlyAdmin(ModelAdmin):
     heavy: tuple[str, ...] = ()
     """Columns that only the page of one row needs."""
 
+    linked: tuple[str, ...] = ()
+    """Lookups that links to the list have."""
+
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     ordering: ClassVar[tuple[str, ...]] = ("-pk",)
     has_add_permission = has_change_permission = has_delete_permission = never
+
+    def get_urls(self) -> list[URLPattern]:
+        urls = super().get_urls()
+        for url in urls:
+            url.callback = strict(url.callback)
+        return urls
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        """Allow what the filters ask for, and links. Any lookup of any column, which Django allows, can fail."""
+        names = (getattr(each, "parameter_name", each) for each in self.list_filter)
+        columns = [name[0] if isinstance(name, tuple) else name for name in names]
+        return lookup in {*self.linked, *(f"{column}{suffix}" for column in columns for suffix in SUFFIXES)}
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        """Return the list that an address asks for. One that no database can look for is told so, as Django does."""
+        if any("\0" in value for values in request.GET.lists() for value in (values[0], *values[1])):
+            raise IncorrectLookupParameters
+        try:
+            return super().get_changelist_instance(request)
+        except (DataError, OverflowError) as error:
+            raise IncorrectLookupParameters from error
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).defer(*self.heavy)
@@ -113,6 +164,7 @@ class BlockAdmin(ReadOnlyAdmin):
     exact = ("number", int)
     list_display = ("number", "minted", "stake_share", "seconds", "brought")
     list_filter = ("timestamp", ("neurons", admin.EmptyFieldListFilter))
+    linked = ("neurons__id__exact",)
     search_fields = ("neurons__digest__startswith",)
     fields = ("number", "minted", "stake_share", "seconds", "neurons")
 
@@ -174,6 +226,7 @@ class AccountAdmin(ReadOnlyAdmin):
     heavy = ("counts", "held", "spent")
     list_display = ("hotkey", "executor_class", "executors", "voided_before")
     list_filter = ("executor_class",)
+    linked = ("miner__hotkey__exact",)
     ordering = ("executor_class", "miner_id")
     search_fields = ("miner__hotkey__startswith",)
     fields = ("miner", "executor_class", "executors", "counts", "voided_before", "seconds", "taken")
@@ -229,6 +282,7 @@ class ReservationAdmin(ReadOnlyAdmin):
     heavy = ("account__counts", "account__held", "account__spent")
     list_display = ("id", "state_now", "held_until", "block_count", "account_link", "job_uuid", "created")
     list_filter = (StateFilter, "account__executor_class", "created_at")
+    linked = ("account__id__exact",)
     list_select_related = ("account",)
     search_fields = ("account__miner__hotkey__startswith",)
     fields = ("id", "account_link", "job_uuid", "state_now", "created", "held_until", "ended", "blocks")
