@@ -55,6 +55,7 @@ class BlockAdmin(ReadOnlyAdmin):
     search_help_text = "the number of a block, or the beginning of a digest of neurons"
     list_display = ("number", "minted", "stake_share", "seconds", "brought")
     list_filter = ("timestamp", ("neurons", admin.EmptyFieldListFilter))
+    linked = ("neurons__id__exact",)
     search_fields = ("neurons__digest__startswith",)
     fields = ("number", "minted", "stake_share", "seconds", "neurons")
 
@@ -122,6 +123,7 @@ class AccountAdmin(ReadOnlyAdmin):
     heavy = ("counts", "held", "spent")
     list_display = ("hotkey", "executor_class", "executors", "voided_before")
     list_filter = ("executor_class",)
+    linked = ("miner__hotkey__exact",)
     ordering = ("executor_class", "miner_id")
     search_fields = ("miner__hotkey__startswith",)
     search_help_text = "the beginning of a hotkey"
@@ -181,6 +183,7 @@ class ReservationAdmin(ReadOnlyAdmin):
     sortable_by = ("held_until", "account_link", "job_uuid", "created")
     list_display = ("id", "state_now", "held_until", "block_count", "account_link", "job_uuid", "created")
     list_filter = (StateFilter, "account__executor_class", "created_at")
+    linked = ("account__id__exact",)
     list_select_related = ("account",)
     search_fields = ("account__miner__hotkey__startswith",)
     fields = ("id", "account_link", "job_uuid", "state_now", "created", "held_until", "ended", "blocks")

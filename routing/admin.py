@@ -36,6 +36,7 @@ class MinerIncidentAdmin(SearchedByIndexAdmin):
     mere_field = "hotkey_ss58address"
     list_display = ("happened", "type", "executor_class", "hotkey", "job", "sent_by", "voided")
     list_filter = incidents.FILTERS
+    linked = ("hotkey_ss58address__exact",)
     ordering = ("-timestamp",)
     search_fields = ("hotkey_ss58address__startswith",)
     sortable_by = ("happened", "hotkey", mere_field)  # by index; the filters do for the others
@@ -109,6 +110,7 @@ class DecisionRecordAdmin(SearchedByIndexAdmin):
     heavy = ("candidates",)
     list_display = ("decided", "outcome", "executor_class", "needed", "hotkey", "rank", "job", "took")
     list_filter = (DecidedFilter, OutcomeFilter, ClassFilter)
+    linked = ("miner__exact",)
     sortable_by = ("decided",)  # by index
     ordering = ("-at", "-pk")
     search_fields = ("miner",)

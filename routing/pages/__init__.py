@@ -18,6 +18,8 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html
 
+from allowance.lists import strict
+
 
 class Page(NamedTuple):
     """A page in the menu: its name among the admin's URLs, and the permissions to see all that it shows."""
@@ -76,7 +78,7 @@ def needs(*permissions: str) -> Callable[[View], View]:
                 wrong.status_code = 500
                 return wrong
 
-        return admin.site.admin_view(guarded)
+        return strict(admin.site.admin_view(guarded))
 
     return decorate
 

@@ -1,0 +1,136 @@
+"""Pages for operators with whatever may stand in an address: an answer, and never an error of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from django.apps import apps
+from django.contrib import admin
+from django.contrib.admin.utils import quote
+from django.db import models
+from django.test import Client
+from django.urls import reverse
+from pytest_django import Settings
+
+from allowance.lists import POLICY, SUFFIXES
+from receipts.admin import POLICY as POLICY_OF_RECEIPTS
+from routing.models import DecisionRecord, MinerIncident
+from routing.pages import MENU
+from tests.browser.settings import POLICY as STRICTEST
+from tests.integration import past
+
+MODELS = [
+    model
+    for app in ("allowance", "router_receipts", "routing")
+    for model in apps.get_app_config(app).get_models()
+    if admin.site.is_registered(model)
+]
+VALUES = (
+    *("\0", "a\0b", "(", "[", "", "1", "-1", "9" * 30, "1e400", "nan", "True", "é" * 500),
+    *("0001-01-01 00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-13-45", "2026-01-01", "00000000"),
+)
+LOOKUPS = ("regex", "contains", "has_key", "year", "range")
+DJANGOS = ("q", "o", "p", "e", "all", "_to_field", "_popup", "_facets", "_changelist_filters")
+
+each_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+
+
+@pytest.fixture(autouse=True)
+def rows(db: None, settings: Settings) -> Iterator[None]:
+    with past.nothing_kept(settings):
+        past.record_history(settings)
+        yield
+
+
+def changelist(model: type[models.Model]) -> str:
+    return reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+
+
+def asked(model: type[models.Model]) -> Iterator[tuple[str, str]]:
+    """Yield what the filters of a list ask for, with all values, and lookups of its columns that no filter asks for."""
+    spec = admin.site.get_model_admin(model)
+    names = [getattr(each, "parameter_name", each) for each in spec.list_filter]
+    filters = [name[0] if isinstance(name, tuple) else name for name in names]
+    linked = getattr(spec, "linked", ("miner_hotkey__exact",))
+    for name in (*DJANGOS, *linked, *(f"{name}{suffix}" for name in filters for suffix in SUFFIXES)):
+        yield from ((name, value) for value in VALUES)
+    for field in model._meta.concrete_fields:
+        yield from ((f"{field.name}__{lookup}", "(") for lookup in LOOKUPS)
+
+
+@each_model
+@pytest.mark.filterwarnings("ignore:DateTimeField .* received a naive datetime:RuntimeWarning")
+def test_a_list_answers_whatever_its_address_asks_for(model: type[models.Model], admin_client: Client) -> None:
+    page = changelist(model)
+    assert admin_client.get(page).status_code == 200
+    for name, value in asked(model):
+        address = f"{page}?{urlencode({name: value})}"
+        assert admin_client.get(address).status_code in {200, 302, 400}, address
+    assert admin_client.get(f"{page}?pk__regex=(").status_code == 400
+
+
+@each_model
+def test_a_row_s_page_answers_whatever_its_address_names(model: type[models.Model], admin_client: Client) -> None:
+    name = f"admin:{model._meta.app_label}_{model._meta.model_name}"
+    for value in filter(None, VALUES):
+        for page in ("change", "history", "delete"):
+            response = admin_client.get(reverse(f"{name}_{page}", args=[quote(value)]))
+            assert response.status_code in {200, 302, 403, 404}, (page, value)
+
+
+@pytest.mark.parametrize("view", [*(page.name for page in MENU), "routing_minerincident_csv"])
+def test_our_pages_answer_whatever_their_address_asks_for(view: str, admin_client: Client) -> None:
+    page = reverse(f"admin:{view}")
+    for name in ("executor_class", "seconds", "minimum_wei", "hours", "exclude", "format", "sort", "time", "miner"):
+        for value in VALUES:
+            address = f"{page}?{urlencode({name: value})}"
+            assert admin_client.get(address).status_code in {200, 302, 400}, address
+
+
+def test_a_miner_s_page_answers_whatever_its_address_names(admin_client: Client) -> None:
+    for value in filter(None, VALUES):
+        page = reverse("admin:routing_miner", args=[quote(value)])
+        assert admin_client.get(page).status_code in {404, 301}, value
+        known = reverse("admin:routing_miner", args=["anna"])
+        assert admin_client.get(f"{known}?{urlencode({'seconds': value})}").status_code == 200, value
+
+
+def our_pages() -> list[str]:
+    incident, decision = MinerIncident.objects.earliest("pk"), DecisionRecord.objects.earliest("pk")
+    return [
+        *(reverse(f"admin:{page.name}") for page in MENU),
+        *map(changelist, MODELS),
+        reverse("admin:routing_miner", args=["anna"]),
+        reverse("admin:routing_minerincident_change", args=[incident.pk]),
+        reverse("admin:routing_minerincident_void", args=[incident.pk]),
+        reverse("admin:routing_minerincident_csv"),
+        reverse("admin:routing_decisionrecord_change", args=[decision.pk]),
+    ]
+
+
+def test_our_pages_come_with_the_strictest_policy(admin_client: Client) -> None:
+    assert POLICY == POLICY_OF_RECEIPTS == STRICTEST
+    for page in our_pages():
+        assert admin_client.get(page).headers["Content-Security-Policy"] == POLICY, page
+    assert "Content-Security-Policy" not in admin_client.get(reverse("admin:auth_user_changelist")).headers
+
+
+class SiteCSPMiddleware:
+    """A site's own policy, sent where there is none, as django-csp and Django 6 do."""
+
+    def __init__(self, get_response: Any) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: Any) -> Any:
+        response = self.get_response(request)
+        response.headers.setdefault("Content-Security-Policy", "default-src https:")
+        return response
+
+
+def test_the_policy_of_a_site_wins(admin_client: Client, settings: Settings) -> None:
+    settings.MIDDLEWARE = [f"{__name__}.SiteCSPMiddleware", *settings.MIDDLEWARE]
+    for page in our_pages():
+        assert admin_client.get(page).headers["Content-Security-Policy"] == "default-src https:", page
