@@ -141,6 +141,14 @@ def test_an_empty_neuron_list_is_the_cause(caplog: pytest.LogCaptureFixture) -> 
     assert find("empty_neuron_list").level is Level.CRITICAL
 
 
+def test_a_block_whose_number_is_far_ahead_is_found_by_the_blocks_that_are_missing() -> None:
+    fill_ledger(*NAMES)
+    allowance().record_block(number=NEWEST + 100_000, timestamp=NOW, stake_share=0.5)
+    with pytest.raises(NotEnoughAllowanceException, match=r"722 of the last 723 blocks are missing.* forget_blocks\."):
+        routing().pick(job_request(12))
+    assert find("block_gaps").level is Level.CRITICAL
+
+
 def test_an_unknown_class_has_no_cause_but_itself() -> None:
     fill_ledger(*NAMES)
     sync(NEWEST)

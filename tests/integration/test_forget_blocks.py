@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -172,6 +173,7 @@ def test_a_pick_that_read_the_blocks_before_reserves_none_of_them() -> None:
     class Late(LiveBook):
         def read(self, executor_class: str, now: dt.datetime) -> Any:
             self.entries, self.lapsed, self.read_at = book.entries, book.lapsed, book.read_at
+            self.good_until = math.inf
             return seen
 
     too_much = decide(job_request(60), Late(), now=timezone.now(), exclude=["bert"])
