@@ -7,10 +7,16 @@ from typing import NamedTuple
 
 from django.db.models import F
 
-from allowance.chain import CHECK_MANIFESTS, CHECK_NEURONS, CHECK_STAKE, NO_NEURONS, newest_block
+from allowance.chain import CHECK_BLOCKS, CHECK_MANIFESTS, CHECK_NEURONS, CHECK_STAKE, NO_NEURONS, newest_block
 from allowance.ledger import Balance
 from allowance.models import Block, ManifestSync
 from allowance.types import BLOCK_EXPIRY
+
+MANY = BLOCK_EXPIRY // 10
+"""So many blocks that earn nothing are felt."""
+
+NAMED_GAPS = 3
+"""How many gaps are named."""
 
 
 class Earning(NamedTuple):
@@ -27,6 +33,17 @@ class Earning(NamedTuple):
     def missing(self) -> int:
         """How many blocks are missing."""
         return sum(last - first + 1 for first, last in self.gaps)
+
+    @property
+    def sentence(self) -> str:
+        """How many blocks are missing, and which of them first."""
+        if not self.gaps:
+            return f"None of the last {self.recorded} blocks is missing."
+        named = ", ".join(f"{first} to {last}" for first, last in self.gaps[:NAMED_GAPS])
+        return (
+            f"{self.missing} of the last {self.recorded + self.missing} blocks are missing, {named}"
+            f"{', …' if len(self.gaps) > NAMED_GAPS else ''}: they earn nothing, nor does the block before each gap."
+        )
 
 
 def earning(newest: int) -> Earning:
@@ -62,7 +79,10 @@ def causes(balances: Iterable[Balance] | None = None) -> tuple[str, ...]:
     newest, found = newest_block(), []
     if (block := block_without_neurons()) is not None:
         found.append(f"The neuron list of block {block} is empty: no miner is registered. {CHECK_NEURONS}")
-    if (blocks := earning(newest)).without_stake:
+    blocks = earning(newest)
+    if blocks.missing > MANY:
+        found.append(f"{blocks.sentence} {CHECK_BLOCKS}")
+    if blocks.without_stake:
         found.append(
             f"Our own stake share was 0 in {blocks.without_stake} of the last {blocks.recorded} blocks, "
             f"which earn nothing. {CHECK_STAKE}"

@@ -10,25 +10,25 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
-from typing import TypeVar
 
 from django.db.models import Max, Min
 from django.utils import timezone
 
-from allowance import validation
+from allowance import rows, validation
+from allowance.fields import WeiField
 from allowance.ledger import KEPT_BLOCKS, Steps, assign, block_ns, forget
 from allowance.locks import chain_changed, ledger_transaction, lock_accounts_of, lock_chain
-from allowance.models import Account, Block, ManifestSync, Miner, NeuronList
+from allowance.models import Account, Block, ManifestSync, Miner, NeuronList, new_version
 from allowance.types import MAX_AHEAD, BadInputError
 
 logger = logging.getLogger(__name__)
 
+CHECK_BLOCKS = "Let the follower record them, or take back a newest block that is wrong, with forget_blocks."
 CHECK_STAKE = "Check the stake of the validator, and the hotkey whose stake the follower reads."
 CHECK_NEURONS = "Check the subnet, and the node, from which the follower reads the neurons."
 CHECK_MANIFESTS = "Check that the follower reaches the miners."
 
-Row = TypeVar("Row", Miner, Account)
+Axon = Mapping[str, str | int]
 
 
 def record_block(
@@ -89,7 +89,9 @@ def record_manifests(
     answers = {name: validation.manifest(name, counts) for name, counts in executors.items()}
     if unasked := sorted(answers.keys() - miners.keys()):
         raise BadInputError(f"Manifest without an axon: {', '.join(unasked[:5])}. Leave it out, or add the axon.")
-    where = {name: {k: v for k, v in asdict(m).items() if k != "hotkey_ss58"} for name, m in sorted(miners.items())}
+    where: dict[str, dict[str, str | int]] = {
+        name: {"address": m.address, "ip_version": m.ip_version, "port": m.port} for name, m in sorted(miners.items())
+    }
     digest = _digest([where, answers])
     with ledger_transaction():
         lock_chain()
@@ -117,11 +119,11 @@ def record_manifests(
 
 def record_collateral(*, hotkey: str, wei: int | str) -> None:
     """Record that a miner's collateral is now `wei`, 0 to 2**256 - 1. Raises ValueError for anything else."""
-    miner = Miner(hotkey=validation.hotkey(hotkey), wei=validation.wei(wei))
+    row = validation.hotkey(hotkey), WeiField().get_prep_value(validation.wei(wei))
     with ledger_transaction():
         lock_chain()
         chain_changed()
-        upsert([miner], ["hotkey"], ["wei"])
+        rows.upsert(Miner, ["hotkey"], ["wei"], [row])
 
 
 def _not_ahead(number: int, timestamp: dt.datetime) -> dt.datetime:
@@ -173,8 +175,8 @@ def presence_history() -> Iterator[tuple[int, set[str]]]:
     if first is not None:
         yield -1, set(first.axons)
     lists = {pk: set(hotkeys) for pk, hotkeys in NeuronList.objects.values_list("pk", "hotkeys")}
-    rows = Block.objects.filter(neurons__isnull=False).order_by("number").values_list("number", "neurons_id")
-    for number, pk in rows.iterator():
+    listed = Block.objects.filter(neurons__isnull=False).order_by("number").values_list("number", "neurons_id")
+    for number, pk in listed.iterator():
         yield number, lists[pk or 0]
 
 
@@ -211,62 +213,41 @@ def _register_asked(names: set[str]) -> None:
 
 
 def _set_presence(names: set[str], value: int, start: int, stop: int | None) -> None:
-    known = {miner.hotkey: miner for miner in Miner.objects.filter(hotkey__in=names)}
-    changed = []
+    known = dict(Miner.objects.filter(hotkey__in=rows.among(names)).values_list("hotkey", "presence"))
+    changed = {}
     for name in sorted(names):
-        miner = known.get(name) or Miner(hotkey=name)
-        presence = forget(assign(miner.presence, value, start, stop), start - KEPT_BLOCKS)
-        if presence != miner.presence:
-            miner.presence = presence
-            changed.append(miner)
-    lock_accounts_of([miner.hotkey for miner in changed])
-    upsert(changed, ["hotkey"], ["presence"])
+        before = known.get(name, ())
+        presence = forget(assign(before, value, start, stop), start - KEPT_BLOCKS)
+        if presence != before:
+            changed[name] = presence
+    lock_accounts_of(changed.keys())
+    rows.upsert(Miner, ["hotkey"], ["presence"], list(changed.items()))
 
 
-def _locate(axons: Mapping[str, Mapping[str, str | int]]) -> None:
-    known = {miner.hotkey: miner for miner in Miner.objects.filter(hotkey__in=axons)}
-    changed = []
-    for name, axon in axons.items():
-        miner = known.get(name) or Miner(hotkey=name)
-        if {"address": miner.address, "ip_version": miner.ip_version, "port": miner.port} != axon:
-            miner.address, miner.ip_version, miner.port = (
-                str(axon["address"]),
-                int(axon["ip_version"]),
-                int(axon["port"]),
-            )
-            changed.append(miner)
-    lock_accounts_of([miner.hotkey for miner in changed])
-    upsert(changed, ["hotkey"], ["address", "ip_version", "port"])
+def _locate(axons: Mapping[str, Axon]) -> None:
+    known = {name: where for name, *where in Miner.objects.values_list("hotkey", "address", "ip_version", "port")}
+    announced = {name: [axon["address"], axon["ip_version"], axon["port"]] for name, axon in axons.items()}
+    changed = {name: where for name, where in announced.items() if where != known.get(name)}
+    lock_accounts_of(changed.keys() & known.keys())
+    rows.upsert(
+        Miner, ["hotkey"], ["address", "ip_version", "port"], [(name, *where) for name, where in changed.items()]
+    )
 
 
 def _declare(block: int, asked: set[str], answers: Mapping[str, Mapping[str, int]]) -> None:
     """Bring the accounts of who was asked to the counts that they declared."""
     declared = {(name, cls): n for name, counts in answers.items() for cls, n in counts.items() if n}
-    accounts = {(a.miner_id, a.executor_class): a for a in Account.objects.filter(miner__in=asked)}
+    columns = ("miner", "executor_class", "executors", "voided_before", "counts")
+    accounts = {(name, cls): rest for name, cls, *rest in Account.objects.values_list(*columns) if name in asked}
     horizon = newest_block() - KEPT_BLOCKS  # not the sync's: blocks may be recorded long after the manifests
     changed = []
-    for name, cls in sorted(accounts.keys() | declared.keys()):
-        count, old = declared.get((name, cls), 0), accounts.get((name, cls), Account())
-        if count != old.executors:
-            executors, voided_before, counts = declared_step(
-                (old.executors, old.voided_before, old.counts), block, count
-            )
-            changed.append(
-                Account(
-                    miner_id=name,
-                    executor_class=cls,
-                    executors=executors,
-                    voided_before=voided_before,
-                    counts=forget(counts, horizon),
-                )
-            )
-    upsert(changed, ["executor_class", "miner"], ["executors", "voided_before", "counts", "version"])
-
-
-def upsert(rows: list[Row], key: list[str], fields: list[str]) -> None:
-    """Write `fields` of rows, old and new, in one statement; an old row keeps its other columns."""
-    if rows:
-        type(rows[0])._default_manager.bulk_create(rows, update_conflicts=True, unique_fields=key, update_fields=fields)
+    for key in sorted(accounts.keys() | declared.keys()):
+        executors, voided_before, counts = accounts.get(key, (0, 0, ()))
+        if (count := declared.get(key, 0)) != executors:
+            now, voided, steps = declared_step((executors, voided_before, counts), block, count)
+            changed.append((*key, now, voided, forget(steps, horizon), new_version()))
+    written = ["executors", "voided_before", "counts", "version"]
+    rows.upsert(Account, ["miner", "executor_class"], written, changed)
 
 
 def declared_step(before: tuple[int, int, Steps], block: int, count: int) -> tuple[int, int, Steps]:

@@ -10,8 +10,8 @@ from typing import Any
 from django.db.models import Exists, F, OuterRef, QuerySet
 from django.utils import timezone
 
-from allowance import history, ledger
-from allowance.chain import newest_block, upsert
+from allowance import history, ledger, rows
+from allowance.chain import newest_block
 from allowance.locks import chain_changed, ledger_transaction, lock_accounts_of, lock_chain
 from allowance.models import Account, Block, ManifestSync, Miner, Reservation, ReservationState
 from allowance.state import state_at
@@ -90,25 +90,30 @@ def forget_blocks(first: int, *, release_held: bool = False, now: dt.datetime | 
 
 def _derive_accounts() -> None:
     """Let all accounts be what the history says. Those that it does not know are deleted."""
-    declared, newest = history.declared(), newest_block()
-    accounts = {(a.miner_id, a.executor_class): a for a in Account.objects.all()}
-    known = {account.pk: account for account in accounts.values()}
-    horizon = newest - ledger.KEPT_BLOCKS
-    for key, account in accounts.items():
-        account.executors, account.voided_before, counts = declared.get(key, history.NOTHING_DECLARED)
-        account.counts = ledger.forget(counts, horizon)
-        account.base, account.held, account.spent = min(account.base, max(0, horizon)), 0, 0
-    for reservation in _holding().iterator():
-        account = known[reservation.account_id]
-        bits = ledger.to_bits(reservation.blocks, account.base)
-        if reservation.state == ReservationState.SPENT:
-            account.spent |= bits
+    declared, horizon = history.declared(), newest_block() - ledger.KEPT_BLOCKS
+    accounts = {account.pk: account for account in Account.objects.select_related("miner")}
+    balances = {
+        pk: account.balance._replace(base=min(account.base, max(0, horizon)), held=0, spent=0)
+        for pk, account in accounts.items()
+    }
+    for pk, state, blocks in _holding().values_list("account", "state", "blocks").iterator():
+        taken = ledger.to_bits(blocks, balances[pk].base)
+        if state == ReservationState.SPENT:
+            balances[pk] = balances[pk]._replace(spent=balances[pk].spent | taken)
         else:
-            account.held |= bits
-    fields = ["executors", "voided_before", "counts", "base", "held", "spent"]
-    upsert(list(accounts.values()), ["executor_class", "miner"], fields)
+            balances[pk] = balances[pk]._replace(held=balances[pk].held | taken)
+    for pk, account in accounts.items():
+        balance = balances[pk]
+        if balance != account.balance:
+            rows.store(account, base=balance.base, held=balance.held, spent=balance.spent)
+    changed = []
+    for account in accounts.values():
+        key = account.miner_id, account.executor_class
+        executors, voided_before, counts = declared.get(key, history.NOTHING_DECLARED)
+        changed.append((*key, executors, voided_before, ledger.forget(counts, horizon)))
+    rows.upsert(Account, ["miner", "executor_class"], ["executors", "voided_before", "counts"], changed)
     reserved = Reservation.objects.filter(account=OuterRef("pk"))
-    unknown = [account.pk for key, account in accounts.items() if key not in declared]
+    unknown = [pk for pk, a in accounts.items() if (a.miner_id, a.executor_class) not in declared]
     for pks in _batches(unknown):
         Account.objects.filter(~Exists(reserved), pk__in=pks).delete()
 
@@ -116,19 +121,17 @@ def _derive_accounts() -> None:
 def _derive_miners() -> None:
     """Let all miners be registered and listen as the history says. Those of which nothing is known are deleted."""
     presence, axons = history.presence(), history.announced()
-    horizon = newest_block() - ledger.KEPT_BLOCKS
-    nowhere = Miner()
-    miners = list(Miner.objects.all())
-    for miner in miners:
-        axon = axons.get(miner.hotkey, {})
-        miner.presence = ledger.forget(presence[miner.hotkey], horizon)
-        miner.address = str(axon.get("address", nowhere.address))
-        miner.ip_version = int(axon.get("ip_version", nowhere.ip_version))
-        miner.port = int(axon.get("port", nowhere.port))
-    upsert(miners, ["hotkey"], ["presence", "address", "ip_version", "port"])
-    unknown = [m.pk for m in miners if not m.presence and m.pk not in axons and not m.wei]
-    for pks in _batches(unknown):
-        Miner.objects.filter(~Exists(Account.objects.filter(miner=OuterRef("pk"))), pk__in=pks).delete()
+    horizon, nowhere = newest_block() - ledger.KEPT_BLOCKS, Miner()
+    changed, unknown = [], []
+    for hotkey, wei in Miner.objects.values_list("hotkey", "wei"):
+        axon, steps = axons.get(hotkey), ledger.forget(presence[hotkey], horizon)
+        where = axon or {"address": nowhere.address, "ip_version": nowhere.ip_version, "port": nowhere.port}
+        changed.append((hotkey, steps, where["address"], where["ip_version"], where["port"]))
+        if not steps and not axon and not wei:
+            unknown.append(hotkey)
+    rows.upsert(Miner, ["hotkey"], ["presence", "address", "ip_version", "port"], changed)
+    for hotkeys in _batches(unknown):
+        Miner.objects.filter(~Exists(Account.objects.filter(miner=OuterRef("pk"))), pk__in=hotkeys).delete()
 
 
 def _holding() -> QuerySet[Reservation]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from allowance import ledger
-from allowance.chain import declared_step, presence_history
+from allowance.chain import Axon, declared_step, presence_history
 from allowance.ledger import Steps
 from allowance.models import ManifestSync
 
@@ -13,8 +13,6 @@ Declared = tuple[int, int, Steps]
 """What an account should have: its executors, before which block it is void, and its counts by block."""
 
 NOTHING_DECLARED: Declared = (0, 0, ())
-
-Axon = dict[str, str | int]
 
 
 def presence() -> defaultdict[str, Steps]:

@@ -134,7 +134,7 @@ def lock_accounts_of(miners: Collection[str]) -> None:
     They may share it: whoever reads one of them later reads all of them in the same statement.
     """
     if miners:
-        accounts = Account.objects.filter(miner__in=miners)
+        accounts = Account.objects.filter(miner__in=rows.among(miners))
         list(accounts.select_for_update().order_by("pk").values_list("pk"))
         accounts.update(version=new_version())
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from allowance.chain import CHECK_MANIFESTS, CHECK_NEURONS, CHECK_STAKE
+from allowance.causes import MANY
+from allowance.chain import CHECK_BLOCKS, CHECK_MANIFESTS, CHECK_NEURONS, CHECK_STAKE
 from allowance.locks import lock_timeout
-from allowance.types import BLOCK_EXPIRY
 from routing.health import max_block_age
 
 
@@ -68,7 +68,7 @@ DRY_RUN = "manage.py dry_run_routing says what keeps the others behind."
 
 MEASURES: Mapping[str, Measure] = {
     "block_age": Measure("s", "Check the clocks, that the chain follower runs, and what its log says.", Level.CRITICAL),
-    "block_gaps": Measure("", "Let the chain follower record the missing blocks."),
+    "block_gaps": Measure("", CHECK_BLOCKS),
     "blocks_without_stake": Measure("", CHECK_STAKE),
     "empty_neuron_list": Measure("", CHECK_NEURONS),
     "manifest_age": Measure(
@@ -112,8 +112,8 @@ def default_limits() -> dict[str, Limits]:
     ready, patience = max_block_age(), lock_timeout()
     return {
         "block_age": Limits(ready / 2, ready),
-        "block_gaps": Limits(0, BLOCK_EXPIRY // 10),
-        "blocks_without_stake": Limits(0, BLOCK_EXPIRY // 10),
+        "block_gaps": Limits(0, MANY),
+        "blocks_without_stake": Limits(0, MANY),
         "empty_neuron_list": Limits(0, 0),
         "manifest_age": Limits(900, 3600),
         "silent_miners": Limits(50, 90),

@@ -23,9 +23,6 @@ from routing.types import ROUTED, AllMinersBusy, NotEnoughCollateralException
 
 HOUR = dt.timedelta(hours=1)
 
-FIRST_GAPS = 3
-"""How many runs of missing blocks are named."""
-
 TOP = 5
 """So many of the miners with most of the work are named."""
 
@@ -156,13 +153,8 @@ def _earning() -> Measured:
             ("block_gaps", "blocks_without_stake", "empty_neuron_list", "silent_miners"),
             (None, "No block is recorded."),
         )
-    gaps = [f"{first} to {last}" for first, last in blocks.gaps[:FIRST_GAPS]]
-    missing = (
-        f"{blocks.missing} of the last {blocks.recorded + blocks.missing} blocks are missing, {', '.join(gaps)}"
-        f"{', …' if len(blocks.gaps) > len(gaps) else ''}: they earn nothing, nor does the block before each gap."
-    )
     return {
-        "block_gaps": (blocks.missing, missing if gaps else f"None of the last {blocks.recorded} blocks is missing."),
+        "block_gaps": (blocks.missing, blocks.sentence),
         "blocks_without_stake": (
             blocks.without_stake,
             f"Our own stake share was 0 in {blocks.without_stake} of the last {blocks.recorded} blocks.",

@@ -1,0 +1,183 @@
+"""What keeps allowance from everybody is logged, found by the status, and named by refusals and pages."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Iterator
+
+import pytest
+import time_machine
+from django.test import Client
+from django.urls import reverse
+
+from allowance import allowance
+from allowance.models import ManifestSync
+from allowance.types import NotEnoughAllowanceException
+from routing import explanations, replays, routing
+from routing.alerts import Finding, Level
+from routing.models import DecisionRecord
+from routing.status import status
+from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command
+
+pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
+
+NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+NEWEST = FIRST_BLOCK + 20
+NAMES = ["anna", "bert", "cleo", "dora"]
+AXON = {"address": "10.0.0.1", "ip_version": 4, "port": 9000}
+
+
+@pytest.fixture(autouse=True)
+def clock(transactional_db: None) -> Iterator[None]:
+    with time_machine.travel(NOW, tick=False):
+        yield
+
+
+def sync(block: int, *answering: str, asked: list[str] = NAMES) -> None:
+    axons = dict.fromkeys(asked, AXON)
+    allowance().record_manifests(block=block, axons=axons, executors={name: {CLASS: 2} for name in answering})
+
+
+def find(name: str) -> Finding:
+    return next(finding for finding in status(NOW).findings if finding.name == name)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+SILENCE = f"4 of 4 miners that had answered were silent at block {NEWEST}: their allowance is void."
+
+
+def test_a_sync_that_nobody_answered_is_told_everywhere(caplog: pytest.LogCaptureFixture, admin_client: Client) -> None:
+    fill_ledger(*NAMES)
+    assert (find("silent_miners").level, find("silent_miners").value) == (Level.OK, 0)
+    sync(NEWEST)
+    sync(NEWEST)  # again: it changes nothing
+    assert [SILENCE in warning for warning in warnings(caplog)] == [True]
+    assert (find("silent_miners").level, find("silent_miners").value) == (Level.CRITICAL, 100)
+    assert SILENCE in find("silent_miners").sentence
+    with pytest.raises(NotEnoughAllowanceException) as refused:
+        routing().pick(job_request(12))
+    assert any(SILENCE in cause for cause in refused.value.causes)
+    assert SILENCE in str(refused.value)
+    with pytest.raises(NotEnoughAllowanceException, match="4 of 4 miners"):
+        allowance().find_miners_with_allowance(allowance_seconds=1, executor_class=CLASS, job_start_block=NEWEST)
+    assert SILENCE in run_command("dry_run_routing", "--executor-class", CLASS, "--seconds", "12").out
+    for page in ("routing_board", "routing_ledger", "routing_status"):
+        assert SILENCE in admin_client.get(reverse(f"admin:{page}")).content.decode()
+    assert SILENCE in admin_client.get(reverse("admin:routing_miner", args=["anna"])).content.decode()
+
+
+def test_a_recorded_refusal_keeps_its_cause() -> None:
+    fill_ledger(*NAMES)
+    sync(NEWEST)
+    with pytest.raises(NotEnoughAllowanceException):
+        routing().pick(job_request(12))
+    sync(NEWEST + 1, *NAMES)
+    ManifestSync.objects.update(silent=0)  # what is said now is another matter
+    record = DecisionRecord.objects.get()
+    (explained,) = explanations.explain([record])
+    assert SILENCE in explained.fate(NOW)
+    assert replays.differences(record) == []
+
+
+@pytest.mark.parametrize(
+    ("answering", "told"),
+    [(["anna", "bert"], False), (["anna"], True), (["nina"], True)],
+    ids=["half", "more", "others"],
+)
+def test_more_than_half_must_be_silent(answering: list[str], told: bool, caplog: pytest.LogCaptureFixture) -> None:
+    fill_ledger(*NAMES)
+    sync(NEWEST, *answering, asked=[*NAMES, "nina"])
+    assert bool(warnings(caplog)) == told
+    assert (find("silent_miners").level is not Level.OK) == told
+
+
+def test_miners_that_are_not_asked_are_not_silent(caplog: pytest.LogCaptureFixture) -> None:
+    fill_ledger(*NAMES)
+    sync(NEWEST, "anna", asked=["anna"])
+    assert (warnings(caplog), find("silent_miners").value) == ([], 0)
+
+
+def test_a_refusal_that_does_not_follow_from_the_silence_does_not_name_it() -> None:
+    fill_ledger(*NAMES)
+    sync(NEWEST, "anna")
+    with pytest.raises(NotEnoughAllowanceException) as refused:
+        routing().pick(job_request(3000), exclude=["bert", "cleo", "dora"])
+    assert refused.value.causes  # the others are candidates, only not asked
+    allowance().record_block(number=NEWEST + 1, timestamp=NOW, stake_share=0.5, hotkeys=["anna"])
+    with pytest.raises(NotEnoughAllowanceException) as refused:
+        routing().pick(job_request(3000))
+    assert refused.value.causes == ()
+
+
+def test_a_stake_share_of_0_is_the_cause(caplog: pytest.LogCaptureFixture, admin_client: Client) -> None:
+    for i in range(3):
+        allowance().record_block(
+            number=FIRST_BLOCK + i, timestamp=NOW - dt.timedelta(seconds=30 - 12 * i), stake_share=0, hotkeys=NAMES
+        )
+    sync(FIRST_BLOCK, *NAMES)
+    assert [f"0 from block {FIRST_BLOCK} on" in warning for warning in warnings(caplog)] == [True]
+    cause = "Our own stake share was 0 in 3 of the last 3 blocks"
+    with pytest.raises(NotEnoughAllowanceException, match=f"{cause}, which earn nothing. Check the stake"):
+        routing().pick(job_request(12))
+    assert (find("blocks_without_stake").level, find("blocks_without_stake").value) == (Level.WARNING, 3)
+    assert cause in find("blocks_without_stake").sentence
+    for page in ("routing_board", "routing_ledger", "routing_status"):
+        assert cause in admin_client.get(reverse(f"admin:{page}")).content.decode()
+
+
+def test_an_empty_neuron_list_is_the_cause(caplog: pytest.LogCaptureFixture) -> None:
+    fill_ledger(*NAMES)
+    assert find("empty_neuron_list").value == 0
+    for number in (NEWEST + 1, NEWEST + 2):
+        allowance().record_block(number=number, timestamp=NOW, stake_share=0.5, hotkeys=[])
+    cause = f"The neuron list of block {NEWEST + 2} is empty: no miner is registered."
+    assert [f"block {NEWEST + 1} is empty" in warning for warning in warnings(caplog)] == [True]
+    with pytest.raises(NotEnoughAllowanceException, match=cause):
+        routing().pick(job_request(12))
+    assert find("empty_neuron_list").level is Level.CRITICAL
+
+
+def test_a_block_whose_number_is_far_ahead_is_found_by_the_blocks_that_are_missing() -> None:
+    fill_ledger(*NAMES)
+    allowance().record_block(number=NEWEST + 100_000, timestamp=NOW, stake_share=0.5)
+    with pytest.raises(NotEnoughAllowanceException, match=r"722 of the last 723 blocks are missing.* forget_blocks\."):
+        routing().pick(job_request(12))
+    assert find("block_gaps").level is Level.CRITICAL
+
+
+def test_an_unknown_class_has_no_cause_but_itself() -> None:
+    fill_ledger(*NAMES)
+    sync(NEWEST)
+    with pytest.raises(NotEnoughAllowanceException, match="Check the executor class"):
+        allowance().find_miners_with_allowance(allowance_seconds=1, executor_class="x", job_start_block=NEWEST)
+
+
+def test_gaps_are_told_with_the_blocks_that_are_missing() -> None:
+    for number in (0, 1, 4, 5, 9, 11, 13, 15):
+        at = NOW - dt.timedelta(seconds=12 * (16 - number))
+        allowance().record_block(number=FIRST_BLOCK + number, timestamp=at, stake_share=0.5)
+    finding = find("block_gaps")
+    assert (finding.level, finding.value) == (Level.WARNING, 8)
+    assert finding.sentence.startswith(
+        "8 of the last 16 blocks are missing, 1002 to 1003, 1006 to 1008, 1010 to 1010, …: they earn nothing, "
+        "nor does the block before each gap."
+    )
+    allowance().record_block(number=FIRST_BLOCK + 15 + 722, timestamp=NOW, stake_share=0.5)
+    finding = find("block_gaps")
+    assert (finding.level, finding.value) == (Level.CRITICAL, 721)
+    allowance().record_block(number=FIRST_BLOCK + 15 + 724, timestamp=NOW, stake_share=0.5)
+    assert find("block_gaps").value == 721  # the oldest of them are out of reach
+
+
+def test_a_collateral_filter_that_is_off_is_worth_to_know_and_no_alarm() -> None:
+    fill_ledger(*NAMES)
+    finding = find("collateral_filter")
+    assert (finding.level, finding.value) == (Level.INFO, None)
+    assert "DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI" in finding.sentence
+    run_command("check_ledger")
+    ended = run_command("routing_status")
+    assert (ended.code, ended.out.splitlines()[0]) == (0, "OK: All is well. Worth to know: collateral filter.")
