@@ -92,7 +92,7 @@ def insert(reservation: Reservation) -> bool:
 def _insert(reservation: Reservation, sql: str, before: Iterable[Any] = ()) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(sql, [*before, *prepared(reservation, _INSERTED)])
-        inserted = cursor.rowcount == 1
+        inserted = bool(cursor.rowcount)
     reservation._state.adding = not inserted
     return inserted
 
