@@ -92,6 +92,8 @@ TRUSTED_MINER_ADDRESS = env.str("TRUSTED_MINER_ADDRESS", default="")
 TRUSTED_MINER_PORT = env.int("TRUSTED_MINER_PORT", default=0)
 ALLOWANCE_THREADS = env.int("ALLOWANCE_THREADS", default=8)
 ALLOWANCE_LOCK_TIMEOUT = env.float("ALLOWANCE_LOCK_TIMEOUT", default=5.0)
+ROUTING_REDIS_PREFIX = env.str("ROUTING_REDIS_PREFIX", default="")
+ROUTING_REFUSALS_KEPT = env.int("ROUTING_REFUSALS_KEPT", default=3)
 DECISIONS_SAMPLE = env.float("DECISIONS_SAMPLE", default=0.01)
 READY_MAX_BLOCK_AGE = env.float("READY_MAX_BLOCK_AGE", default=120.0)
 try:
@@ -106,6 +108,9 @@ SOCKET_IN_FLIGHT_EACH = env.int("SOCKET_IN_FLIGHT_EACH", default=16)
 SOCKET_MESSAGES_PER_SECOND = env.float("SOCKET_MESSAGES_PER_SECOND", default=100.0)
 SOCKET_SEND_SECONDS = env.float("SOCKET_SEND_SECONDS", default=10.0)
 SOCKET_RECHECK_SECONDS = env.float("SOCKET_RECHECK_SECONDS", default=30.0)
+ROUTING_CLIENT_CONNECTIONS = env.int("ROUTING_CLIENT_CONNECTIONS", default=200)
+ROUTING_CLIENT_MESSAGES_PER_SECOND = env.int("ROUTING_CLIENT_MESSAGES_PER_SECOND", default=1000)
+ROUTING_CLIENT_REFUSALS_PER_MINUTE = env.int("ROUTING_CLIENT_REFUSALS_PER_MINUTE", default=600)
 KEEP_DECISIONS_DAYS = env.float("KEEP_DECISIONS_DAYS", default=30.0)
 KEEP_CANDIDATES_DAYS = env.float("KEEP_CANDIDATES_DAYS", default=7.0)
 KEEP_JOBS_DAYS = env.float("KEEP_JOBS_DAYS", default=30.0)
@@ -167,7 +172,7 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": LOG_FORMATS,
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": LOG_FORMAT}},
+    "handlers": {"stderr": {"class": "routing.logs.TokenlessHandler", "formatter": LOG_FORMAT}},
     "loggers": {
         "constance": {"level": "WARNING"},
         # What the server says comes in the same format.

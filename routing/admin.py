@@ -192,11 +192,11 @@ class RoutedJobAdmin(OfMinersAdmin):
 
     uuid = "uuid"
     search_help_text = JOB_OR_HOTKEY
-    list_display = ("uuid", "routed", "executor_class", "seconds", "hotkey", "route")
+    list_display = ("uuid", "routed", "executor_class", "seconds", "hotkey", "route", "belongs_to")
     list_filter = (ClassFilterAside, "routed_at")
     ordering = ("-routed_at",)
     search_fields = ("miner__startswith",)
-    fields = ("uuid", "routed", "executor_class", "seconds", "hotkey", "route", "tried", "others")
+    fields = (*list_display, "tried", "others")
 
     @admin.display(description="routed", ordering="routed_at")
     def routed(self, job: RoutedJob) -> str:
@@ -211,6 +211,10 @@ class RoutedJobAdmin(OfMinersAdmin):
     def route(self, job: RoutedJob) -> str:
         fixed = job.reservation_id is None
         return "none: a fixed route" if fixed else link(job.reservation_id, Reservation, job.reservation_id)
+
+    @admin.display(description="owner")
+    def belongs_to(self, job: RoutedJob) -> str:
+        return job.owner or "not recorded"
 
     @admin.display(description="all its reservations")
     def others(self, job: RoutedJob) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import parse_qsl, urlparse
 from uuid import UUID
 
 from channels.security.websocket import AllowedHostsOriginValidator, OriginValidator
@@ -15,16 +15,21 @@ from django.contrib.auth import get_user_model
 from django.http import HttpRequest, HttpResponse
 
 from routing import tokens
+from routing.logs import TOKEN
 from routing.models import AccessToken
 from routing.tokens import Scope, TokenRefused
 
 UNKNOWN = 4401
 NOT_PERMITTED = 4403
+TOO_MANY = 4429
 HTTP = 4000
 """How far the codes that close a socket are above the statuses that answer a request."""
 
 SUBPROTOCOL = "access_token"
 """Browsers can't send headers with a socket, so a page offers this subprotocol and then its token as another."""
+
+ALL_JOBS = "routing.route_all_jobs"
+"""The permission of users that is what the scope `all-jobs` is to tokens."""
 
 BEARER = re.compile(r"\s*bearer(?:\s+(.*))?", re.ASCII | re.DOTALL | re.IGNORECASE)
 """An Authorization header that brings a token. Nothing follows the token's group, lest blanks be tried one by one."""
@@ -32,15 +37,27 @@ BEARER = re.compile(r"\s*bearer(?:\s+(.*))?", re.ASCII | re.DOTALL | re.IGNORECA
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Whoever was admitted: the holder of a token, or a user."""
+    """A client that is admitted: the holder of a token, or a user. Some may speak of `all_jobs`, not only of theirs."""
 
     name: str
     token_id: UUID | None = None
     user_pk: Any = None
+    all_jobs: bool = False
+
+    @property
+    def owner(self) -> str:
+        """What a job of this client belongs to: the token's name, whichever token has it now, or the user's.
+
+        A token is never the user of its name.
+        """
+        return f"{'user' if self.token_id is None else 'token'}:{self.name}"
 
 
 class NotAdmitted(Exception):  # noqa: N818
-    """Say why somebody stays outside. The `code` closes a socket: 4401 for the unknown, 4403 for the unpermitted."""
+    """A client is not admitted, or not any more; the message says why, and is told to the client.
+
+    The `code` closes a socket: 4401 for the unknown, 4403 for the unpermitted, 4429 for one socket too many.
+    """
 
     def __init__(self, code: int, sentence: str) -> None:
         self.code = code
@@ -52,6 +69,7 @@ def admit(scope: Mapping[str, Any], *, token_scope: Scope, permission: str) -> V
 
     A token decides alone, whoever is logged in beside it. Raises NotAdmitted, for pages of foreign origin too.
     """
+    _insist_on_no_token_in(scope.get("query_string", b"").decode("latin1"))
     for origin in _headers(scope, b"origin"):
         if not _is_at_home(origin):
             raise NotAdmitted(NOT_PERMITTED, "Pages of that origin may not connect. Add it to SOCKET_ORIGINS.")
@@ -60,16 +78,15 @@ def admit(scope: Mapping[str, Any], *, token_scope: Scope, permission: str) -> V
     return _admit(_offered(scope) if token is None else token, scope.get("user"), token_scope, permission)
 
 
-def recheck(visitor: Visitor, *, token_scope: Scope, permission: str) -> None:
-    """Ask again, of the database as it is now, whether somebody admitted before would be. Raises NotAdmitted."""
+def recheck(visitor: Visitor, *, token_scope: Scope, permission: str) -> Visitor:
+    """Return a client that was admitted before as the database knows it now. Raises NotAdmitted."""
     pk = visitor.token_id
     if pk is not None:
-        _holder(lambda: tokens.look_up(pk), token_scope)
-        return
+        return _holder(lambda: tokens.look_up(pk), token_scope)
     user = get_user_model()._default_manager.filter(pk=visitor.user_pk).first()
     if user is None:
         raise NotAdmitted(NOT_PERMITTED, "The user is no more.")
-    _user(user, permission)
+    return _user(user, permission)
 
 
 def turn_away(request: HttpRequest, *, token_scope: Scope, permission: str) -> HttpResponse | None:
@@ -78,22 +95,31 @@ def turn_away(request: HttpRequest, *, token_scope: Scope, permission: str) -> H
     There is no check of the origin: a browser lets no foreign page read what it is answered.
     """
     token, user = _bearer(request.headers.get("Authorization", "")), getattr(request, "user", None)
-    return _answer(lambda: _admit(token, user, token_scope, permission))
+    return _answer(request, lambda: _admit(token, user, token_scope, permission))
 
 
 def turn_away_unasked(request: HttpRequest, *, token_scope: Scope) -> HttpResponse | None:
     """Do what `turn_away` does without asking the database: a token is taken at its word, and nobody is logged in."""
     token = _bearer(request.headers.get("Authorization", ""))
-    return _answer(lambda: _holder(lambda: tokens.taken_at_its_word(token or ""), token_scope))
+    return _answer(request, lambda: _holder(lambda: tokens.taken_at_its_word(token or ""), token_scope))
 
 
-def _answer(admit: Callable[[], Visitor]) -> HttpResponse | None:
+def _answer(request: HttpRequest, admit: Callable[[], Visitor]) -> HttpResponse | None:
     try:
+        _insist_on_no_token_in(request.META.get("QUERY_STRING", ""))
         admit()
     except NotAdmitted as refusal:
         known = {} if refusal.code == NOT_PERMITTED else {"WWW-Authenticate": "Bearer"}
         return HttpResponse(f"{refusal}\n", status=refusal.code - HTTP, content_type="text/plain", headers=known)
     return None
+
+
+def _insist_on_no_token_in(query: str) -> None:
+    """Refuse a token in an address, even a good one: servers and proxies on the way write addresses into their logs."""
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if "token" in name.lower() or TOKEN.search(value) or TOKEN.search(name):
+            sentence = "Addresses are logged: revoke the token in yours, and send another in the Authorization header."
+            raise NotAdmitted(UNKNOWN, sentence)
 
 
 def subprotocol(scope: Mapping[str, Any]) -> str | None:
@@ -112,7 +138,7 @@ def _holder(find: Callable[[], AccessToken], token_scope: Scope) -> Visitor:
         raise NotAdmitted(UNKNOWN, str(refusal)) from None
     if token_scope not in row.scopes:
         raise NotAdmitted(NOT_PERMITTED, f"Token {row.pk} is not for {token_scope}. Ask for one that is.")
-    return Visitor(row.name, token_id=row.pk)
+    return Visitor(row.name, token_id=row.pk, all_jobs=Scope.ALL_JOBS in row.scopes)
 
 
 def _user(user: Any, permission: str) -> Visitor:
@@ -120,7 +146,7 @@ def _user(user: Any, permission: str) -> Visitor:
         raise NotAdmitted(UNKNOWN, "Bring a token, or log in.")
     if not user.is_active or not user.has_perm(permission):
         raise NotAdmitted(NOT_PERMITTED, f"The user is inactive, or lacks the permission {permission}.")
-    return Visitor(user.get_username(), user_pk=user.pk)
+    return Visitor(user.get_username(), user_pk=user.pk, all_jobs=user.has_perm(ALL_JOBS))
 
 
 def _headers(scope: Mapping[str, Any], name: bytes) -> list[str]:

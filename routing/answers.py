@@ -13,6 +13,7 @@ from pydantic_core import from_json
 
 from allowance.types import BadInputError, JobTooLong, LockTimeout, NotEnoughAllowanceException
 from routing import events, jobs, metrics
+from routing.admission import Visitor
 from routing.hints import SOON, retry_after
 from routing.jobs import Offer
 from routing.messages import (
@@ -30,7 +31,7 @@ from routing.messages import (
     type_of,
 )
 from routing.pipeline import refusal
-from routing.refusals import JobFinished, JobUnknown, RouteGivenUp
+from routing.refusals import JobFinished, JobTaken, JobUnknown, RouteGivenUp
 from routing.requests import MAX_MESSAGE_LENGTH, V2JobRequest, first_problem
 from routing.signatures import SignatureRefused
 from routing.types import (
@@ -50,6 +51,7 @@ REASONS: dict[type[Exception], Reason] = {
     AllMinersBusy: Reason.ALL_MINERS_BUSY,
     LockTimeout: Reason.LOCK_TIMEOUT,
     JobFinished: Reason.JOB_FINISHED,
+    JobTaken: Reason.JOB_TAKEN,
     JobUnknown: Reason.JOB_UNKNOWN,
     RouteGivenUp: Reason.ROUTE_GIVEN_UP,
 }
@@ -68,11 +70,25 @@ RATE_LIMITED = Refused(
 )
 
 
+CLIENT_RATE_LIMITED = RATE_LIMITED.model_copy(
+    update={"sentence": "This client sends more messages in a second, over all its sockets, than it may. Send fewer."}
+)
+
+
 class Answer(NamedTuple):
-    """What to send, and the route that it tells of; whoever can't send it gives that back."""
+    """What to send, and the route that it tells of; whoever can't send it gives that back.
+
+    It was `decided` on the job, by which its owner is known to have asked, or else the message was refused.
+    """
 
     message: Routed | Rejected | Refused
     offer: Offer | None = None
+    decided: bool = True
+
+    @property
+    def unavailable(self) -> bool:
+        """Whether it is no refusal, but the database's absence."""
+        return not isinstance(self.message, Routed) and self.message.reason is Reason.UNAVAILABLE
 
 
 def give_back(answer: Answer) -> None:
@@ -81,20 +97,20 @@ def give_back(answer: Answer) -> None:
         jobs.give_back(answer.offer)
 
 
-def to_question(question: V2JobRequest | Retry) -> Answer:
-    """Return where a job goes, or why nowhere; every refusal is an answer, a mistake of ours is not."""
+def to_question(question: V2JobRequest | Retry, by: Visitor) -> Answer:
+    """Return where a client's job goes, or why nowhere; every refusal is an answer, a mistake of ours is not."""
     try:
-        outcome = jobs.route(question) if isinstance(question, V2JobRequest) else jobs.retry(question)
+        outcome = jobs.route(question, by=by) if isinstance(question, V2JobRequest) else jobs.retry(question, by=by)
         return _rejected(outcome) if isinstance(outcome, Decision) else Answer(_routed(outcome), outcome)
     except FORESEEN as error:
-        return Answer(_failed(question, error))
+        return Answer(_failed(question, error), decided=False)
 
 
-def to_said(said: Said) -> Acknowledged | Rejected | Refused:
-    """Return the acknowledgement of what was said of a job, or why it could not be recorded."""
+def to_said(said: Said, by: Visitor) -> Acknowledged | Rejected | Refused:
+    """Return the acknowledgement of what a client said of its job, or why it could not be recorded."""
     reservation = said.allowance_reservation_id
     try:
-        state = events.note(said)
+        state = events.note(said, by=by)
     except FORESEEN as error:
         return _failed(said, error)
     logger.info("Job '%s': %s", said.uuid, said.type, extra={"job": str(said.uuid), "reservation": reservation})
@@ -153,6 +169,12 @@ def overloaded(message: Incoming) -> Refused | Rejected:
     """Return the answer to a message that nobody has time for."""
     sentence = "The router has as much to do as it takes on. Retry, or send fewer messages at once."
     return _refused(message.type, str(message.uuid), Reason.OVERLOADED, sentence, SOON)
+
+
+def refused_too_often(question: V2JobRequest | Retry, wait: float) -> Refused | Rejected:
+    """Return the answer to a question of a client that has had too many refusals, and for how long it lasts."""
+    sentence = "Too many jobs of this client were refused in a minute, so this one was not looked at. Retry later."
+    return _refused(question.type, str(question.uuid), Reason.REFUSED_TOO_OFTEN, sentence, wait)
 
 
 def _unreadable(data: str | bytes | None, sentence: str) -> Refused | Rejected:

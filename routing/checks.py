@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -158,12 +159,29 @@ def check_signatures(**_kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def check_decisions(**_kwargs: Any) -> list[CheckMessage]:
-    """Insist on a share of the routes."""
-    share = decisions.sample()
-    if _is_number(share) and 0 <= share <= 1:
+    """Insist on a share of the decisions, and on a number of refusals."""
+    errors: list[CheckMessage] = []
+    share, kept = decisions.sample(), decisions.refusals_kept()
+    if not _is_number(share) or not 0 <= share <= 1:
+        hint = "0.01 keeps the candidates of one route in a hundred."
+        errors.append(Error(f"DECISIONS_SAMPLE is {share!r}, not a number from 0 to 1.", hint=hint, id="routing.E011"))
+    if not isinstance(kept, int) or isinstance(kept, bool) or kept < 0:
+        hint = "3 keeps the candidates of the first three refusals of a reason and class in a minute."
+        errors.append(
+            Error(f"ROUTING_REFUSALS_KEPT is {kept!r}, not a whole number from 0 up.", hint=hint, id="routing.E011")
+        )
+    return errors
+
+
+@register()
+def check_redis_prefix(**_kwargs: Any) -> list[CheckMessage]:
+    """Insist on a prefix that the name of a channel layer's group can have."""
+    prefix = getattr(settings, "ROUTING_REDIS_PREFIX", "")
+    if isinstance(prefix, str) and re.fullmatch(r"[a-zA-Z0-9._-]{0,40}", prefix):
         return []
-    hint = "0.01 keeps the candidates of one route in a hundred."
-    return [Error(f"DECISIONS_SAMPLE is {share!r}, not a number from 0 to 1.", hint=hint, id="routing.E011")]
+    hint = "Up to 40 letters, digits, dots, hyphens and underscores; or leave it out, and it is drawn."
+    message = f"ROUTING_REDIS_PREFIX is {prefix!r:.80}, which can't begin a group's name."
+    return [Error(message, hint=hint, id="routing.E020")]
 
 
 @register()

@@ -15,6 +15,7 @@ from constance.utils import get_values_for_keys
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
+from django.utils.crypto import salted_hmac
 
 from allowance import validation
 from allowance.models import Miner as MinerRow
@@ -117,6 +118,22 @@ def what_if(there: Policy, minimum_wei: int | None, hours: float | None) -> Poli
         there.window / dt.timedelta(hours=1) if hours is None else hours,
         names=("The amount of Wei", "The number of hours"),
     )
+
+
+def redis_prefix() -> str:
+    """Return what begins the names of all that is ours in Redis, whose news know no database numbers.
+
+    It is the setting ROUTING_REDIS_PREFIX, or drawn from SECRET_KEY and the database's name: both are the same in all
+    processes of a site, however they reach its database, and no other site has the same two.
+    """
+    return getattr(settings, "ROUTING_REDIS_PREFIX", "") or _drawn_prefix(
+        settings.SECRET_KEY, str(connection.settings_dict["NAME"])
+    )
+
+
+@lru_cache(maxsize=8)
+def _drawn_prefix(secret: str, database: str) -> str:
+    return "router-" + salted_hmac("routing.redis", database, secret, algorithm="sha256").hexdigest()[:16]
 
 
 def debug_miner() -> Miner | None:

@@ -8,7 +8,8 @@ from uuid import UUID
 
 from allowance.threads import give_back_later, in_database_thread
 from allowance.types import HOLD_MARGIN, MAX_JOB_RUN_TIME
-from routing import answers, metrics, news
+from routing import answers, metrics, news, quotas
+from routing.admission import Visitor
 from routing.answers import Answer
 from routing.limits import Rate, Slot, Slots, process_slots
 from routing.messages import Acknowledged, Happened, Incoming, Refused, Rejected, Retry, Routed
@@ -39,18 +40,23 @@ class JobConsumer(Socket):
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None, **_kwargs: Any) -> None:
         if self.visitor and self.open:
             async with self.closing_on_failure():
-                await self.take_on(text_data if text_data is not None else bytes_data or b"")
+                await self.take_on(text_data if text_data is not None else bytes_data or b"", self.visitor)
 
-    async def take_on(self, data: str | bytes) -> None:
+    async def take_on(self, data: str | bytes, visitor: Visitor) -> None:
         """Begin to work on a message, or refuse it at once."""
-        message = answers.read(data) if self.rate.allow() else answers.RATE_LIMITED
+        if not self.rate.allow():
+            message: Incoming | Refused | Rejected = answers.RATE_LIMITED
+        elif await quotas.messages.take(visitor.owner) is not None:
+            message = answers.CLIENT_RATE_LIMITED
+        else:
+            message = answers.read(data)
         if isinstance(message, Refused | Rejected):
             await self.answer(message)
             return
         in_socket = self.slots.take()
         in_process = process_slots.take() if in_socket else None
         if in_socket and in_process:
-            task = self.start(self.work_on(message, in_process))
+            task = self.start(self.work_on(message, visitor, in_process))
             for slot in (in_socket, in_process):
                 task.add_done_callback(slot.free)
             return
@@ -58,25 +64,34 @@ class JobConsumer(Socket):
             in_socket.free()
         await self.answer(answers.overloaded(message))
 
-    async def work_on(self, message: Incoming, slot: Slot) -> None:
+    async def work_on(self, message: Incoming, visitor: Visitor, slot: Slot) -> None:
         """Answer a message, and tell whoever follows the job. The process's slot is free before the client has read."""
         if isinstance(message, V2JobRequest | Retry):
-            answer = await in_database_thread(answers.to_question, give_back=answers.give_back)(message)
+            if (wait := await quotas.refusals.take(visitor.owner)) is not None:
+                slot.free()
+                await self.answer(answers.refused_too_often(message, wait))
+                return
+            answer = await in_database_thread(answers.to_question, give_back=answers.give_back)(message, visitor)
             slot.free()
+            if answer.offer or answer.unavailable:
+                quotas.refusals.put_back(visitor.owner)
             await self.pass_on(answer)
             if answer.offer:
                 self.follow(answer.offer.uuid)
-            self.publish(news.of_answer(answer.message))
+            self.publish(news.of_answer(answer.message), to_followers=answer.decided)
         else:
-            acknowledged = await in_database_thread(answers.to_said)(message)
+            acknowledged = await in_database_thread(answers.to_said)(message, visitor)
             slot.free()
             self.publish(news.of_said(message, acknowledged))  # it is recorded, whether or not the client reads that
             await self.answer(acknowledged)
 
-    def publish(self, happened: Happened | None) -> None:
-        """Tell others what happened to a job, if anything did."""
+    def publish(self, happened: Happened | None, *, to_followers: bool = True) -> None:
+        """Tell others what happened to a job, if anything did.
+
+        Followers of one job hear only what its owner caused: others could make them believe anything.
+        """
         if happened:
-            news.publish(happened, origin=self.subscription.channel)
+            news.publish(happened, origin=self.subscription.channel, to_followers=to_followers)
 
     async def pass_on(self, answer: Answer) -> None:
         """Tell where a job goes, or why nowhere. A route that can't be told holds nothing any more.
@@ -116,5 +131,5 @@ class EventConsumer(Socket):
     permission = "routing.view_routedjob"
 
     async def begin(self) -> None:
-        self.subscription.join(news.EVERYTHING)
+        self.subscription.join(news.everything())
         await super().begin()

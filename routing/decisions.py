@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import math
+import random
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -12,6 +13,7 @@ from uuid import UUID
 from django import db
 from django.conf import settings
 from django.db import connection
+from django.utils.crypto import salted_hmac
 
 from allowance import ledger, rows
 from allowance.ledger import Balance
@@ -27,6 +29,9 @@ from routing.types import ROUTED, Candidate, Decision, Gate, Job, JobRoute, Poli
 logger = logging.getLogger(__name__)
 
 DEFAULT_SAMPLE = 0.01
+
+DEFAULT_REFUSALS_KEPT = 3
+MINUTE = dt.timedelta(minutes=1)
 
 PATIENCE = 0.25
 """Seconds for which a decision that reserved nothing waits for others before it goes unrecorded."""
@@ -46,8 +51,14 @@ COLUMNS = (
 _INSERT, _FIELDS = rows.insertion(DecisionRecord)
 
 
+def refusals_kept() -> int:
+    """Return of how many refusals of a reason and class in a minute all candidates are kept: ROUTING_REFUSALS_KEPT."""
+    number: int = getattr(settings, "ROUTING_REFUSALS_KEPT", DEFAULT_REFUSALS_KEPT)
+    return number
+
+
 def sample() -> float:
-    """Return of which share of the routes all candidates are kept: the setting DECISIONS_SAMPLE."""
+    """Return of which share of the other decisions all candidates are kept: the setting DECISIONS_SAMPLE."""
     share: float = getattr(settings, "DECISIONS_SAMPLE", DEFAULT_SAMPLE)
     return share
 
@@ -78,11 +89,11 @@ def record_apart(decision: Decision, *, seconds: float, waited: float) -> None:
     It stands even if the database does not take the record, or not soon; then the log and a counter say so. In a
     transaction of the caller's own the record shares its fate.
     """
-    miner = decision.route.miner.hotkey_ss58 if decision.route else ""
-    kept = None if decision.policy is None else _kept(decision)
+    miner, came_of_it = decision.route.miner.hotkey_ss58 if decision.route else "", outcome(decision)
     try:
         with hurried_transaction(PATIENCE):
-            _insert(decision, seconds, waited, outcome=outcome(decision), miner=miner, candidates=kept)
+            kept = _kept(decision) if decision.policy and _to_be_kept(decision, came_of_it) else None
+            _insert(decision, seconds, waited, outcome=came_of_it, miner=miner, candidates=kept)
     except (db.Error, LockTimeout):
         DECISIONS_LOST.inc()
         logger.exception("The decision on job %.80r could not be recorded.", decision.job.uuid)
@@ -166,8 +177,27 @@ def _seconds(seconds: float) -> float:
 
 
 def _sampled(job: Job) -> bool:
-    """Tell whether a route is in the sample. By the uuid, so that all decisions on a job are, or none is."""
-    return UUID(job.uuid).int % 1_000_000 < sample() * 1_000_000
+    """Tell whether a route is in the sample: all of a job are, or none. No client can tell by the uuid."""
+    drawn = salted_hmac("routing.decisions", UUID(job.uuid).hex).digest()
+    return int.from_bytes(drawn[:8]) < sample() * 2**64
+
+
+def _to_be_kept(refused: Decision, outcome: str) -> bool:
+    """Tell whether a refusal is among the first of its kind within a minute, or else in the sample.
+
+    The database is asked, so the bound is one for all processes: only refusals that are being recorded at the same
+    moment don't know of each other. Which of the others are kept is drawn by lot, because a client may ask for one job
+    again and again.
+    """
+    kept = DecisionRecord.objects.filter(
+        outcome=outcome,
+        executor_class=_text(refused.job.executor_class),
+        at__gt=refused.at - MINUTE,
+        at__lte=refused.at,
+        candidates__isnull=False,
+    )
+    most = refusals_kept()
+    return kept[:most].count() < most or random.random() < sample()  # noqa: S311 (a sample is no secret)
 
 
 def _kept(decision: Decision, winner: Candidate | None = None) -> dict[str, object]:

@@ -10,6 +10,7 @@ import datetime as dt
 from collections.abc import Callable
 from typing import NamedTuple
 
+from django.db.models import Exists
 from django.utils import timezone
 from pydantic import ValidationError
 
@@ -20,7 +21,8 @@ from allowance.state import state_at
 from allowance.types import HOLD_MARGIN, BadInputError
 from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
-from routing.jobs import end_route
+from routing.admission import Visitor
+from routing.jobs import end_route, owned
 from routing.messages import Accepted, Event, Failed, Finished, RejectedByMiner, Said, Started
 from routing.models import RoutedJob
 from routing.refusals import JobUnknown, RouteGivenUp
@@ -39,14 +41,14 @@ class Attempt(NamedTuple):
     reservation_id: int | None
 
 
-def note(said: Said, *, now: dt.datetime | None = None) -> ReservationState | None:
+def note(said: Said, *, by: Visitor, now: dt.datetime | None = None) -> ReservationState | None:
     """Record what happened to a job, and return what its reservation is then; None on a fixed route.
 
-    Raises JobUnknown if the job never had the route, RouteGivenUp for the receipt of one that another has replaced,
-    BadInputError for times that make no sense, LockTimeout if others keep locked what is to be written: then the same
-    word may be said again.
+    Raises JobUnknown if the job never had the route or is another client's, RouteGivenUp for the receipt of a route
+    that another has replaced, BadInputError for times that make no sense, LockTimeout if others keep locked what is to
+    be written: then the same may be said again.
     """
-    attempt, at = attempt_of(said), now or timezone.now()
+    attempt, at = attempt_of(said, by), now or timezone.now()
     match said:
         case Started() | Accepted() | Finished():
             receipt = _receipt(said, attempt, at)
@@ -67,14 +69,16 @@ def note(said: Said, *, now: dt.datetime | None = None) -> ReservationState | No
     return state_at(Reservation.objects.get(pk=attempt.reservation_id), now or timezone.now())
 
 
-def attempt_of(said: Event) -> Attempt:
-    """Return the route that is meant. Raises JobUnknown."""
+def attempt_of(said: Event, by: Visitor) -> Attempt:
+    """Return the route that is meant. Raises JobUnknown, for what is another client's too: both look alike."""
     if said.allowance_reservation_id is None:
-        job = RoutedJob.objects.filter(pk=said.uuid, reservation=None).first()
+        job = owned(by).filter(pk=said.uuid, reservation=None).first()
         if job is None:
             raise JobUnknown(said.uuid, None)
         return Attempt(job.miner, job.executor_class, job.seconds, [], None)
     made = Reservation.objects.select_related("account")
+    if not by.all_jobs:
+        made = made.filter(Exists(owned(by).filter(pk=said.uuid)))
     reservation = made.filter(pk=said.allowance_reservation_id, job_uuid=said.uuid).first()
     if reservation is None:
         raise JobUnknown(said.uuid, said.allowance_reservation_id)

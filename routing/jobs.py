@@ -16,7 +16,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from django.db import IntegrityError
-from django.db.models import Value
+from django.db.models import QuerySet, Value
 from django.utils import timezone
 
 from allowance import reservations, validation
@@ -32,11 +32,12 @@ from allowance.types import (
 )
 from receipts.models import JobFinishedReceipt
 from routing import picks, signatures
+from routing.admission import Visitor
 from routing.book import LiveBook
 from routing.messages import Retry
 from routing.models import RoutedJob, UsedSignature
 from routing.pipeline import fixed_route
-from routing.refusals import JobFinished, JobUnknown
+from routing.refusals import JobFinished, JobTaken, JobUnknown
 from routing.requests import Signature, V2JobRequest
 from routing.signatures import SignatureRefused
 from routing.types import Decision, JobRoute, OrganicJobRequest, Remedies
@@ -61,35 +62,39 @@ class Overtaken(Exception):  # noqa: N818
     """Somebody else routed the job, told its route or ended it since its row was read."""
 
 
-def route(request: V2JobRequest, *, now: dt.datetime | None = None) -> Offer | Decision:
+def route(request: V2JobRequest, *, by: Visitor, now: dt.datetime | None = None) -> Offer | Decision:
     """Return the route of a job, or the decision that refuses it. As long as a route is held, it is told again.
 
-    Raises JobFinished for a job that is over or paid for, ValueError for bad input, a signature that does not hold, or
-    a uuid that another job has, and what `decide` raises.
+    A new job belongs to the client that it is sent `by`. Raises JobTaken if it is another client's, JobFinished for a
+    job that is over or paid for, ValueError for bad input, a signature that does not hold, or a uuid that another job
+    has, and what `decide` raises.
     """
     at = now or timezone.now()
     signature = signatures.check(request, at)
     uuid = validation.job_uuid(request.uuid)
     for _ in range(RACES):
-        job = _find(uuid)
+        job = _find(uuid, by)
         with suppress(Overtaken):
             if job and job.reservation and job.claim and state_at(job.reservation, at) is ReservationState.HELD:
                 _insist_on_the_same(job, request)
                 return _tell_again(job, job.reservation, signature)
-            return _pick(request, job, signature=signature, now=now)
+            return _pick(request, job, by=by, signature=signature, now=now)
     raise LockTimeout
 
 
-def retry(said: Retry, *, now: dt.datetime | None = None) -> Offer | Decision:
+def retry(said: Retry, *, by: Visitor, now: dt.datetime | None = None) -> Offer | Decision:
     """Release the route that is given up, and pick among the miners that have not had the job yet.
 
-    If the job has gone on to another route, that one is told again. Raises JobFinished, JobUnknown, or BadInputError
-    for a fixed route, to which there is no other.
+    If the job has gone on to another route, that one is told again. Raises JobFinished, JobUnknown (for another
+    client's job too), or BadInputError for a fixed route, to which there is no other.
     """
     if said.allowance_reservation_id is None:
         raise BadInputError("A job on a fixed route has no other miner. Send it as a new job, or not to a fixed one.")
     for _ in range(RACES):
-        job = _find(said.uuid)
+        try:
+            job = _find(said.uuid, by)
+        except JobTaken:
+            raise JobUnknown(said.uuid, said.allowance_reservation_id) from None
         had = Reservation.objects.filter(pk=said.allowance_reservation_id, job_uuid=said.uuid).exists()
         if job is None or job.reservation is None or not had:
             raise JobUnknown(said.uuid, said.allowance_reservation_id)
@@ -104,7 +109,7 @@ def retry(said: Retry, *, now: dt.datetime | None = None) -> Offer | Decision:
                 return _tell_again(job, job.reservation)
             again = Again(str(job.uuid), job.executor_class, job.seconds)
             tried = {*job.tried, job.miner} if given_up else job.tried
-            return _pick(again, job, tried=tried, now=now)
+            return _pick(again, job, by=by, tried=tried, now=now)
     raise LockTimeout
 
 
@@ -146,12 +151,39 @@ class Again:
     on_trusted_miner: bool = False
 
 
-def _find(uuid: UUID) -> RoutedJob | None:
-    """Return what is known of a job; one statement if that is nothing. Raises JobFinished."""
+def owned(by: Visitor) -> QuerySet[RoutedJob]:
+    """Return the jobs of which a client may speak."""
+    return RoutedJob.objects.all() if by.all_jobs else RoutedJob.objects.filter(owner=by.owner)
+
+
+def restore(job: RoutedJob) -> None:
+    """Store a job as a journal has it; one that is there already changes nothing.
+
+    Raises ValueError if its reservation is missing, or if the uuid means another job here.
+    """
+    reservation, known = job.reservation_id, RoutedJob.objects.filter(pk=job.pk).first()
+    if known is not None:
+        if (known.owner, known.routed_at) != (job.owner, job.routed_at):
+            raise ValueError(f"Job {job.pk} means something else here. Restore into an empty database.")
+    elif reservation is not None and not Reservation.objects.filter(pk=reservation, job_uuid=job.pk).exists():
+        raise ValueError(f"Job {job.pk}: it has no reservation {reservation}. The reservation's line comes first.")
+    else:
+        job.claim = new_version()
+        job.save(force_insert=True)
+
+
+def _find(uuid: UUID, by: Visitor) -> RoutedJob | None:
+    """Return what is known of a job; one statement if that is nothing. Raises JobTaken, JobFinished.
+
+    A job that has a reservation and no owner is for clients that may speak of all jobs.
+    """
     finished = JobFinishedReceipt.objects.filter(job_uuid=uuid).values_list(Value("finished"))
+    reserved = Reservation.objects.filter(job_uuid=uuid).values_list(Value("reserved"))
     routed = RoutedJob.objects.filter(pk=uuid).values_list(Value("routed"))
-    known = {what for (what,) in finished.union(routed)}
-    job = RoutedJob.objects.select_related("reservation__account__miner").get(pk=uuid) if "routed" in known else None
+    known = {what for (what,) in finished.union(reserved, routed)}
+    job = owned(by).select_related("reservation__account__miner").filter(pk=uuid).first() if "routed" in known else None
+    if known - {"finished"} and job is None and not by.all_jobs:
+        raise JobTaken(uuid)
     paid = job and job.reservation and job.reservation.state == ReservationState.SPENT
     if paid or "finished" in known:
         raise JobFinished(uuid)
@@ -194,11 +226,12 @@ def _pick(
     request: OrganicJobRequest,
     job: RoutedJob | None,
     *,
+    by: Visitor,
     signature: Signature | None = None,
     tried: Collection[str] = (),
     now: dt.datetime | None,
 ) -> Offer | Decision:
-    claim = Claim(request, job, signature, tried, now or timezone.now())
+    claim = Claim(request, job, signature, tried, now or timezone.now(), owner=by.owner)
     book = LiveBook(pinned=now, claim=claim.keep)
     decision = picks.pick(request, book, now=now, exclude=tried, remedies=Remedies(excluded="send it as a new job"))
     if decision.route is None:
@@ -209,7 +242,10 @@ def _pick(
 
 
 class Claim:
-    """Store which route a job has, unless somebody else was faster; `job` is its row as it was read."""
+    """Store which route a job has, unless somebody else was faster; `job` is its row as it was read.
+
+    A job that is new belongs to the `owner` from then on, whoever asks for another route of it.
+    """
 
     def __init__(
         self,
@@ -218,11 +254,14 @@ class Claim:
         signature: Signature | None,
         tried: Collection[str],
         at: dt.datetime,
+        *,
+        owner: str,
     ) -> None:
         self.uuid = validation.job_uuid(request.uuid)
         self.number = new_version()
         self.expires_at: dt.datetime | None = None
         self._job = job
+        self._owner = owner
         self._signature = signature
         self._values = {
             "executor_class": request.executor_class,
@@ -247,7 +286,7 @@ class Claim:
         values = {**self._values, "miner": miner, "reservation": reservation}
         if self._job is None:
             try:
-                RoutedJob.objects.create(uuid=self.uuid, **values)
+                RoutedJob.objects.create(uuid=self.uuid, owner=self._owner, **values)
             except IntegrityError as error:
                 raise Overtaken from error
         else:

@@ -25,12 +25,13 @@ from routing.lines import (
     CollateralLine,
     FinishedLine,
     IncidentLine,
+    JobLine,
     ManifestsLine,
     ReservationLine,
     StartedLine,
     parse,
 )
-from routing.models import MinerIncident
+from routing.models import MinerIncident, RoutedJob
 
 MAX_LINE = 2**24
 """Bytes of the longest line: the manifests of a thousand miners have a tenth of it."""
@@ -127,6 +128,7 @@ def _lines() -> Iterator[BaseModel]:
         _rows(JobAcceptedReceipt.objects.order_by("pk"), _like(AcceptedLine)),
         _rows(JobFinishedReceipt.objects.order_by("pk"), _like(FinishedLine)),
         _rows(Reservation.objects.select_related("account").order_by("created_at", "pk"), _reservation),
+        _rows(RoutedJob.objects.order_by("routed_at", "pk"), _job),
     )
 
 
@@ -178,4 +180,17 @@ def _reservation(row: Reservation) -> ReservationLine:
         expires_at=row.expires_at,
         state=ReservationState(row.state),
         ended_at=row.ended_at,
+    )
+
+
+def _job(row: RoutedJob) -> JobLine:
+    return JobLine(
+        uuid=row.uuid,
+        owner=row.owner or None,
+        executor_class=row.executor_class,
+        seconds=row.seconds,
+        miner=row.miner,
+        reservation=row.reservation_id,
+        tried=row.tried,
+        routed_at=row.routed_at,
     )

@@ -16,9 +16,13 @@ DEFAULTS: dict[str, float] = {
     "SOCKET_MESSAGES_PER_SECOND": 100,
     "SOCKET_SEND_SECONDS": 10,
     "SOCKET_RECHECK_SECONDS": 30,
+    "ROUTING_CLIENT_CONNECTIONS": 200,
+    "ROUTING_CLIENT_MESSAGES_PER_SECOND": 1000,
+    "ROUTING_CLIENT_REFUSALS_PER_MINUTE": 600,
 }
 """How many messages are worked on at once in a process, and for each connection; how many each may send in a second, in
-the long run; how long it may take to read an answer; how often its right to be here is looked at again."""
+the long run; how long it may take to read an answer; how often its right to be here is looked at again. Then what one
+client may do over all its connections: see `routing.quotas`."""
 
 LEAST = dict.fromkeys(DEFAULTS, 1) | {"SOCKET_SEND_SECONDS": 0.001, "SOCKET_RECHECK_SECONDS": 0.001}
 

@@ -1,7 +1,7 @@
 """What the lines of a journal may say, and what each records.
 
-The events are those that validators record, and one more, `reservation`, without which a history would not give the
-same answers elsewhere.
+The events are those that validators record, and two more: `reservation`, without which a history would not give the
+same answers elsewhere, and `job`, without which clients could not speak of their jobs there.
 """
 
 from __future__ import annotations
@@ -23,12 +23,16 @@ from pydantic import (
 
 from allowance import allowance, reservations, validation
 from allowance.models import Reservation, ReservationState
-from allowance.types import MAX_BLOCK_NUMBER, RESERVATION_IDS
+from allowance.types import MAX_BLOCK_NUMBER, MAX_JOB_RUN_TIME, RESERVATION_IDS
 from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
-from routing.models import MinerIncident
+from routing import jobs
+from routing.models import MinerIncident, RoutedJob
 from routing.reliability import IncidentAlreadyVoided, record_incident, void_incident
 from routing.requests import first_problem
+
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
+"""Text that the database takes."""
 
 
 class Line(BaseModel):
@@ -167,6 +171,32 @@ class ReservationLine(Line):
         reservations.restore(reservation, miner=self.miner, executor_class=self.executor_class)
 
 
+class JobLine(Line):
+    event: Literal["job"] = "job"
+    uuid: UUID
+    owner: Text | None = None
+    executor_class: Annotated[Text, Field(max_length=64)]
+    seconds: int = Field(ge=0, le=MAX_JOB_RUN_TIME)
+    miner: str
+    reservation: int | None = Field(None, gt=0, lt=RESERVATION_IDS)
+    tried: list[str] = []
+    routed_at: AwareDatetime
+
+    def apply(self) -> None:
+        jobs.restore(
+            RoutedJob(
+                uuid=self.uuid,
+                owner=self.owner or "",
+                executor_class=self.executor_class,
+                seconds=self.seconds,
+                miner=validation.hotkey(self.miner),
+                reservation_id=self.reservation,
+                tried=sorted(validation.hotkeys(self.tried, "tried")),
+                routed_at=validation.timestamp(self.routed_at),
+            )
+        )
+
+
 Event = Annotated[
     BlockLine
     | ManifestsLine
@@ -175,7 +205,8 @@ Event = Annotated[
     | StartedLine
     | AcceptedLine
     | FinishedLine
-    | ReservationLine,
+    | ReservationLine
+    | JobLine,
     Field(discriminator="event"),
 ]
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)

@@ -28,10 +28,12 @@ class Reason(StrEnum):
     ALL_MINERS_BUSY = "ALL_MINERS_BUSY"
     LOCK_TIMEOUT = "LOCK_TIMEOUT"
     JOB_FINISHED = "JOB_FINISHED"
+    JOB_TAKEN = "JOB_TAKEN"
     JOB_UNKNOWN = "JOB_UNKNOWN"
     ROUTE_GIVEN_UP = "ROUTE_GIVEN_UP"
     OVERLOADED = "OVERLOADED"
     RATE_LIMITED = "RATE_LIMITED"
+    REFUSED_TOO_OFTEN = "REFUSED_TOO_OFTEN"
     UNAVAILABLE = "UNAVAILABLE"
 
 
@@ -44,7 +46,8 @@ class Message(BaseModel):
 class Event(Message):
     """Something happened to a job on the route that `allowance_reservation_id` names; null names a fixed route.
 
-    The id tells which attempt is meant, so that a late word about one miner never ends the route to the next.
+    The id tells which attempt is meant, so that a late word about one miner never ends the route to the next. The job
+    must be the client's own, or the client must be allowed to speak of all jobs: others get JOB_UNKNOWN.
     """
 
     uuid: UUID

@@ -38,6 +38,7 @@ class MinerIncident(models.Model):
     class Meta:
         permissions = (
             ("route_jobs", "Can route jobs over the socket"),
+            ("route_all_jobs", "Can speak of the jobs of all clients over the socket"),
             ("view_metrics", "Can see the metrics"),
             ("void_incidents", "Can void incidents"),
         )
@@ -82,9 +83,9 @@ class DecisionRecord(models.Model):
     """What a pick decided, and why: written in the transaction that reserves, or alone if nothing was reserved.
 
     `outcome` is `routed` or the refusal's name. `candidates` has what each candidate was seen to have and its verdict,
-    of all refusals and of a sample of routes, so that the decision can be made again: see `routing.decisions`. A fixed
-    route, for which nobody was asked, has no `window_hours`. `reservation_id` is no foreign key: whichever of the two
-    is pruned first, the other stays.
+    of the first refusals in a minute and of a sample of the other decisions, so that these can be made again: see
+    `routing.decisions`. A fixed route, for which nobody was asked, has no `window_hours`. `reservation_id` is no
+    foreign key: whichever of the two is pruned first, the other stays.
     """
 
     job_uuid = models.UUIDField(null=True, help_text="A fixed route takes jobs whose uuid is none.")
@@ -112,6 +113,11 @@ class DecisionRecord(models.Model):
         constraints = (models.CheckConstraint(condition=~Q(outcome=""), name="decision_has_an_outcome"),)
         indexes = (
             models.Index(fields=("-at",), name="decision_newest"),
+            models.Index(
+                fields=("outcome", "executor_class", "-at"),
+                name="decision_with_candidates",
+                condition=Q(candidates__isnull=False),
+            ),
             models.Index(fields=("job_uuid",), name="decision_of_job"),
             models.Index(fields=("miner", "-at"), name="decision_for_miner", condition=~Q(miner="")),
         )
@@ -126,9 +132,13 @@ class RoutedJob(models.Model):
     The `claim` is drawn anew whenever the route is made or told again, and None once the route has ended: whoever made
     it and could not pass it on learns by it whether somebody else relies on it by now, and whoever is about to tell it
     again whether it is still there. The miners `tried` had the job and are not asked again by a retry.
+
+    The `owner` is the client that sent the job first; see `routing.admission.Visitor`. Only it, and clients that may
+    speak of all jobs, can say something of the job.
     """
 
     uuid = models.UUIDField(primary_key=True)
+    owner = models.TextField(blank=True)
     executor_class = models.CharField(max_length=64)
     seconds = models.PositiveIntegerField()
     miner = models.CharField("hotkey", max_length=HOTKEY_LENGTH)
@@ -164,8 +174,9 @@ class AccessToken(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
     name = models.CharField(max_length=64)
     scopes: models.JSONField[list[str], list[str]] = models.JSONField()
-    issued_at = models.DateTimeField()
+    issued_at = models.DateTimeField(help_text="in whole seconds, as the token itself has it")
     expires_at = models.DateTimeField()
+    stored_at = models.DateTimeField(help_text="exactly, which tells the newest of those of one second")
     revoked_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:

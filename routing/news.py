@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -16,10 +16,8 @@ from channels.layers import BaseChannelLayer, get_channel_layer
 from redis.exceptions import RedisError
 
 from allowance.models import ReservationState
+from routing.conf import redis_prefix
 from routing.messages import Acknowledged, Happened, Refused, Rejected, Routed, Said
-
-EVERYTHING = "jobs"
-"""The group of those that follow all jobs."""
 
 PATIENCE = 2.0
 """Seconds that the channel layer has for one thing, and that pass before it is asked for the same again."""
@@ -30,9 +28,14 @@ MOST_UNDER_WAY = 1000
 logger = logging.getLogger(__name__)
 
 
+def everything() -> str:
+    """Return the group of those that follow all jobs."""
+    return f"{redis_prefix()}.jobs"
+
+
 def group_of(job: UUID) -> str:
     """Return the group of those that follow one job."""
-    return f"job.{job.hex}"
+    return f"{redis_prefix()}.job.{job.hex}"
 
 
 def of_answer(message: Routed | Rejected | Refused) -> Happened | None:
@@ -59,20 +62,24 @@ def of_said(said: Said, answer: Acknowledged | Rejected | Refused) -> Happened |
     return Happened(uuid=said.uuid, of=said.type, allowance_reservation_id=reservation, reservation=answer.reservation)
 
 
-def publish(happened: Happened, *, origin: str | None = None) -> None:
-    """Tell whoever follows the job or all jobs; `origin`, the channel of whoever said it, knows. Waits for nothing."""
+def publish(happened: Happened, *, origin: str | None = None, to_followers: bool = True) -> None:
+    """Tell those that follow all jobs, and the job's own followers if it is for them. Waits for nothing.
+
+    `origin` is the channel of the client that caused it, which knows already.
+    """
     if len(_under_way) < MOST_UNDER_WAY:
-        task = asyncio.create_task(_publish(happened, origin))
+        groups = [group_of(happened.uuid), everything()] if to_followers else [everything()]
+        task = asyncio.create_task(_publish(happened, groups, origin))
         _under_way.add(task)
         task.add_done_callback(_under_way.discard)
 
 
-async def _publish(happened: Happened, origin: str | None) -> None:
+async def _publish(happened: Happened, groups: Iterable[str], origin: str | None) -> None:
     layer = get_channel_layer()
     message = {"type": "job.event", "origin": origin, "text": happened.model_dump_json()}
     if layer:
         async with _best_effort():
-            for group in (group_of(happened.uuid), EVERYTHING):
+            for group in groups:
                 await layer.group_send(group, message)
 
 

@@ -15,6 +15,14 @@ class JobFinished(JobRoutingException):
         super().__init__(f"Job {job_uuid} is over or paid for. A new job needs a uuid of its own.")
 
 
+class JobTaken(JobRoutingException):
+    """The uuid of a new job is that of another client's job. The message names neither its route nor its owner."""
+
+    def __init__(self, job_uuid: UUID) -> None:
+        self.job_uuid = job_uuid
+        super().__init__(f"The uuid {job_uuid} belongs to a job of another client. Give your job a uuid of its own.")
+
+
 class JobUnknown(JobRoutingException):
     """A job never had the route that a message names; a `reservation_id` of None means a fixed route."""
 

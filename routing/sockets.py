@@ -7,18 +7,22 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
+from uuid import uuid4
 
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django import db
 
 from allowance.threads import in_database_thread
-from routing import metrics
-from routing.admission import NotAdmitted, Visitor, admit, recheck, subprotocol
+from routing import metrics, quotas
+from routing.admission import TOO_MANY, NotAdmitted, Visitor, admit, recheck, subprotocol
 from routing.limits import limit
 from routing.news import Subscription
 from routing.tokens import Scope
 
 INTERNAL_ERROR, TOO_SLOW = 1011, 4408
+LONGEST_REASON = 123
+"""Bytes that the protocol has for why a socket is closed."""
+
 TO_CLOSE = 1.0
 """Seconds that a client has to take a close code."""
 
@@ -52,6 +56,7 @@ class Socket(AsyncWebsocketConsumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.visitor: Visitor | None = None
+        self.key = uuid4().hex
         self.subscription = Subscription()
         self.tasks: set[asyncio.Task[None]] = set()
         self.sending = asyncio.Lock()
@@ -78,9 +83,12 @@ class Socket(AsyncWebsocketConsumer):
     async def connect(self) -> None:
         await self.accept(subprotocol(self.scope))  # a close code reaches only whoever is in
         async with self.closing_on_failure():
-            self.visitor = await in_database_thread(admit)(
+            visitor = await in_database_thread(admit)(
                 self.scope, token_scope=self.scope_needed, permission=self.permission
             )
+            if not await quotas.connections.enter(visitor.owner, self.key):
+                raise NotAdmitted(TOO_MANY, "This client has as many sockets open as it may. Close others first.")
+            self.visitor = visitor
             metrics.SOCKETS.inc()
             await self.begin()
 
@@ -95,13 +103,14 @@ class Socket(AsyncWebsocketConsumer):
         self.open = False
         if self.visitor is None:
             return
-        self.visitor = None
+        owner, self.visitor = self.visitor.owner, None
         metrics.SOCKETS.dec()
         for task in self.tasks:
             task.cancel()
         if self.tasks:
             await asyncio.wait(self.tasks, timeout=TO_END)  # what a channel layer cleans up may take for ever
         await self.subscription.end()
+        await quotas.connections.leave(owner, self.key)
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Do something beside the reading of messages."""
@@ -118,8 +127,9 @@ class Socket(AsyncWebsocketConsumer):
         """Look again and again whether the visitor may stay."""
         while self.visitor:
             await asyncio.sleep(limit("SOCKET_RECHECK_SECONDS"))
+            await quotas.connections.stay(self.visitor.owner, self.key)
             try:
-                await in_database_thread(recheck)(
+                self.visitor = await in_database_thread(recheck)(
                     self.visitor, token_scope=self.scope_needed, permission=self.permission
                 )
             except db.Error:
@@ -152,7 +162,7 @@ class Socket(AsyncWebsocketConsumer):
             yield
         except NotAdmitted as refusal:
             logger.info("A socket of %s was closed: %s", client, refusal)
-            await self.hang_up(refusal.code)
+            await self.hang_up(refusal.code, str(refusal))
         except NotRead:
             logger.info("%s does not read its answers.", client)
             await self.hang_up(TOO_SLOW)
@@ -162,14 +172,14 @@ class Socket(AsyncWebsocketConsumer):
             logger.exception("A socket of %s failed.", client)
             await self.hang_up(INTERNAL_ERROR)
 
-    async def hang_up(self, code: int) -> None:
-        """Close the socket, if the client still listens, and hear no more of it."""
+    async def hang_up(self, code: int, reason: str = "") -> None:
+        """Close the socket, if the client still listens, and hear no more of it. The protocol cuts long reasons off."""
         if not self.open:
             return
         self.open = False
         try:
             async with asyncio.timeout(TO_CLOSE):
-                await self.close(code)
+                await self.close(code, reason.encode()[:LONGEST_REASON].decode(errors="ignore") or None)
         except TimeoutError:  # it reads not even that: only the end of the application makes a server drop it
             self.given_up = True
             if self.serving:

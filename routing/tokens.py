@@ -35,9 +35,10 @@ MAX_TTL = dt.timedelta(days=3650)
 
 
 class Scope(StrEnum):
-    """What a token may be for."""
+    """What a token may be for. ALL_JOBS brings JOBS with it: it is for the jobs of other clients too."""
 
     JOBS = "jobs"
+    ALL_JOBS = "all-jobs"
     EVENTS = "events"
     METRICS = "metrics"
 
@@ -63,13 +64,15 @@ def issue(
     """
     if not isinstance(ttl, dt.timedelta) or not MIN_TTL <= ttl <= MAX_TTL:
         raise BadInputError(f"A token lives for 1 second to {MAX_TTL.days} days, not {ttl!s:.80}.")
-    issued_at = (now or timezone.now()).replace(microsecond=0)
+    stored_at = now or timezone.now()
+    issued_at = stored_at.replace(microsecond=0)
     row = AccessToken(
         id=uuid4(),
         name=_name(name),
         scopes=_scopes(scopes),
         issued_at=issued_at,
         expires_at=(issued_at + ttl).replace(microsecond=0),
+        stored_at=stored_at,
     )
     claims = {
         "jti": str(row.pk),
@@ -109,13 +112,21 @@ def look_up(pk: UUID, now: dt.datetime | None = None) -> AccessToken:
     return row
 
 
-def revoke(name_or_id: str | UUID, now: dt.datetime | None = None) -> list[AccessToken]:
-    """Revoke all live tokens of a name, or the one of an id, and return their rows. Raises BadInputError."""
+def revoke(name_or_id: str | UUID, now: dt.datetime | None = None, *, keep_newest: bool = False) -> list[AccessToken]:
+    """Revoke all live tokens of a name, or the one of an id, and return their rows. Raises BadInputError.
+
+    With `keep_newest` those of a name stay that no newer one replaces: each that is the newest for one of its scopes.
+    """
     at = now or timezone.now()
     pk = _id(name_or_id)
+    if keep_newest and pk is not None:
+        raise BadInputError("An id names one token. Give the name of the tokens of which the newest is to be kept.")
     which = Q(name=_name(name_or_id)) if pk is None else Q(pk=pk)
     with transaction.atomic():
-        rows = list(AccessToken.objects.select_for_update().filter(which, live_at(at)).order_by("issued_at", "pk"))
+        rows = list(AccessToken.objects.select_for_update().filter(which, live_at(at)).order_by("stored_at", "pk"))
+        if keep_newest:
+            newest = {scope: row.pk for row in rows for scope in row.scopes}
+            rows = [row for row in rows if row.pk not in newest.values()]
         AccessToken.objects.filter(pk__in=[row.pk for row in rows]).update(revoked_at=at)
     for row in rows:
         row.revoked_at = at
@@ -132,6 +143,11 @@ def state_at(row: AccessToken, now: dt.datetime) -> State:
 def live_at(now: dt.datetime) -> Q:
     """Return the condition of the tokens that are live at `now`."""
     return Q(revoked_at=None, expires_at__gt=now)
+
+
+def live_of(name: str, now: dt.datetime | None = None) -> list[AccessToken]:
+    """Return the live tokens of a name, the oldest first."""
+    return list(AccessToken.objects.filter(live_at(now or timezone.now()), name=name).order_by("stored_at", "pk"))
 
 
 def described(row: AccessToken) -> str:
@@ -202,4 +218,5 @@ def _scopes(values: Collection[str]) -> list[str]:
     unknown = [value for value in values if value not in known]
     if unknown or not values:
         raise BadInputError(f"A token is for some of {', '.join(known)}; not for {values!r:.80}.")
-    return [scope for scope in known if scope in values]
+    wanted = {*values, Scope.JOBS} if Scope.ALL_JOBS in values else values
+    return [scope for scope in known if scope in wanted]

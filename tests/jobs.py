@@ -4,28 +4,39 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+from uuid import UUID
 
 from allowance.models import Reservation
-from routing import jobs
+from routing import events, jobs
+from routing.admission import Visitor
 from routing.jobs import Offer
 from routing.messages import Accepted, Finished, Retry, Started
 from routing.requests import V2JobRequest
 
 MINERS = ("anna", "bert", "carl")
 VALIDATOR = "our-validator"
+ME = Visitor("me", token_id=UUID(int=1))
+"""The client whose jobs these are."""
+
 HOLD = dt.timedelta(seconds=130)
 """How long a job of 30 s is held."""
 
 
+route = partial(jobs.route, by=ME)
+retry = partial(jobs.retry, by=ME)
+note = partial(events.note, by=ME)
+
+
 def routed(request: V2JobRequest, *, now: dt.datetime | None = None) -> Offer:
-    outcome = jobs.route(request, now=now)
+    outcome = route(request, now=now)
     assert isinstance(outcome, Offer)
     return outcome
 
 
 def retried(offer: Offer, *, now: dt.datetime | None = None) -> Offer:
-    outcome = jobs.retry(of(offer, Retry), now=now)
+    outcome = retry(of(offer, Retry), now=now)
     assert isinstance(outcome, Offer)
     return outcome
 

@@ -19,7 +19,7 @@ from allowance.models import Reservation
 from allowance.threads import in_database_thread
 from project.asgi import application
 from routing.consumers import JobConsumer
-from routing.news import EVERYTHING
+from routing.news import everything
 from tests.factories import CLASS
 from tests.programs import DEADLINE
 
@@ -57,7 +57,7 @@ async def following() -> AsyncIterator[None]:
     layer = cast(InMemoryChannelLayer, get_channel_layer())
 
     def followers() -> int:
-        return len(layer.groups.get(EVERYTHING, {}))
+        return len(layer.groups.get(everything(), {}))
 
     def wait() -> None:
         deadline = time.monotonic() + PATIENCE

@@ -29,8 +29,9 @@ class Migration(migrations.Migration):
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
                 ('name', models.CharField(max_length=64)),
                 ('scopes', models.JSONField()),
-                ('issued_at', models.DateTimeField()),
+                ('issued_at', models.DateTimeField(help_text='in whole seconds, as the token itself has it')),
                 ('expires_at', models.DateTimeField()),
+                ('stored_at', models.DateTimeField(help_text='exactly, which tells the newest of those of one second')),
                 ('revoked_at', models.DateTimeField(blank=True, null=True)),
             ],
             options={
@@ -62,7 +63,7 @@ class Migration(migrations.Migration):
             ],
             options={
                 'verbose_name': 'decision',
-                'indexes': [models.Index(fields=['-at'], name='decision_newest'), models.Index(fields=['job_uuid'], name='decision_of_job'), models.Index(condition=models.Q(('miner', ''), _negated=True), fields=['miner', '-at'], name='decision_for_miner')],
+                'indexes': [models.Index(fields=['-at'], name='decision_newest'), models.Index(condition=models.Q(('candidates__isnull', False)), fields=['outcome', 'executor_class', '-at'], name='decision_with_candidates'), models.Index(fields=['job_uuid'], name='decision_of_job'), models.Index(condition=models.Q(('miner', ''), _negated=True), fields=['miner', '-at'], name='decision_for_miner')],
                 'constraints': [models.CheckConstraint(condition=models.Q(('outcome', ''), _negated=True), name='decision_has_an_outcome')],
             },
         ),
@@ -81,7 +82,7 @@ class Migration(migrations.Migration):
                 ('void_reason', models.CharField(blank=True, max_length=500)),
             ],
             options={
-                'permissions': (('route_jobs', 'Can route jobs over the socket'), ('view_metrics', 'Can see the metrics'), ('void_incidents', 'Can void incidents')),
+                'permissions': (('route_jobs', 'Can route jobs over the socket'), ('route_all_jobs', 'Can speak of the jobs of all clients over the socket'), ('view_metrics', 'Can see the metrics'), ('void_incidents', 'Can void incidents')),
                 'indexes': [models.Index(condition=models.Q(('voided_at', None)), fields=['executor_class', 'timestamp', 'hotkey_ss58address'], name='incident_that_counts'), models.Index(fields=['-timestamp', 'executor_class', 'type'], name='incident_newest'), models.Index(fields=['job_uuid'], name='incident_of_job'), models.Index(condition=models.Q(('voided_at__isnull', False)), fields=['-timestamp'], name='incident_voided')],
                 'constraints': [models.UniqueConstraint(fields=('hotkey_ss58address', 'job_uuid'), name='one_incident_per_miner_and_job'), models.CheckConstraint(condition=models.Q(('type__in', ['MINER_JOB_REJECTED', 'MINER_JOB_FAILED', 'MINER_HORDE_FAILED'])), name='incident_has_a_known_type'), models.CheckConstraint(condition=models.Q(('hotkey_ss58address', ''), _negated=True), name='incident_names_a_miner'), models.CheckConstraint(condition=models.Q(models.Q(('void_reason', ''), ('voided_at', None), ('voided_by', '')), models.Q(('voided_at__isnull', False), models.Q(('voided_by', ''), _negated=True), models.Q(('void_reason', ''), _negated=True)), _connector='OR'), name='incident_is_voided_by_somebody_for_a_reason')],
             },
@@ -102,6 +103,7 @@ class Migration(migrations.Migration):
             name='RoutedJob',
             fields=[
                 ('uuid', models.UUIDField(primary_key=True, serialize=False)),
+                ('owner', models.TextField(blank=True)),
                 ('executor_class', models.CharField(max_length=64)),
                 ('seconds', models.PositiveIntegerField()),
                 ('miner', models.CharField(max_length=48, verbose_name='hotkey')),

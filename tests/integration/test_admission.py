@@ -20,6 +20,7 @@ from pytest_django import Settings
 from routing import tokens
 from routing.admission import NotAdmitted, Visitor, admit, turn_away
 from routing.models import AccessToken
+from routing.sockets import LONGEST_REASON
 from tests.sockets import permitted
 from tests.visitors import (
     IN,
@@ -245,3 +246,27 @@ def test_a_page_is_told_why_it_was_refused_and_what_to_bring() -> None:
     assert answer is not None
     assert (answer.status_code, "WWW-Authenticate" in answer.headers) == (403, False)
     assert PERMISSION in answer.content.decode()
+
+
+QUERIES = ["token=", "token=x", "a=b&access_token=x", "Token=x", "x={}", "{}", "%74oken=x", "auth=Bearer+{}"]
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_a_token_in_an_address_opens_nothing(query: str) -> None:
+    _, token = issue()
+    scope = {**handshake(bearer(token)), "query_string": query.format(token).encode()}
+    with pytest.raises(NotAdmitted, match="revoke the token in yours") as refused:
+        admit(scope, **RIGHT)
+    assert refused.value.code == UNKNOWN
+    assert len(str(refused.value)) <= LONGEST_REASON
+    request = RequestFactory().get(f"/metrics?{query.format(token)}", headers={"Authorization": f"Bearer {token}"})
+    answer = turn_away(request, **RIGHT)
+    assert answer is not None
+    assert answer.status_code == 401
+    assert b"revoke the token" in answer.content
+
+
+@pytest.mark.parametrize("query", ["", "a=b", "name[]=router_pick", "?"])
+def test_other_queries_do_no_harm(query: str) -> None:
+    _, token = issue()
+    admit({**handshake(bearer(token)), "query_string": query.encode()}, **RIGHT)

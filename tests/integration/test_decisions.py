@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import random
 from collections.abc import Callable, Iterator, Sequence
 from threading import Event, Thread
 from typing import Any
@@ -102,14 +103,58 @@ def test_of_refusals_all_candidates_are_kept_whatever_the_sample(
         assert replays.differences(record) == []
 
 
-@pytest.mark.parametrize(("share", "kept"), [(0, 0), (0.5, 2), (1, 4)])
-def test_of_routes_a_share_has_its_candidates_by_the_job(share: float, kept: int, settings: Settings) -> None:
+@pytest.mark.parametrize(("share", "kept"), [(0, {0}), (0.5, set(range(1, 32))), (1, {32})])
+def test_of_routes_a_share_has_its_candidates_by_the_job(share: float, kept: set[int], settings: Settings) -> None:
+    """A client can't choose it by its uuids: these look alike to who doesn't know the SECRET_KEY."""
     settings.DECISIONS_SAMPLE = share
+    settings.SECRET_KEY = "a" * 50
+    jobs = [Job(str(UUID(int=10**6 * i)), CLASS, 6) for i in range(32)]
+    sampled = [decisions._sampled(job) for job in jobs]
+    assert sum(sampled) in kept
+    assert sampled == [decisions._sampled(job) for job in jobs]
     fill_ledger("anna", executors=4)
-    for part in (0, 250_000, 500_000, 750_000):
-        routing().pick(job_request(6, uuid=str(UUID(int=10**6 * 7 + part))))
-    assert DecisionRecord.objects.filter(candidates__isnull=False).count() == kept
-    assert DecisionRecord.objects.count() == 4
+    for job in jobs[:3]:
+        routing().pick(job_request(6, uuid=job.uuid))
+    records = DecisionRecord.objects.order_by("pk").values_list("candidates", flat=True)
+    assert [candidates is not None for candidates in records] == sampled[:3]
+
+
+def kept_candidates() -> int:
+    return DecisionRecord.objects.filter(candidates__isnull=False).count()
+
+
+def refuse(times: int, seconds: int = 3600, at: dt.datetime | None = None, uuid: str | None = None) -> None:
+    for _ in range(times):
+        request = job_request(seconds, **({"uuid": uuid} if uuid else {}))
+        with pytest.raises((NotEnoughAllowanceException, AllMinersBusy)):
+            routing().pick(request, now=at)
+
+
+def test_of_many_refusals_the_first_of_a_kind_in_a_minute_have_their_candidates(settings: Settings) -> None:
+    settings.DECISIONS_SAMPLE, settings.ROUTING_REFUSALS_KEPT = 0, 2
+    fill_ledger("anna", executors=1)
+    now = timezone.now()
+    refuse(5, at=now)
+    refuse(5, at=now + dt.timedelta(seconds=59))
+    assert kept_candidates() == 2
+    refuse(5, at=now + dt.timedelta(seconds=60))
+    assert kept_candidates() == 4
+    routing().pick(job_request(12), now=now)
+    refuse(5, 12, at=now)
+    assert kept_candidates() == 6
+    assert DecisionRecord.objects.exclude(outcome="routed").count() == 20
+    assert all(record.counts for record in DecisionRecord.objects.exclude(outcome="routed"))
+
+
+def test_one_job_that_is_refused_again_and_again_is_sampled_each_time(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.DECISIONS_SAMPLE, settings.ROUTING_REFUSALS_KEPT = 0.5, 0
+    fill_ledger("anna")
+    drawn = iter([0.4, 0.6, 0.5, 0.1])
+    monkeypatch.setattr(random, "random", lambda: next(drawn))
+    refuse(4, uuid=str(UUID(int=0)))
+    assert kept_candidates() == 2
 
 
 def test_a_route_whose_record_can_t_be_written_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,8 @@ from django.db import OperationalError
 
 from allowance import allowance
 from allowance.types import ExecutorClass, LockTimeout
-from routing import admission, answers, events, jobs, sockets, tokens
+from routing import admission, answers, jobs, sockets, tokens
+from routing.admission import Visitor
 from routing.limits import DEFAULTS
 from routing.messages import (
     INCOMING_MODELS,
@@ -37,7 +38,7 @@ from routing.messages import (
 )
 from routing.types import Gate
 from tests.factories import fill_ledger, job_request, run_command
-from tests.jobs import of, retried, routed
+from tests.jobs import ME, note, of, retried, routed
 from tests.sockets import JSON, PATIENCE, answer, following, whole_application
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -109,7 +110,7 @@ def test_the_limits_are_those_in_force() -> None:
 
 
 def test_the_codes_are_those_that_sockets_are_closed_with() -> None:
-    ours = {admission.UNKNOWN, admission.NOT_PERMITTED, sockets.TOO_SLOW, sockets.INTERNAL_ERROR}
+    ours = {admission.UNKNOWN, admission.NOT_PERMITTED, admission.TOO_MANY, sockets.TOO_SLOW, sockets.INTERNAL_ERROR}
     the_servers = {1009}
     assert {int(code) for code in table("## Who may connect")} == ours | the_servers
 
@@ -192,7 +193,7 @@ def raised(error: Exception) -> Callable[[pytest.MonkeyPatch], JSON]:
     """Return the case in which looking for a route ends with an error."""
 
     def case(monkeypatch: pytest.MonkeyPatch) -> JSON:
-        def fail(_: object) -> None:
+        def fail(*_: object, **_by: object) -> None:
             raise error
 
         monkeypatch.setattr(jobs, "route", fail)
@@ -203,7 +204,7 @@ def raised(error: Exception) -> Callable[[pytest.MonkeyPatch], JSON]:
 
 def asked(seconds: int = 30, **fields: Any) -> JSON:
     """Return the answer to a job."""
-    return told(answers.to_question(job_request(seconds, **fields)).message)
+    return told(answers.to_question(job_request(seconds, **fields), ME).message)
 
 
 def told(message: Routed | Rejected | Acknowledged | Refused) -> JSON:
@@ -226,18 +227,23 @@ def busy(_: object) -> JSON:
 
 def over(_: object) -> JSON:
     request = job_request()
-    events.note(of(routed(request), Finished))
-    return told(answers.to_question(request).message)
+    note(of(routed(request), Finished))
+    return told(answers.to_question(request, ME).message)
 
 
 def unknown(_: object) -> JSON:
-    return told(answers.to_question(Retry(uuid=uuid4(), allowance_reservation_id=1)).message)
+    return told(answers.to_question(Retry(uuid=uuid4(), allowance_reservation_id=1), ME).message)
+
+
+def taken(_: object) -> JSON:
+    offer = routed(job_request())
+    return told(answers.to_question(job_request(uuid=str(offer.uuid)), Visitor("another")).message)
 
 
 def given_up(_: object) -> JSON:
     first = routed(job_request())
     retried(first)
-    return told(answers.to_said(of(first, Finished)))
+    return told(answers.to_said(of(first, Finished), ME))
 
 
 REFUSED: dict[Reason, Callable[[pytest.MonkeyPatch], JSON]] = {
@@ -249,10 +255,12 @@ REFUSED: dict[Reason, Callable[[pytest.MonkeyPatch], JSON]] = {
     Reason.ALL_MINERS_BUSY: busy,
     Reason.LOCK_TIMEOUT: raised(LockTimeout()),
     Reason.JOB_FINISHED: over,
+    Reason.JOB_TAKEN: taken,
     Reason.JOB_UNKNOWN: unknown,
     Reason.ROUTE_GIVEN_UP: given_up,
     Reason.OVERLOADED: lambda _: told(answers.overloaded(job_request())),
     Reason.RATE_LIMITED: lambda _: told(answers.RATE_LIMITED),
+    Reason.REFUSED_TOO_OFTEN: lambda _: told(answers.refused_too_often(job_request(), 40.0)),
     Reason.UNAVAILABLE: raised(OperationalError()),
 }
 
@@ -293,6 +301,6 @@ def test_a_late_word_is_acknowledged_as_it_is_listed(word: str, end: str, noon: 
     ENDS[end](offer.route.allowance_reservation_id or 0)
     if end == "lapsed":
         noon.shift(131)
-    acknowledged = answers.to_said(of(offer, MODELS[word]))
+    acknowledged = answers.to_said(of(offer, MODELS[word]), ME)
     assert isinstance(acknowledged, Acknowledged)
     assert acknowledged.reservation == table("## Late words")[word][list(ENDS).index(end)]

@@ -15,6 +15,7 @@ from allowance.models import Reservation
 from allowance.types import BadInputError
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from routing import events, jobs, picks
+from routing.admission import Visitor
 from routing.book import LiveBook
 from routing.jobs import Offer
 from routing.messages import Accepted, Failed, Finished, RejectedByMiner, Retry, Started
@@ -22,7 +23,7 @@ from routing.models import MinerIncident
 from routing.refusals import JobFinished, JobUnknown, RouteGivenUp
 from routing.types import MinerIncidentType
 from tests.factories import CLASS, fill_ledger, job_request
-from tests.jobs import HOLD, MINERS, VALIDATOR, of, retried, routed, states
+from tests.jobs import HOLD, MINERS, VALIDATOR, note, of, retried, retry, routed, states
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
 
@@ -34,9 +35,9 @@ def ledger(transactional_db: None) -> None:
 
 def test_a_receipt_keeps_the_miner_busy_and_its_end_pays() -> None:
     offer, now = routed(job_request()), timezone.now()
-    assert events.note(of(offer, Started), now=now) == "held"
-    assert events.note(of(offer, Accepted), now=now) == "held"
-    assert events.note(of(offer, Finished, time_took_us=3_000_000, score_str="0.5"), now=now) == "spent"
+    assert note(of(offer, Started), now=now) == "held"
+    assert note(of(offer, Accepted), now=now) == "held"
+    assert note(of(offer, Finished, time_took_us=3_000_000, score_str="0.5"), now=now) == "spent"
     started, accepted = JobStartedReceipt.objects.get(), JobAcceptedReceipt.objects.get()
     finished = JobFinishedReceipt.objects.get()
     for receipt in (started, accepted, finished):
@@ -50,9 +51,9 @@ def test_a_receipt_keeps_the_miner_busy_and_its_end_pays() -> None:
 
 def test_what_a_message_says_goes_over_what_is_assumed() -> None:
     offer, then = routed(job_request()), timezone.now() - dt.timedelta(seconds=20)
-    events.note(of(offer, Started, timestamp=then, ttl=7))
-    events.note(of(offer, Accepted, timestamp=then, ttl=0, time_accepted=then - dt.timedelta(seconds=1)))
-    events.note(of(offer, Finished, timestamp=then, time_started=then - dt.timedelta(seconds=9)))
+    note(of(offer, Started, timestamp=then, ttl=7))
+    note(of(offer, Accepted, timestamp=then, ttl=0, time_accepted=then - dt.timedelta(seconds=1)))
+    note(of(offer, Finished, timestamp=then, time_started=then - dt.timedelta(seconds=9)))
     assert JobStartedReceipt.objects.values_list("timestamp", "ttl").get() == (then, 7)
     assert JobAcceptedReceipt.objects.values_list("time_accepted", "ttl").get() == (then - dt.timedelta(seconds=1), 0)
     assert JobFinishedReceipt.objects.get().time_started == then - dt.timedelta(seconds=9)
@@ -68,7 +69,7 @@ def test_what_a_message_says_goes_over_what_is_assumed() -> None:
 )
 def test_a_failure_is_held_against_the_miner_and_releases(message: dict[str, Any], incident: str) -> None:
     offer = routed(job_request())
-    assert [events.note(of(offer, **message)) for _ in range(2)] == ["released"] * 2
+    assert [note(of(offer, **message)) for _ in range(2)] == ["released"] * 2
     (found,) = MinerIncident.objects.all()
     assert (found.type, found.job_uuid, found.executor_class) == (incident, offer.uuid, CLASS)
     assert found.hotkey_ss58address == offer.route.miner.hotkey_ss58
@@ -78,7 +79,7 @@ def test_saying_something_again_changes_nothing() -> None:
     offer, now = routed(job_request()), timezone.now()
     later = now + dt.timedelta(seconds=50)
     for kind in (Started, Accepted, Finished):
-        first, again = events.note(of(offer, kind), now=now), events.note(of(offer, kind), now=later)
+        first, again = note(of(offer, kind), now=now), note(of(offer, kind), now=later)
         assert first == again
     for table in (JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt):
         assert table.objects.get().timestamp == now
@@ -88,11 +89,11 @@ def test_saying_something_again_changes_nothing() -> None:
 def test_a_late_word_is_recorded_and_told_what_became_of_the_reservation() -> None:
     now = timezone.now()
     lapsed, released, spent = (routed(job_request(), now=now) for _ in range(3))
-    assert events.note(of(lapsed, Finished), now=now + HOLD) == "lapsed"
-    assert events.note(of(released, Failed), now=now) == "released"
-    assert events.note(of(released, Finished), now=now) == "released"
-    assert events.note(of(spent, Finished), now=now) == "spent"
-    assert events.note(of(spent, Failed), now=now) == "spent"
+    assert note(of(lapsed, Finished), now=now + HOLD) == "lapsed"
+    assert note(of(released, Failed), now=now) == "released"
+    assert note(of(released, Finished), now=now) == "released"
+    assert note(of(spent, Finished), now=now) == "spent"
+    assert note(of(spent, Failed), now=now) == "spent"
     assert (JobFinishedReceipt.objects.count(), MinerIncident.objects.count()) == (3, 2)
 
 
@@ -103,9 +104,9 @@ def test_a_receipt_of_a_miner_that_gave_the_job_up_is_refused_and_the_next_one_s
     first = routed(job_request())
     second = retried(first)
     with pytest.raises(RouteGivenUp):
-        events.note(of(first, kind))
+        note(of(first, kind))
     assert states()[second.route.miner.hotkey_ss58] == "held"
-    events.note(of(second, kind))
+    note(of(second, kind))
     tables = (JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt)
     (told,) = [row for table in tables for row in table.objects.values_list("miner_hotkey", flat=True)]
     assert told == second.route.miner.hotkey_ss58
@@ -120,9 +121,9 @@ def test_a_route_that_ends_while_it_is_about_to_be_told_again_is_not_told(
 
     def end_it_first(*args: Any) -> Offer:
         if end is Retry:
-            jobs.retry(of(first, end))
+            retry(of(first, end))
         else:
-            events.note(of(first, end))
+            note(of(first, end))
         monkeypatch.setattr(jobs, "_tell_again", tell_again)
         return tell_again(*args)
 
@@ -153,7 +154,7 @@ def test_a_job_that_is_finished_while_it_is_routed_anew_is_over(
 def test_a_late_word_of_one_miner_does_not_end_the_route_to_the_next() -> None:
     first = routed(job_request())
     second = retried(first)
-    assert events.note(of(first, Failed)) == "released"
+    assert note(of(first, Failed)) == "released"
     assert states()[second.route.miner.hotkey_ss58] == "held"
     assert MinerIncident.objects.get().hotkey_ss58address == first.route.miner.hotkey_ss58
 
@@ -163,7 +164,7 @@ def test_a_word_about_what_never_was_is_refused_and_nothing_stored(kind: Callabl
     offer, other = routed(job_request()), routed(job_request())
     for changes in ({"uuid": uuid4()}, {"allowance_reservation_id": None}, {"uuid": other.uuid}):
         with pytest.raises(JobUnknown):
-            events.note(of(offer, kind).model_copy(update=changes))
+            note(of(offer, kind).model_copy(update=changes))
     assert set(states().values()) == {"held"}
     tables = (JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt, MinerIncident)
     assert [table.objects.count() for table in tables] == [0] * 4
@@ -172,7 +173,7 @@ def test_a_word_about_what_never_was_is_refused_and_nothing_stored(kind: Callabl
 @pytest.mark.parametrize("kind", [Started, Accepted, Finished, Failed, RejectedByMiner])
 def test_a_word_about_a_fixed_route_is_recorded_too(kind: Callable[..., Any]) -> None:
     offer = routed(job_request(on_trusted_miner=True))
-    assert events.note(of(offer, kind)) is None
+    assert note(of(offer, kind)) is None
     recorded = [
         *JobStartedReceipt.objects.values_list("miner_hotkey", "job_uuid"),
         *JobAcceptedReceipt.objects.values_list("miner_hotkey", "job_uuid"),
@@ -186,7 +187,7 @@ def test_a_finish_whose_times_make_no_sense_pays_for_nothing() -> None:
     offer = routed(job_request())
     early = dt.datetime(1970, 1, 2, tzinfo=dt.UTC)
     with pytest.raises(BadInputError, match="time_started"):
-        events.note(of(offer, Finished, timestamp=early, time_took_us=366 * 24 * 3600 * 10**6))
+        note(of(offer, Finished, timestamp=early, time_took_us=366 * 24 * 3600 * 10**6))
     assert set(states().values()) == {"held"}
 
 
@@ -199,14 +200,16 @@ def test_a_finish_that_can_not_be_recorded_pays_for_nothing(monkeypatch: pytest.
     with monkeypatch.context() as patch:
         patch.setattr("receipts.service.Receipts.record", record)
         with pytest.raises(IntegrityError):
-            events.note(of(offer, Finished))
+            note(of(offer, Finished))
     assert set(states().values()) == {"held"}
-    assert events.note(of(offer, Finished)) == "spent"
+    assert note(of(offer, Finished)) == "spent"
 
 
-def test_a_job_picked_in_python_may_be_followed_over_the_socket() -> None:
+def test_a_job_picked_in_python_may_be_followed_by_who_may_speak_of_all_jobs() -> None:
     request = job_request()
     decision = picks.pick(request, LiveBook())
     assert decision.route
     offer = Offer(UUID(request.uuid), decision.route, None, 0)
-    assert events.note(of(offer, Finished)) == "spent"
+    with pytest.raises(JobUnknown):
+        note(of(offer, Finished))
+    assert events.note(of(offer, Finished), by=Visitor("operator", all_jobs=True)) == "spent"

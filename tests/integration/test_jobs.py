@@ -18,7 +18,7 @@ from allowance import allowance, reservations
 from allowance.models import Reservation
 from allowance.types import RESERVATION_IDS, BadInputError, JobTooLong, LockTimeout
 from receipts.models import JobFinishedReceipt
-from routing import events, jobs, picks
+from routing import jobs, picks
 from routing.jobs import Claim, Offer
 from routing.messages import Failed, Finished, Retry
 from routing.models import RoutedJob
@@ -26,7 +26,7 @@ from routing.pipeline import decide
 from routing.refusals import JobFinished, JobUnknown
 from routing.types import Decision, Gate
 from tests.factories import fill_ledger, job_request
-from tests.jobs import HOLD, MINERS, VALIDATOR, of, retried, routed, states
+from tests.jobs import HOLD, MINERS, VALIDATOR, note, of, retried, retry, route, routed, states
 from tests.programs import DEADLINE
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
@@ -67,7 +67,7 @@ def test_another_job_of_the_same_uuid_is_refused(change: dict[str, object]) -> N
     request = job_request()
     routed(request)
     with pytest.raises(BadInputError, match="Another job needs another uuid"):
-        jobs.route(request.model_copy(update=change))
+        route(request.model_copy(update=change))
     assert Reservation.objects.count() == 1
 
 
@@ -81,13 +81,13 @@ def test_a_uuid_is_the_same_however_it_is_written() -> None:
 def test_a_job_without_a_uuid_is_refused_even_on_a_fixed_route(uuid: str) -> None:
     for trusted in (False, True):
         with pytest.raises(BadInputError):
-            jobs.route(job_request(uuid=uuid, on_trusted_miner=trusted))
+            route(job_request(uuid=uuid, on_trusted_miner=trusted))
     assert RoutedJob.objects.count() == 0
 
 
 def test_a_job_too_long_leaves_nothing() -> None:
     with pytest.raises(JobTooLong):
-        jobs.route(job_request(3601))
+        route(job_request(3601))
     assert (RoutedJob.objects.count(), Reservation.objects.count()) == (0, 0)
 
 
@@ -96,13 +96,13 @@ def test_a_job_that_is_over_is_refused() -> None:
         request = job_request()
         offer = routed(request)
         if end:
-            events.note(of(offer, end))
+            note(of(offer, end))
         else:
             allowance().spend_allowance(offer.route.allowance_reservation_id or 0)
         with pytest.raises(JobFinished):
-            jobs.route(request)
+            route(request)
         with pytest.raises(JobFinished):
-            jobs.retry(of(offer, Retry))
+            retry(of(offer, Retry))
 
 
 def test_a_job_that_a_receipt_ends_is_refused_whoever_routed_it() -> None:
@@ -116,7 +116,7 @@ def test_a_job_that_a_receipt_ends_is_refused_whoever_routed_it() -> None:
         time_took_us=1,
     )
     with pytest.raises(JobFinished):
-        jobs.route(request)
+        route(request)
 
 
 @pytest.mark.parametrize("seconds", [30, 0, -5, 10**30])
@@ -170,7 +170,7 @@ def ids(told: Sequence[object]) -> list[int | None]:
 def test_one_job_asked_for_by_many_at_once_gets_one_route(nobody_is_first: Callable[[int], None]) -> None:
     request = job_request()
     nobody_is_first(3)
-    told = side_by_side(*[lambda: jobs.route(request)] * 3)
+    told = side_by_side(*[lambda: route(request)] * 3)
     assert ids(told) == [Reservation.objects.get().pk] * 3
 
 
@@ -180,13 +180,13 @@ def test_without_the_claim_it_would_get_several(
     request = job_request()
     nobody_is_first(3)
     monkeypatch.setattr(Claim, "_store", lambda *_: None)
-    assert len(set(ids(side_by_side(*[lambda: jobs.route(request)] * 3)))) == 3
+    assert len(set(ids(side_by_side(*[lambda: route(request)] * 3)))) == 3
 
 
 def test_one_route_given_up_by_many_at_once_is_replaced_by_one(nobody_is_first: Callable[[int], None]) -> None:
     first = routed(job_request())
     nobody_is_first(3)
-    told = side_by_side(*[lambda: jobs.retry(of(first, Retry))] * 3)
+    told = side_by_side(*[lambda: retry(of(first, Retry))] * 3)
     assert set(ids(told)) == {Reservation.objects.get(state="held").pk}
     assert sorted(states().values()) == ["held", "released"]
 
@@ -197,7 +197,7 @@ def test_whoever_is_always_overtaken_is_told_to_come_again(monkeypatch: pytest.M
 
     monkeypatch.setattr(Claim, "_store", store)
     with pytest.raises(LockTimeout):
-        jobs.route(job_request())
+        route(job_request())
     assert Reservation.objects.count() == 0
 
 
@@ -209,7 +209,7 @@ def test_a_retry_releases_and_goes_to_miners_that_have_not_had_the_job() -> None
         had.append(offer.route.miner.hotkey_ss58)
     assert sorted(had) == sorted(MINERS)
     assert states() == {had[0]: "released", had[1]: "released", had[2]: "held"}
-    refused = jobs.retry(of(offer, Retry))
+    refused = retry(of(offer, Retry))
     assert isinstance(refused, Decision)
     assert refused.counts == {Gate.EXCLUDED: 3}
     assert set(states().values()) == {"released"}
@@ -242,9 +242,9 @@ def test_a_job_that_was_retried_and_then_asked_for_anew_may_go_where_it_was() ->
     offer = routed(request)
     for _ in MINERS[1:]:
         offer = retried(offer)
-    events.note(of(offer, Failed))
+    note(of(offer, Failed))
     offer = routed(request)
-    assert isinstance(jobs.retry(of(offer, Retry)), Decision)
+    assert isinstance(retry(of(offer, Retry)), Decision)
 
 
 def test_a_retry_of_a_lapsed_route_goes_on() -> None:
@@ -262,14 +262,14 @@ def test_a_retry_of_what_never_was_is_refused() -> None:
         (offer.uuid, RESERVATION_IDS - 1),
     ):
         with pytest.raises(JobUnknown):
-            jobs.retry(Retry(uuid=uuid, allowance_reservation_id=reservation))
+            retry(Retry(uuid=uuid, allowance_reservation_id=reservation))
     assert set(states().values()) == {"held"}
 
 
 def test_a_fixed_route_has_no_other_miner() -> None:
     offer = routed(job_request(on_trusted_miner=True))
     with pytest.raises(BadInputError, match="no other miner"):
-        jobs.retry(of(offer, Retry))
+        retry(of(offer, Retry))
 
 
 def test_a_route_that_could_not_be_told_is_given_back_and_the_job_routed_anew() -> None:

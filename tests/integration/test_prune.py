@@ -17,7 +17,7 @@ from allowance.models import Account, Block, LedgerCheck, NeuronList, Reservatio
 from allowance.models import ReservationState as State
 from allowance.types import ReservationNotFound
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
-from routing import conf, jobs, pruning, reliability, signatures, tokens
+from routing import conf, pruning, reliability, signatures, tokens
 from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
 from routing.refusals import JobFinished
 from routing.retention import SLACK
@@ -40,7 +40,7 @@ from tests.integration.past import (
     reserve,
     start,
 )
-from tests.jobs import routed
+from tests.jobs import route, routed
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
 
@@ -199,7 +199,7 @@ def test_a_finished_receipt_stays_while_its_job_is_known_so_that_it_is_not_route
     finish(NOW - DAY, offer.uuid)
     assert prune() == {}
     with pytest.raises(JobFinished):
-        jobs.route(request)
+        route(request)
     assert prune(NOW + 2 * DAY) == {"routed jobs": 1, "finished receipts": 1, "reservations": 1}
 
 
@@ -224,7 +224,7 @@ def test_a_job_stays_while_a_receipt_says_that_it_runs() -> None:
         reservations.spend(offer.route.allowance_reservation_id or 0, now=NOW - 2 * DAY)
         assert "routed jobs" not in prune()
         with pytest.raises(JobFinished):
-            jobs.route(request)
+            route(request)
         assert prune(NOW + LEAST)["routed jobs"] == 1
 
 

@@ -24,7 +24,7 @@ from allowance.validation import uuids_beginning
 from receipts import receipts
 from receipts.models import JobFinishedReceipt, JobStartedReceipt
 from receipts.ongoing import RUNNING_JOBS
-from routing import conf, incidents, jobs, pipeline, routing
+from routing import conf, incidents, pipeline, routing
 from routing.book import DryBook
 from routing.models import MinerIncident
 from routing.ongoing import OCCUPATION, ONGOING
@@ -32,6 +32,7 @@ from routing.pipeline import decide
 from routing.reliability import INCIDENT_COUNTS
 from routing.types import Candidate, MinerIncidentType
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
+from tests.jobs import route
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -77,16 +78,16 @@ def test_a_route_over_the_socket_makes_two_statements_more_and_bounds_its_waits(
     incident()
     routing().pick(job_request())
     with CaptureQueriesContext(connection) as captured:
-        jobs.route(job_request())
+        route(job_request())
     assert verbs(captured) == ["SELECT", *READING, *RESERVING[:-2], *BOUNDING, "INSERT", *RECORDING, "COMMIT"]
 
 
 def test_a_route_that_is_told_again_takes_no_pick() -> None:
     fill_ledger("anna")
     request = job_request()
-    jobs.route(request)
+    route(request)
     with CaptureQueriesContext(connection) as captured:
-        jobs.route(request)
+        route(request)
     assert verbs(captured) == ["SELECT", "SELECT", "BEGIN", *BOUNDING, "UPDATE", "COMMIT"]
 
 

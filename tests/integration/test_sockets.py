@@ -19,6 +19,7 @@ from redis.exceptions import ConnectionError as RedisAway
 
 from allowance.threads import in_database_thread
 from routing import answers, news, sockets
+from routing.admission import Visitor
 from routing.consumers import EventConsumer, JobConsumer
 from tests.factories import fill_ledger
 from tests.programs import DEADLINE
@@ -65,11 +66,11 @@ def stuck(monkeypatch: pytest.MonkeyPatch, *uuids: str) -> Iterator[GoOn]:
     """Let the picks of some jobs wait until the event is set."""
     go_on, to_question = GoOn(), answers.to_question
 
-    def wait(question: Any) -> Any:
+    def wait(question: Any, visitor: Visitor) -> Any:
         if question.uuid in uuids:
             go_on.begun.set()
             assert go_on.wait(DEADLINE)
-        return to_question(question)
+        return to_question(question, visitor)
 
     monkeypatch.setattr(answers, "to_question", wait)
     try:

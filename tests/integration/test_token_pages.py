@@ -12,6 +12,7 @@ from django.test import Client
 from django.urls import reverse
 
 from routing import tokens
+from routing.management.commands.revoke_token import Command
 from routing.models import AccessToken
 from routing.tokens import State, TokenRefused
 from tests.factories import run_command
@@ -95,6 +96,26 @@ def test_the_command_says_what_it_revoked_in_json() -> None:
     assert (ended.code, json.loads(ended.out)) == (0, {"revoked": [tokens.as_json(row)]})
     ended = run_command("revoke_token", row.pk, "--format", "json")
     assert (ended.code, json.loads(ended.out)) == (1, {"revoked": []})
+
+
+def test_a_token_is_replaced_as_the_commands_say() -> None:
+    first = run_command("issue_token", "anna ops", "--scope", "jobs")
+    second = run_command("issue_token", "anna ops", "--scope", "jobs")
+    lead = "manage.py revoke_token 'anna ops' --keep-newest"
+    assert lead not in first.err
+    assert lead in second.err
+    old, new = AccessToken.objects.order_by("stored_at")
+    ended = run_command("revoke_token", "anna ops", "--keep-newest")
+    assert ended.code == 0
+    assert ended.out.splitlines() == [
+        f"Token {old.pk} of anna ops, for jobs, is revoked.",
+        f"Token {new.pk} of anna ops, for jobs, is kept.",
+    ]
+    assert tokens.verify(second.out.strip()) == new
+    again = run_command("revoke_token", "anna ops", "--keep-newest", "--format", "json")
+    assert (again.code, json.loads(again.out)) == (1, {"revoked": [], "kept": [tokens.as_json(new)]})
+    assert "--keep-newest" in Command().help
+    assert run_command("revoke_token", new.pk, "--keep-newest").code == 2
 
 
 LIST = "admin:routing_accesstoken_changelist"

@@ -293,3 +293,27 @@ def test_one_token_is_revoked_by_its_id(form: Callable[[UUID], Any]) -> None:
 def test_a_name_that_can_t_be_one_is_not_looked_for(name: str) -> None:
     with pytest.raises(BadInputError):
         tokens.revoke(name)
+
+
+def test_rotation_keeps_the_newest_token_of_a_name() -> None:
+    (old, _), (older, _) = issue(now=NOW - TICK), issue(now=NOW - 2 * TICK)
+    (new, token), (bert, _) = issue(now=NOW), issue("bert", now=NOW)
+    assert old.issued_at == older.issued_at  # of one second
+    assert [row.pk for row in tokens.revoke("anna", NOW, keep_newest=True)] == [older.pk, old.pk]
+    assert tokens.verify(token, NOW) == new
+    assert {row.pk for row in AccessToken.objects.filter(revoked_at=None)} == {new.pk, bert.pk}
+    assert tokens.revoke("anna", NOW, keep_newest=True) == []
+
+
+def test_rotation_keeps_tokens_for_what_the_newest_is_not_for() -> None:
+    metrics, _ = issue("anna", "metrics", now=NOW - 3 * TICK)
+    (old, _), (both, _) = issue("anna", "jobs", now=NOW - 2 * TICK), issue("anna", "jobs", "events", now=NOW - TICK)
+    new, _ = issue("anna", "jobs", now=NOW)
+    assert [row.pk for row in tokens.revoke("anna", NOW, keep_newest=True)] == [old.pk]
+    assert {row.pk for row in AccessToken.objects.filter(revoked_at=None)} == {metrics.pk, both.pk, new.pk}
+
+
+def test_an_id_has_no_newest_token() -> None:
+    row, _ = issue()
+    with pytest.raises(BadInputError, match="Give the name"):
+        tokens.revoke(row.pk, NOW, keep_newest=True)

@@ -9,13 +9,13 @@ from uuid import uuid4
 import pytest
 
 from allowance.models import Reservation
-from routing import answers, events, jobs, signatures
+from routing import answers, jobs, signatures
 from routing.messages import Failed
 from routing.models import RoutedJob, UsedSignature
 from routing.requests import Signature, V2JobRequest
 from routing.signatures import SignatureRefused
 from tests.factories import fill_ledger, job_request
-from tests.jobs import of, routed
+from tests.jobs import ME, note, of, route, routed
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
 
@@ -46,7 +46,7 @@ def assert_used_up(request: V2JobRequest) -> None:
     before = Reservation.objects.count(), RoutedJob.objects.count()
     for fixed in (False, True):
         with pytest.raises(SignatureRefused, match="used for another job"):
-            jobs.route(other(request).model_copy(update={"on_trusted_miner": fixed}))
+            route(other(request).model_copy(update={"on_trusted_miner": fixed}))
     assert (Reservation.objects.count(), RoutedJob.objects.count()) == before
 
 
@@ -54,7 +54,7 @@ def test_a_signature_routes_one_job_however_often() -> None:
     request = signed(1)
     assert routed(request).route == routed(request).route
     assert_used_up(request)
-    assert answers.to_question(other(request)).message.model_dump()["reason"] == "BAD_SIGNATURE"
+    assert answers.to_question(other(request), ME).message.model_dump()["reason"] == "BAD_SIGNATURE"
 
 
 def test_a_signature_with_which_a_job_was_told_again_is_used_up_too() -> None:
@@ -67,7 +67,7 @@ def test_a_signature_with_which_a_job_was_told_again_is_used_up_too() -> None:
 
 def test_a_signature_of_a_job_that_was_routed_anew_stays_used_up() -> None:
     first = signed(1)
-    events.note(of(routed(first), Failed))
+    note(of(routed(first), Failed))
     again = signed(2, uuid=first.uuid)
     routed(again)
     assert_used_up(first)
@@ -76,7 +76,7 @@ def test_a_signature_of_a_job_that_was_routed_anew_stays_used_up() -> None:
 
 def test_a_signature_of_a_job_that_found_no_miner_may_be_used_again() -> None:
     request = signed(1, execution_time_limit=3000)
-    assert not isinstance(jobs.route(request), jobs.Offer)
+    assert not isinstance(route(request), jobs.Offer)
     assert not UsedSignature.objects.exists()
     routed(other(request).model_copy(update={"execution_time_limit": 30}))
 

@@ -33,7 +33,7 @@ from routing.messages import (
     schema,
     type_of,
 )
-from routing.refusals import JobFinished, JobUnknown, RouteGivenUp
+from routing.refusals import JobFinished, JobTaken, JobUnknown, RouteGivenUp
 from routing.requests import V2JobRequest
 from routing.signatures import SignatureRefused
 from routing.types import (
@@ -44,6 +44,7 @@ from routing.types import (
     NotEnoughCollateralException,
     Policy,
 )
+from tests.jobs import ME
 from tests.sockets import JSON, job
 
 JOB = "6a7dbfd5-5b0c-4bd4-8d0c-0b4b0d2c8a4f"
@@ -109,6 +110,7 @@ RAISED: dict[Reason, Exception] = {
     Reason.ALL_MINERS_BUSY: AllMinersBusy(DECISION),
     Reason.LOCK_TIMEOUT: LockTimeout(),
     Reason.JOB_FINISHED: JobFinished(UUID(JOB)),
+    Reason.JOB_TAKEN: JobTaken(UUID(JOB)),
     Reason.JOB_UNKNOWN: JobUnknown(UUID(JOB), 17),
     Reason.ROUTE_GIVEN_UP: RouteGivenUp(UUID(JOB), 17, 18),
     Reason.UNAVAILABLE: db.OperationalError("the password of router is secret"),
@@ -215,13 +217,13 @@ def test_the_schema_has_all_messages_and_reasons() -> None:
 
 @pytest.mark.parametrize("reason", RAISED)
 def test_every_foreseen_error_has_its_reason(reason: Reason, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **_by: object) -> None:
         raise RAISED[reason]
 
     monkeypatch.setattr(jobs, "route", fail)
     monkeypatch.setattr(events, "note", fail)
-    rejected = answers.to_question(V2JobRequest(**job(uuid=JOB))).message
-    refused = answers.to_said(Failed(**ROUTE))
+    rejected = answers.to_question(V2JobRequest(**job(uuid=JOB)), ME).message
+    refused = answers.to_said(Failed(**ROUTE), ME)
     assert isinstance(rejected, Rejected)
     assert isinstance(refused, Refused)
     assert (rejected.uuid, rejected.reason) == (refused.uuid, refused.reason) == (JOB, reason)
@@ -231,6 +233,7 @@ def test_every_foreseen_error_has_its_reason(reason: Reason, monkeypatch: pytest
 
 def test_every_reason_comes_up() -> None:
     at_the_door = {answers.RATE_LIMITED.reason, answers.overloaded(Failed(**ROUTE)).reason}
+    at_the_door |= {Reason.REFUSED_TOO_OFTEN}
     assert {*RAISED, *at_the_door} == set(Reason)
     assert {type(error) for error in RAISED.values()} >= set(answers.REASONS)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
+import shlex
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -17,6 +18,8 @@ UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 class Command(AnsweringCommand):
     help = (
         "Issue a token that opens the sockets or the metrics, and print it: it is shown once, and stored nowhere. "
+        "To replace a token, issue another of the same name, and then revoke the old one by "
+        "revoke_token NAME --keep-newest. "
         "Exit code: 0 issued, 2 bad input."
     )
 
@@ -36,6 +39,11 @@ class Command(AnsweringCommand):
             self.stdout.write(json.dumps({**tokens.as_json(row), "token": token}))
             return
         self.stderr.write(f"{tokens.described(row)}, until {row.expires_at.isoformat()}.", self.style.SUCCESS)
+        if older := len(tokens.live_of(row.name)) - 1:
+            self.stderr.write(
+                f"Older tokens of this name are live: {older}. When the client has the new one, run: "
+                f"manage.py revoke_token {shlex.quote(row.name)} --keep-newest"
+            )
         self.stdout.write(token)
 
 

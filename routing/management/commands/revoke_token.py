@@ -14,25 +14,37 @@ from routing.models import AccessToken
 
 class Command(AnsweringCommand):
     help = (
-        "Revoke all live tokens of a name, or the one of an id: they open nothing any more, and sockets that they "
-        "opened are closed. Exit code: 0 revoked, 1 no such token is live, 2 bad input."
+        "Revoke tokens: they open nothing any more, and sockets that they opened are closed. To replace a token: issue "
+        "another of the same name, give it to the client, then revoke the old one with --keep-newest. Without it all "
+        "live tokens of the name are revoked, the new one too. "
+        "Exit code: 0 revoked, 1 no such token is live, 2 bad input."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("name_or_id", help="as issue_token told it")
+        parser.add_argument("name_or_id", help="all tokens of this name, or the one of this id")
+        parser.add_argument(
+            "--keep-newest", action="store_true", help="keep, of a name, the newest token for each of its scopes"
+        )
         parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         which: str = options["name_or_id"]
         try:
-            revoked = tokens.revoke(which)
+            revoked = tokens.revoke(which, keep_newest=options["keep_newest"])
         except BadInputError as error:
             raise CommandError(str(error), returncode=2) from error
+        kept = tokens.live_of(which) if options["keep_newest"] else []
         if options["format"] == "json":
-            self.stdout.write(json.dumps({"revoked": [tokens.as_json(row) for row in revoked]}))
+            told = {"revoked": revoked, **({"kept": kept} if options["keep_newest"] else {})}
+            self.stdout.write(json.dumps({name: [tokens.as_json(row) for row in rows] for name, rows in told.items()}))
         else:
             for row in revoked:
                 self.stdout.write(f"{tokens.described(row)}, is revoked.")
+            for row in kept:
+                self.stdout.write(f"{tokens.described(row)}, is kept.")
+        if not revoked and kept:
+            problem = f"No live token of {which!r} is replaced: each is the newest for one of its scopes."
+            raise CommandError(problem, returncode=1)
         if not revoked:
             live = AccessToken.objects.filter(tokens.live_at(timezone.now()))
             names = live.order_by("name").values_list("name", flat=True).distinct()

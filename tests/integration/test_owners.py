@@ -1,0 +1,260 @@
+"""Whose job it is: a client speaks of its own jobs, and learns nothing of those of others."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.contrib.auth.models import Permission
+from django.utils import timezone
+
+from allowance import allowance
+from allowance.models import Reservation
+from receipts.models import JobFinishedReceipt, JobStartedReceipt
+from routing import answers, events, jobs, tokens
+from routing.admission import Visitor, admit
+from routing.journal import JournalError, export, replay
+from routing.messages import Accepted, Failed, Finished, Refused, Rejected, RejectedByMiner, Retry, Started
+from routing.models import MinerIncident, RoutedJob
+from routing.refusals import JobFinished, JobTaken, JobUnknown
+from routing.tokens import Scope
+from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
+from tests.jobs import HOLD, ME, MINERS, note, of, retried, route, routed
+from tests.sockets import answer, ask, job, permitted, socket
+from tests.visitors import RIGHT, bearer, handshake
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
+
+OTHER = Visitor("other", token_id=UUID(int=2))
+OPERATOR = Visitor("operator", token_id=UUID(int=3), all_jobs=True)
+STATEMENTS = (Started, Accepted, Finished, Failed, RejectedByMiner)
+
+
+@pytest.fixture(autouse=True)
+def ledger(transactional_db: None) -> None:
+    fill_ledger(*MINERS)
+
+
+def said(answered: Any) -> dict[str, object]:
+    """Return an answer without the numbers that the asker knew."""
+    found: dict[str, object] = answered.model_dump()
+    uuid = str(found.pop("uuid"))
+    found["sentence"] = str(found["sentence"]).replace(uuid, "UUID")
+    return found
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("kind", STATEMENTS)
+def test_what_others_say_of_a_job_is_answered_as_if_there_were_none(kind: Any, fixed: bool) -> None:
+    offer = routed(job_request(on_trusted_miner=fixed))
+    message = of(offer, kind)
+    told = answers.to_said(message, OTHER)
+    assert isinstance(told, Refused)
+    assert said(told) == said(answers.to_said(message.model_copy(update={"uuid": uuid4()}), OTHER))
+    assert told.reason == "JOB_UNKNOWN"
+    assert not MinerIncident.objects.exists()
+    assert not JobStartedReceipt.objects.exists()
+    assert not JobFinishedReceipt.objects.exists()
+    assert [row.state for row in Reservation.objects.all()] == ([] if fixed else ["held"])
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_another_client_gets_no_other_miner_for_a_job(over: bool) -> None:
+    offer = routed(job_request())
+    if over:
+        note(of(offer, Finished))
+    message = of(offer, Retry)
+    told = answers.to_question(message, OTHER).message
+    nothing = answers.to_question(message.model_copy(update={"uuid": uuid4()}), OTHER).message
+    assert said(told) == said(nothing)
+    assert isinstance(told, Rejected)
+    assert told.reason == "JOB_UNKNOWN"
+
+
+@pytest.mark.parametrize("state", ["held", "lapsed", "finished", "fixed", "another"])
+def test_another_client_is_told_no_route_by_a_uuid(state: str) -> None:
+    now = timezone.now()
+    request = job_request(on_trusted_miner=state == "fixed")
+    offer = routed(request, now=now - HOLD if state == "lapsed" else now)
+    if state == "finished":
+        note(of(offer, Finished))
+    asked = request.model_copy(update={"execution_time_limit": 31}) if state == "another" else request
+    told = answers.to_question(asked, OTHER).message
+    assert isinstance(told, Rejected)
+    assert told.reason == "JOB_TAKEN"
+    for secret in (ME.name, *MINERS, "31", "30 s", str(offer.route.allowance_reservation_id)):
+        assert secret not in told.sentence.replace(request.uuid, "")
+    assert RoutedJob.objects.get().owner == "token:me"
+
+
+def test_another_token_of_the_name_is_the_same_client() -> None:
+    (_, first), (_, second) = (tokens.issue("anna", ["jobs"], dt.timedelta(days=1)) for _ in range(2))
+    one, two = (admit(handshake(bearer(token)), **RIGHT) for token in (first, second))
+    request = job_request()
+    offer = jobs.route(request, by=one)
+    again = jobs.route(request, by=two)
+    assert isinstance(offer, jobs.Offer)
+    assert isinstance(again, jobs.Offer)
+    assert again.route == offer.route
+    assert events.note(of(offer, Finished), by=two) == "spent"
+
+
+def test_a_token_with_the_name_of_a_user_is_not_the_user() -> None:
+    user = permitted("anna")
+    by_user = admit(handshake(user=user), **RIGHT)
+    by_token = admit(handshake(bearer(tokens.issue("anna", ["jobs"], dt.timedelta(days=1))[1])), **RIGHT)
+    request = job_request()
+    jobs.route(request, by=by_user)
+    with pytest.raises(JobTaken):
+        jobs.route(request, by=by_token)
+    assert RoutedJob.objects.get().owner == "user:anna"
+    assert Visitor("user:anna", token_id=UUID(int=1)).owner != by_user.owner
+
+
+def test_who_may_speak_of_all_jobs_does_and_leaves_them_their_owner() -> None:
+    request = job_request()
+    offer = routed(request)
+    told = jobs.route(request, by=OPERATOR)
+    assert isinstance(told, jobs.Offer)
+    assert told.route == offer.route
+    assert events.note(of(offer, Failed), by=OPERATOR) == "released"
+    again = jobs.retry(of(offer, Retry), by=OPERATOR)
+    assert isinstance(again, jobs.Offer)
+    assert RoutedJob.objects.get().owner == ME.owner
+    assert note(of(again, Finished)) == "spent"
+
+
+def test_a_job_without_an_owner_is_for_the_scope_of_all_jobs() -> None:
+    request = job_request()
+    pk, _ = allowance().reserve_allowance(
+        miner="anna",
+        executor_class=CLASS,
+        allowance_seconds=30,
+        job_start_block=FIRST_BLOCK + 20,
+        job_uuid=request.uuid,
+    )
+    failed = Failed(uuid=UUID(request.uuid), allowance_reservation_id=pk)
+    with pytest.raises(JobTaken):
+        route(request)
+    with pytest.raises(JobUnknown):
+        note(failed)
+    assert events.note(failed, by=OPERATOR) == "released"
+
+
+def test_a_finished_job_without_an_owner_is_told_to_be_over_to_who_may_speak_of_all() -> None:
+    request = job_request()
+    note(of(routed(request), Finished))
+    RoutedJob.objects.all().delete()
+    with pytest.raises(JobTaken):
+        route(request)
+    with pytest.raises(JobFinished):
+        jobs.route(request, by=OPERATOR)
+
+
+def test_two_clients_that_send_one_uuid_at_once_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the second client come in when the first has found that nothing is known of the uuid."""
+    request, find = job_request(), jobs._find
+    begun: list[Visitor] = []
+
+    def found(uuid: UUID, by: Visitor) -> RoutedJob | None:
+        job = find(uuid, by)
+        if by == OTHER and not begun:
+            begun.append(by)
+            routed(request)
+        return job
+
+    monkeypatch.setattr(jobs, "_find", found)
+    with pytest.raises(JobTaken):
+        jobs.route(request, by=OTHER)
+    assert RoutedJob.objects.get().owner == ME.owner
+    assert Reservation.objects.count() == 1
+
+
+def test_the_scope_of_all_jobs_brings_that_of_jobs() -> None:
+    row, token = tokens.issue("ops", ["all-jobs"], dt.timedelta(days=1))
+    assert row.scopes == [Scope.JOBS, Scope.ALL_JOBS]
+    assert admit(handshake(bearer(token)), **RIGHT).all_jobs
+    assert not admit(handshake(bearer(tokens.issue("a", ["jobs"], dt.timedelta(days=1))[1])), **RIGHT).all_jobs
+
+
+def test_a_user_speaks_of_all_jobs_by_permission() -> None:
+    user = permitted("anna")
+    assert not admit(handshake(user=user), **RIGHT).all_jobs
+    chief = permitted("chief")
+    chief.user_permissions.add(Permission.objects.get(codename="route_all_jobs"))
+    assert admit(handshake(user=chief), **RIGHT).all_jobs
+
+
+@pytest.mark.asyncio
+async def test_no_client_makes_news_of_anothers_job(transactional_db: None) -> None:
+    anna, bert = [await _user(name) for name in ("anna", "bert")]
+    async with socket(anna) as one, socket(anna) as second, socket(bert) as other:
+        route = await ask(one)
+        assert route["type"] == "job.routed"
+        for message in (
+            job(uuid=route["uuid"]),
+            job(uuid=route["uuid"], execution_time_limit=4000),
+            *(
+                {"type": kind, "uuid": route["uuid"], "allowance_reservation_id": route["allowance_reservation_id"]}
+                for kind in ("job.failed", "job.retry", "job.rejected_by_miner")
+            ),
+        ):
+            await other.send_json_to(message)
+            assert (await answer(other))["reason"] in {"JOB_TAKEN", "JOB_UNKNOWN"}
+        assert await one.receive_nothing(0.2)
+        await second.send_json_to(
+            {"type": "job.failed", "uuid": route["uuid"], "allowance_reservation_id": route["allowance_reservation_id"]}
+        )
+        assert (await answer(second))["reservation"] == "released"
+        assert (await answer(one))["of"] == "job.failed"
+
+
+async def _user(name: str) -> Any:
+    return await sync_to_async(permitted)(name)
+
+
+def test_a_retry_stays_with_the_owner() -> None:
+    offer = routed(job_request())
+    retried(offer)
+    assert RoutedJob.objects.get().owner == ME.owner
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_journal_keeps_whose_a_job_is(fixed: bool) -> None:
+    request = job_request(on_trusted_miner=fixed)
+    offer = routed(request)
+    lines = [line.encode() for line in export()]
+    RoutedJob.objects.all().delete()
+    assert list(replay(lines))[-1] == list(replay(lines))[-1] == "job"
+    assert list(export()) == [line.decode() for line in lines]
+    assert routed(request).route.allowance_reservation_id == offer.route.allowance_reservation_id
+    with pytest.raises(JobUnknown):
+        events.note(of(offer, Failed), by=OTHER)
+
+
+JOB = {
+    "event": "job",
+    "uuid": str(uuid4()),
+    "executor_class": CLASS,
+    "seconds": 30,
+    "miner": "anna",
+    "routed_at": "2026-01-01T12:00:00Z",
+}
+
+
+@pytest.mark.parametrize("change", [{"reservation": 1}, {"reservation": 0}, {"owner": "\0"}, {"miner": ""}, {"x": 1}])
+def test_a_journal_brings_no_job_that_makes_no_sense(change: dict[str, object]) -> None:
+    with pytest.raises(JournalError):
+        list(replay([json.dumps({**JOB, **change}).encode()]))
+    assert not RoutedJob.objects.exists()
+
+
+def test_a_journal_does_not_change_whose_a_job_is() -> None:
+    lines = [json.dumps({**JOB, "owner": owner}).encode() for owner in ("token:anna", "token:bert")]
+    with pytest.raises(JournalError, match="means something else here"):
+        list(replay(lines))
+    assert RoutedJob.objects.get().owner == "token:anna"
