@@ -20,6 +20,7 @@ from allowance.state import state_at
 from allowance.types import HOLD_MARGIN, BadInputError
 from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
+from receipts.types import BadReceiptError
 from routing.jobs import end_route
 from routing.messages import Accepted, Event, Failed, Finished, RejectedByMiner, Said, Started
 from routing.models import RoutedJob
@@ -38,6 +39,11 @@ class Attempt(NamedTuple):
     blocks: list[int]
     reservation_id: int | None
 
+    @property
+    def most_seconds(self) -> int:
+        """The longest ttl that a receipt of this attempt can have: as long as its blocks were held."""
+        return self.seconds + HOLD_MARGIN // dt.timedelta(seconds=1)
+
 
 def note(said: Said, *, now: dt.datetime | None = None) -> ReservationState | None:
     """Record what happened to a job, and return what its reservation is then; None on a fixed route.
@@ -55,7 +61,10 @@ def note(said: Said, *, now: dt.datetime | None = None) -> ReservationState | No
                 _insist_on_the_route(said, at)
                 if isinstance(said, Finished):  # before the receipt: who waits for the account holds nothing
                     _end(reservations.spend, attempt, now)
-                receipts().record(receipt)
+                try:
+                    receipts().record(receipt, most=attempt.most_seconds, now=at)
+                except BadReceiptError as error:
+                    raise BadInputError(str(error)) from error
         case Failed():
             _record_incident(said.incident, said, attempt, at)
             _end(reservations.release, attempt, now)
@@ -81,7 +90,11 @@ def attempt_of(said: Event) -> Attempt:
     held = reservation.expires_at - reservation.created_at - HOLD_MARGIN
     account = reservation.account
     return Attempt(
-        account.miner_id, account.executor_class, round(held.total_seconds()), reservation.blocks, reservation.pk
+        miner=account.miner_id,
+        executor_class=account.executor_class,
+        seconds=round(held.total_seconds()),
+        blocks=reservation.blocks,
+        reservation_id=reservation.pk,
     )
 
 
@@ -90,6 +103,11 @@ def _receipt(
 ) -> JobStarted | JobAccepted | JobFinished:
     """Return the receipt of what was said `at` a time. Raises BadInputError if its times make no sense."""
     timestamp = said.timestamp or at
+    if not isinstance(said, Finished) and (said.ttl or 0) > attempt.most_seconds:
+        raise BadInputError(
+            f"ttl: this job can last {attempt.most_seconds} s: its own {attempt.seconds} s and a margin. "
+            f"Send at most that, not {said.ttl}, or leave it out."
+        )
     sides = {
         "job_uuid": said.uuid,
         "miner_hotkey": attempt.miner,

@@ -147,7 +147,7 @@ class Again:
 
 def _find(uuid: UUID) -> RoutedJob | None:
     """Return what is known of a job; one statement if that is nothing. Raises JobFinished."""
-    finished = JobFinishedReceipt.objects.filter(job_uuid=uuid).values_list(Value("finished"))
+    finished = JobFinishedReceipt.objects.filter(job_uuid=uuid, voided_at=None).values_list(Value("finished"))
     routed = RoutedJob.objects.filter(pk=uuid).values_list(Value("routed"))
     known = {what for (what,) in finished.union(routed)}
     job = RoutedJob.objects.select_related("reservation__account__miner").get(pk=uuid) if "routed" in known else None

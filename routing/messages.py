@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapt
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from allowance.models import ReservationState
-from receipts.schemas import Hotkey, Seconds, Time
+from receipts.schemas import Hotkey, Time, Ttl
 from routing.requests import V2JobRequest
 from routing.types import Gate, MinerIncidentType
 
@@ -56,7 +56,7 @@ class Started(Event):
     type: Literal["job.started"] = "job.started"
     validator_hotkey: Hotkey
     timestamp: Time | None = Field(None, description="left out: now")
-    ttl: Seconds | None = None
+    ttl: Ttl | None = None
 
 
 class Accepted(Event):
@@ -66,7 +66,7 @@ class Accepted(Event):
     validator_hotkey: Hotkey
     timestamp: Time | None = Field(None, description="left out: now")
     time_accepted: Time | None = Field(None, description="left out: the timestamp")
-    ttl: Seconds | None = None
+    ttl: Ttl | None = None
 
 
 class Finished(Event):

@@ -11,12 +11,11 @@ from django.db.models import Q
 from allowance.fields import WeiField
 from allowance.models import Reservation, new_version
 from allowance.types import HOTKEY_LENGTH
+from receipts.voiding import Voidable
 from routing.types import MinerIncidentType
 
-NAME_LENGTH, REASON_LENGTH = 150, 500
 
-
-class MinerIncident(models.Model):
+class MinerIncident(Voidable):
     """A miner rejected or failed a job. One per miner and job; evidence, never changed.
 
     One that should not count is voided, once, by somebody and for a reason, which are kept: see `void_incident`.
@@ -27,9 +26,6 @@ class MinerIncident(models.Model):
     hotkey_ss58address = models.CharField("hotkey", max_length=HOTKEY_LENGTH)
     job_uuid = models.UUIDField()
     executor_class = models.CharField(max_length=64)
-    voided_at = models.DateTimeField(null=True, blank=True)
-    voided_by = models.CharField(max_length=NAME_LENGTH, blank=True)
-    void_reason = models.CharField(max_length=REASON_LENGTH, blank=True)
 
     decision: int | None = None
     """The id of the decision that sent the job there, on pages that looked it up."""
@@ -44,11 +40,7 @@ class MinerIncident(models.Model):
             models.UniqueConstraint(fields=("hotkey_ss58address", "job_uuid"), name="one_incident_per_miner_and_job"),
             models.CheckConstraint(condition=Q(type__in=MinerIncidentType.values), name="incident_has_a_known_type"),
             models.CheckConstraint(condition=~Q(hotkey_ss58address=""), name="incident_names_a_miner"),
-            models.CheckConstraint(
-                condition=Q(voided_at=None, voided_by="", void_reason="")
-                | (Q(voided_at__isnull=False) & ~Q(voided_by="") & ~Q(void_reason="")),
-                name="incident_is_voided_by_somebody_for_a_reason",
-            ),
+            *Voidable.Meta.constraints,
         )
         indexes = (
             models.Index(

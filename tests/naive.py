@@ -87,8 +87,8 @@ class Subnet:
         """Return this model as somebody sees it who read the blocks when it was `other`."""
         return self if self.blocks == other.blocks else replace(self, blocks=other.blocks, known={})
 
-    def event(self, e: dict[str, Any]) -> None:
-        """Take in an event of a journal. Raises ValueError for one that can't be recorded."""
+    def event(self, e: dict[str, Any], now: dt.datetime | None = None) -> None:
+        """Take in an event of a journal. Raises ValueError for one that can't be recorded `now`."""
         kind = e["event"]
         if kind == "block":
             self._block(e["number"], dt.datetime.fromisoformat(e["timestamp"]), e["stake_share"], e.get("hotkeys"))
@@ -105,6 +105,8 @@ class Subnet:
         elif kind == "incident":
             self.incidents.setdefault((e["hotkey"], e["job_uuid"]), e)
         else:
+            if now is not None and dt.datetime.fromisoformat(e["timestamp"]) > now + dt.timedelta(seconds=60):
+                raise ValueError("a receipt from the future")
             self.receipts(kind).setdefault(e["job_uuid"], e)
 
     def receipts(self, kind: str) -> dict[str, dict[str, Any]]:

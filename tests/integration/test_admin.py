@@ -40,7 +40,9 @@ from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_co
 pytestmark = pytest.mark.django_db
 
 Model = type[models.Model]
-MODELS: list[Model] = [m for app in ("allowance", "router_receipts", "routing") for m in apps.get_app_config(app).get_models()]
+MODELS: list[Model] = [
+    m for app in ("allowance", "router_receipts", "routing") for m in apps.get_app_config(app).get_models()
+]
 OF_JOBS: list[Model] = [Reservation, JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt, MinerIncident]
 OF_MINERS: list[Model] = [Miner, Account, RoutedJob, *OF_JOBS]
 

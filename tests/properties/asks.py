@@ -154,7 +154,7 @@ def expect(do: Do, model: Subnet, policy: Policy, now: dt.datetime) -> Any:
     """Return what the model answers, as `ask` would; the ids of reservations are None."""
     if "event" in do:
         try:
-            model.copy().event(do)
+            model.copy().event(do, now)
         except ValueError:
             return Refusal("ValueError")
         return OK
