@@ -1,23 +1,31 @@
-"""The receipts in the admin: evidence, to be read only."""
+"""The receipts in the admin: evidence, which can be voided, and nothing else."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from django.conf import settings
 from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.options import IncorrectLookupParameters
+from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.db import DataError
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest, HttpResponse
-from django.urls import URLPattern
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.shortcuts import get_object_or_404, redirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
 
-from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
+from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
+from receipts.pages import VoidForm
+from receipts.types import ReceiptAlreadyVoided
+from receipts.voiding import NAME_LENGTH, void_receipt
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
@@ -53,6 +61,11 @@ def strict(view: Callable[..., Any]) -> Callable[..., Any]:
 
 UUID_BEGINNING = 6
 """So many first digits of a UUID are searched for: there are rows of few others that begin with the same ones."""
+MAX_VOIDED = 500
+"""The most receipts that are voided from a page; `manage.py void_receipts` takes more."""
+
+VOID = "router_receipts.void_receipts"
+VOIDED_FILTER = ("voided_at", admin.EmptyFieldListFilter)
 
 
 def never(self: object, request: HttpRequest, obj: Model | None = None) -> bool:
@@ -61,8 +74,10 @@ def never(self: object, request: HttpRequest, obj: Model | None = None) -> bool:
 
 
 class ReceiptAdmin(ModelAdmin):
-    """Found by job, or by the beginning of a hotkey."""
+    """Found by job, or by the beginning of a hotkey. Voided by those with the permission to, with a reason."""
 
+    actions = ("void",)
+    change_form_template = "receipts/change_form.html"
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     ordering = ("-pk",)
@@ -71,7 +86,8 @@ class ReceiptAdmin(ModelAdmin):
     has_add_permission = has_change_permission = has_delete_permission = never
 
     def get_urls(self) -> list[URLPattern]:
-        urls = super().get_urls()
+        view = self.admin_site.admin_view(self.void_page)
+        urls = [path("<int:pk>/void/", view, name=self._named("void")), *super().get_urls()]
         for url in urls:
             url.callback = strict(url.callback)
         return urls
@@ -94,6 +110,91 @@ class ReceiptAdmin(ModelAdmin):
     def get_paginator(self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any) -> Paginator[Any]:
         return super().get_paginator(request, queryset[:MAX_LISTED], *args, **kwargs)
 
+    def has_void_permission(self, request: HttpRequest) -> bool:
+        """Tell whether to offer the action: Django asks by its `permissions`."""
+        return request.user.has_perm(VOID)
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        receipt = self.get_object(request, object_id)
+        offered = receipt is not None and receipt.voided_at is None and self.has_void_permission(request)
+        url = reverse(f"admin:{self._named('void')}", args=[receipt.pk]) if receipt is not None and offered else None
+        return super().change_view(request, object_id, form_url, {**(extra_context or {}), "void_url": url})
+
+    def void_page(self, request: HttpRequest, pk: int) -> HttpResponseBase:
+        """Ask why a receipt should not count, and void it."""
+        if not (self.has_view_permission(request) and self.has_void_permission(request)):
+            raise PermissionDenied
+        receipt = get_object_or_404(self.model, pk=pk)
+        back = reverse(f"admin:{self._named('change')}", args=[pk])
+        form = VoidForm(request.POST or None)
+        if receipt.voided_at is not None or form.is_valid():
+            self._void_all(request, [receipt], form.cleaned_data["reason"] if form.is_valid() else "")
+            return redirect(back)
+        return self._ask_why(request, [receipt], form, back=back, hidden=[])
+
+    @admin.action(description="Void selected receipts", permissions=["void"])
+    def void(self, request: HttpRequest, queryset: QuerySet[Receipt]) -> HttpResponseBase | None:
+        """Ask once why receipts should not count, and void those that are not voided yet."""
+        receipts = list(queryset.filter(voided_at=None)[: MAX_VOIDED + 1])
+        if not receipts or len(receipts) > MAX_VOIDED:
+            problem = f"More than {MAX_VOIDED}: use manage.py void_receipts." if receipts else "All of them are voided."
+            self.message_user(request, problem, messages.ERROR)
+            return None
+        form = VoidForm(request.POST if "reason" in request.POST else None)
+        if form.is_valid():
+            self._void_all(request, receipts, form.cleaned_data["reason"])
+            return None
+        hidden = [("action", "void"), *((ACTION_CHECKBOX_NAME, str(receipt.pk)) for receipt in receipts)]
+        return self._ask_why(request, receipts, form, back=request.get_full_path(), hidden=hidden)
+
+    def _void_all(self, request: HttpRequest, receipts: Sequence[Receipt], reason: str) -> None:
+        voided = 0
+        for receipt in receipts:
+            try:
+                name = request.user.get_username()[:NAME_LENGTH]
+                row = void_receipt(receipt, by=name, reason=reason, now=timezone.now())
+            except ReceiptAlreadyVoided as error:
+                self.message_user(request, str(error), messages.ERROR)
+            else:
+                self.log_change(request, row, f"Voided: {reason}")
+                voided += 1
+        if voided:
+            what = f"{receipts[0]} is voided and does" if voided == 1 else f"{voided} receipts are voided and do"
+            self.message_user(request, f"{what} not count any more.", messages.SUCCESS)
+
+    def _ask_why(
+        self,
+        request: HttpRequest,
+        receipts: Sequence[Receipt],
+        form: VoidForm,
+        *,
+        back: str,
+        hidden: Sequence[tuple[str, str]],
+    ) -> TemplateResponse:
+        one = len(receipts) == 1
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"Void {'a receipt' if one else f'{len(receipts)} receipts'}",
+            "opts": self.opts,
+            "listed": reverse(f"admin:{self._named('changelist')}"),
+            "receipts": receipts,
+            "form": form,
+            "hidden": hidden,
+            "back": back,
+            "what_follows": "From the next pick on all counts as if this had never been recorded.",
+            "submit": f"Void {'this receipt' if one else f'these {len(receipts)} receipts'}",
+        }
+        return TemplateResponse(request, "receipts/void.html", context)
+
+    def _named(self, view: str) -> str:
+        return f"{self.opts.app_label}_{self.opts.model_name}_{view}"
+
+    @admin.display(description="voided", ordering="voided_at")
+    def voided(self, receipt: Receipt) -> str:
+        return "-" if receipt.voided_at is None else "voided"
+
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
     ) -> tuple[QuerySet[Any], bool]:
@@ -114,22 +215,40 @@ class ReceiptAdmin(ModelAdmin):
 
 @admin.register(JobStartedReceipt)
 class JobStartedReceiptAdmin(ReceiptAdmin):
-    list_display = ("job_uuid", "executor_class", "miner_hotkey", "timestamp", "ttl", "valid_until", "is_organic")
-    list_filter = ("executor_class", "is_organic", "timestamp")
+    list_display = (
+        "job_uuid",
+        "executor_class",
+        "miner_hotkey",
+        "timestamp",
+        "ttl",
+        "valid_until",
+        "is_organic",
+        "voided",
+    )
+    list_filter = ("executor_class", "is_organic", "timestamp", VOIDED_FILTER)
     readonly_fields = ("valid_until",)
 
 
 @admin.register(JobAcceptedReceipt)
 class JobAcceptedReceiptAdmin(ReceiptAdmin):
-    list_display = ("job_uuid", "miner_hotkey", "time_accepted", "timestamp", "ttl", "valid_until")
-    list_filter = ("timestamp",)
+    list_display = ("job_uuid", "miner_hotkey", "time_accepted", "timestamp", "ttl", "valid_until", "voided")
+    list_filter = ("timestamp", VOIDED_FILTER)
     readonly_fields = ("valid_until",)
 
 
 @admin.register(JobFinishedReceipt)
 class JobFinishedReceiptAdmin(ReceiptAdmin):
-    list_display = ("job_uuid", "miner_hotkey", "time_started", "seconds", "timestamp", "score_str", "block_count")
-    list_filter = ("timestamp",)
+    list_display = (
+        "job_uuid",
+        "miner_hotkey",
+        "time_started",
+        "seconds",
+        "timestamp",
+        "score_str",
+        "block_count",
+        "voided",
+    )
+    list_filter = ("timestamp", VOIDED_FILTER)
 
     @admin.display(description="seconds taken", ordering="time_took_us")
     def seconds(self, receipt: JobFinishedReceipt) -> float:

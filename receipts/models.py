@@ -1,4 +1,4 @@
-"""The three kinds of receipts. Each is unique by job; a receipt is evidence, so it is never changed."""
+"""The three kinds of receipts. Each is unique by job; a receipt is evidence: it can be voided, but never changed."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django.db import models
 from django.db.models import Q
 
+from receipts.types import HOTKEY_LENGTH, MAX_TTL
+from receipts.voiding import Voidable
+
 if TYPE_CHECKING:
     DateTimeField = models.DateTimeField[dt.datetime, dt.datetime]
 else:
     DateTimeField = models.DateTimeField
 
-HOTKEY_LENGTH = 48
+SIGNATURE_LENGTH = 130
+"""Of 64 bytes in hexadecimal digits, after 0x."""
+
+TTL_IS_BOUNDED = models.CheckConstraint(condition=Q(ttl__lte=MAX_TTL), name="%(class)s_ttl_is_bounded")
 
 
 class ValidUntilField(DateTimeField):
@@ -29,17 +35,24 @@ class ValidUntilField(DateTimeField):
         return value
 
 
-class Receipt(models.Model):
-    """What all receipts say: which job, by which miner, for which validator, and when it was written."""
+class Receipt(Voidable):
+    """What all receipts say: which job, by which miner, for which validator, and when it was written.
+
+    A receipt that came signed has the text that both sides signed, as it was, and their signatures.
+    """
 
     job_uuid = models.UUIDField(unique=True)
     miner_hotkey = models.CharField(max_length=HOTKEY_LENGTH)
     validator_hotkey = models.CharField(max_length=HOTKEY_LENGTH)
     timestamp = models.DateTimeField()
+    signed = models.TextField("signed text", blank=True)
+    validator_signature = models.CharField(max_length=SIGNATURE_LENGTH, blank=True)
+    miner_signature = models.CharField(max_length=SIGNATURE_LENGTH, blank=True)
 
     class Meta:
         abstract = True
         constraints: ClassVar[tuple[models.BaseConstraint, ...]] = (
+            *Voidable.Meta.constraints,
             models.CheckConstraint(
                 condition=~Q(miner_hotkey="") & ~Q(validator_hotkey=""), name="%(class)s_names_both_sides"
             ),
@@ -58,6 +71,8 @@ class JobStartedReceipt(Receipt):
     valid_until = ValidUntilField()
 
     class Meta(Receipt.Meta):
+        permissions = (("void_receipts", "Can void receipts"),)
+        constraints = (*Receipt.Meta.constraints, TTL_IS_BOUNDED)
         indexes = (models.Index(fields=("executor_class", "valid_until"), name="started_valid"),)
 
 
@@ -69,6 +84,7 @@ class JobAcceptedReceipt(Receipt):
     valid_until = ValidUntilField()
 
     class Meta(Receipt.Meta):
+        constraints = (*Receipt.Meta.constraints, TTL_IS_BOUNDED)
         indexes = (models.Index(fields=("valid_until",), name="accepted_valid"),)
 
 

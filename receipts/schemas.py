@@ -1,15 +1,25 @@
-"""Receipts as they come in, checked: pydantic's ValidationError is a ValueError that names field and value."""
+"""Receipts as they come in, checked: as instances, or as dicts in the form that they have on the wire."""
 
 from __future__ import annotations
 
 import datetime as dt
+import json
+from collections.abc import Mapping
 from numbers import Integral
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
 
-from receipts.models import HOTKEY_LENGTH
+from receipts.types import HOTKEY_LENGTH, MAX_BLOCKS, MAX_TTL, BadReceiptError
 
 Hotkey = Annotated[str, StringConstraints(min_length=1, max_length=HOTKEY_LENGTH, pattern=r"^[^\s\x00-\x1f]+$")]
 Time = Annotated[
@@ -18,8 +28,14 @@ Time = Annotated[
 ]
 AnyInteger = BeforeValidator(lambda n: int(n) if isinstance(n, Integral) and not isinstance(n, bool) else n)
 """Take NumPy's integers for ints, which pydantic does not."""
-Seconds = Annotated[int, Field(strict=True, ge=0, le=366 * 24 * 3600), AnyInteger]
+Ttl = Annotated[int, Field(strict=True, ge=0, le=MAX_TTL), AnyInteger]
 Whole = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1), AnyInteger]
+
+HexSignature = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{128}$")]
+
+
+def _none_if_empty(value: object) -> object:
+    return None if value == "" else value  # as a column has it
 
 
 class Receipt(BaseModel):
@@ -31,6 +47,9 @@ class Receipt(BaseModel):
     miner_hotkey: Hotkey
     validator_hotkey: Hotkey
     timestamp: Time
+    signed: Annotated[str | None, BeforeValidator(_none_if_empty)] = None
+    validator_signature: Annotated[HexSignature | None, BeforeValidator(_none_if_empty)] = None
+    miner_signature: Annotated[HexSignature | None, BeforeValidator(_none_if_empty)] = None
 
 
 class JobStarted(Receipt):
@@ -38,14 +57,14 @@ class JobStarted(Receipt):
 
     executor_class: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[\w.\-]+$")]
     is_organic: Annotated[bool, Field(strict=True)] = True
-    ttl: Seconds
+    ttl: Whole
 
 
 class JobAccepted(Receipt):
     """The miner took the job; without a started receipt it keeps an executor busy for `ttl` seconds."""
 
     time_accepted: Time
-    ttl: Seconds
+    ttl: Whole
 
 
 class JobFinished(Receipt):
@@ -54,4 +73,66 @@ class JobFinished(Receipt):
     time_started: Time
     time_took_us: Whole
     score_str: Annotated[str, StringConstraints(max_length=64, pattern=r"^[^\x00]*$")] = ""
-    block_numbers: list[Whole] = Field(default_factory=list)
+    block_numbers: list[Whole] = Field(default_factory=list, max_length=MAX_BLOCKS)
+
+
+AnyReceipt = JobStarted | JobAccepted | JobFinished
+Kind = TypeVar("Kind", bound=Receipt)
+
+KINDS: dict[str, type[AnyReceipt]] = {
+    "JobStartedReceipt": JobStarted,
+    "JobAcceptedReceipt": JobAccepted,
+    "JobFinishedReceipt": JobFinished,
+}
+"""The schemas by the `receipt_type` on the wire."""
+
+ENVELOPE = ("signed", "validator_signature", "miner_signature")
+
+
+class Wire(BaseModel):
+    """A receipt as miners serve it, and as validators pass it on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    payload: dict[str, Any]
+    validator_signature: HexSignature
+    miner_signature: HexSignature
+
+
+def read(receipt: AnyReceipt | Mapping[str, Any]) -> AnyReceipt:
+    """Return the receipt that an instance or a dict of the wire is. Raises BadReceiptError for anything else.
+
+    Both sides sign the payload as JSON with sorted keys. Signatures are kept here; `receipts.signatures` verifies them.
+    """
+    if isinstance(receipt, AnyReceipt):
+        return receipt
+    try:
+        wire = Wire.model_validate(receipt)
+        payload, named = dict(wire.payload), wire.payload.get("receipt_type")
+        kind = KINDS.get(named) if isinstance(named, str) else None
+        if kind is None:
+            raise BadReceiptError(f"receipt_type must be one of {', '.join(KINDS)}, not {named!r:.80}.")
+        if foreign := payload.keys() & set(ENVELOPE):
+            raise BadReceiptError(f"A receipt's payload has no field {min(foreign)}.")
+        signed = json.dumps(payload, sort_keys=True)
+        del payload["receipt_type"]
+        signatures = {"validator_signature": wire.validator_signature, "miner_signature": wire.miner_signature}
+        return kind.model_validate_json(json.dumps({**payload, **signatures, "signed": signed}))
+    except ValidationError as error:
+        raise BadReceiptError(_first_problem(error)) from error
+    except (TypeError, RecursionError) as error:
+        raise BadReceiptError("A receipt's payload must be what JSON can say, and not deep.") from error
+
+
+def bounded(receipt: Kind, most: int = MAX_TTL) -> Kind:
+    """Return a receipt whose ttl is at most `most` seconds, and never more than MAX_TTL; what it says beside stays."""
+    most = min(most, MAX_TTL)
+    longer = isinstance(receipt, JobStarted | JobAccepted) and receipt.ttl > most
+    return receipt.model_copy(update={"ttl": most}) if longer else receipt
+
+
+def _first_problem(error: ValidationError) -> str:
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    where = ".".join(f"{part!s:.80}" for part in problems[0]["loc"]) or "A receipt"
+    more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+    return f"{where}: {problems[0]['msg']:.400}{more}"

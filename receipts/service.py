@@ -1,36 +1,143 @@
-"""Record receipts; count the executors that they keep busy."""
+"""Record receipts; count the executors that they keep busy. Every method has an async twin named a…"""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections import Counter
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
 
 from receipts.connections import renews_connection
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
 from receipts.ongoing import RUNNING_JOBS, select
-from receipts.schemas import JobAccepted, JobFinished, JobStarted
+from receipts.schemas import AnyReceipt, JobAccepted, JobFinished, JobStarted, bounded, read
+from receipts.threads import in_database_thread
+from receipts.types import MAX_AHEAD, MAX_TTL, BadReceiptError, Refusal
 
-TABLES: dict[type[JobStarted | JobAccepted | JobFinished], type[Receipt]] = {
+logger = logging.getLogger(__name__)
+
+TABLES: dict[type[AnyReceipt], type[Receipt]] = {
     JobStarted: JobStartedReceipt,
     JobAccepted: JobAcceptedReceipt,
     JobFinished: JobFinishedReceipt,
 }
 
+BATCH = 500
+"""Rows of one INSERT."""
+
 
 @renews_connection
 class Receipts:
-    """Record and count. Holds no state."""
+    """Record and count. Holds no state.
 
-    def record(self, receipt: JobStarted | JobAccepted | JobFinished) -> None:
-        """Record a receipt. A second one of its kind for the same job changes nothing."""
-        kind, table = next((kind, table) for kind, table in TABLES.items() if isinstance(receipt, kind))
-        row = table(**{name: getattr(receipt, name) for name in kind.model_fields})
-        table._default_manager.bulk_create([row], ignore_conflicts=True)
+    A receipt is an instance of `receipts.schemas`, or a dict as on the wire, whose signatures are kept and not looked
+    at: `receipts.signatures` verifies them. A ttl above MAX_TTL is clipped to that, with a warning in the log.
+    """
+
+    def record(
+        self, receipt: AnyReceipt | Mapping[str, Any], *, most: int = MAX_TTL, now: dt.datetime | None = None
+    ) -> None:
+        """Record a receipt. A second one of its kind for the same job changes nothing.
+
+        `most` are the seconds that its job can last, for a caller who knows them: a longer ttl is clipped to them.
+        Raises BadReceiptError, a ValueError, for what is no receipt, and for one dated too far ahead of `now`.
+        """
+        checked = _check(receipt, now or timezone.now())
+        _store([_clip([checked], most)[0]])
+
+    def record_many(
+        self, receipts: Iterable[AnyReceipt | Mapping[str, Any]], *, now: dt.datetime | None = None
+    ) -> list[Refusal]:
+        """Record receipts, and return why which of them were not stored. A bad one keeps none of the others out."""
+        at = now or timezone.now()
+        good: list[AnyReceipt] = []
+        refused: list[Refusal] = []
+        for index, receipt in enumerate(receipts):
+            try:
+                good.append(_check(receipt, at))
+            except BadReceiptError as error:
+                refused.append(Refusal(index, _job(receipt), str(error)))
+        _store(_clip(good))
+        return refused
 
     def get_busy_executor_count(self, executor_class: str, at_time: dt.datetime) -> dict[str, int]:
         """Return how many executors of a class each miner has busy at `at_time`, by hotkey; idle ones are left out.
 
         A job is ongoing while its started receipt, or else its accepted one, is valid (both edges inside) and no
-        finished receipt written by then ends it.
+        finished receipt written by then ends it. Voided receipts don't count.
         """
         return dict(Counter(hotkey for hotkey, *_ in select(RUNNING_JOBS, executor_class=executor_class, at=at_time)))
+
+    async def arecord(
+        self, receipt: AnyReceipt | Mapping[str, Any], *, most: int = MAX_TTL, now: dt.datetime | None = None
+    ) -> None:
+        await in_database_thread(self.record)(receipt, most=most, now=now)
+
+    async def arecord_many(
+        self, receipts: Iterable[AnyReceipt | Mapping[str, Any]], *, now: dt.datetime | None = None
+    ) -> list[Refusal]:
+        return await in_database_thread(self.record_many)(receipts, now=now)
+
+    async def aget_busy_executor_count(self, executor_class: str, at_time: dt.datetime) -> dict[str, int]:
+        return await in_database_thread(self.get_busy_executor_count)(executor_class, at_time)
+
+
+def _check(receipt: AnyReceipt | Mapping[str, Any], now: dt.datetime) -> AnyReceipt:
+    checked = read(receipt)
+    if checked.timestamp > now + MAX_AHEAD:
+        raise BadReceiptError(
+            f"timestamp: {checked.timestamp.isoformat()} is more than {MAX_AHEAD.total_seconds():g} s ahead of "
+            f"{now.isoformat()}, the time here. Set the clock that is wrong, or record the receipt later."
+        )
+    return checked
+
+
+def _clip(receipts: list[AnyReceipt], most: int = MAX_TTL) -> list[AnyReceipt]:
+    """Return the receipts with their ttl bounded; one warning tells of all that were longer."""
+    kept = [bounded(receipt, most) for receipt in receipts]
+    longer = [before for before, after in zip(receipts, kept, strict=True) if before is not after]
+    if longer:
+        logger.warning(
+            "The ttl of %d of %d receipts was clipped to %d s, for example that of job %s.",
+            *(len(longer), len(receipts), min(most, MAX_TTL), longer[0].job_uuid),
+        )
+    return kept
+
+
+def table_of(receipt: AnyReceipt) -> type[Receipt]:
+    """Return the model whose rows are receipts of this kind."""
+    return TABLES[_kind_of(receipt)]
+
+
+def _kind_of(receipt: AnyReceipt) -> type[AnyReceipt]:
+    return next(kind for kind in TABLES if isinstance(receipt, kind))
+
+
+@transaction.atomic(savepoint=False)
+def _store(receipts: list[AnyReceipt]) -> None:
+    rows: defaultdict[type[Receipt], list[Receipt]] = defaultdict(list)
+    for receipt in receipts:
+        kind = _kind_of(receipt)
+        rows[TABLES[kind]].append(TABLES[kind](**{name: _column(getattr(receipt, name)) for name in kind.model_fields}))
+    for table, of_table in rows.items():
+        table._default_manager.bulk_create(of_table, ignore_conflicts=True, batch_size=BATCH)
+
+
+def _column(value: object) -> object:
+    return "" if value is None else value
+
+
+def _job(receipt: object) -> UUID | None:
+    """Return the job that a refused receipt names, None if it names none."""
+    if isinstance(receipt, AnyReceipt):
+        return receipt.job_uuid
+    payload = receipt.get("payload") if isinstance(receipt, Mapping) else None
+    try:
+        return UUID(str(payload["job_uuid"])) if isinstance(payload, Mapping) else None
+    except (KeyError, ValueError):
+        return None

@@ -21,10 +21,12 @@ from allowance.state import state_at
 from allowance.types import HOLD_MARGIN, BadInputError
 from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
+from receipts.types import BadReceiptError
+from routing import rejections
 from routing.admission import Visitor
 from routing.jobs import end_route, owned
 from routing.messages import Accepted, Event, Failed, Finished, RejectedByMiner, Said, Started
-from routing.models import RoutedJob
+from routing.models import Rejection, RoutedJob
 from routing.refusals import JobUnknown, RouteGivenUp
 from routing.reliability import record_incident
 from routing.requests import first_problem
@@ -39,6 +41,12 @@ class Attempt(NamedTuple):
     seconds: int
     blocks: list[int]
     reservation_id: int | None
+    made_at: dt.datetime
+
+    @property
+    def most_seconds(self) -> int:
+        """The longest ttl that a receipt of this attempt can have: as long as its blocks were held."""
+        return self.seconds + HOLD_MARGIN // dt.timedelta(seconds=1)
 
 
 def note(said: Said, *, by: Visitor, now: dt.datetime | None = None) -> ReservationState | None:
@@ -57,16 +65,33 @@ def note(said: Said, *, by: Visitor, now: dt.datetime | None = None) -> Reservat
                 if isinstance(said, Finished):  # before the job's row is locked: it waits for the account
                     _end(reservations.spend, attempt, now)
                 _insist_on_the_route(said, at)
-                receipts().record(receipt)
+                try:
+                    receipts().record(receipt, most=attempt.most_seconds, now=at)
+                except BadReceiptError as error:
+                    raise BadInputError(str(error)) from error
         case Failed():
             _record_incident(said.incident, said, attempt, at)
             _end(reservations.release, attempt, now)
         case RejectedByMiner():
-            _record_incident(MinerIncidentType.MINER_JOB_REJECTED, said, attempt, at)
+            judged = rejections.judge(
+                said.receipts,
+                job_uuid=said.uuid,
+                miner=attempt.miner,
+                executor_class=attempt.executor_class,
+                routed_at=attempt.made_at,
+                now=at,
+            )
+            if not judged.excused:
+                _record_incident(MinerIncidentType.MINER_JOB_REJECTED, said, attempt, at)
             _end(reservations.release, attempt, now)
     if attempt.reservation_id is None:
         return None
     return state_at(Reservation.objects.get(pk=attempt.reservation_id), now or timezone.now())
+
+
+def rejection(said: RejectedByMiner, by: Visitor) -> Rejection:
+    """Return what was found when a rejection was noted. Raises JobUnknown."""
+    return Rejection.objects.get(miner=attempt_of(said, by).miner, job_uuid=said.uuid)
 
 
 def attempt_of(said: Event, by: Visitor) -> Attempt:
@@ -75,7 +100,7 @@ def attempt_of(said: Event, by: Visitor) -> Attempt:
         job = owned(by).filter(pk=said.uuid, reservation=None).first()
         if job is None:
             raise JobUnknown(said.uuid, None)
-        return Attempt(job.miner, job.executor_class, job.seconds, [], None)
+        return Attempt(job.miner, job.executor_class, job.seconds, [], None, job.routed_at)
     made = Reservation.objects.select_related("account")
     if not by.all_jobs:
         made = made.filter(Exists(owned(by).filter(pk=said.uuid)))
@@ -85,7 +110,12 @@ def attempt_of(said: Event, by: Visitor) -> Attempt:
     held = reservation.expires_at - reservation.created_at - HOLD_MARGIN
     account = reservation.account
     return Attempt(
-        account.miner_id, account.executor_class, round(held.total_seconds()), reservation.blocks, reservation.pk
+        miner=account.miner_id,
+        executor_class=account.executor_class,
+        seconds=round(held.total_seconds()),
+        blocks=reservation.blocks,
+        reservation_id=reservation.pk,
+        made_at=reservation.created_at,
     )
 
 
@@ -94,6 +124,11 @@ def _receipt(
 ) -> JobStarted | JobAccepted | JobFinished:
     """Return the receipt of what was said `at` a time. Raises BadInputError if its times make no sense."""
     timestamp = said.timestamp or at
+    if not isinstance(said, Finished) and (said.ttl or 0) > attempt.most_seconds:
+        raise BadInputError(
+            f"ttl: this job can last {attempt.most_seconds} s: its own {attempt.seconds} s and a margin. "
+            f"Send at most that, not {said.ttl}, or leave it out."
+        )
     sides = {
         "job_uuid": said.uuid,
         "miner_hotkey": attempt.miner,

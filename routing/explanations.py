@@ -11,9 +11,10 @@ from allowance.console import to_the_second
 from allowance.models import Reservation, ReservationState
 from allowance.state import state_at
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
+from receipts.voiding import Voidable
 from routing import report
 from routing.decisions import load
-from routing.models import DecisionRecord, MinerIncident
+from routing.models import DecisionRecord, MinerIncident, Rejection
 from routing.pipeline import refusal
 from routing.types import Decision, Gate, MinerIncidentType, Policy, summarise
 
@@ -115,15 +116,21 @@ def _by_now(reservation: Reservation, now: dt.datetime) -> str:
 def _incidents(job_uuid: UUID) -> Iterator[Happening]:
     for incident in MinerIncident.objects.filter(job_uuid=job_uuid):
         what = MinerIncidentType(incident.type).label
-        void = f", voided by {incident.voided_by}: {incident.void_reason}" if incident.voided_at else ""
-        yield Happening(incident.timestamp, f"{incident.hotkey_ss58address} {what}{void}")
+        yield Happening(incident.timestamp, f"{incident.hotkey_ss58address} {what}{_void(incident)}")
+    for rejection in Rejection.objects.filter(job_uuid=job_uuid, excused=True):
+        yield Happening(rejection.timestamp, f"{rejection.miner} rejected the job, excused: {rejection.sentence}")
+
+
+def _void(evidence: Voidable) -> str:
+    return f", voided by {evidence.voided_by}: {evidence.void_reason}" if evidence.voided_at else ""
 
 
 def _receipts(job_uuid: UUID) -> Iterator[Happening]:
+    most = "for {0.ttl} s at most".format
     for started in JobStartedReceipt.objects.filter(job_uuid=job_uuid):
-        yield Happening(started.timestamp, f"started at {started.miner_hotkey}, for {started.ttl} s at most")
+        yield Happening(started.timestamp, f"started at {started.miner_hotkey}, {most(started)}{_void(started)}")
     for accepted in JobAcceptedReceipt.objects.filter(job_uuid=job_uuid):
-        yield Happening(accepted.timestamp, f"accepted by {accepted.miner_hotkey}, for {accepted.ttl} s at most")
+        yield Happening(accepted.timestamp, f"accepted by {accepted.miner_hotkey}, {most(accepted)}{_void(accepted)}")
     for finished in JobFinishedReceipt.objects.filter(job_uuid=job_uuid):
         took = finished.time_took_us / 1e6
-        yield Happening(finished.timestamp, f"finished by {finished.miner_hotkey} in {took:g} s")
+        yield Happening(finished.timestamp, f"finished by {finished.miner_hotkey} in {took:g} s{_void(finished)}")

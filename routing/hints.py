@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import defaultdict
 from collections.abc import Iterable
+from uuid import UUID
 
-from django.db.models import Exists, Min, OuterRef
+from django.db.models import Exists, Min, OuterRef, QuerySet
 
 from allowance.ledger import to_seconds
 from allowance.models import Block, Reservation
 from allowance.state import held_at
 from allowance.types import BLOCK_DURATION_US, LockTimeout, NotEnoughAllowanceException
-from receipts.models import JobFinishedReceipt, JobStartedReceipt
+from receipts.models import JobFinishedReceipt
+from receipts.ongoing import ends
 from routing.pipeline import refusal
 from routing.types import AllMinersBusy, Decision, Gate
 
@@ -49,21 +52,34 @@ def _next_allowance(decision: Decision, now: dt.datetime) -> dt.datetime | None:
 
 
 def _next_executor(decision: Decision, now: dt.datetime) -> dt.datetime | None:
-    busy = [c.hotkey for c in decision.candidates if c.verdict.gate is Gate.EXECUTORS]
-    running = JobStartedReceipt.objects.filter(
-        ~Exists(JobFinishedReceipt.objects.filter(job_uuid=OuterRef("job_uuid"), timestamp__lte=now)),
-        executor_class=decision.job.executor_class,
-        miner_hotkey__in=busy,
-        timestamp__lte=now,
-        valid_until__gt=now,
-    )
-    over: dt.datetime | None = running.aggregate(at=Min("valid_until"))["at"]
-    return min(filter(None, (over, _next_lapse(decision, busy, now))), default=None)
+    """Return when the first of the busy miners has an idle executor: when enough of its jobs must be over."""
+    busy = {c.hotkey: c.executors for c in decision.candidates if c.verdict.gate is Gate.EXECUTORS}
+    over = [
+        sorted(jobs.values())[len(jobs) - executors]
+        for miner, jobs in _ends(decision.job.executor_class, list(busy), now).items()
+        if 0 < (executors := busy[miner]) <= len(jobs)
+    ]
+    return min(over, default=None)
+
+
+def _ends(executor_class: str, miners: list[str], now: dt.datetime) -> dict[str, dict[UUID | int, dt.datetime]]:
+    """Return by miner when each of its ongoing jobs must be over: when its reservation and its receipts have ended."""
+    jobs: defaultdict[str, dict[UUID | int, dt.datetime]] = defaultdict(dict)
+    for (miner, job), until in ends(executor_class, miners, now).items():
+        jobs[miner][job] = until
+    finished = JobFinishedReceipt.objects.filter(job_uuid=OuterRef("job_uuid"), voided_at=None)
+    held = _held(executor_class, miners, now).filter(~Exists(finished))
+    for pk, uuid, miner, until in held.values_list("pk", "job_uuid", "account__miner_id", "expires_at"):
+        key = uuid or pk
+        jobs[miner][key] = max(until, jobs[miner].get(key, until))
+    return jobs
 
 
 def _next_lapse(decision: Decision, miners: Iterable[str], now: dt.datetime) -> dt.datetime | None:
-    held = Reservation.objects.filter(
-        held_at(now), account__executor_class=decision.job.executor_class, account__miner__in=miners
-    )
+    held = _held(decision.job.executor_class, miners, now)
     lapse: dt.datetime | None = held.aggregate(at=Min("expires_at"))["at"]
     return lapse
+
+
+def _held(executor_class: str, miners: Iterable[str], now: dt.datetime) -> QuerySet[Reservation]:
+    return Reservation.objects.filter(held_at(now), account__executor_class=executor_class, account__miner__in=miners)

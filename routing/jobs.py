@@ -177,7 +177,7 @@ def _find(uuid: UUID, by: Visitor) -> RoutedJob | None:
 
     A job that has a reservation and no owner is for clients that may speak of all jobs.
     """
-    finished = JobFinishedReceipt.objects.filter(job_uuid=uuid).values_list(Value("finished"))
+    finished = JobFinishedReceipt.objects.filter(job_uuid=uuid, voided_at=None).values_list(Value("finished"))
     reserved = Reservation.objects.filter(job_uuid=uuid).values_list(Value("reserved"))
     routed = RoutedJob.objects.filter(pk=uuid).values_list(Value("routed"))
     known = {what for (what,) in finished.union(reserved, routed)}
@@ -291,7 +291,10 @@ class Claim:
                 raise Overtaken from error
         else:
             as_read = RoutedJob.objects.filter(pk=self.uuid, claim=self._job.claim)
-            if not as_read.update(**values) or JobFinishedReceipt.objects.filter(job_uuid=self.uuid).exists():
+            if (
+                not as_read.update(**values)
+                or JobFinishedReceipt.objects.filter(job_uuid=self.uuid, voided_at=None).exists()
+            ):
                 raise Overtaken
         if self._signature:
             _use(self._signature, self.uuid)

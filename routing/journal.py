@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain as joined
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from django.db import connection, transaction
 from django.db.models import Model, QuerySet
@@ -18,7 +19,9 @@ from pydantic import BaseModel
 from allowance.connections import renew_connection
 from allowance.locks import ledger_transaction, lock_chain
 from allowance.models import Block, ManifestSync, Miner, Reservation, ReservationState
-from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
+from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
+from receipts.types import MAX_TTL
+from receipts.voiding import Voidable
 from routing.lines import (
     AcceptedLine,
     BlockLine,
@@ -38,6 +41,8 @@ MAX_LINE = 2**24
 
 MAX_BLANK = 2**20
 """Bytes of blank lines one after another: more would be a file that is no journal, however small its .gz is."""
+
+logger = logging.getLogger(__name__)
 
 Row = TypeVar("Row", bound=Model)
 Made = TypeVar("Made", bound=BaseModel)
@@ -61,6 +66,7 @@ def replay(lines: Iterable[bytes], *, batch: int = 100) -> Iterator[str]:
     """
     numbered = _numbered(lines)
     problem: JournalError | None = None
+    clipped = 0
     while problem is None and (chunk := list(islice(numbered, batch))):
         kinds: list[str] = []
         renew_connection()  # the next lines may have been long in coming
@@ -79,7 +85,10 @@ def replay(lines: Iterable[bytes], *, batch: int = 100) -> Iterator[str]:
                     problem = JournalError(number, str(error))
                     break
                 kinds.append(event.event)
+                clipped += isinstance(event, StartedLine | AcceptedLine) and event.ttl > MAX_TTL
         yield from kinds
+    if clipped:
+        logger.warning("The ttl of %d receipts of a journal was clipped to %d s.", clipped, MAX_TTL)
     if problem:
         raise problem
 
@@ -124,9 +133,9 @@ def _lines() -> Iterator[BaseModel]:
         _chain(),
         _rows(Miner.objects.exclude(wei=0).order_by("pk"), lambda m: CollateralLine(hotkey=m.hotkey, wei=str(m.wei))),
         _rows(MinerIncident.objects.order_by("pk"), _incident),
-        _rows(JobStartedReceipt.objects.order_by("pk"), _like(StartedLine)),
-        _rows(JobAcceptedReceipt.objects.order_by("pk"), _like(AcceptedLine)),
-        _rows(JobFinishedReceipt.objects.order_by("pk"), _like(FinishedLine)),
+        _rows(JobStartedReceipt.objects.order_by("pk"), _receipt(StartedLine)),
+        _rows(JobAcceptedReceipt.objects.order_by("pk"), _receipt(AcceptedLine)),
+        _rows(JobFinishedReceipt.objects.order_by("pk"), _receipt(FinishedLine)),
         _rows(Reservation.objects.select_related("account").order_by("created_at", "pk"), _reservation),
         _rows(RoutedJob.objects.order_by("routed_at", "pk"), _job),
     )
@@ -163,10 +172,22 @@ def _incident(row: MinerIncident) -> IncidentLine:
         executor_class=row.executor_class,
         timestamp=row.timestamp,
         executors=row.executors,
-        voided_at=row.voided_at,
-        voided_by=row.voided_by or None,
-        void_reason=row.void_reason or None,
+        **_void(row),
     )
+
+
+def _receipt(kind: type[Shaped]) -> Callable[[Receipt], Shaped]:
+    """Return the maker of lines about receipts."""
+    names = kind.model_fields.keys() - {"event"}
+    return lambda row: kind.model_validate({name: getattr(row, name) for name in names} | _void(row))
+
+
+def _void(row: Voidable) -> dict[str, Any]:
+    return {
+        "voided_at": row.voided_at,
+        "voided_by": row.voided_by or None,
+        "void_reason": row.void_reason or None,
+    }
 
 
 def _reservation(row: Reservation) -> ReservationLine:

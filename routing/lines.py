@@ -25,7 +25,10 @@ from allowance import allowance, reservations, validation
 from allowance.models import Reservation, ReservationState
 from allowance.types import MAX_BLOCK_NUMBER, MAX_JOB_RUN_TIME, RESERVATION_IDS
 from receipts import receipts
-from receipts.schemas import JobAccepted, JobFinished, JobStarted
+from receipts.schemas import JobAccepted, JobFinished, JobStarted, bounded
+from receipts.service import table_of
+from receipts.types import ReceiptAlreadyVoided
+from receipts.voiding import void_receipt
 from routing import jobs
 from routing.models import MinerIncident, RoutedJob
 from routing.reliability import IncidentAlreadyVoided, record_incident, void_incident
@@ -82,14 +85,9 @@ class CollateralLine(Line):
         allowance().record_collateral(hotkey=self.hotkey, wei=self.wei)
 
 
-class IncidentLine(Line):
-    event: Literal["incident"] = "incident"
-    type: str
-    hotkey: str
-    job_uuid: UUID
-    executor_class: str
-    timestamp: AwareDatetime
-    executors: int | None = None
+class VoidableLine(BaseModel):
+    """What a line says of evidence that was voided: when, by whom and why, or nothing."""
+
     voided_at: AwareDatetime | None = None
     voided_by: str | None = None
     void_reason: str | None = None
@@ -100,6 +98,16 @@ class IncidentLine(Line):
         if len({said is None for said in (self.voided_at, self.voided_by, self.void_reason)}) > 1:
             raise ValueError("voided_at, voided_by and void_reason go together")
         return self
+
+
+class IncidentLine(Line, VoidableLine):
+    event: Literal["incident"] = "incident"
+    type: str
+    hotkey: str
+    job_uuid: UUID
+    executor_class: str
+    timestamp: AwareDatetime
+    executors: int | None = None
 
     def apply(self) -> None:
         record_incident(
@@ -116,25 +124,33 @@ class IncidentLine(Line):
                 void_incident(incident.pk, by=self.voided_by, reason=self.void_reason, now=self.voided_at)
 
 
-class StartedLine(JobStarted):
+class StartedLine(VoidableLine, JobStarted):
     event: Literal["job_started"] = "job_started"
 
     def apply(self) -> None:
-        receipts().record(self)
+        _record_receipt(self)
 
 
-class AcceptedLine(JobAccepted):
+class AcceptedLine(VoidableLine, JobAccepted):
     event: Literal["job_accepted"] = "job_accepted"
 
     def apply(self) -> None:
-        receipts().record(self)
+        _record_receipt(self)
 
 
-class FinishedLine(JobFinished):
+class FinishedLine(VoidableLine, JobFinished):
     event: Literal["job_finished"] = "job_finished"
 
     def apply(self) -> None:
-        receipts().record(self)
+        _record_receipt(self)
+
+
+def _record_receipt(line: StartedLine | AcceptedLine | FinishedLine) -> None:
+    receipts().record(bounded(line))
+    if line.voided_at is not None:
+        receipt = table_of(line)._default_manager.get(job_uuid=line.job_uuid)
+        with suppress(ReceiptAlreadyVoided):
+            void_receipt(receipt, by=line.voided_by, reason=line.void_reason, now=line.voided_at)
 
 
 class ReservationLine(Line):

@@ -12,7 +12,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from allowance.models import ReservationState
 from allowance.types import RESERVATION_IDS
-from receipts.schemas import Hotkey, Seconds, Time
+from receipts.schemas import Hotkey, Time, Ttl
 from routing.requests import V2JobRequest
 from routing.types import Gate, MinerIncidentType
 
@@ -35,6 +35,10 @@ class Reason(StrEnum):
     RATE_LIMITED = "RATE_LIMITED"
     REFUSED_TOO_OFTEN = "REFUSED_TOO_OFTEN"
     UNAVAILABLE = "UNAVAILABLE"
+
+
+MAX_RECEIPTS = 256
+"""The most receipts that a rejection may come with."""
 
 
 class Message(BaseModel):
@@ -60,7 +64,7 @@ class Started(Event):
     type: Literal["job.started"] = "job.started"
     validator_hotkey: Hotkey
     timestamp: Time | None = Field(None, description="left out: now")
-    ttl: Seconds | None = None
+    ttl: Ttl | None = None
 
 
 class Accepted(Event):
@@ -70,7 +74,7 @@ class Accepted(Event):
     validator_hotkey: Hotkey
     timestamp: Time | None = Field(None, description="left out: now")
     time_accepted: Time | None = Field(None, description="left out: the timestamp")
-    ttl: Seconds | None = None
+    ttl: Ttl | None = None
 
 
 class Finished(Event):
@@ -94,9 +98,15 @@ class Failed(Event):
 
 
 class RejectedByMiner(Event):
-    """The miner would not take the job: an incident is recorded, the reservation released."""
+    """The miner would not take the job: the reservation is released, and an incident recorded.
+
+    There is no incident if `receipts`, those of other jobs that the miner showed, account for all its executors.
+    """
 
     type: Literal["job.rejected_by_miner"] = "job.rejected_by_miner"
+    receipts: list[dict[str, Any]] = Field(
+        [], max_length=MAX_RECEIPTS, description="receipts that the miner showed, in their wire form"
+    )
 
 
 class Retry(Event):
@@ -135,13 +145,20 @@ class Rejected(Message):
 
 
 class Acknowledged(Message):
-    """What was said is recorded; `reservation` is what the reservation is now, whatever it was to become."""
+    """What was said is recorded; `reservation` is what the reservation is now, whatever it was to become.
+
+    An `incident` is held against the miner for a failure, and for a rejection unless its receipts `excused` it. The
+    `sentence` says why they do, or why not.
+    """
 
     type: Literal["job.acknowledged"] = "job.acknowledged"
     uuid: UUID
     of: str
     allowance_reservation_id: int | None
     reservation: ReservationState | None
+    incident: bool = False
+    excused: bool | None = None
+    sentence: str | None = None
 
 
 class Happened(Message):

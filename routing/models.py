@@ -11,12 +11,11 @@ from django.db.models import Q
 from allowance.fields import WeiField
 from allowance.models import Reservation, new_version
 from allowance.types import HOTKEY_LENGTH
+from receipts.voiding import Voidable
 from routing.types import MinerIncidentType
 
-NAME_LENGTH, REASON_LENGTH = 150, 500
 
-
-class MinerIncident(models.Model):
+class MinerIncident(Voidable):
     """A miner rejected or failed a job. One per miner and job; evidence, never changed.
 
     One that should not count is voided, once, by somebody and for a reason, which are kept: see `void_incident`.
@@ -28,9 +27,6 @@ class MinerIncident(models.Model):
     job_uuid = models.UUIDField()
     executor_class = models.CharField(max_length=64)
     executors = models.PositiveIntegerField(default=0, help_text="Of the class, declared when it was reported.")
-    voided_at = models.DateTimeField(null=True, blank=True)
-    voided_by = models.CharField(max_length=NAME_LENGTH, blank=True)
-    void_reason = models.CharField(max_length=REASON_LENGTH, blank=True)
 
     decision: int | None = None
     """The id of the decision that sent the job there, on pages that looked it up."""
@@ -48,11 +44,7 @@ class MinerIncident(models.Model):
                 condition=Q(type__in=[kind.value for kind in MinerIncidentType]), name="incident_has_a_known_type"
             ),
             models.CheckConstraint(condition=~Q(hotkey_ss58address=""), name="incident_names_a_miner"),
-            models.CheckConstraint(
-                condition=Q(voided_at=None, voided_by="", void_reason="")
-                | (Q(voided_at__isnull=False) & ~Q(voided_by="") & ~Q(void_reason="")),
-                name="incident_is_voided_by_somebody_for_a_reason",
-            ),
+            *Voidable.Meta.constraints,
         )
         indexes = (
             models.Index(
@@ -67,6 +59,36 @@ class MinerIncident(models.Model):
 
     def __str__(self) -> str:
         return f"{self.type} by {self.hotkey_ss58address}"
+
+
+class Rejection(models.Model):
+    """A miner would not take a job, and whether the receipts that it showed excuse it. One per miner and job.
+
+    The first statement decides. Without an excuse there is an incident too. `jobs` are those whose receipts counted, of
+    the `executors` that the miner had declared; the `sentence` tells why that is an excuse, or none.
+    """
+
+    miner = models.CharField("hotkey", max_length=HOTKEY_LENGTH)
+    job_uuid = models.UUIDField()
+    executor_class = models.CharField(max_length=64)
+    timestamp = models.DateTimeField()
+    excused = models.BooleanField()
+    executors = models.PositiveIntegerField(null=True)
+    jobs: models.JSONField[list[str], list[str]] = models.JSONField(default=list)
+    sentence = models.TextField(blank=True)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=("miner", "job_uuid"), name="one_rejection_per_miner_and_job"),
+            models.CheckConstraint(condition=~Q(miner=""), name="rejection_names_a_miner"),
+        )
+        indexes = (
+            models.Index(fields=("job_uuid",), name="rejection_of_job"),
+            models.Index(fields=("-timestamp",), name="rejection_newest"),
+        )
+
+    def __str__(self) -> str:
+        return f"Rejection of job {self.job_uuid} by {self.miner}"
 
 
 class IncidentVersion(models.Model):

@@ -25,7 +25,8 @@ RUNNING, FINISHED_ONE = 0, 1
 ONGOING = f"""
     {RUNNING_JOBS}
     UNION ALL
-    SELECT '', CAST(f.job_uuid AS text), {FINISHED_ONE} FROM {FINISHED} f WHERE {in_list("f.job_uuid", "held", "uuid")}
+    SELECT '', CAST(f.job_uuid AS text), {FINISHED_ONE} FROM {FINISHED} f
+    WHERE {in_list("f.job_uuid", "held", "uuid")} AND f.voided_at IS NULL
     UNION ALL
     {conf.IN_FORCE}
 """  # noqa: S608
@@ -37,7 +38,7 @@ OCCUPATION = f"""
     FROM {MINER} m LEFT JOIN (
         SELECT '' AS hotkey, CAST(r.job_uuid AS text) AS job, r.id AS reservation,
                CASE WHEN {LAPSED_AT} THEN r.blocks END AS blocks
-        FROM {RESERVATION} r LEFT JOIN {FINISHED} f ON f.job_uuid = r.job_uuid
+        FROM {RESERVATION} r LEFT JOIN {FINISHED} f ON f.job_uuid = r.job_uuid AND f.voided_at IS NULL
         WHERE {HELD} AND r.account_id = %(account)s AND ({LAPSED_AT} OR f.job_uuid IS NULL)
         UNION ALL
         SELECT running.*, NULL FROM ({RUNNING_JOBS_OF_MINER}) running

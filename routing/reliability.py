@@ -16,8 +16,10 @@ from allowance import validation
 from allowance.locks import bound_waits, ledger_transaction, lock_timeout
 from allowance.models import Account
 from allowance.types import MAX_EXECUTORS, BadInputError
+from receipts.types import BadReceiptError
+from receipts.voiding import NAME_LENGTH, REASON_LENGTH, words
 from routing.metrics import INCIDENTS
-from routing.models import NAME_LENGTH, REASON_LENGTH, IncidentVersion, MinerIncident
+from routing.models import IncidentVersion, MinerIncident
 from routing.types import MinerIncidentType
 
 INCIDENT_COUNTS = f"""
@@ -214,11 +216,10 @@ def _void_locked(executor_class: str, pks: Sequence[int], void: Mapping[str, Any
 
 
 def _words(value: object, what: str, longest: int) -> str:
-    """Return `value`, without blanks around it, if it says something."""
-    words = value.strip() if isinstance(value, str) else ""
-    if not 0 < len(words) <= longest or "\0" in words:
-        raise BadInputError(f"Voiding takes {what} of 1 to {longest} characters, not {value!r:.80}.")
-    return words
+    try:
+        return words(value, what, longest)
+    except BadReceiptError as error:
+        raise BadInputError(str(error)) from error
 
 
 def _draw_version(executor_class: str) -> None:

@@ -10,7 +10,8 @@ from django.apps import apps
 from django.contrib.auth.models import AbstractBaseUser
 from django.db.models import Count, QuerySet
 
-from routing.models import NAME_LENGTH, MinerIncident
+from receipts.voiding import NAME_LENGTH
+from routing.models import MinerIncident
 from routing.reliability import void_incidents
 
 Incidents = QuerySet[MinerIncident, Any]

@@ -94,7 +94,7 @@ class Subnet:
         return self if taken_back else replace(self, blocks=other.blocks, known={})
 
     def event(self, e: dict[str, Any], now: dt.datetime) -> None:
-        """Take in an event of a journal. Raises ValueError for one that can't be recorded."""
+        """Take in an event of a journal. Raises ValueError for one that can't be recorded `now`."""
         kind = e["event"]
         if kind == "block":
             at = dt.datetime.fromisoformat(e["timestamp"])
@@ -114,6 +114,8 @@ class Subnet:
         elif kind == "incident":
             self.incidents.setdefault((e["hotkey"], e["job_uuid"]), e)
         else:
+            if dt.datetime.fromisoformat(e["timestamp"]) > now + dt.timedelta(seconds=60):
+                raise ValueError("a receipt from the future")
             self.receipts(kind).setdefault(e["job_uuid"], e)
 
     def receipts(self, kind: str) -> dict[str, dict[str, Any]]:

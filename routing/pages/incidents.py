@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, cast
 
-from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.options import IncorrectLookupParameters
@@ -22,10 +21,12 @@ from allowance import validation
 from allowance.buckets import UtcDay, UtcHour
 from allowance.threads import in_database_thread
 from allowance.types import BadInputError, LockTimeout
+from receipts.pages import VoidForm
+from receipts.voiding import NAME_LENGTH
 from routing import incidents
 from routing.charts import Chart
 from routing.incidents import Incidents, Stretch
-from routing.models import NAME_LENGTH, REASON_LENGTH, MinerIncident
+from routing.models import MinerIncident
 from routing.pages import SEE_DECISIONS, SEE_INCIDENTS, SEE_MINER, miner_address, needs, show
 from routing.pages.filters import ClassFilter, Filter, ModelAdmin
 from routing.reliability import IncidentAlreadyVoided, void_incident
@@ -202,10 +203,6 @@ async def _in_threads(text: Iterator[str]) -> AsyncIterator[str]:
 
     while (part := await in_database_thread(following)()) is not None:
         yield part
-
-
-class VoidForm(forms.Form):
-    reason = forms.CharField(max_length=REASON_LENGTH, widget=forms.Textarea(attrs={"rows": 3}))
 
 
 def void_selected(request: HttpRequest, selected: Incidents) -> HttpResponseBase | None:

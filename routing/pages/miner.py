@@ -206,7 +206,7 @@ def ongoing_jobs(hotkey: str, jobs: Mapping[Account, Jobs], now: dt.datetime) ->
     for hold in Reservation.objects.filter(held_at(now), account__in=jobs).defer("blocks"):
         text = link(f"reservation {hold.pk}", Reservation, hold.pk)
         sources.setdefault(hold.job_uuid or hold.pk, []).append(Source(text, hold.created_at, hold.expires_at))
-    valid: dict[str, Any] = {"job_uuid__in": uuids, "miner_hotkey": hotkey, "timestamp__lte": now}
+    valid: dict[str, Any] = {"job_uuid__in": uuids, "miner_hotkey": hotkey, "timestamp__lte": now, "voided_at": None}
     for kind, model in (("started", JobStartedReceipt), ("accepted", JobAcceptedReceipt)):
         for receipt in model._default_manager.filter(**valid, valid_until__gte=now):
             text = link(f"{kind} receipt", model, receipt.pk)

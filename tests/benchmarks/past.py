@@ -7,18 +7,24 @@ _EACH = """
     FROM generate_series(%(first)s::int, %(last)s) AS i JOIN accounts ON place = i %% (SELECT count(*) FROM accounts)
 """
 
+# Receipts that are neither signed nor voided.
+_BLANK = "voided_by, void_reason, signed, validator_signature, miner_signature"
+_BLANKS = "'', '', '', '', ''"
+
 RECEIPTS = f"""
     WITH {_ACCOUNTS}, jobs AS (
         SELECT gen_random_uuid() AS job, miner_id AS miner, executor_class,
                now() - interval '1 day' - i * interval '2.5 s' AS began {_EACH}
     ), started AS (
         INSERT INTO router_receipts_jobstartedreceipt
-            (job_uuid, miner_hotkey, validator_hotkey, timestamp, executor_class, is_organic, ttl, valid_until)
-        SELECT job, miner, 'validator', began, executor_class, true, 300, began + interval '300 s' FROM jobs
+            (job_uuid, miner_hotkey, validator_hotkey, timestamp, executor_class, is_organic, ttl, valid_until,
+             {_BLANK})
+        SELECT job, miner, 'validator', began, executor_class, true, 300, began + interval '300 s', {_BLANKS} FROM jobs
     )
     INSERT INTO router_receipts_jobfinishedreceipt
-        (job_uuid, miner_hotkey, validator_hotkey, timestamp, time_started, time_took_us, score_str, block_numbers)
-    SELECT job, miner, 'validator', began + interval '200 s', began, 200000000, '1', '[]' FROM jobs
+        (job_uuid, miner_hotkey, validator_hotkey, timestamp, time_started, time_took_us, score_str, block_numbers,
+         {_BLANK})
+    SELECT job, miner, 'validator', began + interval '200 s', began, 200000000, '1', '[]', {_BLANKS} FROM jobs
 """  # noqa: S608 (nothing from outside is filled in)
 """Jobs that started and finished."""
 

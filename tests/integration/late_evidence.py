@@ -20,7 +20,7 @@ from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 from tests.integration.late_words import JOB, NOW, TTL, ReceiptKind, Step, Table, World, declare, receipt, report
 
 KINDS: dict[str, ReceiptKind] = {"started": JobStarted, "accepted": JobAccepted, "finished": JobFinished}
-LONG_AGO, SOON = -TTL - 1, TTL // 2
+LONG_AGO, SOON = -TTL - 1, 60
 
 
 def after(*steps: Step) -> Step:

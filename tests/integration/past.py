@@ -16,14 +16,14 @@ from allowance.ledger import KEPT_BLOCKS
 from allowance.models import LedgerCheck
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from routing import signatures, tokens
-from routing.models import DecisionRecord, UsedSignature
+from routing.models import DecisionRecord, Rejection, UsedSignature
 from routing.reliability import record_incident
 from routing.retention import DEFAULTS, SLACK
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 from tests.jobs import routed
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
-LEAST, DAY = dt.timedelta(microseconds=1), dt.timedelta(days=1)
+LEAST, HOUR, DAY = dt.timedelta(microseconds=1), dt.timedelta(hours=1), dt.timedelta(days=1)
 PAST = NOW - SLACK
 """What was over by then is past use if it needs not be kept for any days."""
 
@@ -65,12 +65,12 @@ SIDES: dict[str, Any] = {"miner_hotkey": "anna", "validator_hotkey": "us"}
 
 
 def start(until: dt.datetime, job: UUID) -> None:
-    JobStartedReceipt.objects.create(**SIDES, job_uuid=job, executor_class=CLASS, timestamp=until - DAY, ttl=86_400)
+    JobStartedReceipt.objects.create(**SIDES, job_uuid=job, executor_class=CLASS, timestamp=until - HOUR, ttl=3600)
 
 
 def accept(until: dt.datetime, job: UUID) -> None:
-    at = until - DAY
-    JobAcceptedReceipt.objects.create(**SIDES, job_uuid=job, timestamp=at, time_accepted=at, ttl=86_400)
+    at = until - HOUR
+    JobAcceptedReceipt.objects.create(**SIDES, job_uuid=job, timestamp=at, time_accepted=at, ttl=3600)
 
 
 def finish(at: dt.datetime, job: UUID) -> None:
@@ -117,6 +117,7 @@ def record_history(settings: Settings) -> None:
             accept(at, job)
             finish(at, job)
             incident(at, miner)
+            Rejection.objects.create(miner=miner, job_uuid=job, executor_class=CLASS, timestamp=at, excused=True)
         decide(at)
         check(at)
         tokens.issue("gone", ["jobs"], DAY, now=at - DAY)

@@ -194,7 +194,7 @@ def test_a_finish_whose_times_make_no_sense_pays_for_nothing() -> None:
 def test_a_finish_that_can_not_be_recorded_pays_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     offer = routed(job_request())
 
-    def record(*_: object) -> None:
+    def record(*_: object, **__: object) -> None:
         raise IntegrityError
 
     with monkeypatch.context() as patch:

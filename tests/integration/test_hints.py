@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from django.utils import timezone
@@ -11,7 +11,9 @@ from django.utils import timezone
 from allowance import allowance
 from allowance.models import Block
 from receipts import receipts
-from receipts.schemas import JobFinished, JobStarted
+from receipts.models import JobStartedReceipt
+from receipts.schemas import JobAccepted, JobFinished, JobStarted
+from receipts.voiding import void_receipt
 from routing import picks
 from routing.book import LiveBook
 from routing.conf import InForce, make_policy
@@ -62,6 +64,36 @@ def test_busy_miners_are_asked_again_when_the_next_job_must_be_over() -> None:
     receipts().record(started("bert", now, ttl=90, ago=50))
     decided(12, now)
     assert hint(12, now) == 40
+
+
+def test_a_job_ends_when_both_its_reservation_and_its_receipts_have_ended() -> None:
+    fill_ledger("anna", executors=1)
+    now = timezone.now()
+    job = decided(30, now).job
+    assert hint(12, now) == 130
+    receipts().record(started("anna", now, ttl=60).model_copy(update={"job_uuid": UUID(job.uuid)}))
+    assert hint(12, now) == 130
+    accepted = {"job_uuid": job.uuid, "miner_hotkey": "anna", "validator_hotkey": "validator", "timestamp": now}
+    receipts().record(JobAccepted(**accepted, time_accepted=now, ttl=200))
+    assert hint(12, now) == 200
+
+
+def test_a_voided_receipt_makes_nobody_wait() -> None:
+    fill_ledger("anna", executors=1)
+    now = timezone.now()
+    decided(30, now)
+    receipts().record(started("anna", now, ttl=600))
+    assert hint(12, now) == 600  # two jobs on one executor: both must be over
+    void_receipt(JobStartedReceipt.objects.get(), by="boss", reason="it never was", now=now)
+    assert hint(12, now) == 130
+
+
+def test_of_several_jobs_the_first_that_ends_frees_an_executor() -> None:
+    fill_ledger("anna", executors=2)
+    now = timezone.now()
+    receipts().record(started("anna", now, ttl=90))
+    receipts().record(started("anna", now, ttl=600))
+    assert hint(12, now) == 90
 
 
 def test_jobs_that_are_over_make_nobody_wait() -> None:

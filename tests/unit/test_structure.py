@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from allowance.service import Allowance
+from receipts.service import Receipts
 from routing.service import Routing
 
 ROOT = Path(__file__).parents[2]
@@ -43,12 +44,13 @@ def public(service: type) -> dict[str, object]:
     return {name: member for name, member in inspect.getmembers(service, callable) if not name.startswith("_")}
 
 
-def test_every_method_of_the_ledger_has_a_twin_of_the_same_signature() -> None:
-    methods = public(Allowance)
+@pytest.mark.parametrize("service", [Allowance, Receipts])
+def test_every_method_has_a_twin_of_the_same_signature(service: type) -> None:
+    methods = public(service)
     plain = {name for name in methods if not inspect.iscoroutinefunction(methods[name])}
     assert {f"a{name}" for name in plain} == methods.keys() - plain
     for name in plain:
-        assert inspect.signature(getattr(Allowance, f"a{name}")) == inspect.signature(getattr(Allowance, name))
+        assert inspect.signature(getattr(service, f"a{name}")) == inspect.signature(getattr(service, name))
 
 
 @pytest.mark.parametrize(("plain", "twin"), TWINLESS.items())

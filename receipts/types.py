@@ -1,0 +1,44 @@
+"""The bounds of receipts, and the errors of this app."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from uuid import UUID
+
+HOTKEY_LENGTH = 48
+
+MAX_TTL = 3700
+"""The longest ttl (s) that is stored: the longest job, an hour, and 100 s of margin."""
+
+MAX_AHEAD = dt.timedelta(seconds=60)
+"""How far a receipt's timestamp may lie ahead of our clock."""
+
+MAX_BLOCKS = 10_000
+"""The most blocks of allowance that a receipt may name, as ComputeHorde bounds them."""
+
+
+class ReceiptException(Exception):  # noqa: N818 (like those of the other apps)
+    """The base of this app's errors."""
+
+
+class BadReceiptError(ReceiptException, ValueError):
+    """A receipt, or the words that void one, can't be stored; the message names the value."""
+
+
+class ReceiptAlreadyVoided(ReceiptException):
+    """A receipt was voided before."""
+
+    def __init__(self, receipt: object, by: str, at: dt.datetime) -> None:
+        self.by = by
+        self.at = at
+        super().__init__(f"{receipt} was voided by {by} at {at:%Y-%m-%d %H:%M:%S %Z}. Nothing is left to do.")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A receipt that `record_many` did not store: its place in the list, its job if it names one, and the reason."""
+
+    index: int
+    job_uuid: UUID | None
+    reason: str

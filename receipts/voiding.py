@@ -1,0 +1,63 @@
+"""Evidence that does not count any more: who voided it, when and why. Incidents are voided in this way too."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import TYPE_CHECKING, ClassVar
+
+from django.db import models
+from django.db.models import Q
+
+from receipts.types import BadReceiptError, ReceiptAlreadyVoided
+
+if TYPE_CHECKING:
+    from receipts.models import Receipt
+
+NAME_LENGTH, REASON_LENGTH = 150, 500
+
+
+class Voidable(models.Model):
+    """A row that is kept when it is voided. It is voided once, by somebody and for a reason."""
+
+    voided_at = models.DateTimeField(null=True, blank=True)
+    voided_by = models.CharField(max_length=NAME_LENGTH, blank=True)
+    void_reason = models.CharField(max_length=REASON_LENGTH, blank=True)
+
+    class Meta:
+        abstract = True
+        constraints: ClassVar[tuple[models.BaseConstraint, ...]] = (
+            models.CheckConstraint(
+                condition=Q(voided_at=None, voided_by="", void_reason="")
+                | (Q(voided_at__isnull=False) & ~Q(voided_by="") & ~Q(void_reason="")),
+                name="%(class)s_is_voided_by_somebody_for_a_reason",
+            ),
+        )
+
+
+def words(value: object, what: str, longest: int) -> str:
+    """Return `value`, without blanks around it, if it says something. Raises BadReceiptError."""
+    text = value.strip() if isinstance(value, str) else ""
+    if not 0 < len(text) <= longest or "\0" in text:
+        raise BadReceiptError(f"Voiding takes {what} of 1 to {longest} characters, not {value!r:.80}.")
+    return text
+
+
+def void_receipt(receipt: Receipt, *, by: str | None, reason: str | None, now: dt.datetime) -> Receipt:
+    """Void a receipt for good, and return it as it is then. Every router sees this at its next pick.
+
+    `by` names the person. A voided receipt counts as if it were not there, and is kept. Raises BadReceiptError without
+    a name, a reason or a time zone, ReceiptAlreadyVoided if somebody was faster, DoesNotExist if the receipt is gone.
+    """
+    if now.utcoffset() is None:
+        raise BadReceiptError(f"A time must have a zone, not {now!r:.80}.")
+    void = {
+        "voided_by": words(by, "a name", NAME_LENGTH),
+        "void_reason": words(reason, "a reason", REASON_LENGTH),
+        "voided_at": now,
+    }
+    rows = type(receipt)._default_manager.filter(pk=receipt.pk)
+    is_first = rows.filter(voided_at=None).update(**void)
+    stored: Receipt = rows.get()
+    if not is_first and stored.voided_at is not None:
+        raise ReceiptAlreadyVoided(stored, stored.voided_by, stored.voided_at)
+    return stored

@@ -1,0 +1,265 @@
+"""Voiding a receipt: it counts as if it were not there, for every router, and says who took it out and why."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+import time_machine
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
+from django.db import IntegrityError, transaction
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from allowance import allowance
+from allowance.models import Account
+from receipts import receipts
+from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
+from receipts.schemas import JobAccepted, JobFinished, JobStarted
+from receipts.types import BadReceiptError, ReceiptAlreadyVoided
+from receipts.voiding import void_receipt
+from routing import jobs, routing
+from routing.book import DryBook, LiveBook
+from routing.explanations import happenings
+from routing.journal import export, replay
+from routing.ongoing import occupation
+from routing.refusals import JobFinished as JobIsOver
+from routing.types import AllMinersBusy
+from tests.factories import CLASS, fill_ledger, job_request, run_command, stored
+from tests.jobs import routed
+from tests.receipts import GOLDEN
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
+
+NOW = dt.datetime(2026, 3, 1, 12, 30, tzinfo=dt.UTC)
+SAID: dict[str, Any] = {"by": "boss", "reason": "It was never sent.", "now": NOW}
+
+
+def record(kind: Any, job: UUID, miner: str = "anna", **fields: Any) -> Any:
+    """Record a receipt of a job that began just now, and return its row."""
+    at = timezone.now()
+    own: dict[Any, dict[str, Any]] = {
+        JobStarted: {"executor_class": CLASS, "ttl": 600},
+        JobAccepted: {"time_accepted": at, "ttl": 600},
+        JobFinished: {"time_started": at, "time_took_us": 1},
+    }
+    sides = {"job_uuid": job, "miner_hotkey": miner, "validator_hotkey": "us", "timestamp": at}
+    receipts().record(kind(**{**sides, **own[kind], **fields}))
+    models = {JobStarted: JobStartedReceipt, JobAccepted: JobAcceptedReceipt, JobFinished: JobFinishedReceipt}
+    return models[kind]._default_manager.get(job_uuid=job)
+
+
+def ongoing() -> int:
+    """Return how many jobs anna runs, if all ways to ask agree."""
+    now = timezone.now()
+    account = Account.objects.get(miner="anna")
+    ways = {
+        receipts().get_busy_executor_count(CLASS, now).get("anna", 0),
+        len(LiveBook().read(CLASS, now).ongoing.get("anna", ())),
+        len(DryBook().read(CLASS, now).ongoing.get("anna", ())),
+        len(occupation(account, now).jobs),
+    }
+    (jobs,) = ways
+    return jobs
+
+
+def test_a_voided_receipt_frees_the_executor_from_the_next_pick_on() -> None:
+    fill_ledger("anna", executors=1)
+    started = record(JobStarted, uuid4())
+    with pytest.raises(AllMinersBusy):
+        routing().pick(job_request(12))
+    void_receipt(started, **SAID)
+    assert ongoing() == 0
+    assert routing().pick(job_request(12)).miner.hotkey_ss58 == "anna"
+
+
+def test_each_kind_counts_as_if_it_were_not_there() -> None:
+    fill_ledger("anna")
+    job = uuid4()
+    started = record(JobStarted, job, ttl=0, timestamp=timezone.now() - dt.timedelta(seconds=30))
+    accepted = record(JobAccepted, job)
+    assert ongoing() == 1
+    finished = record(JobFinished, job)
+    assert ongoing() == 0
+    void_receipt(finished, **SAID)
+    assert ongoing() == 1
+    void_receipt(accepted, **SAID)
+    assert ongoing() == 0
+    other = uuid4()
+    first, _ = record(JobStarted, other), record(JobAccepted, other)
+    assert ongoing() == 1
+    void_receipt(first, **SAID)  # an accepted receipt alone names no class
+    assert ongoing() == 0
+    assert started.voided_at is None
+
+
+def test_a_job_whose_finished_receipt_is_voided_is_held_and_may_be_asked_for_again() -> None:
+    fill_ledger("anna")
+    request = job_request(30)
+    offer = routed(request)
+    finished = record(JobFinished, offer.uuid)
+    now = timezone.now()
+    assert not LiveBook().read(CLASS, now).ongoing.get("anna")
+    with pytest.raises(JobIsOver):
+        jobs.route(request)
+    void_receipt(finished, **SAID)
+    assert LiveBook().read(CLASS, now).ongoing["anna"]
+    assert len(occupation(Account.objects.get(), now).jobs) == 1
+    assert routed(request).route.allowance_reservation_id == offer.route.allowance_reservation_id
+    allowance().undo_allowance_reservation(offer.route.allowance_reservation_id or 0)
+
+
+def test_a_void_stays_and_says_who_and_why() -> None:
+    started = record(JobStarted, uuid4())
+    returned = void_receipt(started, by=" boss", reason="It was never sent.\n", now=NOW)
+    void = {"voided_by": "boss", "void_reason": "It was never sent.", "voided_at": NOW}
+    assert {name: getattr(returned, name) for name in void} == void
+    record(JobStarted, started.job_uuid)
+    assert JobStartedReceipt.objects.filter(**void).count() == JobStartedReceipt.objects.count() == 1
+    with pytest.raises(ReceiptAlreadyVoided, match="voided by boss at 2026-03-01 12:30:00 UTC") as error:
+        void_receipt(started, by="carl", reason="again", now=NOW + dt.timedelta(days=1))
+    assert (error.value.by, error.value.at) == ("boss", NOW)
+    assert JobStartedReceipt.objects.filter(**void).exists()
+    assert "voided by boss: It was never sent." in happenings(started.job_uuid)[0].sentence
+
+
+@pytest.mark.parametrize("words", ["", " ", None, 5, "x" * 501, "a\0b"], ids=repr)
+@pytest.mark.parametrize("which", ["by", "reason"])
+def test_without_a_name_or_a_reason_nothing_is_voided(which: str, words: Any) -> None:
+    started = record(JobStarted, uuid4())
+    before = stored()
+    with pytest.raises(BadReceiptError, match="Voiding takes a"):
+        void_receipt(started, **{**SAID, which: words})
+    with pytest.raises(BadReceiptError, match="zone"):
+        void_receipt(started, **{**SAID, "now": NOW.replace(tzinfo=None)})
+    assert stored() == before
+    with pytest.raises(IntegrityError), transaction.atomic():
+        JobStartedReceipt.objects.update(voided_at=NOW)
+
+
+@time_machine.travel(dt.datetime(2026, 11, 27, tzinfo=dt.UTC), tick=False)
+def test_a_journal_carries_voids_and_signatures() -> None:
+    assert receipts().record_many(GOLDEN) == []
+    for kind in (JobStarted, JobAccepted, JobFinished):
+        void_receipt(record(kind, uuid4()), **SAID)
+        record(kind, uuid4())
+    models: tuple[type[Receipt], ...] = (JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt)
+    before = [list(m._default_manager.order_by("job_uuid").values_list()) for m in models]
+    lines = [line.encode() for line in export()]
+    for model in models:
+        model._default_manager.all().delete()
+    for _ in range(2):
+        list(replay(lines))
+    after = [list(m._default_manager.order_by("job_uuid").values_list()) for m in models]
+    assert [[row[1:] for row in rows] for rows in after] == [[row[1:] for row in rows] for rows in before]
+
+
+MAY = ("view_jobstartedreceipt", "void_receipts")
+LIST = "admin:router_receipts_jobstartedreceipt_changelist"
+
+
+def staff(*permissions: str) -> Client:
+    user = User.objects.create_user("-".join(permissions) or "clerk", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def page(receipt: Receipt, view: str = "void") -> str:
+    return reverse(f"admin:router_receipts_{receipt._meta.model_name}_{view}", args=[receipt.pk])
+
+
+def test_an_operator_voids_a_receipt_on_its_page() -> None:
+    started, client = record(JobStarted, uuid4()), staff(*MAY)
+    assert page(started) in client.get(page(started, "change")).content.decode()
+    assert str(started.job_uuid) in client.get(page(started)).content.decode()
+    for nothing in ({}, {"reason": ""}, {"reason": " "}, {"reason": "x" * 501}, {"reason": "\0"}):
+        assert client.post(page(started), nothing).status_code == 200
+    started.refresh_from_db()
+    assert started.voided_at is None
+    response = client.post(page(started), {"reason": " It was never sent. "}, follow=True)
+    content = response.content.decode()
+    assert response.redirect_chain == [(page(started, "change"), 302)]
+    assert "is voided and does not count any more" in content
+    assert "It was never sent." in content
+    assert page(started) not in content
+    entry = LogEntry.objects.get()
+    assert (entry.object_id, "It was never sent." in entry.get_change_message()) == (str(started.pk), True)
+    again = client.post(page(started), {"reason": "again"}, follow=True).content.decode()
+    assert f"was voided by {'-'.join(MAY)}" in again
+    assert LogEntry.objects.count() == 1
+    assert client.get(reverse("admin:router_receipts_jobstartedreceipt_void", args=[10**9])).status_code == 404
+
+
+def test_an_operator_voids_many_with_one_reason_and_an_entry_each() -> None:
+    rows, client = [record(JobStarted, uuid4()) for _ in range(5)], staff(*MAY)
+    chosen = {"action": "void", "_selected_action": [row.pk for row in rows[:4]]}
+    asked = client.post(reverse(LIST), chosen)
+    assert asked.status_code == 200
+    assert "Void 4 receipts" in asked.content.decode()
+    assert not JobStartedReceipt.objects.exclude(voided_at=None).exists()
+    client.post(reverse(LIST), {**chosen, "reason": "A token leaked."}, follow=True)
+    assert JobStartedReceipt.objects.filter(void_reason="A token leaked.").count() == LogEntry.objects.count() == 4
+    again = client.post(reverse(LIST), chosen, follow=True)
+    assert "All of them are voided." in again.content.decode()
+
+
+@pytest.mark.parametrize("permissions", [(), MAY[:1], MAY[1:]], ids=str)
+def test_without_a_permission_there_is_no_page_and_no_action(permissions: tuple[str, ...]) -> None:
+    started, client = record(JobStarted, uuid4()), staff(*permissions)
+    assert client.get(page(started)).status_code == client.post(page(started), {"reason": "x"}).status_code == 403
+    client.post(reverse(LIST), {"action": "void", "_selected_action": [started.pk], "reason": "x"})
+    assert page(started) not in client.get(page(started, "change")).content.decode()
+    started.refresh_from_db()
+    assert started.voided_at is None
+
+
+WHY = ("--by", "boss", "--reason", "A token leaked.")
+
+
+def test_the_command_voids_what_is_chosen() -> None:
+    job = uuid4()
+    for kind in (JobStarted, JobAccepted, JobFinished):
+        record(kind, job)
+        record(kind, uuid4(), "bert")
+    before = stored()
+    tried = run_command("void_receipts", "--miner", "anna", "--dry-run", *WHY)
+    assert (tried.code, "To void: 2." in tried.out) == (0, True)
+    assert stored() == before
+    assert run_command("void_receipts", "--job", job, "--kind", "finished", *WHY).code == 0
+    since, until = timezone.now() - dt.timedelta(hours=1), timezone.now() + dt.timedelta(hours=1)
+    times = ("--since", since.isoformat(), "--until", until.isoformat(), "--validator", "us")
+    done = run_command("void_receipts", "--miner", "anna", *times, *WHY)
+    assert "Voided: 2." in done.out
+    models: tuple[type[Receipt], ...] = (JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt)
+    for model in models:
+        assert model._default_manager.get(miner_hotkey="anna").voided_by == "boss"
+        assert model._default_manager.get(miner_hotkey="bert").voided_at is None
+    assert run_command("void_receipts", "--miner", "anna", *WHY).code == 1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [],
+        ["--job", "x"],
+        ["--since", "yesterday"],
+        ["--since", "2026-01-01T12:00:00"],
+        ["--since", "2026-99-01T12:00:00Z"],
+        ["--miner", "anna", "--reason", " "],
+        ["--miner", "anna", "--by", "x" * 151],
+    ],
+    ids=str,
+)
+def test_the_command_refuses_what_chooses_nothing(bad: list[str]) -> None:
+    record(JobStarted, uuid4())
+    before = stored()
+    ended = run_command("void_receipts", *WHY, *bad)
+    assert ended.code == 2
+    assert ended.err
+    assert stored() == before
