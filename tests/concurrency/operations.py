@@ -23,6 +23,7 @@ from routing import book, events, jobs, pruning, routing
 from routing.messages import Finished, Retry, Started
 from routing.retention import DEFAULTS
 from tests.factories import CLASS, job_request
+from tests.jobs import ME
 
 Word = dict[str, Any]
 
@@ -126,7 +127,7 @@ def say_of_job(kind: str, job: str, reservation: int) -> Word:
     """Say over a socket that a job was started, or is over."""
     about = {"uuid": UUID(job), "allowance_reservation_id": reservation, "validator_hotkey": VALIDATOR}
     said = Started(**about) if kind == "started" else Finished(**about, time_took_us=0)
-    return attempt("say_of_job", lambda: events.note(said), job=job)
+    return attempt("say_of_job", lambda: events.note(said, by=ME), job=job)
 
 
 def retry(job: str, reservation: int) -> Word:
@@ -134,7 +135,7 @@ def retry(job: str, reservation: int) -> Word:
     said = Retry(uuid=UUID(job), allowance_reservation_id=reservation)
 
     def call() -> str | None:
-        outcome = jobs.retry(said)
+        outcome = jobs.retry(said, by=ME)
         return outcome.route.miner.hotkey_ss58 if outcome.route else None
 
     return attempt("retry", call, job=job)

@@ -27,6 +27,7 @@ from routing.models import DecisionRecord
 from routing.pipeline import decide
 from routing.types import AllMinersBusy, Gate, NotEnoughCollateralException
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command
+from tests.jobs import ME
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
 
@@ -155,7 +156,7 @@ def test_the_board_the_dry_run_and_the_socket_say_so(admin_client: Client) -> No
         "none</span>: 0.0.0.0:0 (IPv4) can"
         in admin_client.get(reverse("admin:routing_miner", args=["anna"])).content.decode()
     )
-    answer = answers.to_question(job_request(12)).message
+    answer = answers.to_question(job_request(12), ME).message
     assert isinstance(answer, Rejected)
     assert (answer.reason, answer.counts, answer.retry_after_seconds) == (
         Reason.ALL_MINERS_BUSY,
@@ -182,7 +183,7 @@ def test_a_fixed_miner_that_can_t_be_reached_is_a_setting_to_correct(
     assert [(m.id, prefix in m.msg) for m in run_checks() if str(m.id).startswith("routing.")] == [
         ("routing.W001", True)
     ]
-    answer = answers.to_question(request).message
+    answer = answers.to_question(request, ME).message
     assert isinstance(answer, Rejected)
     assert (answer.reason, prefix in answer.sentence) == (Reason.UNAVAILABLE, False)
     (tmp_path / "job.json").write_text(request.model_dump_json())

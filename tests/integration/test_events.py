@@ -23,7 +23,7 @@ from routing.models import MinerIncident
 from routing.refusals import JobFinished, JobUnknown, RouteGivenUp
 from routing.types import MinerIncidentType
 from tests.factories import CLASS, fill_ledger, job_request
-from tests.jobs import HOLD, MINERS, VALIDATOR, note, of, retried, retry, routed, states
+from tests.jobs import HOLD, MINERS, VALIDATOR, note, of, retried, retry, route, routed, states
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
 
@@ -139,15 +139,15 @@ def test_a_job_that_is_finished_while_it_is_routed_anew_is_over(
 ) -> None:
     request = job_request()
     first, pick = routed(request), picks.pick
-    events.note(of(first, Failed))
+    note(of(first, Failed))
 
     def finish_first(*args: Any, **how: Any) -> Any:
-        events.note(of(first, Finished))
+        note(of(first, Finished))
         return pick(*args, **how)
 
     monkeypatch.setattr(picks, "pick", finish_first)
     with pytest.raises(JobFinished):
-        jobs.retry(of(first, Retry)) if by_retry else jobs.route(request)
+        retry(of(first, Retry)) if by_retry else route(request)
     assert states() == {first.route.miner.hotkey_ss58: "released"}
 
 

@@ -17,13 +17,13 @@ from django.db import connection
 from allowance import allowance
 from receipts import receipts
 from receipts.models import JobStartedReceipt
-from routing import answers, events
+from routing import answers
 from routing.explanations import happenings
 from routing.jobs import Offer
 from routing.messages import Acknowledged, Failed, RejectedByMiner, Started
 from routing.models import MinerIncident, Rejection
 from tests.factories import CLASS, fill_ledger, job_request
-from tests.jobs import of, routed
+from tests.jobs import ME, note, of, routed
 from tests.receipts import GOLDEN, MINER, OTHER, VALIDATOR, Wire, started
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
@@ -51,7 +51,7 @@ def offer(clock: object) -> Offer:
 
 def reject(offer: Offer, *shown: Wire) -> Acknowledged:
     """Say that the miner rejected the job, and insist that the answer tells what is on record."""
-    answer = answers.to_said(of(offer, RejectedByMiner, receipts=list(shown)))
+    answer = answers.to_said(of(offer, RejectedByMiner, receipts=list(shown)), ME)
     assert isinstance(answer, Acknowledged)
     assert answer.incident is (not answer.excused)
     assert MinerIncident.objects.filter(job_uuid=offer.uuid).exists() is answer.incident
@@ -134,7 +134,7 @@ def test_a_receipt_counts_up_to_two_seconds_after_its_end(seconds: int, excused:
 def test_it_counts_when_the_miner_was_asked(offer: Offer, clock: time_machine.Traveller) -> None:
     """Others may have been faster between the route and the offer, of which the started receipt tells the time."""
     clock.shift(20)
-    events.note(of(offer, Started))
+    note(of(offer, Started))
     assert reject(offer, *busy(NOW + 15 * SECOND)).excused
 
 
@@ -153,7 +153,7 @@ def test_of_two_statements_at_once_one_decides(offer: Offer) -> None:
     def say(name: str, shown: list[Wire]) -> None:
         start.wait()
         try:
-            told[name] = answers.to_said(of(offer, RejectedByMiner, receipts=shown))
+            told[name] = answers.to_said(of(offer, RejectedByMiner, receipts=shown), ME)
         finally:
             connection.close()
 
@@ -210,7 +210,7 @@ def test_without_the_extra_nothing_is_excused_and_the_answer_says_so(
 
 def test_a_fixed_route_has_no_executors_to_account_for(clock: object) -> None:
     offer = routed(job_request(30, on_trusted_miner=True))
-    answer = answers.to_said(of(offer, RejectedByMiner, receipts=busy()))
+    answer = answers.to_said(of(offer, RejectedByMiner, receipts=busy()), ME)
     assert isinstance(answer, Acknowledged)
     assert (answer.excused, answer.incident) == (False, True)
     assert "Nothing is known" in (answer.sentence or "")
@@ -218,7 +218,7 @@ def test_a_fixed_route_has_no_executors_to_account_for(clock: object) -> None:
 
 def test_a_failure_has_no_excuse(offer: Offer) -> None:
     reject(offer, *busy())
-    answer = answers.to_said(of(offer, Failed))
+    answer = answers.to_said(of(offer, Failed), ME)
     assert isinstance(answer, Acknowledged)
     assert (answer.incident, answer.excused, answer.sentence) == (True, None, None)
     assert MinerIncident.objects.get().type == "MINER_JOB_FAILED"

@@ -32,7 +32,10 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "issue_token": ("client", "--scope", "jobs"),
     "replay_journal": (str(ROOT / "tests/conformance/cases/route-005/journal.jsonl"),),
     "reservations": ("--spend", "1"),
+    "forget_blocks": ("--from", "4000000000", "--dry-run"),
     "revoke_token": ("somebody",),
+    "void_incidents": ("--miner", "somebody", "--dry-run"),
+    "void_receipts": ("--miner", "somebody", "--by", "anna", "--reason", "a test", "--dry-run"),
 }
 """What a command needs to be told; most need nothing."""
 

@@ -22,7 +22,7 @@ from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedRe
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from receipts.types import BadReceiptError, ReceiptAlreadyVoided
 from receipts.voiding import void_receipt
-from routing import jobs, routing
+from routing import routing
 from routing.book import DryBook, LiveBook
 from routing.explanations import happenings
 from routing.journal import export, replay
@@ -30,7 +30,7 @@ from routing.ongoing import occupation
 from routing.refusals import JobFinished as JobIsOver
 from routing.types import AllMinersBusy
 from tests.factories import CLASS, fill_ledger, job_request, run_command, stored
-from tests.jobs import routed
+from tests.jobs import route, routed
 from tests.receipts import GOLDEN
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
@@ -105,7 +105,7 @@ def test_a_job_whose_finished_receipt_is_voided_is_held_and_may_be_asked_for_aga
     now = timezone.now()
     assert not LiveBook().read(CLASS, now).ongoing.get("anna")
     with pytest.raises(JobIsOver):
-        jobs.route(request)
+        route(request)
     void_receipt(finished, **SAID)
     assert LiveBook().read(CLASS, now).ongoing["anna"]
     assert len(occupation(Account.objects.get(), now).jobs) == 1

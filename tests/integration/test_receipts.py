@@ -19,11 +19,10 @@ from receipts import receipts, signatures
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
 from receipts.schemas import AnyReceipt, JobAccepted, JobFinished, JobStarted, read
 from receipts.types import BadReceiptError
-from routing import events
 from routing.journal import replay
 from routing.messages import Accepted, Started
 from tests.factories import CLASS, fill_ledger, job_request
-from tests.jobs import of, routed
+from tests.jobs import note, of, routed
 from tests.receipts import GOLDEN, OTHER, Wire, signed, started
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -168,11 +167,11 @@ def test_a_socket_refuses_more_than_the_job_can_last(kind: Any) -> None:
     fill_ledger("anna")
     offer = routed(job_request(30))
     with pytest.raises(ValueError, match="130 s"):
-        events.note(of(offer, kind, ttl=131))
+        note(of(offer, kind, ttl=131))
     with pytest.raises(ValueError, match="60 s ahead"):
-        events.note(of(offer, kind, timestamp=timezone.now() + HOUR))
+        note(of(offer, kind, timestamp=timezone.now() + HOUR))
     assert counts() == [0, 0, 0]
-    events.note(of(offer, kind, ttl=130))
+    note(of(offer, kind, ttl=130))
     assert sum(counts()) == 1
 
 

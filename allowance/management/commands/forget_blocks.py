@@ -3,14 +3,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from allowance import forgetting, validation
 from allowance.forgetting import Forgotten
+from allowance.programs import AnsweringCommand
 from allowance.types import BadInputError, BlocksInUse, LockTimeout
 
 
-class Command(BaseCommand):
+class Command(AnsweringCommand):
     help = (
         "Take blocks back that were recorded by mistake: those from a number on, the manifest syncs at them, and the "
         "drops that these made. Routers and the follower may go on meanwhile; the follower can then record the right "

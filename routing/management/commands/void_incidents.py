@@ -8,7 +8,7 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AbstractBaseUser
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -16,6 +16,7 @@ from rich.table import Table
 
 from allowance import validation
 from allowance.console import wide_console
+from allowance.programs import AnsweringCommand
 from allowance.types import BadInputError, LockTimeout
 from routing.models import MinerIncident
 from routing.reliability import VOIDED_AT_ONCE
@@ -25,7 +26,7 @@ from routing.voiding import Group, Incidents, groups, void_for
 NOTHING, BAD_INPUT, LOCKED = 1, 2, 3
 
 
-class Command(BaseCommand):
+class Command(AnsweringCommand):
     help = (
         "Void incidents, for good: they stay in the list, and no pick counts them any more. Each keeps who did it and "
         "why, and has an entry in the admin's log. "

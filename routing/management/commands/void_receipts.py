@@ -4,11 +4,12 @@ import datetime as dt
 from typing import Any
 from uuid import UUID
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
+from allowance.programs import AnsweringCommand
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
 from receipts.types import BadReceiptError, ReceiptAlreadyVoided
 from receipts.voiding import NAME_LENGTH, REASON_LENGTH, void_receipt, words
@@ -20,7 +21,7 @@ KINDS: dict[str, type[Receipt]] = {
 }
 
 
-class Command(BaseCommand):
+class Command(AnsweringCommand):
     help = (
         "Void receipts: from the next pick on they count as if they were not there. They are kept, with the name and "
         "the reason, and this can't be taken back. Narrow down which: by job, miner, validator or time, all of those "
