@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Callable
 from functools import partial
+from random import Random
 from typing import Any, NoReturn
 
 import django
@@ -22,6 +24,7 @@ django.setup()
 
 from django.db import close_old_connections, connections  # noqa: E402
 
+from allowance.types import RESERVATION_ID_BITS  # noqa: E402
 from tests.faults.events import backend_pid  # noqa: E402
 from tests.faults.moments import AFTER_COMMIT, each_moment  # noqa: E402
 from tests.faults.operations import OPERATIONS, Scene  # noqa: E402
@@ -61,7 +64,12 @@ def do_in_fork(operation: Callable[[], object], die_at: int) -> dict[str, Any]:
 
 
 def live(operation: Callable[[], object], die_at: int, telling: int) -> NoReturn:
-    """Do it, up to the moment to die; the last words are what happened until then."""
+    """Do it, up to the moment to die; the last words are what happened until then.
+
+    Every fork draws the same reservation ids, so that what they store can be compared; versions are drawn as ever.
+    """
+    randbits, ids = secrets.randbits, Random(1)
+    secrets.randbits = lambda bits: (ids.getrandbits if bits == RESERVATION_ID_BITS else randbits)(bits)
     moments: list[str] = []
 
     def last_words(**more: object) -> None:
