@@ -70,7 +70,15 @@ def drops_void_nothing(patch: pytest.MonkeyPatch) -> None:
         return count, before[1], ledger.assign(before[2], count, block)
 
     patch.setattr("allowance.chain.declared_step", declared_step)
-    patch.setattr("allowance.audit.declared_step", declared_step)
+    patch.setattr("allowance.history.declared_step", declared_step)
+
+
+def addresses_ignored(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Balance, "is_reachable", True)
+
+
+def drops_not_taken_back(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("allowance.forgetting._derive_accounts", lambda: None)
 
 
 def executors_not_counted(patch: pytest.MonkeyPatch) -> None:
@@ -167,6 +175,8 @@ ANYWHERE: Sequence[Defect] = (
     lapses_not_stored,
     blocks_taken_twice,
     drops_void_nothing,
+    addresses_ignored,
+    drops_not_taken_back,
     executors_not_counted,
     balance_stored_on_its_own,
     spent_pruned_too_early,
