@@ -12,6 +12,7 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.utils import quote
+from django.contrib.admin.views.main import SEARCH_VAR
 from django.core.paginator import Paginator
 from django.db import DataError
 from django.db.models import Model, QuerySet
@@ -100,7 +101,7 @@ class ReadOnlyAdmin(ModelAdmin):
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         """Return the list that an address asks for. One that no database can look for is told so, as Django does."""
-        if any("\0" in value for values in request.GET.lists() for value in (values[0], *values[1])):
+        if any("\0" in value for name, all_ in request.GET.lists() if name != SEARCH_VAR for value in (name, *all_)):
             raise IncorrectLookupParameters
         try:
             return super().get_changelist_instance(request)

@@ -12,7 +12,7 @@ WINDOW_HOURS = "DYNAMIC_ROUTING_RELIABILITY_WINDOW_HOURS"
 MAX_WINDOW_HOURS = 24.0 * 366
 
 CONSTANCE_FIELDS: dict[str, list[Any]] = {
-    "routing_wei": ["allowance.amounts.WeiFormField"],
+    "routing_wei": ["allowance.amounts.WeiFormField", {}],
     "routing_hours": ["django.forms.FloatField", {"min_value": 0.0, "max_value": MAX_WINDOW_HOURS}],
 }
 """For CONSTANCE_ADDITIONAL_FIELDS: how the admin shows and takes them, and their bounds."""

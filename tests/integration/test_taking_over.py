@@ -15,9 +15,10 @@ import pytest
 from constance import config
 from django.apps import apps
 from django.contrib.auth.models import Permission, User
+from django.utils import timezone
 
 from routing import routing, tokens
-from routing.models import AccessToken, UsedSignature
+from routing.models import AccessToken, Rejection, UsedSignature
 from tests.factories import CLASS, fill_ledger, job_request
 from tests.jobs import routed
 from tests.servers.server import database_url
@@ -43,6 +44,9 @@ def past(ledger_clean_at_the_end: None) -> None:
     first = routed(job_request())
     routing().pick(job_request())
     routing().report_incident("MINER_JOB_FAILED", "anna", job_request().uuid, CLASS)
+    Rejection.objects.create(
+        miner="anna", job_uuid=first.uuid, executor_class=CLASS, timestamp=timezone.now(), excused=False
+    )
     UsedSignature.objects.create(signatory="anna", signed_at_ns=1, job_uuid=first.uuid)
     tokens.issue("a program", [tokens.Scope.JOBS], dt.timedelta(days=1))
     boss = User.objects.create_user("boss")
