@@ -133,7 +133,7 @@ class ReceiptAdmin(ModelAdmin):
             "form": form,
             "hidden": hidden,
             "back": back,
-            "what_follows": f"From the next pick on {'it counts' if one else 'they count'} as if not there.",
+            "what_follows": "From the next pick on all counts as if this had never been recorded.",
             "submit": f"Void {'this receipt' if one else f'these {len(receipts)} receipts'}",
         }
         return TemplateResponse(request, "receipts/void.html", context)

@@ -17,7 +17,15 @@ from allowance.console import to_the_second
 from allowance.models import Miner, Reservation
 from routing import tokens
 from routing.incidents import hotkeys
-from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
+from routing.models import (
+    AccessToken,
+    DecisionRecord,
+    IncidentVersion,
+    MinerIncident,
+    Rejection,
+    RoutedJob,
+    UsedSignature,
+)
 from routing.pages import SEE_DECISIONS, incidents, miner_link
 from routing.pages.board import board_page
 from routing.pages.decisions import DecidedFilter, OutcomeFilter, explanation
@@ -204,6 +212,26 @@ class RoutedJobAdmin(OfMinersAdmin):
     @admin.display(description="all its reservations")
     def others(self, job: RoutedJob) -> str:
         return link("reservations", Reservation, q=job.uuid)
+
+
+@admin.register(Rejection)
+class RejectionAdmin(OfMinersAdmin):
+    """Found by job, or by the beginning of a hotkey."""
+
+    exact = ("job_uuid", UUID)
+    list_display = ("happened", "executor_class", "hotkey", "job_uuid", "excused", "sentence")
+    list_filter = (ClassFilterAside, "excused", "timestamp")
+    ordering = ("-timestamp",)
+    search_fields = ("miner__startswith",)
+    fields = (*list_display, "executors", "jobs")
+
+    @admin.display(description="time", ordering="timestamp")
+    def happened(self, rejection: Rejection) -> str:
+        return to_the_second(rejection.timestamp)
+
+    @admin.display(description="miner", ordering="miner")
+    def hotkey(self, rejection: Rejection) -> str:
+        return miner_link(rejection.miner)
 
 
 @admin.register(UsedSignature)

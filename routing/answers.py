@@ -18,11 +18,13 @@ from routing.messages import (
     INCOMING,
     QUESTIONS,
     Acknowledged,
+    Failed,
     Incoming,
     MinerAddress,
     Reason,
     Refused,
     Rejected,
+    RejectedByMiner,
     Retry,
     Routed,
     Said,
@@ -94,10 +96,19 @@ def to_said(said: Said) -> Acknowledged | Rejected | Refused:
     reservation = said.allowance_reservation_id
     try:
         state = events.note(said)
+        rejection = events.rejection(said) if isinstance(said, RejectedByMiner) else None
     except FORESEEN as error:
         return _failed(said, error)
     logger.info("Job '%s': %s", said.uuid, said.type, extra={"job": str(said.uuid), "reservation": reservation})
-    return Acknowledged(uuid=said.uuid, of=said.type, allowance_reservation_id=reservation, reservation=state)
+    return Acknowledged(
+        uuid=said.uuid,
+        of=said.type,
+        allowance_reservation_id=reservation,
+        reservation=state,
+        incident=isinstance(said, Failed) or (rejection is not None and not rejection.excused),
+        excused=None if rejection is None else rejection.excused,
+        sentence=(rejection and rejection.sentence) or None,
+    )
 
 
 def _failed(message: Incoming, error: Exception) -> Refused | Rejected:

@@ -21,9 +21,10 @@ from allowance.types import HOLD_MARGIN, BadInputError
 from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from receipts.types import BadReceiptError
+from routing import rejections
 from routing.jobs import end_route
 from routing.messages import Accepted, Event, Failed, Finished, RejectedByMiner, Said, Started
-from routing.models import RoutedJob
+from routing.models import Rejection, RoutedJob
 from routing.refusals import JobUnknown, RouteGivenUp
 from routing.reliability import record_incident
 from routing.requests import first_problem
@@ -38,6 +39,7 @@ class Attempt(NamedTuple):
     seconds: int
     blocks: list[int]
     reservation_id: int | None
+    made_at: dt.datetime
 
     @property
     def most_seconds(self) -> int:
@@ -69,11 +71,25 @@ def note(said: Said, *, now: dt.datetime | None = None) -> ReservationState | No
             _record_incident(said.incident, said, attempt, at)
             _end(reservations.release, attempt, now)
         case RejectedByMiner():
-            _record_incident(MinerIncidentType.MINER_JOB_REJECTED, said, attempt, at)
+            judged = rejections.judge(
+                said.receipts,
+                job_uuid=said.uuid,
+                miner=attempt.miner,
+                executor_class=attempt.executor_class,
+                routed_at=attempt.made_at,
+                now=at,
+            )
+            if not judged.excused:
+                _record_incident(MinerIncidentType.MINER_JOB_REJECTED, said, attempt, at)
             _end(reservations.release, attempt, now)
     if attempt.reservation_id is None:
         return None
     return state_at(Reservation.objects.get(pk=attempt.reservation_id), now or timezone.now())
+
+
+def rejection(said: RejectedByMiner) -> Rejection:
+    """Return what was found when a rejection was noted. Raises JobUnknown."""
+    return Rejection.objects.get(miner=attempt_of(said).miner, job_uuid=said.uuid)
 
 
 def attempt_of(said: Event) -> Attempt:
@@ -82,7 +98,7 @@ def attempt_of(said: Event) -> Attempt:
         job = RoutedJob.objects.filter(pk=said.uuid, reservation=None).first()
         if job is None:
             raise JobUnknown(said.uuid, None)
-        return Attempt(job.miner, job.executor_class, job.seconds, [], None)
+        return Attempt(job.miner, job.executor_class, job.seconds, [], None, job.routed_at)
     made = Reservation.objects.select_related("account")
     reservation = made.filter(pk=said.allowance_reservation_id, job_uuid=said.uuid).first()
     if reservation is None:
@@ -95,6 +111,7 @@ def attempt_of(said: Event) -> Attempt:
         seconds=round(held.total_seconds()),
         blocks=reservation.blocks,
         reservation_id=reservation.pk,
+        made_at=reservation.created_at,
     )
 
 

@@ -14,7 +14,7 @@ from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedRe
 from receipts.voiding import Voidable
 from routing import report
 from routing.decisions import load
-from routing.models import DecisionRecord, MinerIncident
+from routing.models import DecisionRecord, MinerIncident, Rejection
 from routing.pipeline import refusal
 from routing.types import Decision, Gate, MinerIncidentType, Policy, summarise
 
@@ -117,6 +117,8 @@ def _incidents(job_uuid: UUID) -> Iterator[Happening]:
     for incident in MinerIncident.objects.filter(job_uuid=job_uuid):
         what = MinerIncidentType(incident.type).label
         yield Happening(incident.timestamp, f"{incident.hotkey_ss58address} {what}{_void(incident)}")
+    for rejection in Rejection.objects.filter(job_uuid=job_uuid, excused=True):
+        yield Happening(rejection.timestamp, f"{rejection.miner} rejected the job, excused: {rejection.sentence}")
 
 
 def _void(evidence: Voidable) -> str:

@@ -34,6 +34,10 @@ class Reason(StrEnum):
     UNAVAILABLE = "UNAVAILABLE"
 
 
+MAX_RECEIPTS = 256
+"""The most receipts that a rejection may come with."""
+
+
 class Message(BaseModel):
     """What all messages have in common: a field that they don't have is refused."""
 
@@ -90,9 +94,15 @@ class Failed(Event):
 
 
 class RejectedByMiner(Event):
-    """The miner would not take the job: an incident is recorded, the reservation released."""
+    """The miner would not take the job: the reservation is released, and an incident recorded.
+
+    There is no incident if `receipts`, those of other jobs that the miner showed, account for all its executors.
+    """
 
     type: Literal["job.rejected_by_miner"] = "job.rejected_by_miner"
+    receipts: list[dict[str, Any]] = Field(
+        [], max_length=MAX_RECEIPTS, description="receipts that the miner showed, in their wire form"
+    )
 
 
 class Retry(Event):
@@ -131,13 +141,20 @@ class Rejected(Message):
 
 
 class Acknowledged(Message):
-    """What was said is recorded; `reservation` is what the reservation is now, whatever it was to become."""
+    """What was said is recorded; `reservation` is what the reservation is now, whatever it was to become.
+
+    An `incident` is held against the miner for a failure, and for a rejection unless its receipts `excused` it. The
+    `sentence` says why they do, or why not.
+    """
 
     type: Literal["job.acknowledged"] = "job.acknowledged"
     uuid: UUID
     of: str
     allowance_reservation_id: int | None
     reservation: ReservationState | None
+    incident: bool = False
+    excused: bool | None = None
+    sentence: str | None = None
 
 
 class Happened(Message):

@@ -57,6 +57,36 @@ class MinerIncident(Voidable):
         return f"{self.type} by {self.hotkey_ss58address}"
 
 
+class Rejection(models.Model):
+    """A miner would not take a job, and whether the receipts that it showed excuse it. One per miner and job.
+
+    The first statement decides. Without an excuse there is an incident too. `jobs` are those whose receipts counted, of
+    the `executors` that the miner had declared; the `sentence` tells why that is an excuse, or none.
+    """
+
+    miner = models.CharField("hotkey", max_length=HOTKEY_LENGTH)
+    job_uuid = models.UUIDField()
+    executor_class = models.CharField(max_length=64)
+    timestamp = models.DateTimeField()
+    excused = models.BooleanField()
+    executors = models.PositiveIntegerField(null=True)
+    jobs: models.JSONField[list[str], list[str]] = models.JSONField(default=list)
+    sentence = models.TextField(blank=True)
+
+    class Meta:
+        constraints = (
+            models.UniqueConstraint(fields=("miner", "job_uuid"), name="one_rejection_per_miner_and_job"),
+            models.CheckConstraint(condition=~Q(miner=""), name="rejection_names_a_miner"),
+        )
+        indexes = (
+            models.Index(fields=("job_uuid",), name="rejection_of_job"),
+            models.Index(fields=("-timestamp",), name="rejection_newest"),
+        )
+
+    def __str__(self) -> str:
+        return f"Rejection of job {self.job_uuid} by {self.miner}"
+
+
 class IncidentVersion(models.Model):
     """Drawn anew with every incident of a class, by which routers learn that what they counted is old."""
 

@@ -21,7 +21,7 @@ from allowance.state import held_at
 from allowance.types import LockTimeout
 from receipts import pruning as receipts
 from routing import conf, reliability, signatures
-from routing.models import AccessToken, DecisionRecord, MinerIncident, RoutedJob, UsedSignature
+from routing.models import AccessToken, DecisionRecord, MinerIncident, Rejection, RoutedJob, UsedSignature
 from routing.retention import DEFAULTS, SLACK, kept
 
 Old = tuple[QuerySet[Any], Q]
@@ -82,6 +82,7 @@ def kinds(now: dt.datetime, batch: int) -> list[Kind]:
             # The window that is in force by then decides.
             delete=lambda found: reliability.forget(found.filter(_out_of_window(used))),
         ),
+        rows("rejections", "KEEP_INCIDENTS_DAYS", _rejections, by="timestamp"),
         rows("routed jobs", "KEEP_JOBS_DAYS", partial(_jobs, used), by="routed_at"),
         rows("used signatures", "KEEP_JOBS_DAYS", partial(_signatures, now)),
         rows("access tokens", "KEEP_TOKENS_DAYS", _tokens),
@@ -127,6 +128,10 @@ def _candidates(gone: dt.datetime, before: dt.datetime) -> Old:
 
 def _incidents(used: dt.datetime, before: dt.datetime) -> Old:
     return MinerIncident.objects.filter(timestamp__lt=before), _out_of_window(used)
+
+
+def _rejections(before: dt.datetime) -> Old:
+    return Rejection.objects.filter(timestamp__lt=before), Q()
 
 
 def _out_of_window(used: dt.datetime) -> Q:

@@ -16,7 +16,7 @@ from allowance.ledger import KEPT_BLOCKS
 from allowance.models import LedgerCheck
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from routing import signatures, tokens
-from routing.models import DecisionRecord, UsedSignature
+from routing.models import DecisionRecord, Rejection, UsedSignature
 from routing.reliability import record_incident
 from routing.retention import DEFAULTS, SLACK
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
@@ -116,6 +116,7 @@ def record_history(settings: Settings) -> None:
             accept(at, job)
             finish(at, job)
             incident(at, miner)
+            Rejection.objects.create(miner=miner, job_uuid=job, executor_class=CLASS, timestamp=at, excused=True)
         decide(at)
         check(at)
         tokens.issue("gone", ["jobs"], DAY, now=at - DAY)

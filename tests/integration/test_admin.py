@@ -31,7 +31,7 @@ from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedRe
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing import conf, routing, tokens
 from routing.dynamic import MINIMUM_WEI, WINDOW_HOURS
-from routing.models import AccessToken, MinerIncident, RoutedJob, UsedSignature
+from routing.models import AccessToken, MinerIncident, Rejection, RoutedJob, UsedSignature
 from routing.pages import miner_link
 from routing.reliability import record_incident
 from routing.types import MinerIncidentType
@@ -87,6 +87,7 @@ def record_job(miner: str, job: UUID) -> None:
     receipts().record(JobStarted(**said, executor_class=CLASS, ttl=60))
     receipts().record(JobAccepted(**said, time_accepted=now, ttl=60))
     receipts().record(JobFinished(**said, time_started=now, time_took_us=1_500_000, block_numbers=[FIRST_BLOCK]))
+    Rejection.objects.create(miner=miner, job_uuid=job, executor_class=CLASS, timestamp=now, excused=True)
     failed = MinerIncidentType.MINER_JOB_FAILED
     record_incident(incident_type=failed, hotkey=miner, job_uuid=job, executor_class=CLASS, timestamp=now)
 

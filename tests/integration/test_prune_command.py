@@ -66,7 +66,7 @@ def test_people_get_a_table(settings: Settings) -> None:
         assert ["decisions", "1.5", "6"] in rows
         assert ["their candidates", "0", "1"] in rows
         assert ["lapsed holds", "–", noted] in rows
-        assert len(rows) == 14
+        assert len(rows) == 15
 
 
 LINE = r"(\w+) +\x1b.*?(\d+/\d+)"

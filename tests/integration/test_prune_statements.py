@@ -17,7 +17,7 @@ from pytest_django import Settings
 from allowance.models import Account, Block, Reservation
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from routing import pruning
-from routing.models import DecisionRecord, MinerIncident, RoutedJob, UsedSignature
+from routing.models import DecisionRecord, MinerIncident, Rejection, RoutedJob, UsedSignature
 from routing.signatures import to_unix_ns
 from tests.factories import CLASS, job_request
 from tests.integration.past import DAY, NOW, SIDES, fill, nothing_kept, reserve
@@ -54,6 +54,7 @@ def record_many() -> list[type[models.Model]]:
         add(DecisionRecord, **job, **of_class, at=at, seconds=1, outcome="routed", microseconds=1)
         fault = {"type": "MINER_JOB_FAILED", "hotkey_ss58address": "miner_1"}
         add(MinerIncident, **job, **of_class, **fault, timestamp=at)
+        add(Rejection, **job, **of_class, miner="miner_1", timestamp=at, excused=True)
         add(UsedSignature, **job, signatory="us", signed_at_ns=to_unix_ns(at) + i)
         add(JobStartedReceipt, **SIDES, **job, **of_class, timestamp=at, ttl=60)
         add(JobAcceptedReceipt, **SIDES, **job, timestamp=at, time_accepted=at, ttl=60)
@@ -87,7 +88,7 @@ def test_what_is_past_use_is_found_by_indexes() -> None:
     with CaptureQueriesContext(connection) as captured:
         rows = {kind.name: sum(batch.rows for batch in kind.prune()) for kind in pruning.kinds(NOW, 100)}
     assert {name for name, n in rows.items() if n == ROWS / 10} == {
-        *("decisions", "incidents", "routed jobs", "used signatures", "reservations"),
+        *("decisions", "incidents", "rejections", "routed jobs", "used signatures", "reservations"),
         *("accepted receipts", "started receipts", "finished receipts"),
     }
     assert rows["blocks"] > ROWS / 2

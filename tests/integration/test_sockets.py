@@ -187,6 +187,9 @@ async def test_a_job_is_followed_to_its_end(facilitator: User) -> None:
                 **about(routed, "job.acknowledged"),
                 "of": kind,
                 "reservation": reservation,
+                "incident": False,
+                "excused": None,
+                "sentence": None,
             }
         assert await communicator.receive_nothing(0.05)  # it hears no news of what it said itself
         again = await ask(communicator, uuid=routed["uuid"])

@@ -54,7 +54,7 @@ async def test_no_receipt_outlasts_its_job(server: Server, token: str) -> None:
     assert await sync_to_async(busy_until)(now + dt.timedelta(seconds=60)) == 10
     assert await sync_to_async(busy_until)(over) == 0
     voided = await sync_to_async(run_command)("void_receipts", "--validator", "v", "--by", "boss", "--reason", "a leak")
-    assert "20 receipts are voided" in voided.out
+    assert "Voided: 20." in voided.out
     assert await sync_to_async(busy_until)(now + dt.timedelta(seconds=60)) == 0
     left = JobStartedReceipt.objects.filter(voided_at=None), JobAcceptedReceipt.objects.filter(voided_at=None)
     assert [await rows.acount() for rows in left] == [0, 0]

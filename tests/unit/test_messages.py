@@ -63,7 +63,7 @@ GOOD: dict[str, JSON] = {
         "score_str": "0.5",
     },
     "job.failed": {**ROUTE, "type": "job.failed", "incident": "MINER_HORDE_FAILED"},
-    "job.rejected_by_miner": {**ROUTE, "type": "job.rejected_by_miner"},
+    "job.rejected_by_miner": {**ROUTE, "type": "job.rejected_by_miner", "receipts": [{"payload": {}}]},
 }
 MODELS = {model.model_fields["type"].default: model for model in INCOMING_MODELS}
 FIELDS = [(kind, name) for kind, model in MODELS.items() for name in model.model_fields if name != "type"]
@@ -162,6 +162,8 @@ def test_a_field_without_a_default_can_t_be_left_out(kind: str, name: str) -> No
         *[("job.started", "ttl", value) for value in ("60", 1.5, -1, 3701)],
         *[("job.started", "timestamp", value) for value in (0, "2026-01-01T12:00:00", "3000-01-01T00:00:00Z")],
         *[("job.started", "validator_hotkey", value) for value in ("", "a b", "5" * 49)],
+        ("job.rejected_by_miner", "receipts", [[]]),
+        ("job.rejected_by_miner", "receipts", [{}] * 257),
         *[("job.finished", "time_took_us", value) for value in ("1", -1, 2**63)],
         *[("job.finished", "score_str", value) for value in (0.5, "\0", "5" * 65)],
     ],

@@ -54,7 +54,7 @@ class Command(BaseCommand):
                 found += self.void(receipt, by, reason, dry_run=options["dry_run"])
         if not found:
             raise CommandError("No receipt that is not voided yet is like that.", returncode=1)
-        self.stdout.write(f"{found} receipts {'would be' if options['dry_run'] else 'are'} voided.")
+        self.stdout.write(f"{'To void' if options['dry_run'] else 'Voided'}: {found}.")
 
     def void(self, receipt: Receipt, by: str, reason: str, *, dry_run: bool) -> bool:
         """Void a receipt, and tell whether it was not voided meanwhile."""

@@ -1,0 +1,136 @@
+"""Whether a miner that would not take a job is excused: its receipts show that all its executors were busy.
+
+The receipts come from the miner, so all that they say is checked: both signatures, the miner, the class, the time, and
+that a registered neuron other than the miner gave it the job. Jobs count once, and the job in question does not count.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from allowance.ledger import value_at
+from allowance.locks import bound_waits, ledger_transaction, lock_timeout
+from allowance.models import Account, Block, Miner
+from receipts.models import JobStartedReceipt
+from receipts.schemas import JobStarted, bounded, read
+from receipts.signatures import can_verify, is_signed
+from receipts.types import BadReceiptError
+from routing.models import Rejection
+
+LEEWAY = dt.timedelta(seconds=2)
+"""How long after its end a receipt still excuses: clocks differ, and networks take time. ComputeHorde has the same."""
+
+Shown = list[dict[str, Any]]
+
+
+class Offer(NamedTuple):
+    """A job that a miner was asked to take, and when."""
+
+    job_uuid: UUID
+    miner: str
+    executor_class: str
+    at: dt.datetime
+
+
+def judge(
+    shown: Shown, *, job_uuid: UUID, miner: str, executor_class: str, routed_at: dt.datetime, now: dt.datetime
+) -> Rejection:
+    """Return whether the receipts that a miner has `shown` excuse it; the first statement about a job decides."""
+    rejections = Rejection.objects.filter(miner=miner, job_uuid=job_uuid)
+    if judged := rejections.first():
+        return judged
+    found = Rejection(miner=miner, job_uuid=job_uuid, executor_class=executor_class, timestamp=now, excused=False)
+    if shown:
+        offer = Offer(job_uuid, miner, executor_class, _offered_at(job_uuid, miner, routed_at, now))
+        _look_at(shown, offer, found)
+    with ledger_transaction():
+        bound_waits(lock_timeout())
+        Rejection.objects.bulk_create([found], ignore_conflicts=True)
+        return rejections.get()
+
+
+def _offered_at(job_uuid: UUID, miner: str, routed_at: dt.datetime, now: dt.datetime) -> dt.datetime:
+    """Return when a miner was asked to take a job: its started receipt tells, else the route."""
+    started = JobStartedReceipt.objects.filter(job_uuid=job_uuid, miner_hotkey=miner, voided_at=None).first()
+    return max(routed_at, min(started.timestamp, now)) if started else routed_at
+
+
+def _look_at(shown: Shown, offer: Offer, found: Rejection) -> None:
+    """Write down whether receipts account for all executors that the miner had when it was asked, and why."""
+    if not can_verify():
+        found.sentence = "Receipts can't be verified here, so they excuse no miner: the extra signatures is missing."
+        return
+    block = Block.objects.filter(timestamp__lte=offer.at).order_by("-number").values_list("number", flat=True).first()
+    account = Account.objects.filter(miner=offer.miner, executor_class=offer.executor_class).first()
+    if block is None or account is None:
+        found.sentence = "Nothing is known of the miner's executors, so receipts can't account for them."
+        return
+    flaws: Counter[str] = Counter()
+    jobs = _jobs(shown, offer, block, flaws)
+    found.jobs, found.executors = sorted(jobs), max(1, value_at(account.counts, block))
+    found.excused = len(jobs) >= found.executors
+    found.sentence = f"Receipts account for {len(jobs)} of the miner's executors, and it had {found.executors}."
+    if flaws:
+        found.sentence += f" Not counted: {', '.join(f'{n} {flaw}' for flaw, n in flaws.items())}."
+
+
+def _jobs(shown: Shown, offer: Offer, block: int, flaws: Counter[str]) -> set[str]:
+    """Return the jobs whose receipts count; `flaws` are what is wrong with how many of the others."""
+    fitting = []
+    for receipt in _read(shown, flaws):
+        if flaw := _flaw(receipt, offer):
+            flaws[flaw] += 1
+        else:
+            fitting.append(receipt)
+    validators = _validators({receipt.validator_hotkey for receipt in fitting} - {offer.miner}, block)
+    jobs: set[str] = set()
+    for receipt in fitting:
+        job = str(receipt.job_uuid)
+        if receipt.validator_hotkey not in validators:
+            flaws["by no registered validator"] += 1
+        elif job in jobs:
+            flaws["of a job shown before"] += 1
+        elif not is_signed(receipt):
+            flaws["not signed by both sides"] += 1
+        else:
+            jobs.add(job)
+    return jobs
+
+
+def _read(shown: Shown, flaws: Counter[str]) -> Iterator[JobStarted]:
+    for value in shown:
+        try:
+            receipt = read(value)
+        except BadReceiptError:
+            flaws["no receipt"] += 1
+            continue
+        if isinstance(receipt, JobStarted):
+            yield bounded(receipt)
+        else:
+            flaws["of another kind"] += 1
+
+
+def _flaw(receipt: JobStarted, offer: Offer) -> str | None:
+    """Return why a receipt does not count, whoever signed it."""
+    if receipt.miner_hotkey != offer.miner:
+        return "of another miner"
+    if receipt.executor_class != offer.executor_class:
+        return "of another class"
+    if receipt.job_uuid == offer.job_uuid:
+        return "of this job"
+    if not receipt.timestamp <= offer.at <= receipt.timestamp + dt.timedelta(seconds=receipt.ttl) + LEEWAY:
+        return "not valid then"
+    return None
+
+
+def _validators(hotkeys: Collection[str], block: int) -> set[str]:
+    """Return those of `hotkeys` that may have given jobs at a block: all neurons that were registered.
+
+    The ledger does not know which of them have a validator's permit.
+    """
+    neurons = Miner.objects.filter(hotkey__in=hotkeys).values_list("hotkey", "presence")
+    return {hotkey for hotkey, presence in neurons if value_at(presence, block)}

@@ -1,0 +1,229 @@
+"""A miner that rejects a job because all its executors are busy is excused, if signed receipts say so."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from collections.abc import Callable
+from threading import Barrier, Thread
+from typing import Any
+from uuid import UUID
+
+import pytest
+import time_machine
+from bittensor_core import Keypair
+from django.db import connection
+
+from allowance import allowance
+from receipts import receipts
+from receipts.models import JobStartedReceipt
+from routing import answers, events
+from routing.explanations import happenings
+from routing.jobs import Offer
+from routing.messages import Acknowledged, Failed, RejectedByMiner, Started
+from routing.models import MinerIncident, Rejection
+from tests.factories import CLASS, fill_ledger, job_request
+from tests.jobs import of, routed
+from tests.receipts import GOLDEN, MINER, OTHER, VALIDATOR, Wire, started
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
+
+NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+SECOND = dt.timedelta(seconds=1)
+STRANGER = Keypair.create_from_uri("//Stranger")
+EXECUTORS = 2
+
+
+@pytest.fixture
+def clock() -> Any:
+    with time_machine.travel(NOW, tick=False) as traveller:
+        fill_ledger(MINER.ss58_address, executors=EXECUTORS)
+        neurons = [key.ss58_address for key in (MINER, VALIDATOR, OTHER)]
+        number = allowance().get_current_block() + 1
+        allowance().record_block(number=number, timestamp=NOW, stake_share=0.5, hotkeys=neurons)
+        yield traveller
+
+
+@pytest.fixture
+def offer(clock: object) -> Offer:
+    return routed(job_request(30))
+
+
+def reject(offer: Offer, *shown: Wire) -> Acknowledged:
+    """Say that the miner rejected the job, and insist that the answer tells what is on record."""
+    answer = answers.to_said(of(offer, RejectedByMiner, receipts=list(shown)))
+    assert isinstance(answer, Acknowledged)
+    assert answer.incident is (not answer.excused)
+    assert MinerIncident.objects.filter(job_uuid=offer.uuid).exists() is answer.incident
+    assert answer.reservation == "released"
+    return answer
+
+
+def busy(at: dt.datetime = NOW - SECOND, **fields: Any) -> list[Wire]:
+    return [started(at, **fields) for _ in range(EXECUTORS)]
+
+
+def test_receipts_for_all_executors_excuse(offer: Offer) -> None:
+    answer = reject(offer, *busy())
+    assert answer.excused is True
+    assert answer.sentence == "Receipts account for 2 of the miner's executors, and it had 2."
+    assert "excused" in happenings(offer.uuid)[0].sentence
+    rejection = Rejection.objects.get()
+    assert (rejection.excused, rejection.executors, len(rejection.jobs)) == (True, EXECUTORS, EXECUTORS)
+
+
+def test_without_receipts_a_rejection_costs_as_ever(offer: Offer) -> None:
+    answer = reject(offer)
+    assert (answer.excused, answer.incident, answer.sentence) == (False, True, None)
+
+
+def test_more_than_enough_is_fine_and_bad_ones_beside_do_no_harm(offer: Offer) -> None:
+    good = busy()
+    answer = reject(offer, {}, *GOLDEN, *good, started(NOW), good[0])
+    assert answer.excused
+    assert answer.sentence
+    for flaw in ("1 no receipt", "4 of another", "1 of a job shown before"):
+        assert flaw in answer.sentence.replace("2 of another miner, 2 of another kind", "4 of another")
+
+
+SPOILT: dict[str, tuple[str, Callable[[Offer], list[Wire]]]] = {
+    "too few": ("account for 1 ", lambda _: busy()[:1]),
+    "one twice": ("shown before", lambda _: busy()[:1] * 2),
+    "another of the same job": (
+        "shown before",
+        lambda _: [started(NOW - i * SECOND, job_uuid=str(UUID(int=5))) for i in (1, 2)],
+    ),
+    "another miner's": ("of another miner", lambda _: busy(miner=OTHER)),
+    "another class": ("of another class", lambda _: busy(executor_class="always_on.test")),
+    "this very job": ("of this job", lambda offer: [*busy()[:1], started(NOW - SECOND, job_uuid=str(offer.uuid))]),
+    "begun later": ("not valid then", lambda _: busy(NOW + SECOND)),
+    "ended before": ("not valid then", lambda _: busy(NOW - 303 * SECOND)),
+    "for a year": ("not valid then", lambda _: busy(NOW - 3703 * SECOND, ttl=366 * 86400)),
+    "by the miner itself": ("no registered validator", lambda _: busy(validator=MINER)),
+    "by a stranger": ("no registered validator", lambda _: busy(validator=STRANGER)),
+    "signed by another": (
+        "not signed by both",
+        lambda _: busy(validator=OTHER, validator_hotkey=VALIDATOR.ss58_address),
+    ),
+    "not signed by the miner": (
+        "not signed by both",
+        lambda _: [{**wire, "miner_signature": wire["validator_signature"]} for wire in busy()],
+    ),
+    "changed since": (
+        "not signed by both",
+        lambda _: [{**wire, "payload": {**wire["payload"], "ttl": 301}} for wire in busy()],
+    ),
+    "no receipts": ("2 no receipt", lambda _: [{}, {"payload": [], "miner_signature": 5}]),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_receipts_that_do_not_count_excuse_nobody(name: str, offer: Offer) -> None:
+    flaw, shown = SPOILT[name]
+    answer = reject(offer, *shown(offer))
+    assert answer.excused is False
+    assert answer.sentence
+    assert flaw in answer.sentence
+
+
+@pytest.mark.parametrize(("seconds", "excused"), [(0, True), (302, True), (303, False)])
+def test_a_receipt_counts_up_to_two_seconds_after_its_end(seconds: int, excused: bool, offer: Offer) -> None:
+    assert reject(offer, *busy(NOW - seconds * SECOND)).excused is excused
+
+
+def test_it_counts_when_the_miner_was_asked(offer: Offer, clock: time_machine.Traveller) -> None:
+    """Others may have been faster between the route and the offer, of which the started receipt tells the time."""
+    clock.shift(20)
+    events.note(of(offer, Started))
+    assert reject(offer, *busy(NOW + 15 * SECOND)).excused
+
+
+def test_a_statement_said_again_has_the_same_answer(clock: time_machine.Traveller) -> None:
+    for first, then in ((busy(), []), ([], busy()), (busy(), busy()), (busy()[:1], busy())):
+        offer = routed(job_request(3))
+        answer = reject(offer, *first)
+        clock.shift(5)
+        assert reject(offer, *first) == answer
+        assert reject(offer, *then) == answer
+
+
+def test_of_two_statements_at_once_one_decides(offer: Offer) -> None:
+    start, told = Barrier(2), {}
+
+    def say(name: str, shown: list[Wire]) -> None:
+        start.wait()
+        try:
+            told[name] = answers.to_said(of(offer, RejectedByMiner, receipts=shown))
+        finally:
+            connection.close()
+
+    threads = [Thread(target=say, args=case) for case in {"with": busy(), "without": []}.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert told["with"] == told["without"] == reject(offer)
+
+
+def test_it_stays_so_when_the_ledger_and_the_receipts_change(offer: Offer, clock: time_machine.Traveller) -> None:
+    shown = busy()
+    answer = reject(offer, *shown)
+    clock.shift(600)
+    axons = {MINER.ss58_address: {"address": "10.0.0.1", "ip_version": 4, "port": 9000}}
+    manifest = {MINER.ss58_address: {CLASS: 9}}
+    allowance().record_manifests(block=allowance().get_current_block(), axons=axons, executors=manifest)
+    receipts().record(started(NOW + 600 * SECOND, job_uuid=str(offer.uuid)))
+    assert reject(offer, *shown) == answer
+
+
+def test_a_miner_counts_with_the_executors_of_that_time(offer: Offer) -> None:
+    """A manifest that comes after the job was offered changes nothing."""
+    axons = {MINER.ss58_address: {"address": "10.0.0.1", "ip_version": 4, "port": 9000}}
+    manifest = {MINER.ss58_address: {CLASS: 0}}
+    newest = allowance().get_current_block()
+    allowance().record_block(number=newest + 1, timestamp=NOW + 12 * SECOND, stake_share=0.5)
+    allowance().record_manifests(block=newest + 1, axons=axons, executors=manifest)
+    assert not reject(offer, *busy()[:1]).excused
+
+
+def test_a_miner_without_executors_must_show_a_receipt() -> None:
+    with time_machine.travel(NOW, tick=False):
+        fill_ledger(MINER.ss58_address, executors=1)
+        neurons = [key.ss58_address for key in (MINER, VALIDATOR)]
+        number = allowance().get_current_block()
+        allowance().record_block(number=number + 1, timestamp=NOW, stake_share=0.5, hotkeys=neurons)
+        offer = routed(job_request(12))
+        axons = {MINER.ss58_address: {"address": "10.0.0.1", "ip_version": 4, "port": 9000}}
+        allowance().record_manifests(block=number + 1, axons=axons, executors={MINER.ss58_address: {CLASS: 0}})
+        assert not reject(offer, {}).excused
+
+
+def test_without_the_extra_nothing_is_excused_and_the_answer_says_so(
+    offer: Offer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bittensor_core", None)
+    answer = reject(offer, *busy())
+    assert not answer.excused
+    assert answer.sentence
+    assert "can't be verified here" in answer.sentence
+
+
+def test_a_fixed_route_has_no_executors_to_account_for(clock: object) -> None:
+    offer = routed(job_request(30, on_trusted_miner=True))
+    answer = answers.to_said(of(offer, RejectedByMiner, receipts=busy()))
+    assert isinstance(answer, Acknowledged)
+    assert (answer.excused, answer.incident) == (False, True)
+    assert "Nothing is known" in (answer.sentence or "")
+
+
+def test_a_failure_has_no_excuse(offer: Offer) -> None:
+    reject(offer, *busy())
+    answer = answers.to_said(of(offer, Failed))
+    assert isinstance(answer, Acknowledged)
+    assert (answer.incident, answer.excused, answer.sentence) == (True, None, None)
+    assert MinerIncident.objects.get().type == "MINER_JOB_FAILED"
+
+
+def test_what_is_shown_is_not_stored_as_a_receipt(offer: Offer) -> None:
+    reject(offer, *busy())
+    assert not JobStartedReceipt.objects.exists()
