@@ -69,7 +69,7 @@ def live(operation: Callable[[], object], die_at: int, telling: int) -> NoReturn
     Every fork draws the same reservation ids, so that what they store can be compared; versions are drawn as ever.
     """
     randbits, ids = secrets.randbits, Random(1)
-    secrets.randbits = lambda bits: (ids.getrandbits if bits == RESERVATION_ID_BITS else randbits)(bits)
+    secrets.randbits = lambda k: (ids.getrandbits if k == RESERVATION_ID_BITS else randbits)(k)
     moments: list[str] = []
 
     def last_words(**more: object) -> None:

@@ -131,7 +131,7 @@ class World:
         """Return what an action does with the reservation it refers to filled in, or None if there is none."""
         if "back" not in do:
             return do
-        ids = sorted(self.model.bookings)
+        ids = list(self.model.bookings)  # in the order in which they were made
         return {**do, "id": ids[-1 - do["back"]]} if do["back"] < len(ids) else None
 
     def happens(self, action: Action, do: Do) -> bool:
