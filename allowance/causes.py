@@ -15,7 +15,7 @@ from allowance.types import BLOCK_EXPIRY
 MANY = BLOCK_EXPIRY // 10
 """So many blocks that earn nothing are felt."""
 
-NAMED_GAPS = 3
+NAMED_GAPS = 2
 """How many gaps are named."""
 
 

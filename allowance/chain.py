@@ -23,7 +23,7 @@ from allowance.types import MAX_AHEAD, BadInputError
 
 logger = logging.getLogger(__name__)
 
-CHECK_BLOCKS = "Let the follower record them, or take back a newest block that is wrong, with forget_blocks."
+CHECK_BLOCKS = "Record them, or take a newest block that is wrong back with forget_blocks."
 CHECK_STAKE = "Check the stake of the validator, and the hotkey whose stake the follower reads."
 CHECK_NEURONS = "Check the subnet, and the node, from which the follower reads the neurons."
 CHECK_MANIFESTS = "Check that the follower reaches the miners."

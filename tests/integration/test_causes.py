@@ -163,7 +163,7 @@ def test_gaps_are_told_with_the_blocks_that_are_missing() -> None:
     finding = find("block_gaps")
     assert (finding.level, finding.value) == (Level.WARNING, 8)
     assert finding.sentence.startswith(
-        "8 of the last 16 blocks are missing, 1002 to 1003, 1006 to 1008, 1010 to 1010, …: they earn nothing, "
+        "8 of the last 16 blocks are missing, 1002 to 1003, 1006 to 1008, …: they earn nothing, "
         "nor does the block before each gap."
     )
     allowance().record_block(number=FIRST_BLOCK + 15 + 722, timestamp=NOW, stake_share=0.5)
