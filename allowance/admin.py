@@ -10,10 +10,11 @@ from uuid import UUID
 
 from django.conf import settings
 from django.contrib import admin
+from django.contrib.admin.exceptions import DisallowedModelAdminLookup
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.utils import quote
+from django.contrib.admin.views.main import SEARCH_VAR
 from django.core.paginator import Paginator
-from django.db import DataError
 from django.db.models import Model, Q, QuerySet
 from django.http import HttpRequest
 from django.urls import URLPattern, reverse
@@ -99,19 +100,24 @@ class ReadOnlyAdmin(ModelAdmin):
         return urls
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Allow what the filters ask for, and links. Any lookup of any column, which Django allows, can fail."""
+        """Allow what the filters and links to the list ask for. Others, which Django allows, may fail."""
         names = (getattr(each, "parameter_name", each) for each in self.list_filter)
         columns = [name[0] if isinstance(name, tuple) else name for name in names]
         return lookup in {*self.linked, *(f"{column}{suffix}" for column in columns for suffix in SUFFIXES)}
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         """Return the list that an address asks for. One that no database can look for is told so, as Django does."""
-        if any("\0" in value for values in request.GET.lists() for value in (values[0], *values[1])):
-            raise IncorrectLookupParameters
+        for name, values in request.GET.lists():  # what is searched for is checked by Django itself
+            if "\0" in name or (name != SEARCH_VAR and any("\0" in value for value in values)):
+                raise IncorrectLookupParameters
         try:
             return super().get_changelist_instance(request)
-        except (DataError, OverflowError) as error:
+        except (OverflowError, DisallowedModelAdminLookup) as error:
             raise IncorrectLookupParameters from error
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """Return the row of a page; PostgreSQL can't even be asked for a text with NUL."""
+        return None if "\0" in object_id else super().get_object(request, object_id, from_field)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).defer(*self.heavy)

@@ -9,9 +9,10 @@ from uuid import UUID
 
 from django.conf import settings
 from django.contrib import admin
+from django.contrib.admin.exceptions import DisallowedModelAdminLookup
 from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.views.main import SEARCH_VAR
 from django.core.paginator import Paginator
-from django.db import DataError
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from django.urls import URLPattern
@@ -71,18 +72,19 @@ class ReceiptAdmin(ModelAdmin):
         return urls
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Allow what the filters ask for, and links to a miner's receipts. Any lookup of any column, which Django allows, can fail."""
+        """Allow what the filters and links to a miner's receipts ask for. Others, which Django allows, may fail."""
         names = (getattr(each, "parameter_name", each) for each in self.list_filter)
         columns = [name[0] if isinstance(name, tuple) else name for name in names]
         return lookup in {"miner_hotkey__exact", *(f"{column}{suffix}" for column in columns for suffix in SUFFIXES)}
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         """Return the list that an address asks for. One that no database can look for is told so, as Django does."""
-        if any("\0" in value for values in request.GET.lists() for value in (values[0], *values[1])):
-            raise IncorrectLookupParameters
+        for name, values in request.GET.lists():  # what is searched for is checked by Django itself
+            if "\0" in name or (name != SEARCH_VAR and any("\0" in value for value in values)):
+                raise IncorrectLookupParameters
         try:
             return super().get_changelist_instance(request)
-        except (DataError, OverflowError) as error:
+        except (OverflowError, DisallowedModelAdminLookup) as error:
             raise IncorrectLookupParameters from error
 
     def get_paginator(self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any) -> Paginator[Any]:
