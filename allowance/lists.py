@@ -10,11 +10,11 @@ from urllib.parse import urlencode
 
 from django.conf import settings
 from django.contrib import admin, messages
+from django.contrib.admin.exceptions import DisallowedModelAdminLookup
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.utils import quote
 from django.contrib.admin.views.main import SEARCH_VAR
 from django.core.paginator import Paginator
-from django.db import DataError
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, reverse
@@ -101,12 +101,17 @@ class ReadOnlyAdmin(ModelAdmin):
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         """Return the list that an address asks for. One that no database can look for is told so, as Django does."""
-        if any("\0" in value for name, all_ in request.GET.lists() if name != SEARCH_VAR for value in (name, *all_)):
-            raise IncorrectLookupParameters
+        for name, values in request.GET.lists():  # what is searched for is checked by Django itself
+            if "\0" in name or (name != SEARCH_VAR and any("\0" in value for value in values)):
+                raise IncorrectLookupParameters
         try:
             return super().get_changelist_instance(request)
-        except (DataError, OverflowError) as error:
+        except (OverflowError, DisallowedModelAdminLookup) as error:
             raise IncorrectLookupParameters from error
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
+        """Return the row of a page; PostgreSQL can't even be asked for a text with NUL."""
+        return None if "\0" in object_id else super().get_object(request, object_id, from_field)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).defer(*self.heavy)

@@ -44,7 +44,7 @@ class MinerIncidentAdmin(SearchedByIndexAdmin):
     mere_field = "hotkey_ss58address"
     list_display = ("happened", "type", "executor_class", "hotkey", "job", "sent_by", "voided")
     list_filter = incidents.FILTERS
-    linked = ("hotkey_ss58address__exact",)
+    linked = ("hotkey_ss58address__exact", "executor_class__exact")
     ordering = ("-timestamp",)
     search_fields = ("hotkey_ss58address__startswith",)
     sortable_by = ("happened", "hotkey", mere_field)  # by index; the filters do for the others

@@ -29,11 +29,11 @@ MODELS = [
     if admin.site.is_registered(model)
 ]
 VALUES = (
-    *("\0", "a\0b", "(", "[", "", "1", "-1", "9" * 30, "1e400", "nan", "True", "é" * 500),
-    *("0001-01-01 00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-13-45", "2026-01-01", "00000000"),
+    *("\0", "a\0b", "(", "", "1", "9" * 30, "1e400", "nan", "é" * 500),
+    *("0001-01-01 00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-13-45", "2026-01-01"),
 )
 LOOKUPS = ("regex", "contains", "has_key", "year", "range")
-DJANGOS = ("q", "o", "p", "e", "all", "_to_field", "_popup", "_facets", "_changelist_filters")
+DJANGOS = ("q", "o", "p", "e", "_to_field")
 
 each_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
 
@@ -69,7 +69,8 @@ def test_a_list_answers_whatever_its_address_asks_for(model: type[models.Model],
     for name, value in asked(model):
         address = f"{page}?{urlencode({name: value})}"
         assert admin_client.get(address).status_code in {200, 302, 400}, address
-    assert admin_client.get(f"{page}?pk__regex=(").status_code == 400
+    for lookup in ("pk__regex=(", "pk__nothing=1", "nothing=1", "%00=1"):
+        assert admin_client.get(f"{page}?{lookup}").url == f"{page}?e=1"  # type: ignore[attr-defined]
 
 
 @each_model
