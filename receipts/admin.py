@@ -58,7 +58,7 @@ class ReceiptAdmin(ModelAdmin):
         response = super().changelist_view(request, extra_context)
         listed = getattr(response, "context_data", {}).get("cl")
         if listed is not None and listed.query and not listed.result_count:
-            messages.info(request, f"Nothing is found by “{listed.query:.80}”. Search takes {self.search_help_text}.")
+            messages.warning(request, f"“{listed.query:.80}” finds nothing. Search takes {self.search_help_text}.")
         return response
 
 
