@@ -31,9 +31,9 @@ RECEIPTS = f"""
 INCIDENTS = f"""
     WITH {_ACCOUNTS}
     INSERT INTO routing_minerincident
-        (type, timestamp, hotkey_ss58address, job_uuid, executor_class, voided_by, void_reason)
+        (type, timestamp, hotkey_ss58address, job_uuid, executor_class, executors, voided_by, void_reason)
     SELECT 'MINER_JOB_FAILED', now() - interval '25 hours' - i * interval '5 s', miner_id, gen_random_uuid(),
-           executor_class, '', '' {_EACH}
+           executor_class, 1, '', '' {_EACH}
 """
 """Incidents that no longer count."""
 

@@ -78,7 +78,7 @@ async def test_incidents_are_searched_by_job_and_by_the_beginning_of_a_hotkey(vi
     (old,) = await jobs(lambda i: not lately(i))  # a search is one of all time
     for term, expected in ((old, [old]), ("<scr", await jobs(lambda i: i.hotkey_ss58address == NASTY[0])), ("?", [])):
         await visit.go(INCIDENTS)
-        await visit.page.get_by_label("Hotkey or its beginning, or a job's uuid").fill(term)
+        await visit.page.get_by_label("Hotkey or its beginning, or a job's uuid or its first 6 digits").fill(term)
         async with visit.page.expect_navigation():
             await visit.page.keyboard.press("Enter")
         assert sorted(await visit.column("job")) == sorted(expected), term
@@ -109,8 +109,11 @@ async def test_decisions_are_filtered_and_searched(visit: Visit) -> None:
         ({"Outcome": "AllMinersBusy"}, [row for row in records if row.outcome == "AllMinersBusy"]),
         ({"Outcome": "routed", "Time": "last hour"}, [row for row in lately if row.outcome == "routed"]),
         ({"Executor class": OTHER_CLASS}, []),
-        ({"Hotkey or its beginning, or a job's uuid": str(records[-1].job_uuid)}, records[-1:]),
-        ({"Hotkey or its beginning, or a job's uuid": "<scr"}, [row for row in records if row.miner == NASTY[0]]),
+        ({"Hotkey or its beginning, or a job's uuid or its first 6 digits": str(records[-1].job_uuid)}, records[-1:]),
+        (
+            {"Hotkey or its beginning, or a job's uuid or its first 6 digits": "<scr"},
+            [row for row in records if row.miner == NASTY[0]],
+        ),
     ]
     await visit.go(DECISIONS)
     for choices, rows in expected:
@@ -156,7 +159,7 @@ async def test_the_board_says_what_is_wrong_at_the_field(visit: Visit) -> None:
         "minimum_wei",
         "exclude",
     ]
-    assert "greater than or equal to 0" in await errors.nth(0).inner_text()
+    assert "is no amount. Write it as" in await errors.nth(0).inner_text()
     assert "A hotkey has 1 to 48 printable characters" in await errors.nth(1).inner_text()
     seconds = visit.page.locator("[name=seconds]")
     await seconds.fill("3601")
