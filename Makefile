@@ -40,7 +40,7 @@ lint: $(venv)/lint ## check style, types, migrations and the settings of a serve
 	@$(bin)/ruff check --quiet
 	@$(bin)/ruff format --check --quiet
 	@$(bin)/mypy
-	@export DEBUG=0 DATABASE_URL=sqlite://:memory: && \
+	@export DEBUG=0 DATABASE_URL=sqlite://:memory: TRUSTED_MINER_ADDRESS=127.0.0.1 TRUSTED_MINER_PORT=8001 && \
 	SECRET_KEY=$$($(bin)/python -c "import secrets; print(secrets.token_urlsafe(50))") && export SECRET_KEY && \
 	$(bin)/python manage.py makemigrations --check --dry-run && \
 	$(bin)/python manage.py check --deploy --fail-level WARNING

@@ -25,7 +25,13 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
 SEED = 20260101
 AT_ONCE = 50
 MAX_SIZE = 2**21
-LIMITS = {"SOCKET_IN_FLIGHT": 1000, "SOCKET_IN_FLIGHT_EACH": 1000, "SOCKET_MESSAGES_PER_SECOND": 1_000_000}
+LIMITS = {
+    "SOCKET_IN_FLIGHT": 1000,
+    "SOCKET_IN_FLIGHT_EACH": 1000,
+    "SOCKET_MESSAGES_PER_SECOND": 1_000_000,
+    "ROUTING_CLIENT_MESSAGES_PER_SECOND": 1_000_000,
+    "ROUTING_CLIENT_REFUSALS_PER_MINUTE": 1_000_000,
+}
 
 INVALID_TEXT = "ERROR uvicorn.error: Invalid UTF-8 sequence received from client."
 """The server's own word on text that is none, with a traceback; it never reaches us."""
