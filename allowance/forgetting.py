@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from allowance import history, ledger, rows
 from allowance.chain import newest_block
-from allowance.locks import chain_changed, ledger_transaction, lock_accounts_of, lock_chain
+from allowance.locks import chain_changed, ledger_transaction, lock_accounts_of, lock_chain, reading_transaction
 from allowance.models import Account, Block, ManifestSync, Miner, Reservation, ReservationState
 from allowance.state import state_at
 from allowance.types import BlocksInUse
@@ -51,14 +51,15 @@ def find(first: int, *, now: dt.datetime | None = None) -> Forgotten:
     )
     at = now or timezone.now()
     ends = {ReservationState.HELD: found.held, ReservationState.LAPSED: found.lapsed}
-    for reservation in _holding().only("state", "expires_at", "blocks").iterator():
-        newest = max(reservation.blocks)
-        if newest < first:
-            continue
-        state = state_at(reservation, at)
-        if state is ReservationState.SPENT:
-            found.spent_up_to = max(newest, found.spent_up_to or 0)
-        ends.get(state, found.spent).append(reservation.pk)
+    with reading_transaction():
+        for reservation in _holding().only("state", "expires_at", "blocks").iterator():
+            newest = max(reservation.blocks)
+            if newest < first:
+                continue
+            state = state_at(reservation, at)
+            if state is ReservationState.SPENT:
+                found.spent_up_to = max(newest, found.spent_up_to or 0)
+            ends.get(state, found.spent).append(reservation.pk)
     return found
 
 

@@ -192,6 +192,7 @@ def test_a_finished_receipt_stays_while_a_reservation_of_its_job_is_held() -> No
 
 def test_a_finished_receipt_stays_while_its_job_is_known_so_that_it_is_not_routed_again(settings: Settings) -> None:
     settings.KEEP_JOBS_DAYS = 2
+    settings.DECISIONS_SAMPLE = 0
     fill("anna")
     request = job_request()
     offer = routed(request, now=NOW - DAY)
