@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -42,15 +42,23 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
 NO_DATABASE = {"message_schema": 0, "routing_status": 2}
 """What ends otherwise than with NO_ANSWER where there is no database: the first needs none, the second is to say so."""
 
+DJANGO, OURS = ("-m", "django"), ("manage.py",)
+"""How a site of others runs commands, whose manage.py knows nothing of our exit codes; and how this one does."""
+
 every_command = pytest.mark.parametrize("name", sorted(COMMANDS))
 
 
 def start(
-    name: str, *arguments: str, out: int = subprocess.PIPE, err: int = subprocess.PIPE, **environment: str
+    name: str,
+    *arguments: str,
+    program: Sequence[str] = DJANGO,
+    out: int = subprocess.PIPE,
+    err: int = subprocess.PIPE,
+    **environment: str,
 ) -> subprocess.Popen[bytes]:
     arguments = arguments or ARGUMENTS.get(name, ())
     return subprocess.Popen(
-        [sys.executable, "manage.py", name, *arguments],
+        [sys.executable, *program, name, *arguments],
         cwd=ROOT,
         env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "DATABASE_URL": database_url(), **environment},
         stdin=subprocess.DEVNULL,
@@ -121,7 +129,7 @@ def test_help_says_what_no_answer_ends_with(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["check_ledger", "routing_status"])
 def test_settings_that_can_t_be_read_are_no_answer(name: str) -> None:
-    program = start(name, DJANGO_SETTINGS_MODULE="project.settings", SECRET_KEY="", DEBUG="0")
+    program = start(name, program=OURS, DJANGO_SETTINGS_MODULE="project.settings", SECRET_KEY="", DEBUG="0")
     code, out, err = ended(program)
     assert (code, out) == (NO_ANSWER, "")
     assert "Set SECRET_KEY" in err
@@ -143,7 +151,7 @@ def test_a_full_disk_is_no_answer(ledger: None) -> None:
 
 
 def test_a_defect_of_ours_is_no_answer_and_shows_where_it_is() -> None:
-    code, _, err = ended(start("check_ledger", DJANGO_SETTINGS_MODULE="nowhere.settings"))
+    code, _, err = ended(start("check_ledger", program=OURS, DJANGO_SETTINGS_MODULE="nowhere.settings"))
     assert code == NO_ANSWER
     assert "Traceback" in err
 
@@ -158,7 +166,7 @@ def test_a_journal_is_the_same_in_every_encoding(ledger: None) -> None:
 def test_an_interrupt_has_its_code_and_no_traceback(ledger: None) -> None:
     """A journal from standard input that never ends, and Ctrl-C."""
     program = subprocess.Popen(
-        [sys.executable, "manage.py", "replay_journal", "-"],
+        [sys.executable, *DJANGO, "replay_journal", "-"],
         cwd=ROOT,
         env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "DATABASE_URL": database_url()},
         stdin=subprocess.PIPE,
