@@ -30,9 +30,6 @@ TYPES = {REJECTED: "rejected the job", FAILED: "failed the job", HORDE: "its hor
 LIGHT = ["#2f6fab", "#c2571a", "#2e7d4f", "#8e4ba0"]
 DARK = ["#6fb1ec", "#f09a5b", "#6cc592", "#cf96e0"]
 
-NARROW = 0.06
-"""How far a share of pixels may be off: the blurred edges of narrow bars do not count, and lie elsewhere each hour."""
-
 Numbers = dict[str, tuple[float, ...]]
 
 
@@ -101,7 +98,7 @@ async def is_drawn(visit: Visit, name: str, colors: list[str]) -> None:
     if len(chart.colors) > 1:
         seen = [pixels[color] for color in chart.colors]
         for share, total in zip(seen, chart.totals, strict=True):
-            assert share / sum(seen) == pytest.approx(total / sum(chart.totals), abs=NARROW), name
+            assert share / sum(seen) == pytest.approx(total / sum(chart.totals), abs=0.03), name
     else:
         assert pixels[chart.colors[0]] > 100, name
 

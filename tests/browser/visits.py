@@ -40,19 +40,22 @@ DRAWN = """() => Object.fromEntries([...document.querySelectorAll("figure.chart 
 }))"""
 
 PIXELS = """id => {
-    const canvas = document.getElementById(id + "-canvas"), counts = {};
-    const {left, top, width, height} = Chart.getChart(canvas).chartArea;
+    const canvas = document.getElementById(id + "-canvas"), chart = Chart.getChart(canvas), counts = {};
+    const {left, top, width, height} = chart.chartArea;
     const copy = new OffscreenCanvas(width, height).getContext("2d");
     copy.drawImage(canvas, -left, -top);
     const {data} = copy.getImageData(0, 0, width, height);
-    for (let i = 0; i < data.length; i += 4) {
-        if (data[i + 3] === 255) {
-            const color = "#" + [data[i], data[i + 1], data[i + 2]].map(n => n.toString(16).padStart(2, "0")).join("");
-            counts[color] = (counts[color] ?? 0) + 1;
+    for (const color of new Set(chart.data.datasets.flatMap(set => set.backgroundColor))) {
+        const channels = [1, 3, 5].map(at => parseInt(color.slice(at, at + 2), 16));
+        for (let i = 0; i < data.length; i += 4) {
+            if (channels.every((channel, at) => Math.abs(channel - data[i + at]) <= NEAR)) {
+                counts[color] = (counts[color] ?? 0) + data[i + 3] / 255;
+            }
         }
     }
     return counts;
-}"""
+}""".replace("NEAR", "8")
+"""The area of each colour. The blurred edges of a bar count by how far they are covered, else narrow bars lose most."""
 
 
 class Drawn(NamedTuple):
@@ -132,7 +135,7 @@ class Visit:
         return {name: Drawn(**chart) for name, chart in (await self.page.evaluate(DRAWN)).items()}
 
     async def pixels(self, chart: str) -> Counter[str]:
-        """Return how many pixels of a chart have each colour, within its axes: not counting the legend."""
+        """Return how many pixels each colour covers in a chart, within its axes: not counting the legend."""
         return Counter(await self.page.evaluate(PIXELS, chart))
 
     @property
