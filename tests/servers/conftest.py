@@ -1,14 +1,22 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator
 
 import pytest
 
 from routing import tokens
 from routing.tokens import Scope
 from tests.factories import fill_ledger
+from tests.servers.redis import Redis, own_redis
 
 HOUR = dt.timedelta(hours=1)
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[Redis]:
+    with own_redis() as server:
+        yield server
 
 
 @pytest.fixture

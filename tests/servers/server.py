@@ -25,6 +25,15 @@ UVICORN = ("uvicorn", "--host", "127.0.0.1", "--port", "0", "--lifespan", "off")
 DAPHNE = ("daphne", "--bind", "127.0.0.1", "--port", "0")
 LISTENS = re.compile(r"(?:Uvicorn running on http://|Listening on TCP address )127\.0\.0\.1:(\d+)")
 
+UNBOUNDED = {
+    "SOCKET_IN_FLIGHT": 1000,
+    "SOCKET_IN_FLIGHT_EACH": 1000,
+    "SOCKET_MESSAGES_PER_SECOND": 1_000_000,
+    "ROUTING_CLIENT_MESSAGES_PER_SECOND": 1_000_000,
+    "ROUTING_CLIENT_REFUSALS_PER_MINUTE": 1_000_000,
+}
+"""The settings of a server that takes all that one client of a test sends."""
+
 TROUBLE = re.compile(r"^.*\b(?:ERROR|CRITICAL)\b.*|^Traceback.*", re.MULTILINE)
 
 GRACE = DEADLINE

@@ -52,12 +52,6 @@ Pair = tuple[Server, Server]
 
 
 @pytest.fixture(scope="module")
-def redis() -> Iterator[Redis]:
-    with own_redis() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def pair(redis: Redis, django_db_setup: None) -> Iterator[Pair]:
     with servers(2, REDIS_URL=redis.url, **BOUNDS) as (one, other):
         yield one, other
@@ -230,12 +224,13 @@ async def test_nobody_reaches_the_job_of_another_client_on_any_process(
         assert (await acknowledge(ours, about(routed, "job.failed"))).reservation == "released"
 
 
-async def test_of_two_clients_that_send_one_uuid_at_once_one_has_the_job(
-    pair: Pair, token: str, request: pytest.FixtureRequest
-) -> None:
-    _, stranger = await in_database_thread(tokens.issue)(f"rival of {request.node.name}"[:60], [Scope.JOBS], HOUR)
-    async with socket(pair[0], token) as one, socket(pair[1], stranger) as other:
-        for trusted in [False, True] * 8:
+@pytest.mark.parametrize("trusted", [False, True])
+async def test_of_two_clients_that_send_one_uuid_at_once_one_has_the_job(pair: Pair, trusted: bool) -> None:
+    """Each client is a new one: the refusals that it gets here are fewer than BOUNDS allows."""
+    names = [f"{name} {trusted}" for name in ("one", "other")]
+    tokens_of = [(await in_database_thread(tokens.issue)(name, [Scope.JOBS], HOUR))[1] for name in names]
+    async with socket(pair[0], tokens_of[0]) as one, socket(pair[1], tokens_of[1]) as other:
+        for _ in range(8):
             message = job(on_trusted_miner=trusted)
             first, second = await asyncio.gather(ask(one, message), ask(other, message))
             assert {first.type, second.type} == {"job.routed", "job.rejected"}

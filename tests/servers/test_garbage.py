@@ -17,7 +17,7 @@ from routing.messages import Refused, Rejected, Routed
 from tests.factories import fill_ledger
 from tests.servers.client import all_events, answer, closed_with, hear, hear_of, route, socket
 from tests.servers.garbage import Data, every_field_replaced, mutated
-from tests.servers.server import UVICORN, Server, servers
+from tests.servers.server import UNBOUNDED, UVICORN, Server, servers
 from tests.sockets import job, reservations
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
@@ -25,13 +25,6 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
 SEED = 20260101
 AT_ONCE = 50
 MAX_SIZE = 2**21
-LIMITS = {
-    "SOCKET_IN_FLIGHT": 1000,
-    "SOCKET_IN_FLIGHT_EACH": 1000,
-    "SOCKET_MESSAGES_PER_SECOND": 1_000_000,
-    "ROUTING_CLIENT_MESSAGES_PER_SECOND": 1_000_000,
-    "ROUTING_CLIENT_REFUSALS_PER_MINUTE": 1_000_000,
-}
 
 INVALID_TEXT = "ERROR uvicorn.error: Invalid UTF-8 sequence received from client."
 """The server's own word on text that is none, with a traceback; it never reaches us."""
@@ -39,7 +32,7 @@ INVALID_TEXT = "ERROR uvicorn.error: Invalid UTF-8 sequence received from client
 
 @pytest.fixture(scope="module")
 def server(django_db_setup: None) -> Iterator[Server]:
-    with servers(1, (*UVICORN, "--ws-max-size", str(MAX_SIZE)), **LIMITS) as (server,):
+    with servers(1, (*UVICORN, "--ws-max-size", str(MAX_SIZE)), **UNBOUNDED) as (server,):
         yield server
         assert len(server.troubles) == 2 * server.log.count(INVALID_TEXT)
 

@@ -27,8 +27,8 @@ from tests.servers.client import (
     say,
     socket,
 )
-from tests.servers.redis import Redis, own_redis
-from tests.servers.server import Server, servers
+from tests.servers.redis import Redis
+from tests.servers.server import UNBOUNDED, Server, servers
 from tests.sockets import JSON, job, reservations
 
 pytestmark = [
@@ -38,26 +38,13 @@ pytestmark = [
 ]
 
 HELD, SPENT, RELEASED = ReservationState.HELD, ReservationState.SPENT, ReservationState.RELEASED
-LIMITS = {
-    "SOCKET_IN_FLIGHT": 1000,
-    "SOCKET_IN_FLIGHT_EACH": 1000,
-    "SOCKET_MESSAGES_PER_SECOND": 1_000_000,
-    "ROUTING_CLIENT_MESSAGES_PER_SECOND": 1_000_000,
-    "ROUTING_CLIENT_REFUSALS_PER_MINUTE": 1_000_000,
-}
 
 Pair = tuple[Server, Server]
 
 
 @pytest.fixture(scope="module")
-def redis() -> Iterator[Redis]:
-    with own_redis() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def pair(redis: Redis, django_db_setup: None) -> Iterator[Pair]:
-    with servers(2, REDIS_URL=redis.url, **LIMITS) as (one, other):
+    with servers(2, REDIS_URL=redis.url, **UNBOUNDED) as (one, other):
         yield one, other
         assert one.troubles + other.troubles == []
 
@@ -183,7 +170,7 @@ async def test_all_hear_of_a_job_whose_client_hangs_up_as_soon_as_it_is_answered
 async def test_a_worker_that_is_killed_leaves_its_jobs_to_the_others(pair: Pair, redis: Redis, token: str) -> None:
     """Kill it when some of its jobs have been answered, and as many are under way."""
     known, unknown = [job() for _ in range(10)], [job() for _ in range(10)]
-    with servers(1, REDIS_URL=redis.url, **LIMITS) as (doomed,):
+    with servers(1, REDIS_URL=redis.url, **UNBOUNDED) as (doomed,):
         async with socket(pair[1], token) as other, socket(doomed, token) as one:
             told = {str(routed.uuid): routed for routed in [await route(one, request) for request in known]}
             for request in unknown:
