@@ -8,12 +8,12 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from asgiref.sync import sync_to_async
 from django.contrib.auth.models import Permission
 from django.utils import timezone
 
 from allowance import allowance
 from allowance.models import Reservation
+from allowance.threads import in_database_thread
 from receipts.models import JobFinishedReceipt, JobStartedReceipt
 from routing import answers, events, jobs, tokens
 from routing.admission import Visitor, admit
@@ -214,7 +214,7 @@ async def test_no_client_makes_news_of_anothers_job(transactional_db: None) -> N
 
 
 async def _user(name: str) -> Any:
-    return await sync_to_async(permitted)(name)
+    return await in_database_thread(permitted)(name)
 
 
 def test_a_retry_stays_with_the_owner() -> None:

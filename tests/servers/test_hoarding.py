@@ -6,9 +6,9 @@ import datetime as dt
 from collections.abc import Iterator
 
 import pytest
-from asgiref.sync import sync_to_async
 from django.utils import timezone
 
+from allowance.threads import in_database_thread
 from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobStartedReceipt
 from routing.messages import Acknowledged, Reason, Refused, Routed
@@ -51,10 +51,12 @@ async def test_no_receipt_outlasts_its_job(server: Server, token: str) -> None:
                 assert isinstance(told, Acknowledged)
     now = timezone.now()
     over = now + dt.timedelta(seconds=50 + SECONDS + 100 + 1)
-    assert await sync_to_async(busy_until)(now + dt.timedelta(seconds=60)) == 10
-    assert await sync_to_async(busy_until)(over) == 0
-    voided = await sync_to_async(run_command)("void_receipts", "--validator", "v", "--by", "boss", "--reason", "a leak")
+    assert await in_database_thread(busy_until)(now + dt.timedelta(seconds=60)) == 10
+    assert await in_database_thread(busy_until)(over) == 0
+    voided = await in_database_thread(run_command)(
+        "void_receipts", "--validator", "v", "--by", "boss", "--reason", "a leak"
+    )
     assert "Voided: 20." in voided.out
-    assert await sync_to_async(busy_until)(now + dt.timedelta(seconds=60)) == 0
+    assert await in_database_thread(busy_until)(now + dt.timedelta(seconds=60)) == 0
     left = JobStartedReceipt.objects.filter(voided_at=None), JobAcceptedReceipt.objects.filter(voided_at=None)
-    assert [await rows.acount() for rows in left] == [0, 0]
+    assert [await in_database_thread(rows.count)() for rows in left] == [0, 0]
