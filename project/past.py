@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 from uuid import UUID
 
@@ -42,19 +42,31 @@ REFUSALS = {
 def set_the_scene(rng: random.Random, miners: list[str], now: dt.datetime) -> None:
     """Record collateral, incidents of two weeks, the decisions of a day, and receipts of others' jobs."""
     config.DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI = ETH // 100
+    served = _classes_of_miners()
     for miner in miners:
         allowance().record_collateral(hotkey=miner, wei=rng.choice([0, ETH // 200, ETH // 100, ETH // 10, ETH]))
-        for _ in range(rng.choice([0, 0, 2, 4, 8, 18])):
-            _record_incident(rng, rng.choice(list(MinerIncidentType)), miner, _moment(rng, now, FORTNIGHT))
         for _ in range(rng.choice([0, 0, 1, 3])):
             receipts().record(started(new_uuid(rng), miner, rng.choice(CLASSES), now, ttl=1800))
-    broke_down, declines = rng.sample(miners, 2)
+    for miner, classes in served.items():
+        for _ in range(rng.choice([0, 0, 2, 4, 8, 18])):
+            _record_incident(rng, rng.choice(list(MinerIncidentType)), miner, classes, _moment(rng, now, FORTNIGHT))
+    broke_down, declines = rng.sample(list(served), 2)
     for _ in range(70):
-        outage = now - dt.timedelta(days=4)
-        _record_incident(rng, MinerIncidentType.MINER_HORDE_FAILED, broke_down, _moment(rng, outage, DAY))
+        at = _moment(rng, now - dt.timedelta(days=4), DAY)
+        _record_incident(rng, MinerIncidentType.MINER_HORDE_FAILED, broke_down, served[broke_down], at)
     for _ in range(120):
-        _record_incident(rng, MinerIncidentType.MINER_JOB_REJECTED, declines, _moment(rng, now, FORTNIGHT))
+        at = _moment(rng, now, FORTNIGHT)
+        _record_incident(rng, MinerIncidentType.MINER_JOB_REJECTED, declines, served[declines], at)
     _remember_a_day(rng, now, len(miners))
+
+
+def _classes_of_miners() -> dict[str, list[str]]:
+    """Return the classes in which each miner has executors, by hotkey."""
+    served = defaultdict[str, list[str]](list)
+    accounts = Account.objects.filter(executors__gt=0).order_by("pk")
+    for miner, executor_class in accounts.values_list("miner_id", "executor_class"):
+        served[miner].append(executor_class)
+    return served
 
 
 def _moment(rng: random.Random, now: dt.datetime, span: dt.timedelta) -> dt.datetime:
@@ -65,12 +77,12 @@ def _moment(rng: random.Random, now: dt.datetime, span: dt.timedelta) -> dt.date
             return now - age
 
 
-def _record_incident(rng: random.Random, kind: str, hotkey: str, timestamp: dt.datetime) -> None:
+def _record_incident(rng: random.Random, kind: str, hotkey: str, classes: list[str], timestamp: dt.datetime) -> None:
     record_incident(
         incident_type=kind,
         hotkey=hotkey,
         job_uuid=new_uuid(rng),
-        executor_class=rng.choice(CLASSES),
+        executor_class=rng.choice(classes),
         timestamp=timestamp,
     )
 
