@@ -181,7 +181,7 @@ def check_redis_prefix(**_kwargs: Any) -> list[CheckMessage]:
         return []
     hint = "Up to 40 letters, digits, dots, hyphens and underscores; or leave it out, and it is drawn."
     message = f"ROUTING_REDIS_PREFIX is {prefix!r:.80}, which can't begin a group's name."
-    return [Error(message, hint=hint, id="routing.E020")]
+    return [Error(message, hint=hint, id="routing.E026")]
 
 
 @register()

@@ -67,14 +67,14 @@ class JobConsumer(Socket):
     async def work_on(self, message: Incoming, visitor: Visitor, slot: Slot) -> None:
         """Answer a message, and tell whoever follows the job. The process's slot is free before the client has read."""
         if isinstance(message, V2JobRequest | Retry):
-            if (wait := await quotas.refusals.take(visitor.owner)) is not None:
+            if (wait := quotas.refusals.wait(visitor.owner)) is not None:
                 slot.free()
                 await self.answer(answers.refused_too_often(message, wait))
                 return
             answer = await in_database_thread(answers.to_question, give_back=answers.give_back)(message, visitor)
             slot.free()
-            if answer.offer or answer.unavailable:
-                quotas.refusals.put_back(visitor.owner)
+            if not (answer.offer or answer.unavailable):
+                await quotas.refusals.count(visitor.owner)
             await self.pass_on(answer)
             if answer.offer:
                 self.follow(answer.offer.uuid)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from django.conf import settings
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -29,8 +29,11 @@ PATIENCE = 0.5
 PAUSE = 5.0
 """Seconds for which a Redis that failed is not asked again."""
 
-PORTIONS = 20
-"""A process takes so large a part of a bound at a time, so that it need not ask Redis for each message."""
+PORTIONS = 100
+"""A process takes so large a part of what is left of a bound at a time, so that it need not ask Redis for each message.
+
+Each portion is smaller than the one before, so that many processes with a message each do not use a bound up.
+"""
 
 MOST_REMEMBERED = 1000
 """From so many clients on, those whose time is over are forgotten."""
@@ -38,13 +41,20 @@ MOST_REMEMBERED = 1000
 CONNECTIONS_TO_REDIS = 4
 
 TAKE = """
-local taken = tonumber(redis.call('GET', KEYS[1]) or '0')
-local granted = math.max(0, math.min(tonumber(ARGV[1]), tonumber(ARGV[2]) - taken))
+local left = tonumber(ARGV[1]) - tonumber(redis.call('GET', KEYS[1]) or '0')
+local granted = math.max(0, math.min(left, math.max(1, math.floor(left / tonumber(ARGV[2])))))
 redis.call('INCRBY', KEYS[1], granted)
 if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
 return {granted, redis.call('PTTL', KEYS[1])}
 """
-"""Take some of a bound. The time begins with the first that is taken, by the clock of Redis."""
+"""Take a portion of a bound. The time begins with the first that is taken, by the clock of Redis."""
+
+COUNT = """
+local counted = redis.call('INCR', KEYS[1])
+if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+return {counted, redis.call('PTTL', KEYS[1])}
+"""
+"""Count one more thing. The time begins with the first that is counted, by the clock of Redis."""
 
 ENTER = """
 local time = redis.call('TIME')
@@ -64,59 +74,99 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Lot:
-    """What a process has left of a client's bound, until when by the monotonic clock, and whether that was the last."""
+    """A number of things, right `until` then by the monotonic clock; `last`: no more are to be had before."""
 
-    left: int
+    number: int
     until: float
-    last: bool
+    last: bool = False
 
 
-class Bound:
-    """So many things as a setting says that one client may do in a time of some `seconds`."""
+class Lots:
+    """The lots of the clients of a process. Those whose time is over are not there."""
 
-    def __init__(self, setting: str, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._setting = setting
-        self._clock = clock
-        self._seconds = seconds
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
         self._lots: dict[str, Lot] = {}
 
-    async def take(self, client: str) -> float | None:
-        """Count one more thing. Returns None if the client may do it, or else after how many seconds it may."""
-        if (lot := self._lot(client)) is None or not (lot.left or lot.last):
-            lot = await self._refill(client)
-        if lot.left:
-            lot.left -= 1
-            return None
-        return max(0.1, round(lot.until - self._clock(), 1))
+    def __len__(self) -> int:
+        return len(self._lots)
 
-    def put_back(self, client: str) -> None:
-        """Count one thing less: it did not come to what is counted."""
-        if lot := self._lot(client):
-            lot.left += 1
-
-    def _lot(self, client: str) -> Lot | None:
+    def get(self, client: str) -> Lot | None:
         lot = self._lots.get(client)
-        return lot if lot and self._clock() < lot.until else None
+        return lot if lot and self.clock() < lot.until else None
 
-    async def _refill(self, client: str) -> Lot:
-        most = max(1, int(limit(self._setting)))
-        portion = max(1, most // PORTIONS)
-        answer = await _ask(TAKE, f"{self._setting}:{client}", portion, most, round(self._seconds * 1000))
-        now, lot = self._clock(), self._lot(client)  # which others may have refilled meanwhile
-        granted, milliseconds = answer or (most, self._seconds * 1000)
-        if lot is None:
-            lot = self._remember(client, Lot(0, now + milliseconds / 1000, last=False))
-        if not lot.last:
-            lot.left += granted
-            lot.last = answer is None or not granted
-        return lot
-
-    def _remember(self, client: str, lot: Lot) -> Lot:
-        now = self._clock()
+    def put(self, client: str, lot: Lot) -> Lot:
+        now = self.clock()
         if len(self._lots) >= MOST_REMEMBERED:
             self._lots = {name: other for name, other in self._lots.items() if now < other.until}
         self._lots[client] = lot
         return lot
+
+    def wait(self, lot: Lot) -> float:
+        """Return the seconds until a lot's time is over."""
+        return max(0.1, round(lot.until - self.clock(), 1))
+
+
+class Bound:
+    """So many things as a setting says that one client may do in a time of some `seconds`. It is asked before each."""
+
+    def __init__(self, setting: str, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._setting = setting
+        self._seconds = seconds
+        self._lots = Lots(clock)
+        self._refills: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def take(self, client: str) -> float | None:
+        """Count one more thing. Returns None if the client may do it, or else after how many seconds it may."""
+        lot = self._lots.get(client)
+        if lot is None or not (lot.number or lot.last):
+            lock = self._refills.setdefault(client, asyncio.Lock())
+            async with lock:  # of those that find nothing left at once, one asks for more
+                lot = self._lots.get(client)
+                if lot is None or not (lot.number or lot.last):
+                    lot = await self._refill(client)
+                return self._take(lot)
+        return self._take(lot)
+
+    def _take(self, lot: Lot) -> float | None:
+        if not lot.number:
+            return self._lots.wait(lot)
+        lot.number -= 1
+        return None
+
+    async def _refill(self, client: str) -> Lot:
+        most = max(1, int(limit(self._setting)))
+        answer = await _ask(TAKE, f"{self._setting}:{client}", most, PORTIONS, round(self._seconds * 1000))
+        granted, milliseconds = answer or (most, self._seconds * 1000)
+        lot = Lot(granted, self._lots.clock() + milliseconds / 1000, last=answer is None or not granted)
+        return self._lots.put(client, lot)
+
+
+class Tally:
+    """What has happened to one client in a time of some `seconds`, and whether it is more than a setting allows.
+
+    A thing is counted once it has happened, so that those on their way use nothing up. A process hears how many others
+    have counted when it counts one itself: each process, and each thing on its way, may be one more than the bound.
+    """
+
+    def __init__(self, setting: str, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._setting = setting
+        self._seconds = seconds
+        self._lots = Lots(clock)
+
+    def wait(self, client: str) -> float | None:
+        """Return after how many seconds a client may go on, None if it may now."""
+        lot = self._lots.get(client)
+        return self._lots.wait(lot) if lot and lot.number >= limit(self._setting) else None
+
+    async def count(self, client: str) -> None:
+        """Count one more thing."""
+        answer = await _ask(COUNT, f"{self._setting}:{client}", round(self._seconds * 1000))
+        lot = self._lots.get(client) or Lot(0, self._lots.clock() + self._seconds)
+        number, until = lot.number + 1, lot.until
+        if answer is not None:
+            number, until = answer[0], self._lots.clock() + answer[1] / 1000
+        self._lots.put(client, Lot(number, until))
 
 
 class Connections:
@@ -165,7 +215,7 @@ class Connections:
 
 connections = Connections("ROUTING_CLIENT_CONNECTIONS")
 messages = Bound("ROUTING_CLIENT_MESSAGES_PER_SECOND", 1)
-refusals = Bound("ROUTING_CLIENT_REFUSALS_PER_MINUTE", 60)
+refusals = Tally("ROUTING_CLIENT_REFUSALS_PER_MINUTE", 60)
 
 _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Redis] = WeakKeyDictionary()
 _away_until = 0.0

@@ -119,7 +119,7 @@ async def test_a_client_has_so_many_refusals_a_minute_over_all_processes(pair: P
         reasons = [(await ask(side, too_long())) for _ in range(8) for side in (one, other)]
         assert all(isinstance(refused, Rejected) for refused in reasons)
         told = [refused.reason for refused in reasons if isinstance(refused, Rejected)]
-        assert told.count(Reason.NOT_ENOUGH_ALLOWANCE) == 10
+        assert told.count(Reason.NOT_ENOUGH_ALLOWANCE) in {10, 11}  # a process hears of others' when it counts its own
         assert told[-1] == "REFUSED_TOO_OFTEN"
 
 
