@@ -97,7 +97,7 @@ def record_manifests(
         lock_chain()
         if ManifestSync.objects.filter(block=block, digest=digest).exists():
             return
-        newest = ManifestSync.objects.order_by("-block").first()
+        newest = ManifestSync.objects.order_by("-block", "-pk").first()
         if newest is not None and newest.block > block:
             raise BadInputError(
                 f"Manifests at block {block} are older than those at {newest.block}; record them in block order. "

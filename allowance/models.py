@@ -13,7 +13,7 @@ from django.db.models import Q
 
 from allowance.fields import BitsField, StepsField, WeiField
 from allowance.ledger import Balance
-from allowance.types import HOTKEY_LENGTH, RESERVATION_ID_BITS, RESERVATION_IDS
+from allowance.types import HOLD_MARGIN, HOTKEY_LENGTH, RESERVATION_ID_BITS, RESERVATION_IDS
 from allowance.types import Miner as MinerValue
 
 
@@ -210,6 +210,11 @@ class Reservation(models.Model):
 
     def __str__(self) -> str:
         return f"Reservation {self.pk}"
+
+    @property
+    def seconds(self) -> int:
+        """The seconds of the job that it was made for."""
+        return round((self.expires_at - self.created_at - HOLD_MARGIN).total_seconds())
 
 
 class ChainLock(models.Model):

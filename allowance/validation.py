@@ -169,7 +169,7 @@ def address(value: object, name: str) -> tuple[str, int | None]:
 
     Raises BadInputError for what is neither an IP address nor a host name.
     """
-    if isinstance(value, str):
+    if isinstance(value, str) and "%" not in value:  # no zone: it means something on its own host only
         with suppress(ValueError):
             ip = ipaddress.ip_address(value)
             mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None

@@ -46,11 +46,11 @@ class Visitor:
 
     @property
     def owner(self) -> str:
-        """What a job of this client belongs to: the token's name, whichever token has it now, or the user's.
+        """What a job of this client belongs to: the name of a token, whichever token has it now, or a user.
 
-        A token is never the user of its name.
+        A user is told by the primary key: a name can change, and then be another user's.
         """
-        return f"{'user' if self.token_id is None else 'token'}:{self.name}"
+        return f"user:{self.user_pk}" if self.token_id is None else f"token:{self.name}"
 
 
 class NotAdmitted(Exception):  # noqa: N818

@@ -42,11 +42,22 @@ class Attempt(NamedTuple):
     blocks: list[int]
     reservation_id: int | None
     made_at: dt.datetime
+    released_at: dt.datetime | None = None
 
     @property
     def most_seconds(self) -> int:
         """The longest ttl that a receipt of this attempt can have: as long as its blocks were held."""
         return self.seconds + HOLD_MARGIN // dt.timedelta(seconds=1)
+
+    def ttl(self, asked: int | None, timestamp: dt.datetime) -> int:
+        """Return the ttl of a receipt of this attempt: as asked, or the job's seconds, to the attempt's end at most.
+
+        Its end is when its blocks are released, or else when they stop being held. Without this bound a client could
+        give routes up and start their jobs later: executors would be busy with jobs that nobody pays for.
+        """
+        ends_at = self.released_at or self.made_at + dt.timedelta(seconds=self.most_seconds)
+        left = (ends_at - timestamp) // dt.timedelta(seconds=1)
+        return max(0, min(self.seconds if asked is None else asked, left))
 
 
 def note(said: Said, *, by: Visitor, now: dt.datetime | None = None) -> ReservationState | None:
@@ -107,15 +118,15 @@ def attempt_of(said: Event, by: Visitor) -> Attempt:
     reservation = made.filter(pk=said.allowance_reservation_id, job_uuid=said.uuid).first()
     if reservation is None:
         raise JobUnknown(said.uuid, said.allowance_reservation_id)
-    held = reservation.expires_at - reservation.created_at - HOLD_MARGIN
     account = reservation.account
     return Attempt(
         miner=account.miner_id,
         executor_class=account.executor_class,
-        seconds=round(held.total_seconds()),
+        seconds=reservation.seconds,
         blocks=reservation.blocks,
         reservation_id=reservation.pk,
         made_at=reservation.created_at,
+        released_at=reservation.ended_at if reservation.state == ReservationState.RELEASED else None,
     )
 
 
@@ -138,10 +149,10 @@ def _receipt(
     try:
         match said:
             case Started():
-                ttl = attempt.seconds if said.ttl is None else said.ttl
+                ttl = attempt.ttl(said.ttl, timestamp)
                 return JobStarted(**sides, executor_class=attempt.executor_class, ttl=ttl)
             case Accepted():
-                ttl = attempt.seconds if said.ttl is None else said.ttl
+                ttl = attempt.ttl(said.ttl, timestamp)
                 return JobAccepted(**sides, time_accepted=said.time_accepted or timestamp, ttl=ttl)
             case Finished():
                 return JobFinished(

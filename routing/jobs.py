@@ -163,7 +163,7 @@ def restore(job: RoutedJob) -> None:
     """
     reservation, known = job.reservation_id, RoutedJob.objects.filter(pk=job.pk).first()
     if known is not None:
-        if (known.owner, known.routed_at) != (job.owner, job.routed_at):
+        if known.owner != job.owner or known.routed_at < job.routed_at:  # later: it was retried since
             raise ValueError(f"Job {job.pk} means something else here. Restore into an empty database.")
     elif reservation is not None and not Reservation.objects.filter(pk=reservation, job_uuid=job.pk).exists():
         raise ValueError(f"Job {job.pk}: it has no reservation {reservation}. The reservation's line comes first.")
@@ -175,19 +175,39 @@ def restore(job: RoutedJob) -> None:
 def _find(uuid: UUID, by: Visitor) -> RoutedJob | None:
     """Return what is known of a job; one statement if that is nothing. Raises JobTaken, JobFinished.
 
-    A job that has a reservation and no owner is for clients that may speak of all jobs.
+    A job that has a reservation and no owner is for clients that may speak of all jobs. For them it gets a row.
     """
     finished = JobFinishedReceipt.objects.filter(job_uuid=uuid, voided_at=None).values_list(Value("finished"))
     reserved = Reservation.objects.filter(job_uuid=uuid).values_list(Value("reserved"))
     routed = RoutedJob.objects.filter(pk=uuid).values_list(Value("routed"))
     known = {what for (what,) in finished.union(reserved, routed)}
     job = owned(by).select_related("reservation__account__miner").filter(pk=uuid).first() if "routed" in known else None
-    if known - {"finished"} and job is None and not by.all_jobs:
-        raise JobTaken(uuid)
+    if known - {"finished"} and job is None:
+        if not by.all_jobs:
+            raise JobTaken(uuid)
+        job = _adopt(uuid)
     paid = job and job.reservation and job.reservation.state == ReservationState.SPENT
     if paid or "finished" in known:
         raise JobFinished(uuid)
     return job
+
+
+def _adopt(uuid: UUID) -> RoutedJob | None:
+    """Return a job that somebody reserved for without a socket, with a row that has no owner."""
+    made = Reservation.objects.filter(job_uuid=uuid).select_related("account").order_by("created_at").last()
+    if made is None:  # it was pruned meanwhile
+        return None
+    job = RoutedJob(
+        uuid=uuid,
+        executor_class=made.account.executor_class,
+        seconds=made.seconds,
+        miner=made.account.miner_id,
+        reservation=made,
+        claim=new_version(),
+        routed_at=made.created_at,
+    )
+    RoutedJob.objects.bulk_create([job], ignore_conflicts=True)
+    return RoutedJob.objects.select_related("reservation__account__miner").get(pk=uuid)
 
 
 def _insist_on_the_same(job: RoutedJob, request: V2JobRequest) -> None:

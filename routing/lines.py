@@ -148,7 +148,10 @@ class FinishedLine(VoidableLine, JobFinished):
 def _record_receipt(line: StartedLine | AcceptedLine | FinishedLine) -> None:
     receipts().record(bounded(line))
     if line.voided_at is not None:
-        receipt = table_of(line)._default_manager.get(job_uuid=line.job_uuid)
+        sides = {"miner_hotkey": line.miner_hotkey, "validator_hotkey": line.validator_hotkey}
+        receipt = table_of(line)._default_manager.filter(job_uuid=line.job_uuid, **sides).first()
+        if receipt is None:  # another one of the job was recorded before
+            return
         with suppress(ReceiptAlreadyVoided):
             void_receipt(receipt, by=line.voided_by, reason=line.void_reason, now=line.voided_at)
 

@@ -41,6 +41,9 @@ MAX_RECEIPTS = 256
 """The most receipts that a rejection may come with."""
 
 
+ReservationId = Annotated[int, Field(strict=True, gt=0, lt=RESERVATION_IDS)]
+
+
 class Message(BaseModel):
     """What all messages have in common: a field that they don't have is refused."""
 
@@ -55,7 +58,7 @@ class Event(Message):
     """
 
     uuid: UUID
-    allowance_reservation_id: Annotated[int, Field(strict=True, gt=0, lt=RESERVATION_IDS)] | None
+    allowance_reservation_id: ReservationId | None
 
 
 class Started(Event):
@@ -129,7 +132,7 @@ class Routed(Message):
     uuid: UUID
     miner: MinerAddress
     allowance_blocks: list[int] | None
-    allowance_reservation_id: int | None
+    allowance_reservation_id: ReservationId | None
     expires_at: dt.datetime | None
 
 
@@ -154,7 +157,7 @@ class Acknowledged(Message):
     type: Literal["job.acknowledged"] = "job.acknowledged"
     uuid: UUID
     of: str
-    allowance_reservation_id: int | None
+    allowance_reservation_id: ReservationId | None
     reservation: ReservationState | None
     incident: bool = False
     excused: bool | None = None
@@ -168,7 +171,7 @@ class Happened(Message):
     uuid: UUID
     of: str
     miner: str | None = None
-    allowance_reservation_id: int | None = None
+    allowance_reservation_id: ReservationId | None = None
     reservation: ReservationState | None = None
     reason: Reason | None = None
 

@@ -15,7 +15,7 @@ from uuid import UUID
 from allowance.ledger import value_at
 from allowance.locks import bound_waits, ledger_transaction, lock_timeout
 from allowance.models import Account, Block, Miner
-from receipts.models import JobStartedReceipt
+from receipts.models import JobFinishedReceipt, JobStartedReceipt
 from receipts.schemas import JobStarted, bounded, read
 from receipts.signatures import can_verify, is_signed
 from receipts.types import BadReceiptError
@@ -86,11 +86,14 @@ def _jobs(shown: Shown, offer: Offer, block: int, flaws: Counter[str]) -> set[st
             flaws[flaw] += 1
         else:
             fitting.append(receipt)
+    over = _over({receipt.job_uuid for receipt in fitting}, offer)
     validators = _validators({receipt.validator_hotkey for receipt in fitting} - {offer.miner}, block)
     jobs: set[str] = set()
     for receipt in fitting:
         job = str(receipt.job_uuid)
-        if receipt.validator_hotkey not in validators:
+        if receipt.job_uuid in over:
+            flaws["of a job that was over"] += 1
+        elif receipt.validator_hotkey not in validators:
             flaws["by no registered validator"] += 1
         elif job in jobs:
             flaws["of a job shown before"] += 1
@@ -125,6 +128,13 @@ def _flaw(receipt: JobStarted, offer: Offer) -> str | None:
     if not receipt.timestamp <= offer.at <= receipt.timestamp + dt.timedelta(seconds=receipt.ttl) + LEEWAY:
         return "not valid then"
     return None
+
+
+def _over(jobs: Collection[UUID], offer: Offer) -> set[UUID]:
+    """Return those of `jobs` that kept no executor busy then: they had finished, or an operator voided their start."""
+    finished = JobFinishedReceipt.objects.filter(job_uuid__in=jobs, timestamp__lte=offer.at, voided_at=None)
+    voided = JobStartedReceipt.objects.filter(job_uuid__in=jobs, voided_at__isnull=False)
+    return {*finished.values_list("job_uuid", flat=True), *voided.values_list("job_uuid", flat=True)}
 
 
 def _validators(hotkeys: Collection[str], block: int) -> set[str]:

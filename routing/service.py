@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection
-from uuid import UUID
 
 from django.utils import timezone
 
@@ -15,7 +14,7 @@ from routing import picks
 from routing.book import LiveBook
 from routing.pipeline import refusal
 from routing.reliability import record_incident
-from routing.types import JobRoute, OrganicJobRequest
+from routing.types import ExecutorClass, JobRoute, MinerIncidentType, OrganicJobRequest
 
 
 @renews_connection
@@ -49,12 +48,14 @@ class Routing:
         return decision.route
 
     async def report_miner_incident(
-        self, type: str, hotkey_ss58address: str, job_uuid: UUID | str, executor_class: str
+        self, type: MinerIncidentType, hotkey_ss58address: str, job_uuid: str, executor_class: ExecutorClass
     ) -> None:
         """Record that a miner rejected or failed a job; see `report_incident`."""
         await in_database_thread(self.report_incident)(type, hotkey_ss58address, job_uuid, executor_class)
 
-    def report_incident(self, type: str, hotkey_ss58address: str, job_uuid: UUID | str, executor_class: str) -> None:
+    def report_incident(
+        self, type: MinerIncidentType, hotkey_ss58address: str, job_uuid: str, executor_class: ExecutorClass
+    ) -> None:
         """Record that a miner rejected or failed a job. Counts once per miner and job, however often it is reported.
 
         Raises ValueError for a bad uuid, an empty hotkey, an unknown type or class, LockTimeout if others report for

@@ -19,7 +19,8 @@ from allowance.types import RESERVATION_ID_BITS, ExecutorClass
 from routing.models import DecisionRecord
 from routing.requests import V2JobRequest, plain_request
 
-CLASS = ExecutorClass.always_on__gpu_24gb.value
+EXECUTOR_CLASS = ExecutorClass.always_on__gpu_24gb
+CLASS = EXECUTOR_CLASS.value
 FIRST_BLOCK = 1000
 
 

@@ -89,7 +89,7 @@ def _incidents(rng: random.Random, names: list[str], now: dt.datetime, what: Sub
     ]
     MinerIncident.objects.bulk_create(rows, batch_size=5000)
     for executor_class in classes:
-        routing().report_incident(rng.choice(types), rng.choice(names), _uuid(rng), executor_class)
+        routing().report_incident(rng.choice(types), rng.choice(names), str(_uuid(rng)), executor_class)
 
 
 def _receipts(rng: random.Random, names: list[str], now: dt.datetime, what: Subnet) -> None:

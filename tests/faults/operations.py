@@ -16,7 +16,7 @@ from receipts.schemas import JobStarted
 from routing import routing
 from routing.journal import replay
 from routing.types import MinerIncidentType
-from tests.factories import CLASS, FIRST_BLOCK, job_request, run_command
+from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, job_request, run_command
 from tests.faults.aftermath import Route
 from tests.faults.load import serve_jobs
 from tests.programs import say
@@ -127,7 +127,9 @@ WRITES: dict[str, Callable[[Scene], object]] = {
     "record_manifests": record_manifests,
     "record_collateral": lambda _: allowance().record_collateral(hotkey="dora", wei=2**200),
     "record_receipt": record_receipt,
-    "report_incident": lambda _: routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", JOB, CLASS),
+    "report_incident": lambda _: routing().report_incident(
+        MinerIncidentType.MINER_JOB_FAILED, "anna", str(JOB), EXECUTOR_CLASS
+    ),
     "repair": lambda _: [str(difference) for difference in check_ledger(repair=True)],
     "replay_journal": replay_journal,
 }

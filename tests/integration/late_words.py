@@ -21,7 +21,7 @@ from routing.book import LiveBook
 from routing.journal import replay
 from routing.ongoing import as_text
 from routing.types import MinerIncidentType
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
+from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 JOB = UUID(int=1)
@@ -148,9 +148,9 @@ def restore(world: World) -> None:
     list(replay([json.dumps(line).encode()]))
 
 
-def report(job: UUID = JOB, *, miner: str = "anna", kind: str = MinerIncidentType.MINER_JOB_FAILED) -> Step:
+def report(job: UUID = JOB, *, miner: str = "anna", kind: Any = MinerIncidentType.MINER_JOB_FAILED) -> Step:
     """Return the step that reports an incident."""
-    return lambda _world: routing().report_incident(kind, miner, job, CLASS)
+    return lambda _world: routing().report_incident(kind, miner, str(job), EXECUTOR_CLASS)
 
 
 def receipt(kind: ReceiptKind, seconds: int = 0, miner: str = "anna") -> Step:

@@ -10,7 +10,8 @@ from django.urls import reverse
 from routing import routing
 from routing.models import MinerIncident
 from routing.pages import MENU
-from tests.factories import CLASS, fill_ledger, job_request
+from routing.types import MinerIncidentType
+from tests.factories import EXECUTOR_CLASS, fill_ledger, job_request
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def atomic_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     fill_ledger("anna")
     routing().pick(job_request())
-    routing().report_incident("MINER_JOB_FAILED", "anna", job_request().uuid, CLASS)
+    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", job_request().uuid, EXECUTOR_CLASS)
     monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
 
 

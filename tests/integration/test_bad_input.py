@@ -91,7 +91,7 @@ def report(
     job: Any = None,
     executor_class: Any = CLASS,
 ) -> None:
-    routing().report_incident(kind, hotkey, job if job is not None else uuid4(), executor_class)
+    routing().report_incident(kind, hotkey, job if job is not None else str(uuid4()), executor_class)
 
 
 def pick(*, exclude: Any = (), **fields: Any) -> object:

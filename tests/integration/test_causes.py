@@ -101,6 +101,16 @@ def test_miners_that_are_not_asked_are_not_silent(caplog: pytest.LogCaptureFixtu
     assert (warnings(caplog), find("silent_miners").value) == ([], 0)
 
 
+def test_of_two_syncs_at_a_block_the_last_says_who_answered() -> None:
+    """Who was silent in the last of them is not silent anew in the next."""
+    fill_ledger(*NAMES)
+    sync(NEWEST, "anna")
+    sync(NEWEST, "bert")
+    sync(NEWEST + 1, "anna")
+    newest = ManifestSync.objects.latest("pk")
+    assert (newest.answered, newest.silent) == (1, 1)
+
+
 def test_a_refusal_that_does_not_follow_from_the_silence_does_not_name_it() -> None:
     fill_ledger(*NAMES)
     sync(NEWEST, "anna")

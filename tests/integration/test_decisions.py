@@ -33,10 +33,11 @@ from routing.types import (
     AllMinersBusy,
     Candidate,
     Job,
+    MinerIncidentType,
     NotEnoughCollateralException,
     Policy,
 )
-from tests.factories import CLASS, FIRST_BLOCK, Finished, fill_ledger, job_request, run_command
+from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, Finished, fill_ledger, job_request, run_command
 from tests.integration.test_locks import Holder, needs_row_locks
 from tests.integration.test_metrics import counted
 from tests.programs import DEADLINE
@@ -65,7 +66,7 @@ def ask_for_collateral(monkeypatch: pytest.MonkeyPatch, wei: int) -> None:
 
 def test_a_route_leaves_a_record_of_why() -> None:
     fill_ledger("anna", "bert", "cleo")
-    routing().report_incident("MINER_JOB_FAILED", "anna", uuid4(), CLASS)
+    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", str(uuid4()), EXECUTOR_CLASS)
     request = job_request(30)
     route = routing().pick(request, exclude=["bert"])
     (record,) = DecisionRecord.objects.all()
@@ -254,7 +255,7 @@ def test_who_is_passed_over_for_a_lock_is_said_to_have_been(settings: Settings) 
     fill_ledger("anna", "bert", "cleo")
     for miner, times in (("bert", 1), ("cleo", 2)):
         for _ in range(times):
-            routing().report_incident("MINER_JOB_FAILED", miner, uuid4(), CLASS)
+            routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, miner, str(uuid4()), EXECUTOR_CLASS)
     with Holder("anna"), Holder("bert"):
         assert routing().pick(job_request(12)).miner.hotkey_ss58 == "cleo"
     record = DecisionRecord.objects.get()
@@ -283,7 +284,7 @@ def test_a_replay_believes_no_column(changed: dict[str, object], told: str) -> N
 def test_what_a_pick_heard_under_the_lock_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three candidates the better two lose an executor and all allowance between reading and reserving."""
     fill_ledger("anna", "bert", "cleo", executors=1)
-    routing().report_incident("MINER_JOB_FAILED", "cleo", uuid4(), CLASS)
+    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "cleo", str(uuid4()), EXECUTOR_CLASS)
     rank = pipeline.rank
 
     def rank_late(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -340,7 +341,7 @@ def test_a_replay_says_what_differs(
 ) -> None:
     """Code that decides otherwise than the recorded decision did stands for any reason to differ."""
     fill_ledger("anna", "bert", "cleo")
-    routing().report_incident("MINER_JOB_FAILED", "anna", uuid4(), CLASS)
+    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", str(uuid4()), EXECUTOR_CLASS)
     routing().pick(job_request(12))
     record = DecisionRecord.objects.get()
     assert replays.differences(record) == []
@@ -356,7 +357,7 @@ def test_a_job_is_explained_with_all_that_happened_to_it(settings: Settings) -> 
     fill_ledger("anna", "bert")
     request = job_request(30)
     first = routing().pick(request)
-    routing().report_incident("MINER_JOB_REJECTED", "anna", request.uuid, CLASS)
+    routing().report_incident(MinerIncidentType.MINER_JOB_REJECTED, "anna", request.uuid, EXECUTOR_CLASS)
     allowance().undo_allowance_reservation(first.allowance_reservation_id or 0)
     settings.DECISIONS_SAMPLE = 0
     second = routing().pick(request, exclude=["anna"])
@@ -389,7 +390,7 @@ def test_a_job_is_explained_with_all_that_happened_to_it(settings: Settings) -> 
 
 def test_explaining_says_by_its_exit_code_whether_a_replay_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     fill_ledger("anna", "bert")
-    routing().report_incident("MINER_JOB_FAILED", "anna", uuid4(), CLASS)
+    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", str(uuid4()), EXECUTOR_CLASS)
     request = job_request(12)
     routing().pick(request)
     code, out, _ = explain(request.uuid, "--replay", "--top", "1")
@@ -441,7 +442,7 @@ def test_a_decision_s_page_shows_what_happened_to_whoever_may_see_that() -> None
     fill_ledger("anna")
     request = job_request(12)
     routing().pick(request)
-    routing().report_incident("MINER_JOB_FAILED", "anna", request.uuid, CLASS)
+    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", request.uuid, EXECUTOR_CLASS)
     user, client = User.objects.create_user("clerk", is_staff=True), Client()
     client.force_login(user)
     record = DecisionRecord.objects.get()

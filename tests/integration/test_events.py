@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from allowance.models import Reservation
 from allowance.types import BadInputError
+from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from routing import events, jobs, picks
 from routing.admission import Visitor
@@ -26,6 +27,9 @@ from tests.factories import CLASS, fill_ledger, job_request
 from tests.jobs import HOLD, MINERS, VALIDATOR, note, of, retried, retry, route, routed, states
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
+
+
+SECOND = dt.timedelta(seconds=1)
 
 
 @pytest.fixture(autouse=True)
@@ -213,3 +217,35 @@ def test_a_job_picked_in_python_may_be_followed_by_who_may_speak_of_all_jobs() -
     with pytest.raises(JobUnknown):
         note(of(offer, Finished))
     assert events.note(of(offer, Finished), by=Visitor("operator", all_jobs=True)) == "spent"
+
+
+@pytest.mark.parametrize("kind", [Started, Accepted])
+def test_a_route_that_was_given_up_keeps_no_executor_busy(kind: Callable[..., Any]) -> None:
+    """A client could else collect routes that it gave up, start them all, and pay for none."""
+    offer = routed(job_request(30))
+    note(of(offer, Failed))
+    note(of(offer, Started, ttl=130))
+    assert note(of(offer, kind, ttl=130)) == "released"
+    assert busy_at(timezone.now() + SECOND) == {}
+
+
+@pytest.mark.parametrize(("late", "ttl", "left"), [(0, 130, 130), (100, None, 30), (100, 130, 30), (129, None, 1)])
+def test_a_receipt_ends_with_the_time_for_which_its_route_was_held(late: int, ttl: int | None, left: int) -> None:
+    """Started at the last moment, or dated ahead, a job is busy no longer than one that started at once."""
+    at = timezone.now()
+    offer = routed(job_request(30), now=at)
+    note(of(offer, Started, ttl=ttl, timestamp=at + late * SECOND), now=at + late * SECOND)
+    note(of(offer, Accepted, ttl=ttl, timestamp=at + late * SECOND), now=at + late * SECOND)
+    assert JobStartedReceipt.objects.get().ttl == JobAcceptedReceipt.objects.get().ttl == left
+
+
+def test_a_job_that_starts_days_late_is_on_record_and_keeps_nobody_busy() -> None:
+    at = timezone.now()
+    offer = routed(job_request(30), now=at - dt.timedelta(days=20))
+    note(of(offer, Started), now=at)
+    assert JobStartedReceipt.objects.get().ttl == 0
+    assert busy_at(at + SECOND) == {}
+
+
+def busy_at(at: dt.datetime) -> dict[str, int]:
+    return receipts().get_busy_executor_count(CLASS, at)

@@ -17,6 +17,7 @@ from django.db import connection
 from allowance import allowance
 from receipts import receipts
 from receipts.models import JobStartedReceipt
+from receipts.voiding import void_receipt
 from routing import answers
 from routing.explanations import happenings
 from routing.jobs import Offer
@@ -24,12 +25,13 @@ from routing.messages import Acknowledged, Failed, RejectedByMiner, Started
 from routing.models import MinerIncident, Rejection
 from tests.factories import CLASS, fill_ledger, job_request
 from tests.jobs import ME, note, of, routed
-from tests.receipts import GOLDEN, MINER, OTHER, VALIDATOR, Wire, started
+from tests.receipts import GOLDEN, MINER, OTHER, VALIDATOR, Wire, signed, started
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
 
 NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 SECOND = dt.timedelta(seconds=1)
+GONE = Keypair.create_from_uri("//Gone")
 STRANGER = Keypair.create_from_uri("//Stranger")
 EXECUTORS = 2
 
@@ -39,7 +41,11 @@ def clock() -> Any:
     with time_machine.travel(NOW, tick=False) as traveller:
         fill_ledger(MINER.ss58_address, executors=EXECUTORS)
         neurons = [key.ss58_address for key in (MINER, VALIDATOR, OTHER)]
-        number = allowance().get_current_block() + 1
+        number = allowance().get_current_block() + 2
+        before = NOW - 10 * SECOND
+        allowance().record_block(
+            number=number - 1, timestamp=before, stake_share=0.5, hotkeys=[*neurons, GONE.ss58_address]
+        )
         allowance().record_block(number=number, timestamp=NOW, stake_share=0.5, hotkeys=neurons)
         yield traveller
 
@@ -61,6 +67,21 @@ def reject(offer: Offer, *shown: Wire) -> Acknowledged:
 
 def busy(at: dt.datetime = NOW - SECOND, **fields: Any) -> list[Wire]:
     return [started(at, **fields) for _ in range(EXECUTORS)]
+
+
+def finished(shown: list[Wire]) -> list[Wire]:
+    """Record that the last of the jobs is over."""
+    sides = {name: shown[-1]["payload"][name] for name in ("job_uuid", "miner_hotkey", "validator_hotkey", "timestamp")}
+    work = {"time_started": sides["timestamp"], "time_took_us": 1, "score_str": "1"}
+    receipts().record(signed({**sides, **work, "receipt_type": "JobFinishedReceipt"}), now=NOW)
+    return shown
+
+
+def voided(shown: list[Wire]) -> list[Wire]:
+    """Record the last of the receipts, and void it."""
+    receipts().record(shown[-1], now=NOW)
+    void_receipt(JobStartedReceipt.objects.get(), by="boss", reason="forged", now=NOW)
+    return shown
 
 
 def test_receipts_for_all_executors_excuse(offer: Offer) -> None:
@@ -100,6 +121,9 @@ SPOILT: dict[str, tuple[str, Callable[[Offer], list[Wire]]]] = {
     "ended before": ("not valid then", lambda _: busy(NOW - 303 * SECOND)),
     "for a year": ("not valid then", lambda _: busy(NOW - 3703 * SECOND, ttl=366 * 86400)),
     "by the miner itself": ("no registered validator", lambda _: busy(validator=MINER)),
+    "of a job that had finished": ("that was over", lambda _: finished(busy())),
+    "voided": ("that was over", lambda _: voided(busy())),
+    "by a neuron that had left": ("no registered validator", lambda _: busy(validator=GONE)),
     "by a stranger": ("no registered validator", lambda _: busy(validator=STRANGER)),
     "signed by another": (
         "not signed by both",

@@ -20,11 +20,13 @@ from django.utils.html import escape
 
 from allowance import allowance
 from allowance.buckets import UtcDay, UtcHour
+from allowance.types import ExecutorClass
 from routing import incidents, routing
 from routing.incidents import Stretch
 from routing.models import DecisionRecord, MinerIncident
 from routing.pages import SEE_INCIDENTS, SEE_MINER
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger
+from routing.types import MinerIncidentType
+from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger
 from tests.visitors import clerk
 
 pytestmark = pytest.mark.django_db
@@ -158,7 +160,8 @@ def test_the_worst_miners_have_the_scores_that_the_board_shows(admin_client: Cli
     fill_ledger("fine", "bad", "worse", executors=4)
     for miner, number, executor_class in (("bad", 1, CLASS), ("worse", 3, CLASS), ("fine", 9, OTHER_CLASS)):
         for _ in range(number):
-            routing().report_incident("MINER_JOB_FAILED", miner, str(uuid4()), executor_class)
+            executor = ExecutorClass(executor_class)
+            routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, miner, str(uuid4()), executor)
     board = admin_client.get(reverse("admin:routing_board"), {"executor_class": CLASS})
     scores = {f"{c.hotkey} {CLASS}": -c.score for c in board.context["candidates"] if c.score}
     assert scores == {f"bad {CLASS}": 0.25, f"worse {CLASS}": 0.75}
@@ -167,12 +170,14 @@ def test_the_worst_miners_have_the_scores_that_the_board_shows(admin_client: Cli
 
 def test_an_incident_keeps_the_executors_that_were_declared_when_it_was_reported(admin_client: Client) -> None:
     fill_ledger("anna", executors=4)
-    routing().report_incident("MINER_JOB_FAILED", "anna", job := str(uuid4()), CLASS)
+    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", job := str(uuid4()), EXECUTOR_CLASS)
     axon = {"address": "10.0.0.1", "ip_version": 4, "port": 9000}
     allowance().record_manifests(block=FIRST_BLOCK + 1, axons={"anna": axon}, executors={"anna": {CLASS: 1}})
-    routing().report_incident("MINER_JOB_FAILED", "anna", job, CLASS)  # again: it stays as it was
-    routing().report_incident("MINER_JOB_FAILED", "anna", str(uuid4()), CLASS)
-    routing().report_incident("MINER_JOB_FAILED", "anna", str(uuid4()), OTHER_CLASS)
+    routing().report_incident(
+        MinerIncidentType.MINER_JOB_FAILED, "anna", job, EXECUTOR_CLASS
+    )  # again: it stays as it was
+    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", str(uuid4()), EXECUTOR_CLASS)
+    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", str(uuid4()), ExecutorClass(OTHER_CLASS))
     assert list(MinerIncident.objects.order_by("pk").values_list("executors", flat=True)) == [4, 1, 0]
     assert drawn(admin_client, "worst-miners") == {f"anna {CLASS}": 1.25, f"anna {OTHER_CLASS}": 1.0}
 

@@ -25,7 +25,7 @@ from receipts.schemas import JobStarted
 from routing import book, decisions, routing
 from routing.models import MinerIncident
 from routing.types import AllMinersBusy, MinerIncidentType
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, stored
+from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request, stored
 from tests.programs import DEADLINE
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
@@ -94,17 +94,17 @@ def test_a_report_and_a_batch_of_reports_do_not_wait_for_each_other() -> None:
     done: list[bool] = []
 
     def report() -> None:
-        routing().report_incident(failed, "anna", job, CLASS)
+        routing().report_incident(failed, "anna", job, EXECUTOR_CLASS)
         done.append(True)
         connection.close()
 
     thread = Thread(target=report)
     with transaction.atomic():
-        routing().report_incident(failed, "anna", job_request().uuid, CLASS)
+        routing().report_incident(failed, "anna", job_request().uuid, EXECUTOR_CLASS)
         thread.start()
         while not somebody_waits():
             assert thread.is_alive()
-        routing().report_incident(failed, "anna", job, CLASS)
+        routing().report_incident(failed, "anna", job, EXECUTOR_CLASS)
     thread.join()
     assert done == [True]
     assert MinerIncident.objects.count() == 2

@@ -30,7 +30,7 @@ from routing.book import DryBook
 from routing.messages import TYPES, Reason
 from routing.pipeline import decide
 from routing.types import AllMinersBusy, Gate, MinerIncidentType, NotEnoughCollateralException
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
+from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request
 from tests.integration.test_locks import Holder, needs_row_locks
 from tests.integration.test_queries import postgresql, scans
 from tests.programs import Program
@@ -133,11 +133,11 @@ def test_an_incident_is_counted_once_and_only_if_it_is_stored() -> None:
     kind = {"type": "MINER_HORDE_FAILED", "executor_class": CLASS}
     before, job = counted("router_incidents_total", **kind), uuid4()
     with transaction.atomic():
-        routing().report_incident("MINER_HORDE_FAILED", "anna", job, CLASS)
+        routing().report_incident(MinerIncidentType.MINER_HORDE_FAILED, "anna", str(job), EXECUTOR_CLASS)
         transaction.set_rollback(True)
     assert counted("router_incidents_total", **kind) == before
     for _ in range(2):
-        routing().report_incident("MINER_HORDE_FAILED", "anna", job, CLASS)
+        routing().report_incident(MinerIncidentType.MINER_HORDE_FAILED, "anna", str(job), EXECUTOR_CLASS)
     assert counted("router_incidents_total", **kind) == before + 1
 
 

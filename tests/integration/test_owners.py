@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import time
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from django.contrib.auth.models import Permission
 from django.utils import timezone
+from pytest_django import Settings
 
 from allowance import allowance
 from allowance.models import Reservation
 from allowance.threads import in_database_thread
 from receipts.models import JobFinishedReceipt, JobStartedReceipt
-from routing import answers, events, jobs, tokens
+from routing import answers, events, jobs, routing, tokens
 from routing.admission import Visitor, admit
 from routing.journal import JournalError, export, replay
 from routing.messages import Accepted, Failed, Finished, Refused, Rejected, RejectedByMiner, Retry, Started
@@ -24,7 +26,7 @@ from routing.refusals import JobFinished, JobTaken, JobUnknown
 from routing.tokens import Scope
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 from tests.jobs import HOLD, ME, MINERS, note, of, retried, route, routed
-from tests.sockets import answer, ask, job, permitted, socket
+from tests.sockets import PATIENCE, answer, ask, job, permitted, socket
 from tests.visitors import RIGHT, bearer, handshake
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
@@ -111,8 +113,20 @@ def test_a_token_with_the_name_of_a_user_is_not_the_user() -> None:
     jobs.route(request, by=by_user)
     with pytest.raises(JobTaken):
         jobs.route(request, by=by_token)
-    assert RoutedJob.objects.get().owner == "user:anna"
-    assert Visitor("user:anna", token_id=UUID(int=1)).owner != by_user.owner
+    assert RoutedJob.objects.get().owner == f"user:{user.pk}"
+    assert Visitor(f"user:{user.pk}", token_id=UUID(int=1)).owner != by_user.owner
+
+
+def test_a_user_of_another_name_is_the_same_client_and_another_user_of_the_name_is_not() -> None:
+    user = permitted("anna")
+    request = job_request()
+    offer = jobs.route(request, by=admit(handshake(user=user), **RIGHT))
+    assert isinstance(offer, jobs.Offer)
+    user.username = "bert"
+    user.save()
+    with pytest.raises(JobUnknown):
+        events.note(of(offer, Failed), by=admit(handshake(user=permitted("anna")), **RIGHT))
+    assert events.note(of(offer, Failed), by=admit(handshake(user=user), **RIGHT)) == "released"
 
 
 def test_who_may_speak_of_all_jobs_does_and_leaves_them_their_owner() -> None:
@@ -143,6 +157,32 @@ def test_a_job_without_an_owner_is_for_the_scope_of_all_jobs() -> None:
     with pytest.raises(JobUnknown):
         note(failed)
     assert events.note(failed, by=OPERATOR) == "released"
+
+
+def test_the_route_of_a_job_without_an_owner_is_told_again_to_who_may_speak_of_all_jobs() -> None:
+    request = job_request()
+    made = routing().pick(request)
+    told = jobs.route(request, by=OPERATOR)
+    assert isinstance(told, jobs.Offer)
+    assert told.route == made
+    assert Reservation.objects.count() == 1
+    assert RoutedJob.objects.get().owner == ""
+    with pytest.raises(JobTaken):
+        route(request)
+    with pytest.raises(ValueError, match="was routed as one of 30 s"):
+        jobs.route(request.model_copy(update={"execution_time_limit": 31}), by=OPERATOR)
+
+
+def test_a_job_without_an_owner_is_retried_for_who_may_speak_of_all_jobs() -> None:
+    request = job_request()
+    made = routing().pick(request)
+    retry = Retry(uuid=UUID(request.uuid), allowance_reservation_id=made.allowance_reservation_id)
+    with pytest.raises(JobUnknown):
+        jobs.retry(retry, by=ME)
+    again = jobs.retry(retry, by=OPERATOR)
+    assert isinstance(again, jobs.Offer)
+    assert again.route.miner != made.miner
+    assert sorted(row.state for row in Reservation.objects.all()) == ["held", "released"]
 
 
 def test_a_finished_job_without_an_owner_is_told_to_be_over_to_who_may_speak_of_all() -> None:
@@ -190,6 +230,29 @@ def test_a_user_speaks_of_all_jobs_by_permission() -> None:
 
 
 @pytest.mark.asyncio
+async def test_who_loses_the_permission_for_all_jobs_speaks_of_its_own_from_the_next_look_on(
+    transactional_db: None, settings: Settings
+) -> None:
+    settings.SOCKET_RECHECK_SECONDS = 0.05
+    anna, boss = [await _user(name) for name in ("anna", "boss")]
+    all_jobs = await in_database_thread(Permission.objects.get)(codename="route_all_jobs")
+    await in_database_thread(boss.user_permissions.add)(all_jobs)
+
+    async def said_of_a_job() -> str:
+        route = await ask(one)
+        named = {"uuid": route["uuid"], "allowance_reservation_id": route["allowance_reservation_id"]}
+        await other.send_json_to({"type": "job.failed", **named})
+        told: str = (await answer(other))["type"]
+        return told
+
+    async with socket(anna) as one, socket(boss) as other:
+        assert await said_of_a_job() == "job.acknowledged"
+        await in_database_thread(boss.user_permissions.remove)(all_jobs)
+        deadline = time.monotonic() + PATIENCE
+        while await said_of_a_job() == "job.acknowledged":
+            assert time.monotonic() < deadline
+
+
 async def test_no_client_makes_news_of_anothers_job(transactional_db: None) -> None:
     anna, bert = [await _user(name) for name in ("anna", "bert")]
     async with socket(anna) as one, socket(anna) as second, socket(bert) as other:

@@ -56,7 +56,9 @@ def verbs(captured: CaptureQueriesContext) -> list[str]:
 
 
 def incident(**fields: Any) -> None:
-    routing().report_incident("MINER_JOB_FAILED", "anna", job_request().uuid, fields.get("executor_class", CLASS))
+    routing().report_incident(
+        MinerIncidentType.MINER_JOB_FAILED, "anna", job_request().uuid, fields.get("executor_class", CLASS)
+    )
 
 
 @pytest.mark.parametrize("miners", [1, 20])

@@ -20,13 +20,13 @@ from allowance.types import JobTooLong, NotEnoughAllowanceException
 from routing import routing
 from routing.models import MinerIncident
 from routing.types import TRUSTED_MINER_FAKE_KEY, AllMinersBusy, MinerIncidentType, NotEnoughCollateralException
-from tests.factories import CLASS, fill_ledger, job_request
+from tests.factories import EXECUTOR_CLASS, fill_ledger, job_request
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
 
 
 def report(hotkey: str, job: str | None = None) -> None:
-    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, hotkey, job or str(uuid4()), CLASS)
+    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, hotkey, job or str(uuid4()), EXECUTOR_CLASS)
 
 
 @pytest.mark.parametrize("stored", ["garbage", '{"__type__": "default", "__value__": -1}', '"7"'])
@@ -127,6 +127,6 @@ async def test_many_picks_at_once_share_nothing() -> None:
 
 
 async def test_an_incident_is_reported_from_a_coroutine() -> None:
-    await routing().report_miner_incident(MinerIncidentType.MINER_HORDE_FAILED, "anna", uuid4(), CLASS)
+    await routing().report_miner_incident(MinerIncidentType.MINER_HORDE_FAILED, "anna", str(uuid4()), EXECUTOR_CLASS)
     incident = await in_database_thread(MinerIncident.objects.get)()
     assert (incident.type, incident.hotkey_ss58address) == ("MINER_HORDE_FAILED", "anna")

@@ -19,7 +19,8 @@ from django.utils import timezone
 
 from routing import routing, tokens
 from routing.models import AccessToken, Rejection, UsedSignature
-from tests.factories import CLASS, fill_ledger, job_request
+from routing.types import MinerIncidentType
+from tests.factories import CLASS, EXECUTOR_CLASS, fill_ledger, job_request
 from tests.jobs import routed
 from tests.servers.server import database_url
 
@@ -43,7 +44,7 @@ def past(ledger_clean_at_the_end: None) -> None:
     fill_ledger("anna", "bert")
     first = routed(job_request())
     routing().pick(job_request())
-    routing().report_incident("MINER_JOB_FAILED", "anna", job_request().uuid, CLASS)
+    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", job_request().uuid, EXECUTOR_CLASS)
     Rejection.objects.create(
         miner="anna", job_uuid=first.uuid, executor_class=CLASS, timestamp=timezone.now(), excused=False
     )

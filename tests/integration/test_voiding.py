@@ -23,7 +23,8 @@ from routing.models import IncidentVersion, MinerIncident
 from routing.pages import incidents as pages
 from routing.pipeline import decide
 from routing.reliability import IncidentAlreadyVoided, void_incident
-from tests.factories import CLASS, fill_ledger, job_request, stored
+from routing.types import MinerIncidentType
+from tests.factories import CLASS, EXECUTOR_CLASS, fill_ledger, job_request, stored
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -33,7 +34,7 @@ SAID: dict[str, Any] = {"by": "boss", "reason": "A host of ours was down.", "now
 
 def report(miner: str = "anna", job: str | None = None) -> MinerIncident:
     job = job or str(uuid4())
-    routing().report_incident("MINER_JOB_FAILED", miner, job, CLASS)
+    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, miner, job, EXECUTOR_CLASS)
     return MinerIncident.objects.get(hotkey_ss58address=miner, job_uuid=job)
 
 

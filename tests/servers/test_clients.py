@@ -46,7 +46,7 @@ MOST = 4
 BOUNDS = {
     "ROUTING_CLIENT_CONNECTIONS": MOST,
     "ROUTING_CLIENT_REFUSALS_PER_MINUTE": 10,
-    "SOCKET_RECHECK_SECONDS": 0.2,
+    "SOCKET_RECHECK_SECONDS": 1,  # so a socket may be renewed two seconds late and still counts
 }
 Pair = tuple[Server, Server]
 
@@ -93,7 +93,7 @@ async def test_a_client_has_so_many_sockets_over_all_processes(pair: Pair, token
 
 async def test_sockets_stay_counted_for_as_long_as_they_are_open(pair: Pair, token: str) -> None:
     async with open_sockets(*pair, *pair, token=token):
-        await asyncio.sleep(1.0)  # longer than a lease that is not renewed
+        await asyncio.sleep(4)  # longer than a lease that is not renewed
         async with socket(pair[1], token) as one_more:
             assert await closed_with(one_more) == 4429
 

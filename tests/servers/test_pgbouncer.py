@@ -18,7 +18,8 @@ from allowance import allowance
 from allowance.models import Block
 from routing import routing
 from routing.pages import MENU
-from tests.factories import CLASS, fill_ledger, job_request, run_command
+from routing.types import MinerIncidentType
+from tests.factories import CLASS, EXECUTOR_CLASS, fill_ledger, job_request, run_command
 from tests.servers import pgbouncer
 
 pytestmark = [
@@ -63,7 +64,7 @@ def test_jobs_are_picked_and_settled() -> None:
     for route in picks:
         assert route.allowance_reservation_id is not None
         allowance().spend_allowance(route.allowance_reservation_id)
-    routing().report_incident("MINER_JOB_FAILED", "anna", job_request().uuid, CLASS)
+    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", job_request().uuid, EXECUTOR_CLASS)
     assert run_command("check_ledger").code == 0
     for _ in range(2 * pgbouncer.POOL):  # nothing that was set for a transaction stays
         with connection.cursor() as cursor:
@@ -83,7 +84,7 @@ def test_a_command_needs_no_connection_for_longer_than_a_transaction(name: str) 
 
 
 def test_the_pages_need_no_connection_for_longer_than_a_transaction(admin_client: Client) -> None:
-    routing().report_incident("MINER_JOB_FAILED", "anna", job_request().uuid, CLASS)
+    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", job_request().uuid, EXECUTOR_CLASS)
     routing().pick(job_request())
     for address in [reverse(f"admin:{page.name}") for page in MENU] + [reverse("admin:routing_minerincident_csv")]:
         response = admin_client.get(address)
