@@ -41,7 +41,7 @@ def _none_if_empty(value: object) -> object:
 class Receipt(BaseModel):
     """What all receipts say. See `receipts.models` for the meaning of the fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, revalidate_instances="always")
 
     job_uuid: UUID
     miner_hotkey: Hotkey
@@ -104,9 +104,9 @@ def read(receipt: AnyReceipt | Mapping[str, Any]) -> AnyReceipt:
 
     Both sides sign the payload as JSON with sorted keys. Signatures are kept here; `receipts.signatures` verifies them.
     """
-    if isinstance(receipt, AnyReceipt):
-        return receipt
     try:
+        if isinstance(receipt, AnyReceipt):
+            return type(receipt).model_validate(receipt)  # it may have been made without a check
         wire = Wire.model_validate(receipt)
         payload, named = dict(wire.payload), wire.payload.get("receipt_type")
         kind = KINDS.get(named) if isinstance(named, str) else None
@@ -118,9 +118,11 @@ def read(receipt: AnyReceipt | Mapping[str, Any]) -> AnyReceipt:
         del payload["receipt_type"]
         signatures = {"validator_signature": wire.validator_signature, "miner_signature": wire.miner_signature}
         return kind.model_validate_json(json.dumps({**payload, **signatures, "signed": signed}))
+    except BadReceiptError:
+        raise
     except ValidationError as error:
         raise BadReceiptError(_first_problem(error)) from error
-    except (TypeError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:  # ValueError: a number of more than 4,300 digits
         raise BadReceiptError("A receipt's payload must be what JSON can say, and not deep.") from error
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -47,6 +48,8 @@ class Receipts:
         `most` are the seconds that its job can last, for a caller who knows them: a longer ttl is clipped to them.
         Raises BadReceiptError, a ValueError, for what is no receipt, and for one dated too far ahead of `now`.
         """
+        if not isinstance(most, int) or isinstance(most, bool) or most < 0:
+            raise BadReceiptError(f"most: a job lasts a whole number of seconds from 0 up, not {most!r:.80}.")
         checked = _check(receipt, now or timezone.now())
         _store([_clip([checked], most)[0]])
 
@@ -120,8 +123,9 @@ def _kind_of(receipt: AnyReceipt) -> type[AnyReceipt]:
 
 @transaction.atomic(savepoint=False)
 def _store(receipts: list[AnyReceipt]) -> None:
-    rows: defaultdict[type[Receipt], list[Receipt]] = defaultdict(list)
-    for receipt in receipts:
+    rows: dict[type[Receipt], list[Receipt]] = {table: [] for table in TABLES.values()}
+    # All insert in one order: who inserts what another is about to, waits for the other.
+    for receipt in sorted(receipts, key=attrgetter("job_uuid")):
         kind = _kind_of(receipt)
         rows[TABLES[kind]].append(TABLES[kind](**{name: _column(getattr(receipt, name)) for name in kind.model_fields}))
     for table, of_table in rows.items():
@@ -135,9 +139,10 @@ def _column(value: object) -> object:
 def _job(receipt: object) -> UUID | None:
     """Return the job that a refused receipt names, None if it names none."""
     if isinstance(receipt, AnyReceipt):
-        return receipt.job_uuid
+        return getattr(receipt, "job_uuid", None)
     payload = receipt.get("payload") if isinstance(receipt, Mapping) else None
+    named = payload.get("job_uuid") if isinstance(payload, Mapping) else None
     try:
-        return UUID(str(payload["job_uuid"])) if isinstance(payload, Mapping) else None
-    except (KeyError, ValueError):
+        return UUID(named) if isinstance(named, str) else None
+    except ValueError:
         return None

@@ -7,15 +7,15 @@ import json
 import logging
 import threading
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
-from django.db import IntegrityError
+from django.db import IntegrityError, OperationalError, connection
 from django.utils import timezone
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from receipts import receipts, signatures
+from receipts import receipts, service, signatures
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
 from receipts.schemas import AnyReceipt, JobAccepted, JobFinished, JobStarted, read
 from receipts.types import BadReceiptError
@@ -118,6 +118,77 @@ def test_many_are_stored_but_for_bad_ones_which_are_told() -> None:
     assert counts() == [1, 1, 1]
 
 
+def deep(levels: int) -> object:
+    value: object = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+NOTHING: dict[str, Any] = {}
+SIDES: dict[str, Any] = {"job_uuid": UUID(int=7), "miner_hotkey": "anna", "validator_hotkey": "v", "timestamp": NOW}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        changed(GOLDEN[0], ttl=10**5000),
+        changed(GOLDEN[0], job_uuid=deep(50_000)),
+        JobStarted.model_construct(**SIDES, executor_class=CLASS, ttl=-1),
+        JobStarted.model_construct(**NOTHING),
+    ],
+    ids=["a long number", "a deep uuid", "unchecked", "empty"],
+)
+def test_whatever_is_wrong_with_one_the_others_are_stored(bad: Any) -> None:
+    (refused,) = receipts().record_many([bad, *GOLDEN], now=NOW)
+    assert refused.index == 0
+    assert refused.reason
+    assert counts() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("most", [-1, 1.5, float("nan"), None, "9", True])
+def test_seconds_that_no_job_can_last_are_refused(most: Any) -> None:
+    with pytest.raises(BadReceiptError, match="most: a job lasts"):
+        receipts().record(GOLDEN[0], most=most, now=NOW)
+    assert counts() == [0, 0, 0]
+
+
+def record_in_opposite_orders() -> list[Exception]:
+    """Let two threads record the same receipts, one of them backwards; return what was raised."""
+    same = [JobStarted(**{**SIDES, "job_uuid": uuid4()}, executor_class=CLASS, ttl=60) for _ in range(100)]
+    raised: list[Exception] = []
+    ready = threading.Barrier(2)
+
+    def record(some: list[AnyReceipt]) -> None:
+        ready.wait()
+        try:
+            receipts().record_many(some, now=NOW)
+        except OperationalError as error:
+            raised.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=record, args=(some,)) for some in (same, same[::-1])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return raised
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer at a time")
+def test_callers_that_record_the_same_do_not_wait_for_each_other_in_a_circle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "BATCH", 1)  # each row is inserted by itself
+    assert [record_in_opposite_orders() for _ in range(10)] == [[]] * 10
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer at a time")
+def test_control_in_the_order_of_the_callers_they_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "BATCH", 1)
+    monkeypatch.setattr(service, "attrgetter", lambda _: lambda _: 0)
+    assert any(record_in_opposite_orders() for _ in range(50))
+
+
 def test_a_receipt_may_be_a_minute_ahead() -> None:
     receipts().record(changed(GOLDEN[0], timestamp="2026-11-26T12:01:00Z"), now=NOW)
     assert counts() == [1, 0, 0]
@@ -130,7 +201,7 @@ def test_a_long_ttl_is_clipped_with_one_warning(caplog: pytest.LogCaptureFixture
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert "3 of 4" in warning
     assert max(JobStartedReceipt.objects.values_list("valid_until", flat=True)) == NOW + dt.timedelta(seconds=3700)
-    assert json.loads(JobStartedReceipt.objects.latest("pk").signed)["ttl"] == 2**60
+    assert max(json.loads(receipt.signed)["ttl"] for receipt in JobStartedReceipt.objects.all()) == 2**60
 
 
 @pytest.mark.parametrize(("most", "kept"), [(130, 130), (3700, 3700), (10**6, 3700)])
