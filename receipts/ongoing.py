@@ -11,6 +11,9 @@ from django.db import connection
 from django.db.models import Exists, OuterRef, Q
 
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
+from receipts.types import MAX_TTL
+
+LONGEST = dt.timedelta(seconds=MAX_TTL)
 
 STARTED, ACCEPTED, FINISHED = (
     connection.ops.quote_name(model._meta.db_table)
@@ -19,13 +22,15 @@ STARTED, ACCEPTED, FINISHED = (
 
 # A job is ongoing while its started receipt, or else its accepted one, is valid (both edges inside) and no finished
 # receipt written by then ends it. An accepted receipt does not tell the class; the job's started receipt does, even
-# when it is no longer valid. A voided receipt counts as if it were not there. What is finished is looked up in each
-# half: for both together PostgreSQL would start parallel workers once there are many. The last column is room for
-# callers that unite this with jobs of other sources.
+# when it is no longer valid. A voided receipt counts as if it were not there. No receipt keeps an executor busy for
+# longer than MAX_TTL, whatever its row says: rows can be loaded or changed past the checks. What is finished is looked
+# up in each half: for both together PostgreSQL would start parallel workers once there are many. The last column
+# is room for callers that unite this with jobs of other sources.
 _SQL = f"""
     SELECT s.miner_hotkey AS hotkey, CAST(s.job_uuid AS text) AS job, 0
     FROM {STARTED} s
-    WHERE s.executor_class = %(executor_class)s AND s.valid_until >= %(at)s AND s.timestamp <= %(at)s {{started_by}}
+    WHERE s.executor_class = %(executor_class)s AND s.valid_until >= %(at)s
+      AND s.timestamp <= %(at)s AND s.timestamp >= %(oldest)s {{started_by}}
       AND s.voided_at IS NULL
       AND NOT EXISTS (
           SELECT 1 FROM {FINISHED} f WHERE f.job_uuid = s.job_uuid AND f.timestamp <= %(at)s AND f.voided_at IS NULL
@@ -33,8 +38,9 @@ _SQL = f"""
     UNION ALL
     SELECT a.miner_hotkey, CAST(a.job_uuid AS text), 0
     FROM {ACCEPTED} a JOIN {STARTED} s ON s.job_uuid = a.job_uuid
-    WHERE a.valid_until >= %(at)s AND a.timestamp <= %(at)s AND s.executor_class = %(executor_class)s {{accepted_by}}
-      AND NOT (s.valid_until >= %(at)s AND s.timestamp <= %(at)s)
+    WHERE a.valid_until >= %(at)s AND a.timestamp <= %(at)s AND a.timestamp >= %(oldest)s
+      AND s.executor_class = %(executor_class)s {{accepted_by}}
+      AND NOT (s.valid_until >= %(at)s AND s.timestamp <= %(at)s AND s.timestamp >= %(oldest)s)
       AND a.voided_at IS NULL AND s.voided_at IS NULL
       AND NOT EXISTS (
           SELECT 1 FROM {FINISHED} f WHERE f.job_uuid = a.job_uuid AND f.timestamp <= %(at)s AND f.voided_at IS NULL
@@ -56,12 +62,16 @@ def ends(executor_class: str, miners: Collection[str], at: dt.datetime) -> dict[
     A job that has a started and an accepted receipt is busy until the later one ends.
     """
     finished = JobFinishedReceipt.objects.filter(job_uuid=OuterRef("job_uuid"), timestamp__lte=at, voided_at=None)
-    valid = Q(~Exists(finished), miner_hotkey__in=miners, timestamp__lte=at, valid_until__gte=at, voided_at=None)
+    dated = Q(timestamp__lte=at, timestamp__gte=at - LONGEST, valid_until__gte=at)
+    valid = Q(dated, ~Exists(finished), miner_hotkey__in=miners, voided_at=None)
     of_class = JobStartedReceipt.objects.filter(executor_class=executor_class, voided_at=None)
     accepted = JobAcceptedReceipt.objects.filter(valid, Exists(of_class.filter(job_uuid=OuterRef("job_uuid"))))
     found: dict[tuple[str, UUID], dt.datetime] = {}
     for receipts in (of_class.filter(valid), accepted):
-        for miner, job, until in receipts.values_list("miner_hotkey", "job_uuid", "valid_until"):
+        for miner, job, timestamp, valid_until in receipts.values_list(
+            "miner_hotkey", "job_uuid", "timestamp", "valid_until"
+        ):
+            until = min(valid_until, timestamp + LONGEST)
             found[miner, job] = max(until, found.get((miner, job), until))
     return found
 
@@ -69,6 +79,8 @@ def ends(executor_class: str, miners: Collection[str], at: dt.datetime) -> dict[
 def select(sql: str, *, at: dt.datetime, **parameters: Any) -> list[Sequence[Any]]:
     """Run `sql`, one of the above or a union with it, and return its rows."""
     with connection.cursor() as cursor:
-        cursor.execute(sql, {**parameters, "at": connection.ops.adapt_datetimefield_value(at)})
+        times = {"at": at, "oldest": at - LONGEST}
+        adapted = {name: connection.ops.adapt_datetimefield_value(time) for name, time in times.items()}
+        cursor.execute(sql, {**parameters, **adapted})
         rows: list[Sequence[Any]] = cursor.fetchall()
     return rows

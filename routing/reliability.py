@@ -13,6 +13,7 @@ from django.db import connection, transaction
 from django.db.models import Count, QuerySet
 
 from allowance import validation
+from allowance.connections import renew_connection
 from allowance.locks import bound_waits, ledger_transaction, lock_timeout
 from allowance.models import Account
 from allowance.types import MAX_EXECUTORS, BadInputError
@@ -188,6 +189,7 @@ def void_incidents(
     for executor_class, found in groupby(list(by_class), itemgetter(0)):
         pks = [pk for _, pk in found]
         for first in range(0, len(pks), VOIDED_AT_ONCE):
+            renew_connection()
             with ledger_transaction():
                 voided = _void_locked(executor_class, pks[first : first + VOIDED_AT_ONCE], void)
                 note(voided)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -10,18 +11,27 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from django.contrib.auth.models import User
 from django.db import OperationalError, connection, connections
 from django.utils import timezone
+from rich.progress import Progress
 
-import allowance.connections
-import receipts.connections
+from allowance import connections as of_allowance
 from allowance.models import Block
 from allowance.service import Allowance
+from project.ticker import mint
+from receipts import connections as of_receipts
+from receipts import receipts
+from receipts.models import JobStartedReceipt
 from receipts.schemas import JobStarted
 from receipts.service import Receipts
+from routing import reliability, routing
 from routing.journal import export, replay
+from routing.management.commands import dry_run_routing, void_incidents, void_receipts
+from routing.models import MinerIncident
 from routing.service import Routing
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
+from routing.types import MinerIncidentType
+from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command
 from tests.faults.events import backend_pid, kill_connections
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -132,7 +142,7 @@ def test_without_health_checks_the_call_after_the_failed_one_connects_anew(
 @postgresql
 @pytest.mark.usefixtures("anna")
 def test_control_without_renewal_no_call_ever_connects_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allowance.connections, "renew_connection", lambda: None)
+    monkeypatch.setattr(of_allowance, "renew_connection", lambda: None)
     end_session()
     with pytest.raises(OperationalError):
         Allowance().get_current_block()
@@ -164,9 +174,72 @@ def test_a_journal_whose_lines_are_long_in_coming_is_replayed_on_a_new_connectio
     assert len(list(replay(slow(), batch=1))) == len(lines)
 
 
+def end_sessions_after(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
+    """End the session after each call of a function, or after each item of a generator."""
+    function = getattr(owner, name)
+
+    def items(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        for item in function(*args, **kwargs):
+            end_session()
+            yield item
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        end_session()
+        return result
+
+    monkeypatch.setattr(owner, name, items if inspect.isgeneratorfunction(function) else called)
+
+
+@postgresql
+@pytest.mark.usefixtures("anna")
+def test_a_dry_run_of_many_jobs_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text("".join(f"{job_request().model_dump_json()}\n" for _ in range(3)))
+    end_sessions_after(monkeypatch, dry_run_routing, "decide")
+    assert run_command("dry_run_routing", "--jobs", str(jobs)).code == 0
+
+
+@postgresql
+@pytest.mark.usefixtures("anna")
+def test_voiding_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    User.objects.create_user("boss")
+    for _ in range(3):
+        routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", job_request().uuid, EXECUTOR_CLASS)
+        receipts().record(**ARGUMENTS["record"]())
+    monkeypatch.setattr(reliability, "VOIDED_AT_ONCE", 1)
+    end_sessions_after(monkeypatch, void_incidents, "void_for")
+    end_sessions_after(monkeypatch, void_receipts, "void_receipt")
+    said = ("--miner", "anna", "--by", "boss", "--reason", "an outage")
+    assert run_command("void_incidents", *said, "--yes").code == 0
+    connection.close()  # the last one was ended too
+    assert run_command("void_receipts", *said).code == 0
+    connection.close()
+    assert not MinerIncident.objects.filter(voided_at=None).exists()
+    assert not JobStartedReceipt.objects.filter(voided_at=None).exists()
+
+
+@postgresql
+@pytest.mark.usefixtures("anna")
+def test_the_demo_s_ticker_goes_on() -> None:
+    for _ in range(3):
+        end_session()
+        mint(with_manifests=True)
+
+
+@postgresql
+def test_pruning_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_ledger("anna", blocks=2)
+    for _ in range(3):
+        routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", job_request().uuid, EXECUTOR_CLASS)
+    MinerIncident.objects.update(timestamp=timezone.now() - dt.timedelta(days=500))
+    end_sessions_after(monkeypatch, Progress, "update")
+    assert run_command("prune").code == 0
+    connection.close()
+    assert not MinerIncident.objects.exists()
+
+
 def test_the_apps_renew_connections_alike() -> None:
     """Neither of them may import the other."""
-    first, second = (
-        Path(inspect.getfile(module)).read_text() for module in (allowance.connections, receipts.connections)
-    )
+    first, second = (Path(inspect.getfile(module)).read_text() for module in (of_allowance, of_receipts))
     assert first == second

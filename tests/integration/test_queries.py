@@ -23,7 +23,7 @@ from allowance.types import ExecutorClass
 from allowance.validation import uuids_beginning
 from receipts import receipts
 from receipts.models import JobFinishedReceipt, JobStartedReceipt
-from receipts.ongoing import RUNNING_JOBS
+from receipts.ongoing import LONGEST, RUNNING_JOBS
 from routing import conf, incidents, pipeline, routing
 from routing.book import DryBook
 from routing.models import MinerIncident
@@ -240,7 +240,7 @@ def test_the_busy_count_is_served_by_indexes() -> None:
         routing().pick(job_request(12))
     (account,) = Account.objects.filter(miner="anna").values_list("pk", flat=True)
     for sql in (RUNNING_JOBS, ONGOING, OCCUPATION):
-        job = {"at": now, "miner": "anna", "account": account, **conf.asked(CLASS)}
+        job = {"at": now, "oldest": now - LONGEST, "miner": "anna", "account": account, **conf.asked(CLASS)}
         read = scans(sql, {**job, "held": as_list(jobs[:9])})
         assert "started_valid" in read
         assert not {"router_receipts_jobstartedreceipt", "router_receipts_jobfinishedreceipt"} & read

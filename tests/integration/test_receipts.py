@@ -15,7 +15,7 @@ from django.utils import timezone
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from receipts import receipts, service, signatures
+from receipts import ongoing, receipts, service, signatures
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
 from receipts.schemas import AnyReceipt, JobAccepted, JobFinished, JobStarted, read
 from receipts.types import BadReceiptError
@@ -30,6 +30,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 NOW = dt.datetime(2026, 11, 26, 12, tzinfo=dt.UTC)
 MODELS: tuple[type[Receipt], ...] = (JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt)
 HOUR = dt.timedelta(hours=1)
+SECOND = dt.timedelta(seconds=1)
 YEAR = 366 * 24 * 3600
 
 
@@ -116,6 +117,16 @@ def test_many_are_stored_but_for_bad_ones_which_are_told() -> None:
     assert receipts().record_many(GOLDEN, now=NOW) == []
     assert receipts().record_many([]) == []
     assert counts() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("change", [{"valid_until": NOW + YEAR * SECOND}, {"timestamp": NOW - 2 * HOUR}], ids=str)
+def test_a_row_that_was_changed_past_the_checks_keeps_nobody_busy_for_longer(change: dict[str, dt.datetime]) -> None:
+    receipts().record(JobStarted(**SIDES, executor_class=CLASS, ttl=3700), now=NOW)
+    JobStartedReceipt.objects.update(**change)
+    since = JobStartedReceipt.objects.get().timestamp
+    busy = [receipts().get_busy_executor_count(CLASS, since + ttl * SECOND) for ttl in (3700, 3701)]
+    assert busy == [{"anna": 1}, {}]
+    assert ongoing.ends(CLASS, ["anna"], since)[("anna", SIDES["job_uuid"])] == since + 3700 * SECOND
 
 
 def deep(levels: int) -> object:

@@ -5,10 +5,10 @@ from typing import Any
 from uuid import UUID
 
 from django.core.management.base import CommandError, CommandParser
-from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
+from allowance.connections import renew_connection
 from allowance.programs import AnsweringCommand
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
 from receipts.types import BadReceiptError, ReceiptAlreadyVoided
@@ -48,11 +48,12 @@ class Command(AnsweringCommand):
             )
         except ValueError as error:
             raise CommandError(str(error), returncode=2) from error
+        tables = [KINDS[kind]._default_manager for kind in options["kind"] or ("started", "accepted")]
+        receipts = [receipt for table in tables for receipt in table.filter(voided_at=None, **which).order_by("pk")]
         found = 0
-        for kind in options["kind"] or ("started", "accepted"):
-            rows: QuerySet[Receipt] = KINDS[kind]._default_manager.filter(voided_at=None, **which)
-            for receipt in rows.order_by("pk"):
-                found += self.void(receipt, by, reason, dry_run=options["dry_run"])
+        for receipt in receipts:
+            renew_connection()
+            found += self.void(receipt, by, reason, dry_run=options["dry_run"])
         if not found:
             raise CommandError("No receipt that is not voided yet is like that.", returncode=1)
         self.stdout.write(f"{'To void' if options['dry_run'] else 'Voided'}: {found}.")
