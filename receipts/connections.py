@@ -17,10 +17,10 @@ def renew_connection() -> None:
 
     Django does so at the beginning of a web request. An idle connection is tested before the next statement if
     CONN_HEALTH_CHECKS is on; without it, one that has failed is tested here. Whatever its age is, a connection that
-    works stays: the caller may be reading from it.
+    works stays: the caller may be reading from it. Without autocommit the caller is always in a transaction.
     """
     connection: Any = connections[DEFAULT_DB_ALIAS]
-    if connection.connection is None or connection.in_atomic_block:
+    if connection.connection is None or connection.in_atomic_block or not connection.autocommit:
         return
     connection.health_check_done = False
     if connection.errors_occurred and not connection.is_usable():

@@ -139,6 +139,31 @@ def test_without_health_checks_the_call_after_the_failed_one_connects_anew(
     assert Block.objects.exists()
 
 
+@pytest.fixture
+def no_autocommit() -> Iterator[None]:
+    connection.set_autocommit(False)
+    yield
+    connection.close()
+
+
+@postgresql
+@pytest.mark.usefixtures("anna", "no_autocommit")
+def test_a_transaction_of_the_caller_that_broke_is_not_passed_over() -> None:
+    Block.objects.filter(number=FIRST_BLOCK).update(stake_share=0.25)
+    end_session()
+    for _ in range(2):
+        with pytest.raises(OperationalError):
+            Allowance().get_current_block()
+
+
+@pytest.mark.usefixtures("anna", "no_autocommit")
+def test_a_transaction_of_the_caller_that_works_goes_on() -> None:
+    Block.objects.filter(number=FIRST_BLOCK).update(stake_share=0.25)
+    Allowance().get_current_block()
+    connection.rollback()
+    assert not Block.objects.filter(stake_share=0.25).exists()
+
+
 @postgresql
 @pytest.mark.usefixtures("anna")
 def test_control_without_renewal_no_call_ever_connects_anew(monkeypatch: pytest.MonkeyPatch) -> None:
