@@ -10,11 +10,12 @@ from urllib.parse import urlencode
 
 from django.conf import settings
 from django.contrib import admin, messages
-from django.contrib.admin.exceptions import DisallowedModelAdminLookup
-from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.utils import quote
 from django.contrib.admin.views.main import SEARCH_VAR
+from django.core.exceptions import BadRequest, ValidationError
 from django.core.paginator import Paginator
+from django.core.validators import ProhibitNullCharactersValidator
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, reverse
@@ -100,14 +101,24 @@ class ReadOnlyAdmin(ModelAdmin):
         return lookup in {*self.linked, *(f"{column}{suffix}" for column in columns for suffix in SUFFIXES)}
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
-        """Return the list that an address asks for. One that no database can look for is told so, as Django does."""
+        """Return the list that an address asks for. Answer 400 to what no database can look for."""
         for name, values in request.GET.lists():  # what is searched for is checked by Django itself
             if "\0" in name or (name != SEARCH_VAR and any("\0" in value for value in values)):
-                raise IncorrectLookupParameters
+                raise BadRequest("An address has no NUL.")
         try:
             return super().get_changelist_instance(request)
-        except (OverflowError, DisallowedModelAdminLookup) as error:
-            raise IncorrectLookupParameters from error
+        except OverflowError as error:
+            raise BadRequest("A filter's value is beyond what the database can compare.") from error
+
+    def response_action(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
+        """Run an action on the selected rows. Answer 400 if a key can't be one of a row."""
+        for key in request.POST.getlist(ACTION_CHECKBOX_NAME):
+            try:
+                ProhibitNullCharactersValidator()(key)
+                self.opts.pk.clean(key, None)
+            except ValidationError as error:
+                raise BadRequest(f"No row can have the key {key!r:.80}.") from error
+        return super().response_action(request, queryset)
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         """Return the row of a page; PostgreSQL can't even be asked for a text with NUL."""

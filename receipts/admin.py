@@ -10,12 +10,11 @@ from uuid import UUID
 
 from django.conf import settings
 from django.contrib import admin, messages
-from django.contrib.admin.exceptions import DisallowedModelAdminLookup
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import SEARCH_VAR
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import BadRequest, PermissionDenied, ValidationError
 from django.core.paginator import Paginator
+from django.core.validators import ProhibitNullCharactersValidator
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect
@@ -100,14 +99,24 @@ class ReceiptAdmin(ModelAdmin):
         return lookup in {"miner_hotkey__exact", *(f"{column}{suffix}" for column in columns for suffix in SUFFIXES)}
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
-        """Return the list that an address asks for. One that no database can look for is told so, as Django does."""
+        """Return the list that an address asks for. Answer 400 to what no database can look for."""
         for name, values in request.GET.lists():  # what is searched for is checked by Django itself
             if "\0" in name or (name != SEARCH_VAR and any("\0" in value for value in values)):
-                raise IncorrectLookupParameters
+                raise BadRequest("An address has no NUL.")
         try:
             return super().get_changelist_instance(request)
-        except (OverflowError, DisallowedModelAdminLookup) as error:
-            raise IncorrectLookupParameters from error
+        except OverflowError as error:
+            raise BadRequest("A filter's value is beyond what the database can compare.") from error
+
+    def response_action(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
+        """Run an action on the selected rows. Answer 400 if a key can't be one of a row."""
+        for key in request.POST.getlist(ACTION_CHECKBOX_NAME):
+            try:
+                ProhibitNullCharactersValidator()(key)
+                self.opts.pk.clean(key, None)
+            except ValidationError as error:
+                raise BadRequest(f"No row can have the key {key!r:.80}.") from error
+        return super().response_action(request, queryset)
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         """Return the row of a page; PostgreSQL can't even be asked for a text with NUL."""
@@ -134,9 +143,13 @@ class ReceiptAdmin(ModelAdmin):
             raise PermissionDenied
         receipt = get_object_or_404(self.model, pk=pk)
         back = reverse(f"admin:{self._named('change')}", args=[pk])
+        if receipt.voided_at is not None:
+            done = ReceiptAlreadyVoided(receipt, receipt.voided_by, receipt.voided_at)
+            self.message_user(request, str(done), messages.ERROR)
+            return redirect(back)
         form = VoidForm(request.POST or None)
-        if receipt.voided_at is not None or form.is_valid():
-            self._void_all(request, [receipt], form.cleaned_data["reason"] if form.is_valid() else "")
+        if form.is_valid():
+            self._void_all(request, [receipt], form.cleaned_data["reason"])
             return redirect(back)
         return self._ask_why(request, [receipt], form, back=back, hidden=[])
 

@@ -190,8 +190,11 @@ def test_an_operator_voids_a_receipt_on_its_page() -> None:
     assert page(started) not in content
     entry = LogEntry.objects.get()
     assert (entry.object_id, "It was never sent." in entry.get_change_message()) == (str(started.pk), True)
-    again = client.post(page(started), {"reason": "again"}, follow=True).content.decode()
-    assert f"was voided by {'-'.join(MAY)}" in again
+    asks_again = [client.get(page(started), follow=True)]
+    asks_again += [client.post(page(started), said, follow=True) for said in ({}, {"reason": ""}, {"reason": "again"})]
+    for again in asks_again:
+        assert again.redirect_chain == [(page(started, "change"), 302)]
+        assert f"was voided by {'-'.join(MAY)} at " in again.content.decode()
     assert LogEntry.objects.count() == 1
     assert client.get(reverse("admin:router_receipts_jobstartedreceipt_void", args=[10**9])).status_code == 404
 
