@@ -102,7 +102,7 @@ class AnsweringCommand(BaseCommand):
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         """Say in the help of every command what it ends with if there is no answer."""
-        epilog = f"Exit code {self.no_answer}: no answer, because of an error, as when the database can't be reached."
+        epilog = f"Exit code {self.no_answer}: no answer, because of an error."
         return super().create_parser(prog_name, subcommand, epilog=epilog, **kwargs)
 
     def run_from_argv(self, argv: list[str]) -> None:

@@ -75,7 +75,7 @@ class Command(AnsweringCommand):
         if each.decision:
             report.show_candidates(each.decision, console, most=most)
         elif record.window_hours is not None:
-            console.print("Its candidates were not kept: only a sample of the routes has them.", style="dim")
+            console.print("Its candidates were not kept: only a sample of the routes and refusals has them.", style="dim")
         fate = each.fate(timezone.now())
         console.print(Text(fate, style="green" if record.miner else "red"), soft_wrap=True)
         console.print(each.summary, soft_wrap=True)
