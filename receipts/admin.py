@@ -108,7 +108,9 @@ class ReceiptAdmin(ModelAdmin):
         except OverflowError as error:
             raise BadRequest("A filter's value is beyond what the database can compare.") from error
 
-    def response_action(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:
+    def response_action(
+        self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse | None:
         """Run an action on the selected rows. Answer 400 if a key can't be one of a row."""
         for key in request.POST.getlist(ACTION_CHECKBOX_NAME):
             try:
@@ -116,7 +118,7 @@ class ReceiptAdmin(ModelAdmin):
                 self.opts.pk.clean(key, None)
             except ValidationError as error:
                 raise BadRequest(f"No row can have the key {key!r:.80}.") from error
-        return super().response_action(request, queryset)
+        return super().response_action(request, queryset, *args, **kwargs)
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
         """Return the row of a page; PostgreSQL can't even be asked for a text with NUL."""

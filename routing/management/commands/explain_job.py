@@ -75,7 +75,8 @@ class Command(AnsweringCommand):
         if each.decision:
             report.show_candidates(each.decision, console, most=most)
         elif record.window_hours is not None:
-            console.print("Its candidates were not kept: only a sample of the routes and refusals has them.", style="dim")
+            sample = "only a sample of the routes and refusals has them"
+            console.print(f"Its candidates were not kept: {sample}.", style="dim")
         fate = each.fate(timezone.now())
         console.print(Text(fate, style="green" if record.miner else "red"), soft_wrap=True)
         console.print(each.summary, soft_wrap=True)
