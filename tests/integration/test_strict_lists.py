@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
@@ -62,6 +63,14 @@ def asked(model: type[models.Model]) -> Iterator[tuple[str, str]]:
         yield from ((name, value) for value in VALUES)
     for field in model._meta.concrete_fields:
         yield from ((f"{field.name}__{lookup}", "(") for lookup in LOOKUPS)
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Log no refusal: each has a traceback, and there are thousands."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @each_model
