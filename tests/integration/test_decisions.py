@@ -373,7 +373,7 @@ def test_a_job_is_explained_with_all_that_happened_to_it(settings: Settings) -> 
         "Routed to anna, rank 1, score 0",
         "fit: gets the job",
         f"reservation {second.allowance_reservation_id} of 3 blocks (1000 to 1002) was spent",
-        "Its candidates were not kept",
+        "Its candidates were not kept: only a sample of the routes and refusals has them.",
         "1 of 2 miners fit: 1 excluded by the caller",
         "anna rejected the job",
         "started at bert, for 60 s at most",
