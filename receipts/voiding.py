@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.db import models
 from django.db.models import Q
@@ -42,19 +42,25 @@ def words(value: object, what: str, longest: int) -> str:
     return text
 
 
-def void_receipt(receipt: Receipt, *, by: str | None, reason: str | None, now: dt.datetime) -> Receipt:
-    """Void a receipt for good, and return it as it is then. Every router sees this at its next pick.
-
-    `by` names the person. A voided receipt counts as if it were not there, and is kept. Raises BadReceiptError without
-    a name, a reason or a time zone, ReceiptAlreadyVoided if somebody was faster, DoesNotExist if the receipt is gone.
-    """
-    if now.utcoffset() is None:
-        raise BadReceiptError(f"A time must have a zone, not {now!r:.80}.")
-    void = {
+def void_by(by: object, reason: object, now: object) -> dict[str, Any]:
+    """Return the values with which a row is voided. Raises BadReceiptError for what can't be stored."""
+    if not isinstance(now, dt.datetime) or now.utcoffset() is None or not 1970 <= now.year < 3000:
+        raise BadReceiptError(f"Voiding takes a time of our age with a zone, not {now!r:.80}.")
+    return {
         "voided_by": words(by, "a name", NAME_LENGTH),
         "void_reason": words(reason, "a reason", REASON_LENGTH),
         "voided_at": now,
     }
+
+
+def void_receipt(receipt: Receipt, *, by: str | None, reason: str | None, now: dt.datetime) -> Receipt:
+    """Void a receipt for good, and return it as it is then. Every router sees this at its next pick.
+
+    `by` names the person. A voided receipt counts as if it were not there, and is kept. Raises BadReceiptError without
+    a name, a reason or a time of our age with a zone, ReceiptAlreadyVoided if somebody was faster, DoesNotExist if the
+    receipt is gone.
+    """
+    void = void_by(by, reason, now)
     rows = type(receipt)._default_manager.filter(pk=receipt.pk)
     is_first = rows.filter(voided_at=None).update(**void)
     stored: Receipt = rows.get()

@@ -18,7 +18,7 @@ from allowance.locks import bound_waits, ledger_transaction, lock_timeout
 from allowance.models import Account
 from allowance.types import MAX_EXECUTORS, BadInputError
 from receipts.types import BadReceiptError
-from receipts.voiding import NAME_LENGTH, REASON_LENGTH, words
+from receipts.voiding import void_by
 from routing.metrics import INCIDENTS
 from routing.models import IncidentVersion, MinerIncident
 from routing.types import MinerIncidentType
@@ -161,7 +161,7 @@ def void_incident(incident_id: int, *, by: str | None, reason: str | None, now: 
     IncidentAlreadyVoided if somebody did it before, MinerIncident.DoesNotExist if there is none, LockTimeout if others
     report for the class and do not end in time.
     """
-    void = _void(by, reason, now)
+    void = void_values(by, reason, now)
     with ledger_transaction():
         # An incident stays in its class. What else it says counts only once it is read under the lock of the class.
         executor_class = MinerIncident.objects.only("executor_class").get(pk=incident_id).executor_class
@@ -184,7 +184,7 @@ def void_incidents(
     Yield after each how many it voided; those that somebody else has voided are left as they are. `note` is called
     within each transaction with what it voids. Raises LockTimeout as `void_incident` does: what was yielded stays.
     """
-    void = _void(by, reason, now)
+    void = void_values(by, reason, now)
     by_class = incidents.filter(voided_at=None).order_by("executor_class", "pk").values_list("executor_class", "pk")
     for executor_class, found in groupby(list(by_class), itemgetter(0)):
         pks = [pk for _, pk in found]
@@ -196,13 +196,12 @@ def void_incidents(
             yield len(voided)
 
 
-def _void(by: object, reason: object, now: object) -> dict[str, Any]:
-    """Return what a void stores."""
-    return {
-        "voided_by": _words(by, "a name", NAME_LENGTH),
-        "void_reason": _words(reason, "a reason", REASON_LENGTH),
-        "voided_at": validation.timestamp(now),
-    }
+def void_values(by: object, reason: object, now: object) -> dict[str, Any]:
+    """Return what a void stores. Raises BadInputError for what can't be."""
+    try:
+        return void_by(by, reason, now)
+    except BadReceiptError as error:
+        raise BadInputError(str(error)) from error
 
 
 def _void_locked(executor_class: str, pks: Sequence[int], void: Mapping[str, Any]) -> list[MinerIncident]:
@@ -215,13 +214,6 @@ def _void_locked(executor_class: str, pks: Sequence[int], void: Mapping[str, Any
         for name, value in void.items():
             setattr(incident, name, value)
     return incidents
-
-
-def _words(value: object, what: str, longest: int) -> str:
-    try:
-        return words(value, what, longest)
-    except BadReceiptError as error:
-        raise BadInputError(str(error)) from error
 
 
 def _draw_version(executor_class: str) -> None:

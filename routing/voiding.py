@@ -1,18 +1,21 @@
-"""Voiding incidents in the name of a user of the site: each gets an entry in the admin's log."""
+"""Voiding incidents and receipts in the name of a user of the site: each gets an entry in the admin's log."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from django.apps import apps
 from django.contrib.auth.models import AbstractBaseUser
 from django.db.models import Count, QuerySet
 
-from receipts.voiding import NAME_LENGTH
+from allowance.connections import renew_connection
+from allowance.locks import bound_waits, ledger_transaction, lock_timeout
+from receipts.models import Receipt
+from receipts.voiding import NAME_LENGTH, Voidable
 from routing.models import MinerIncident
-from routing.reliability import void_incidents
+from routing.reliability import VOIDED_AT_ONCE, void_incidents, void_values
 
 Incidents = QuerySet[MinerIncident, Any]
 
@@ -36,14 +39,54 @@ def void_for(incidents: Incidents, user: AbstractBaseUser, *, reason: str, now: 
     """Void incidents as `void_incidents` does, in the name of a user, and log each in the same transaction."""
 
     def note(voided: list[MinerIncident]) -> None:
-        log(voided, user)
+        log(voided, user, reason.strip())
 
     yield from void_incidents(incidents, by=user.get_username()[:NAME_LENGTH], reason=reason, now=now, note=note)
 
 
-def log(voided: list[MinerIncident], user: AbstractBaseUser) -> None:
-    """Write into the admin's log, where the site has one, that a user voided each of the incidents, and why."""
+class ReceiptGroup(NamedTuple):
+    """How many receipts of a kind count, and of how many miners they are."""
+
+    kind: str
+    receipts: int
+    miners: int
+
+
+def receipt_groups(matching: Mapping[str, QuerySet[Receipt]]) -> list[ReceiptGroup]:
+    """Return what counts of the receipts of each kind, but for kinds of which none does."""
+    found = []
+    for kind, receipts in matching.items():
+        counted = receipts.filter(voided_at=None).aggregate(n=Count("pk"), miners=Count("miner_hotkey", distinct=True))
+        found += [ReceiptGroup(kind, counted["n"], counted["miners"])] if counted["n"] else []
+    return found
+
+
+def void_receipts_for(
+    kinds: Iterable[QuerySet[Receipt]], user: AbstractBaseUser, *, reason: str, now: dt.datetime
+) -> Iterator[int]:
+    """Void the receipts that there are now, in transactions of VOIDED_AT_ONCE at most, and log each in the same one.
+
+    Yield after each how many it voided; those that somebody else has voided are left as they are. Raises BadInputError
+    for a bad reason, LockTimeout if others keep receipts locked: what was yielded stays.
+    """
+    void = void_values(user.get_username()[:NAME_LENGTH], reason, now)
+    for kind in kinds:
+        pks = list(kind.filter(voided_at=None).order_by("pk").values_list("pk", flat=True))
+        rows = kind.model._default_manager.order_by("pk")
+        for first in range(0, len(pks), VOIDED_AT_ONCE):
+            renew_connection()
+            with ledger_transaction():
+                bound_waits(lock_timeout())
+                some = rows.filter(pk__in=pks[first : first + VOIDED_AT_ONCE], voided_at=None)
+                voided = list(some.select_for_update())
+                rows.filter(pk__in=[row.pk for row in voided]).update(**void)
+                log(voided, user, void["void_reason"])
+            yield len(voided)
+
+
+def log(voided: Sequence[Voidable], user: AbstractBaseUser, reason: str) -> None:
+    """Write into the admin's log, where the site has one, that a user voided each of the rows, and why."""
     if voided and apps.is_installed("django.contrib.admin"):
         from django.contrib.admin.models import CHANGE, LogEntry  # noqa: PLC0415 (a model, only where it is installed)
 
-        LogEntry.objects.log_actions(user.pk, voided, CHANGE, f"Voided: {voided[0].void_reason}")
+        LogEntry.objects.log_actions(user.pk, voided, CHANGE, f"Voided: {reason}")

@@ -262,7 +262,7 @@ def void(request: HttpRequest, pk: int) -> HttpResponseBase:
             reason = form.cleaned_data["reason"]
             name = request.user.get_username()[:NAME_LENGTH]
             voided = void_incident(pk, by=name, reason=reason, now=timezone.now())
-            log([voided], cast(AbstractBaseUser, request.user))
+            log([voided], cast(AbstractBaseUser, request.user), voided.void_reason)
             messages.success(request, f"{incident} is voided and does not count any more.")
             return redirect(page)
     except MinerIncident.DoesNotExist as error:

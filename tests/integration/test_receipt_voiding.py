@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -17,15 +18,16 @@ from django.utils import timezone
 
 from allowance import allowance
 from allowance.models import Account
+from allowance.types import LockTimeout
 from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from receipts.types import BadReceiptError, ReceiptAlreadyVoided
 from receipts.voiding import void_receipt
-from routing import routing
+from routing import routing, voiding
 from routing.book import DryBook, LiveBook
 from routing.explanations import happenings
-from routing.journal import export, replay
+from routing.journal import JournalError, export, replay
 from routing.ongoing import occupation
 from routing.refusals import JobFinished as JobIsOver
 from routing.types import AllMinersBusy
@@ -222,47 +224,120 @@ def test_without_a_permission_there_is_no_page_and_no_action(permissions: tuple[
     assert started.voided_at is None
 
 
-WHY = ("--by", "boss", "--reason", "A token leaked.")
+REASON = "A token leaked."
+WHY = ("--by", "boss", "--reason", REASON, "--yes")
+RECEIPTS: tuple[type[Receipt], ...] = (JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt)
 
 
-def test_the_command_voids_what_is_chosen() -> None:
+@pytest.fixture
+def boss() -> User:
+    return User.objects.create_superuser("boss")
+
+
+def test_the_command_voids_what_is_chosen_and_logs_each(boss: User) -> None:
     job = uuid4()
     for kind in (JobStarted, JobAccepted, JobFinished):
         record(kind, job)
         record(kind, uuid4(), "bert")
     before = stored()
-    tried = run_command("void_receipts", "--miner", "anna", "--dry-run", *WHY)
-    assert (tried.code, "To void: 2." in tried.out) == (0, True)
+    tried = run_command("void_receipts", "--miner", "anna", "--dry-run")
+    assert (tried.code, "2 receipts would be voided." in tried.out) == (0, True)
     assert stored() == before
     assert run_command("void_receipts", "--job", job, "--kind", "finished", *WHY).code == 0
     since, until = timezone.now() - dt.timedelta(hours=1), timezone.now() + dt.timedelta(hours=1)
     times = ("--since", since.isoformat(), "--until", until.isoformat(), "--validator", "us")
     done = run_command("void_receipts", "--miner", "anna", *times, *WHY)
-    assert "Voided: 2." in done.out
-    models: tuple[type[Receipt], ...] = (JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt)
-    for model in models:
-        assert model._default_manager.get(miner_hotkey="anna").voided_by == "boss"
-        assert model._default_manager.get(miner_hotkey="bert").voided_at is None
-    assert run_command("void_receipts", "--miner", "anna", *WHY).code == 1
+    assert "2 receipts are voided." in done.out
+    rows = [model._default_manager.get(miner_hotkey="anna") for model in RECEIPTS]
+    for row in rows:
+        assert (row.voided_by, row.void_reason) == ("boss", REASON)
+        assert type(row)._default_manager.get(miner_hotkey="bert").voided_at is None
+    assert {(e.get_edited_object(), e.user, e.get_change_message()) for e in LogEntry.objects.all()} == {
+        (row, boss, f"Voided: {REASON}") for row in rows
+    }
+    again = run_command("void_receipts", "--miner", "anna", *WHY)
+    assert again == (1, "", "No receipt that counts matches. Voided before: 2 that would match.")
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        [],
-        ["--job", "x"],
-        ["--since", "yesterday"],
-        ["--since", "2026-01-01T12:00:00"],
-        ["--since", "2026-99-01T12:00:00Z"],
-        ["--miner", "anna", "--reason", " "],
-        ["--miner", "anna", "--by", "x" * 151],
-    ],
-    ids=str,
-)
-def test_the_command_refuses_what_chooses_nothing(bad: list[str]) -> None:
+@pytest.mark.usefixtures("boss")
+def test_the_command_tells_programs_what_it_did() -> None:
+    for miner in ("anna", "anna", "bert"):
+        record(JobStarted, uuid4(), miner)
+    told = json.loads(run_command("void_receipts", "--validator", "us", "--format", "json", *WHY).out)
+    assert told == {
+        "dry_run": False,
+        "matching": 3,
+        "voided": 3,
+        "voided_before": 0,
+        "of": [{"kind": "started", "receipts": 3, "miners": 2}],
+    }
+
+
+@pytest.mark.usefixtures("boss")
+def test_without_a_terminal_only_yes_voids() -> None:
+    record(JobStarted, uuid4())
+    ended = run_command("void_receipts", "--miner", "anna", *WHY[:-1])
+    assert (ended.code, "Add --yes" in ended.err) == (2, True)
+    assert not JobStartedReceipt.objects.exclude(voided_at=None).exists()
+
+
+@pytest.mark.usefixtures("boss")
+def test_a_lock_that_is_not_had_in_time_leaves_what_was_voided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voiding, "VOIDED_AT_ONCE", 2)
+    write = voiding.log
+
+    def write_once(*what: Any) -> None:
+        if LogEntry.objects.exists():
+            raise LockTimeout
+        write(*what)
+
+    for _ in range(3):
+        record(JobStarted, uuid4())
+    with monkeypatch.context() as patch:
+        patch.setattr(voiding, "log", write_once)
+        ended = run_command("void_receipts", "--miner", "anna", *WHY)
+    assert (ended.code, "1 of 3 receipts are not voided." in ended.err) == (3, True)
+    assert JobStartedReceipt.objects.exclude(voided_at=None).count() == LogEntry.objects.count() == 2
+    assert run_command("void_receipts", "--miner", "anna", *WHY).code == 0
+    assert LogEntry.objects.count() == 3
+
+
+BAD: list[tuple[list[str], str]] = [
+    ([], "Say which: --since, --until, --job, --miner, --validator"),
+    (["--job", "x"], "--job: A job's uuid"),
+    (["--miner", "a\0b"], "--miner: A hotkey"),
+    (["--validator", ""], "--validator: A hotkey"),
+    (["--since", ""], "--since ''"),
+    (["--since", "yesterday"], "--since 'yesterday'"),
+    (["--since", "2026-01-01T12:00:00"], "--since '2026-01-01T12:00:00'"),
+    (["--since", "0001-01-01T00:00:00+14:00"], "--since '0001"),
+    (["--until", "9999-12-31T23:59:59-14:00"], "--until '9999"),
+    (["--since", "2026-01-02T00:00:00Z", "--until", "2026-01-01T00:00:00Z"], "is not after --since"),
+    (["--miner", "anna", "--reason", " "], "--reason TEXT"),
+    (["--miner", "anna", "--reason", "x" * 501], "--reason: Voiding takes a reason of 1 to 500"),
+    (["--miner", "anna", "--by", "carl"], "not 'carl'"),
+    (["--miner", "anna", "--by", "a\0b"], "--by takes the name of a user"),
+]
+
+
+@pytest.mark.usefixtures("boss")
+@pytest.mark.parametrize(("bad", "named"), BAD, ids=lambda value: repr(value)[:60])
+def test_the_command_names_bad_options_and_voids_nothing(bad: list[str], named: str) -> None:
     record(JobStarted, uuid4())
     before = stored()
     ended = run_command("void_receipts", *WHY, *bad)
-    assert ended.code == 2
-    assert ended.err
-    assert stored() == before
+    assert (ended.code, stored()) == (2, before)
+    assert named in ended.err
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_journal_s_void_of_another_age_is_refused_by_its_line(at: str) -> None:
+    record(JobStarted, uuid4())
+    void_receipt(record(JobStarted, uuid4(), "bert"), **SAID)
+    lines = [line.replace(NOW.isoformat().replace("+00:00", "Z"), at) for line in export()]
+    (bad,) = [number for number, line in enumerate(lines, 1) if at in line]
+    JobStartedReceipt.objects.all().delete()
+    with pytest.raises(JournalError, match="time of our age") as error:
+        list(replay(line.encode() for line in lines))
+    assert error.value.line == bad
+    assert not JobStartedReceipt.objects.filter(miner_hotkey="bert").exists()

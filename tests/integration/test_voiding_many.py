@@ -137,7 +137,7 @@ def test_the_command_tells_programs_what_it_did() -> None:
 
 
 BAD: list[tuple[list[object], dict[str, Any], str]] = [
-    ([], {}, "Name incidents: --since"),
+    ([], {}, "Say which: --since"),
     (["--since", "yesterday"], {}, "--since 'yesterday'"),
     (["--until", "2026-03-01T12:00:00"], {}, "--until '2026-03-01T12:00:00'"),
     (["--since", NOW.isoformat(), "--until", NOW.isoformat()], {}, "is not after --since"),

@@ -6,6 +6,7 @@ import datetime as dt
 from collections.abc import Iterator
 
 import pytest
+from django.contrib.auth.models import User
 from django.utils import timezone
 
 from allowance.threads import in_database_thread
@@ -53,10 +54,11 @@ async def test_no_receipt_outlasts_its_job(server: Server, token: str) -> None:
     over = now + dt.timedelta(seconds=50 + SECONDS + 100 + 1)
     assert await in_database_thread(busy_until)(now + dt.timedelta(seconds=60)) == 10
     assert await in_database_thread(busy_until)(over) == 0
+    await in_database_thread(User.objects.create_user)("boss")
     voided = await in_database_thread(run_command)(
-        "void_receipts", "--validator", "v", "--by", "boss", "--reason", "a leak"
+        "void_receipts", "--validator", "v", "--by", "boss", "--reason", "a leak", "--yes"
     )
-    assert "Voided: 20." in voided.out
+    assert "20 receipts are voided." in voided.out
     assert await in_database_thread(busy_until)(now + dt.timedelta(seconds=60)) == 0
     left = JobStartedReceipt.objects.filter(voided_at=None), JobAcceptedReceipt.objects.filter(voided_at=None)
     assert [await in_database_thread(rows.count)() for rows in left] == [0, 0]

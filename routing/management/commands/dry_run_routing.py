@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import datetime as dt
 import json
 from codecs import BOM_UTF8
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from allowance.programs import AnsweringCommand
 from allowance.types import ExecutorClass, JobTooLong
 from routing import conf, report
 from routing.book import DryBook
+from routing.management.times import moment
 from routing.pipeline import decide
 from routing.requests import V2JobRequest, first_problem, plain_request
 from routing.types import Decision, Policy, Remedies
@@ -54,7 +54,7 @@ class Command(AnsweringCommand):
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
             policy, remedies = what_if(options)
-            now = moment(options["at"])
+            now = timezone.now() if options["at"] is None else moment("--at", options["at"])
             requests = list(read_requests(options))
             if options["top"] is not None and options["top"] < 1:
                 raise ValueError(f"--top must be 1 or more, not {options['top']}.")
@@ -103,16 +103,6 @@ def what_if(options: dict[str, Any]) -> tuple[Policy, Remedies]:
     with named("--exclude"):
         validation.hotkeys(options["exclude"], "It")
     return policy, remedies
-
-
-def moment(text: str | None) -> dt.datetime:
-    """Return the time that `text` names, or now. Raises ValueError for anything but a time with a zone."""
-    if text is None:
-        return timezone.now()
-    try:
-        return validation.timestamp(dt.datetime.fromisoformat(text))
-    except ValueError as error:
-        raise ValueError(f"--at {text!r:.80}: {error} Write it as 2026-01-31T12:00:00+00:00.") from None
 
 
 def read_requests(options: dict[str, Any]) -> Iterator[tuple[str, V2JobRequest]]:

@@ -1,0 +1,166 @@
+"""What the commands that void evidence have in common: who does it, why, and whether it is wanted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AbstractBaseUser
+from django.core.management.base import CommandError, CommandParser
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from allowance.console import wide_console
+from allowance.programs import AnsweringCommand
+from allowance.types import BadInputError, LockTimeout
+from routing.management.times import moment
+
+NOTHING, BAD_INPUT, LOCKED = 1, 2, 3
+
+
+class Selected(NamedTuple):
+    """What options name: how much of it counts, by kind; how much was voided before; how to void it."""
+
+    groups: Sequence[Any]
+    total: int
+    before: int
+    void: Callable[[AbstractBaseUser, str], Iterator[int]]
+
+
+class VoidingCommand(AnsweringCommand):
+    """A command that voids what its options name, after it has shown and asked."""
+
+    noun: str
+
+    def add_which(self, which: Any) -> None:
+        """Add the options that name what to void; each must match."""
+        raise NotImplementedError
+
+    def selected(self, options: dict[str, Any]) -> Selected:
+        """Return what the options name. Raises ValueError, which names the option to blame."""
+        raise NotImplementedError
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        which = parser.add_argument_group("which, all that is given must match")
+        self.add_which(which)
+        parser.add_argument("--reason", metavar="TEXT", help="why they should not count")
+        parser.add_argument("--by", metavar="USER", help="the user of the site who answers for it")
+        parser.add_argument("--dry-run", action="store_true", help="count what would be voided, and void nothing")
+        parser.add_argument("--yes", action="store_true", help="do not ask whether to go on")
+        parser.add_argument("--format", choices=["text", "json"], default="text")
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        try:
+            found = self.selected(options)
+            user = None if options["dry_run"] else voider(options)
+        except ValueError as error:
+            raise CommandError(str(error), returncode=BAD_INPUT) from error
+        if options["format"] == "text" and found.total:
+            wide_console(self.stdout._out).print(as_table(found.groups))
+        voided, locked = 0, None
+        if user is not None and found.total:
+            self.confirm(found.total, options)
+            voided, locked = self.void(found, user, options["reason"])
+        self.tell(found, voided, options)
+        if locked is not None:
+            left = f"{found.total - voided} of {self.many(found.total)} are not voided."
+            raise CommandError(f"{left} {locked}", returncode=LOCKED)
+        if not found.total:
+            already = f" Voided before: {found.before} that would match." if found.before else ""
+            raise CommandError(f"No {self.noun} that counts matches.{already}", returncode=NOTHING)
+
+    def void(self, found: Selected, user: AbstractBaseUser, reason: str) -> tuple[int, LockTimeout | None]:
+        """Void, with progress on a terminal; return how many were, and what ended it before all were."""
+        terminal = Console(stderr=True)
+        columns = TextColumn("Voiding"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        voided = 0
+        with Progress(*columns, console=terminal, disable=not terminal.is_terminal) as progress:
+            task = progress.add_task("", total=found.total)
+            try:
+                for some in found.void(user, reason):
+                    voided += some
+                    progress.update(task, completed=voided)
+            except LockTimeout as error:
+                return voided, error
+            except BadInputError as error:
+                raise CommandError(f"--reason: {error}", returncode=BAD_INPUT) from error
+        return voided, None
+
+    def tell(self, found: Selected, voided: int, options: dict[str, Any]) -> None:
+        if options["format"] == "json":
+            of = [group._asdict() for group in found.groups]
+            counts = {"matching": found.total, "voided": voided, "voided_before": found.before}
+            self.stdout.write(json.dumps({"dry_run": options["dry_run"], **counts, "of": of}))
+        elif found.total:
+            already = f" Voided before: {found.before} more that match." if found.before else ""
+            dry_run = options["dry_run"]
+            what = "would be voided" if dry_run else "are voided"
+            self.stdout.write(f"{self.many(found.total if dry_run else voided)} {what}.{already}")
+
+    def confirm(self, count: int, options: dict[str, Any]) -> None:
+        """Ask whether to void so many. Without a terminal only --yes will do."""
+        if options["yes"]:
+            return
+        question = f"Void {self.many(count)}? This can't be taken back. [y/N] "
+        if not sys.stdin.isatty() or input(question).strip().lower() not in ("y", "yes"):
+            raise CommandError("Nothing is voided. Add --yes to void them without being asked.", returncode=BAD_INPUT)
+
+    def many(self, count: int) -> str:
+        return f"{count} {self.noun}{'' if count == 1 else 's'}"
+
+
+def add_stretch(which: Any, verb: str) -> None:
+    """Add the options that name a stretch of time."""
+    which.add_argument("--since", metavar="TIME", help=f"{verb} then or later (ISO 8601, with a zone)")
+    which.add_argument("--until", metavar="TIME", help=f"{verb} before (ISO 8601, with a zone)")
+
+
+def named(options: dict[str, Any], checks: Mapping[str, tuple[str, Callable[[str], object]]]) -> dict[str, object]:
+    """Return the filter that options ask for: a stretch of time, and by option a lookup with the check of its value.
+
+    Raises ValueError, which names the option to blame, for a bad value, and if nothing is named.
+    """
+    chosen: dict[str, object] = {}
+    stretch = {
+        option: moment(f"--{option}", options[option]) for option in ("since", "until") if options[option] is not None
+    }
+    if len(stretch) == 2 and stretch["since"] >= stretch["until"]:
+        raise ValueError(f"--until {options['until']} is not after --since {options['since']}.")
+    for option, at in stretch.items():
+        chosen["timestamp__gte" if option == "since" else "timestamp__lt"] = at
+    for option, (lookup, check) in checks.items():
+        if options[option] is not None:
+            try:
+                chosen[lookup] = check(options[option])
+            except BadInputError as error:
+                raise ValueError(f"--{option.replace('_', '-')}: {error}") from None
+    if not chosen:
+        names = ", ".join(f"--{option.replace('_', '-')}" for option in ("since", "until", *checks))
+        raise ValueError(f"Say which: {names}, or several of them.")
+    return chosen
+
+
+def voider(options: dict[str, Any]) -> AbstractBaseUser:
+    """Return the user who voids. Raises ValueError without one, or without a reason."""
+    if not options["reason"] or not options["reason"].strip():
+        raise ValueError("Voiding takes a reason, which is kept: --reason TEXT.")
+    by = options["by"] or ""
+    users = get_user_model()._default_manager
+    user = None if "\0" in by else users.filter(**{get_user_model().USERNAME_FIELD: by}).first()
+    if user is None:
+        raise ValueError(f"--by takes the name of a user of this site, who answers for it, not {options['by']!r:.80}.")
+    return user
+
+
+def as_table(groups: Sequence[Any]) -> Table:
+    """Return a table of groups: texts to the left, numbers to the right."""
+    table = Table(box=None, pad_edge=False)
+    for name, value in groups[0]._asdict().items():
+        table.add_column(name.replace("_", " "), justify="right" if isinstance(value, int) else "left")
+    for group in groups:
+        table.add_row(*map(str, group))
+    return table
