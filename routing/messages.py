@@ -37,8 +37,7 @@ class Reason(StrEnum):
     UNAVAILABLE = "UNAVAILABLE"
 
 
-MAX_RECEIPTS = 256
-"""The most receipts that a rejection may come with."""
+REJECTION = "job.rejected_by_miner"
 
 
 ReservationId = Annotated[int, Field(strict=True, gt=0, lt=RESERVATION_IDS)]
@@ -107,9 +106,7 @@ class RejectedByMiner(Event):
     """
 
     type: Literal["job.rejected_by_miner"] = "job.rejected_by_miner"
-    receipts: list[dict[str, Any]] = Field(
-        [], max_length=MAX_RECEIPTS, description="receipts that the miner showed, in their wire form"
-    )
+    receipts: list[Any] = Field([], description="receipts that the miner showed, in their wire form")
 
 
 class Retry(Event):

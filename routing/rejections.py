@@ -24,7 +24,7 @@ from routing.models import Rejection
 LEEWAY = dt.timedelta(seconds=2)
 """How long after its end a receipt still excuses: clocks differ, and networks take time. ComputeHorde has the same."""
 
-Shown = list[dict[str, Any]]
+Shown = list[Any]
 
 
 class Offer(NamedTuple):

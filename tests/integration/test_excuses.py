@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import sys
 from collections.abc import Callable
 from threading import Barrier, Thread
@@ -21,7 +22,7 @@ from receipts.voiding import void_receipt
 from routing import answers
 from routing.explanations import happenings
 from routing.jobs import Offer
-from routing.messages import Acknowledged, Failed, RejectedByMiner, Started
+from routing.messages import Acknowledged, Failed, Refused, Rejected, RejectedByMiner, Started
 from routing.models import MinerIncident, Rejection
 from tests.factories import CLASS, fill_ledger, job_request
 from tests.jobs import ME, note, of, routed
@@ -84,6 +85,45 @@ def voided(shown: list[Wire]) -> list[Wire]:
     return shown
 
 
+SHOWN = {
+    "null": "[null]",
+    "a list": "[[]]",
+    "many": f"[{', '.join(['{}'] * 6000)}]",
+    "half a pair": '["\\ud800"]',
+    "a long number": f"[1{'0' * 5000}]",
+    "deep": f"[{'[' * 500}{']' * 500}]",
+}
+
+
+@pytest.mark.parametrize("shown", SHOWN.values(), ids=SHOWN)
+def test_nothing_that_a_miner_shows_refuses_what_is_said_of_it(shown: str, offer: Offer) -> None:
+    """Else a miner could keep its incident away, and its blocks held."""
+    said = of(offer, RejectedByMiner).model_dump(mode="json")
+    text = json.dumps({**said, "receipts": "SHOWN"}).replace('"SHOWN"', shown)
+    message = answers.read(text)
+    assert isinstance(message, RejectedByMiner)
+    answer = answers.to_said(message, ME)
+    assert isinstance(answer, Acknowledged)
+    assert (answer.incident, answer.reservation) == (True, "released")
+
+
+NONE = ('{"type": "job.failed", "uuid": "\\ud800"}', "[" * 100_000, '{"type": "job.new"}', "{")
+
+
+@pytest.mark.parametrize("text", NONE)
+def test_other_messages_that_are_none_are_refused(text: str) -> None:
+    assert isinstance(answers.read(text), Refused | Rejected)
+
+
+def test_a_miner_of_many_executors_is_excused() -> None:
+    with time_machine.travel(NOW, tick=False):
+        fill_ledger(MINER.ss58_address, executors=300)
+        number = allowance().get_current_block() + 1
+        neurons = [key.ss58_address for key in (MINER, VALIDATOR)]
+        allowance().record_block(number=number, timestamp=NOW, stake_share=0.5, hotkeys=neurons)
+        assert reject(routed(job_request(30)), *[started(NOW - SECOND) for _ in range(300)]).excused
+
+
 def test_receipts_for_all_executors_excuse(offer: Offer) -> None:
     answer = reject(offer, *busy())
     assert answer.excused is True
@@ -106,6 +146,8 @@ def test_more_than_enough_is_fine_and_bad_ones_beside_do_no_harm(offer: Offer) -
     for flaw in ("1 no receipt", "4 of another", "1 of a job shown before"):
         assert flaw in answer.sentence.replace("2 of another miner, 2 of another kind", "4 of another")
 
+
+NOTHING: list[Any] = [None, [], "a", 5]
 
 SPOILT: dict[str, tuple[str, Callable[[Offer], list[Wire]]]] = {
     "too few": ("account for 1 ", lambda _: busy()[:1]),
@@ -137,6 +179,7 @@ SPOILT: dict[str, tuple[str, Callable[[Offer], list[Wire]]]] = {
         "not signed by both",
         lambda _: [{**wire, "payload": {**wire["payload"], "ttl": 301}} for wire in busy()],
     ),
+    "nothing at all": ("4 no receipt", lambda _: NOTHING),
     "no receipts": ("2 no receipt", lambda _: [{}, {"payload": [], "miner_signature": 5}]),
 }
 
