@@ -4,9 +4,13 @@ import sys
 
 from django.core.management import execute_from_command_line
 
-from allowance.programs import answering
+from allowance.programs import NO_ANSWER, answering
+
+UNKNOWN = 3
+"""What monitors understand, which run routing_status."""
 
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
-    with answering():  # our own commands care for themselves; this is for settings that can't be read, and for Django's
+    # Our own commands care for themselves; this is for settings that can't be read, and for Django's commands.
+    with answering(UNKNOWN if sys.argv[1:2] == ["routing_status"] else NO_ANSWER):
         execute_from_command_line(sys.argv)

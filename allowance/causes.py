@@ -67,11 +67,16 @@ def block_without_neurons() -> int | None:
 
 
 def silence(newest: int) -> ManifestSync | None:
-    """Return the newest sync in which most miners were silent, if a job may use blocks from before it."""
-    silent = ManifestSync.objects.filter(
-        block__gt=newest - BLOCK_EXPIRY, silent__gt=F("answered") - F("silent")
-    ).order_by("-block", "-pk")
-    return silent.defer("axons", "executors").first()
+    """Return the newest sync in which most miners were silent, if what it voided is still missing.
+
+    It is missing as long as a job may use blocks from before that sync, and for as long as nobody has answered since.
+    """
+    syncs = ManifestSync.objects.order_by("-block", "-pk")
+    silent = syncs.filter(silent__gt=F("answered") - F("silent")).defer("axons", "executors").first()
+    if silent is None or silent.block > newest - BLOCK_EXPIRY:
+        return silent
+    answers = syncs.values_list("executors", flat=True)[0]
+    return None if any(any(counts.values()) for counts in answers.values()) else silent
 
 
 def causes(balances: Iterable[Balance] | None = None) -> tuple[str, ...]:

@@ -107,8 +107,8 @@ def record_manifests(
         _locate(where)
         if newest is None:
             _register_asked(set(miners))
-        answered = {name for name in miners if newest and newest.executors.get(name)}
-        silent = sum(not answers.get(name) for name in answered)
+        answered = {name for name in miners if newest and any(newest.executors.get(name, {}).values())}
+        silent = sum(not any(answers.get(name, {}).values()) for name in answered)
         sync = ManifestSync(block=block, digest=digest, axons=where, executors=answers)
         sync.answered, sync.silent = len(answered), silent
         sync.save()

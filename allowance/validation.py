@@ -32,7 +32,7 @@ MAX_PORT = 65535
 IP_VERSIONS = (0, 4, 6)
 
 MAX_HOST_NAME = 253
-HOST_NAME = r"(?!(.*\.)?[0-9]+\.?$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.|$))+"
+HOST_NAME = r"(?!(.*\.)?(0[xX][0-9a-fA-F]*|[0-9]+)\.?$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.|$))+"
 """Labels with dots between. The last is not a number: that would be an IP address that went wrong."""
 
 JOB_UUID = "(?i:[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12})"
@@ -67,14 +67,14 @@ def executor_class(value: str) -> str:
 
 def is_integer(value: object) -> TypeGuard[int]:
     """Tell whether `value` is of an integer type, NumPy's included, and no bool."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
+    return isinstance(value, Integral) and not isinstance(value, bool) and hasattr(value, "__index__")
 
 
 def is_real(value: object) -> TypeGuard[float]:
     """Tell whether `value` is a number that compares with others: int, float, Fraction, NumPy's, a finite Decimal."""
     if isinstance(value, Decimal):
         return value.is_finite()
-    return isinstance(value, Real) and not isinstance(value, bool)
+    return is_integer(value) or (isinstance(value, Real) and not isinstance(value, Integral))
 
 
 def to_float(value: float) -> float:

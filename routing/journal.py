@@ -40,7 +40,7 @@ MAX_LINE = 2**24
 """Bytes of the longest line: the manifests of a thousand miners have a tenth of it."""
 
 MAX_BLANK = 2**20
-"""Bytes of blank lines one after another: more would be a file that is no journal, however small its .gz is."""
+"""Bytes of blank lines beyond those of the other lines: more are in no journal, however small its .gz is."""
 
 logger = logging.getLogger(__name__)
 
@@ -95,17 +95,17 @@ def replay(lines: Iterable[bytes], *, batch: int = 100) -> Iterator[str]:
 
 def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes | JournalError]]:
     """Number the lines that are not blank; an error stands instead of a line that is too long or can't be read."""
-    number = blank = 0
+    number = blank = told = 0
     try:
         for number, line in enumerate(lines, start=1):
             content = line.removeprefix(BOM_UTF8) if number == 1 else line
             if len(line) > MAX_LINE:
                 yield number, JournalError(number, f"longer than {MAX_LINE} bytes, which no event is")
             elif not content.isspace() and content:
-                blank = 0
+                told += len(line)
                 yield number, content
-            elif (blank := blank + len(line)) > MAX_BLANK:
-                yield number, JournalError(number, f"more than {MAX_BLANK} bytes of blank lines end here")
+            elif (blank := blank + len(line)) > MAX_BLANK + told:
+                yield number, JournalError(number, f"more blank lines than others, and more than {MAX_BLANK} bytes")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         yield number + 1, JournalError(number + 1, f"the compressed file is damaged here ({error})")
 

@@ -69,6 +69,14 @@ def test_a_miner_without_an_address_gets_no_job_and_keeps_its_allowance(axon: di
     assert busy.value.reasons["anna"] == "it announces no address that can be reached"
 
 
+@pytest.mark.parametrize(
+    "address", ["fe80::1%eth0", "fe80::1%\0", "fe80::1%" + "a" * 400, "0x0", "0x0.0x0", "a.0x1f", "1.2.3"], ids=ascii
+)
+def test_what_is_neither_an_address_nor_a_host_name_is_refused_by_name(address: str) -> None:
+    with pytest.raises(ValueError, match="The address of cleo must be an IP address or a host name"):
+        announce(cleo={"address": address, "ip_version": 6, "port": 1})
+
+
 def test_one_miner_without_an_address_does_not_stop_the_sync_of_others() -> None:
     announce(anna=NOWHERE["nothing yet"], cleo={"address": "10.0.0.3", "ip_version": 4, "port": 1}, executors=3)
     assert {name: counts[CLASS] for name, counts in allowance().get_manifests().items()} == {

@@ -12,8 +12,9 @@ from django.test import Client
 from django.urls import reverse
 
 from allowance import allowance
+from allowance.causes import silence
 from allowance.models import ManifestSync
-from allowance.types import NotEnoughAllowanceException
+from allowance.types import BLOCK_EXPIRY, NotEnoughAllowanceException
 from routing import explanations, replays, routing
 from routing.alerts import Finding, Level
 from routing.models import DecisionRecord
@@ -99,6 +100,29 @@ def test_miners_that_are_not_asked_are_not_silent(caplog: pytest.LogCaptureFixtu
     fill_ledger(*NAMES)
     sync(NEWEST, "anna", asked=["anna"])
     assert (warnings(caplog), find("silent_miners").value) == ([], 0)
+
+
+def test_a_silence_is_told_for_as_long_as_it_lasts() -> None:
+    fill_ledger(*NAMES)
+    for block in range(NEWEST, NEWEST + BLOCK_EXPIRY + 100, 100):
+        sync(block)
+    newest = NEWEST + BLOCK_EXPIRY + 100
+    lasting = silence(newest)
+    assert lasting is not None
+    assert lasting.block == NEWEST
+    sync(newest, "anna")
+    assert silence(newest) is None
+
+
+def test_who_answers_with_no_executors_is_silent() -> None:
+    """Else all that a miner had would be void without a word."""
+    fill_ledger(*NAMES)
+    allowance().record_manifests(
+        block=NEWEST, axons=dict.fromkeys(NAMES, AXON), executors={name: {CLASS: 0} for name in NAMES}
+    )
+    assert find("silent_miners").level is Level.CRITICAL
+    with pytest.raises(NotEnoughAllowanceException, match="4 of 4 miners that had answered were silent"):
+        routing().pick(job_request())
 
 
 def test_of_two_syncs_at_a_block_the_last_says_who_answered() -> None:

@@ -51,6 +51,14 @@ def test_integers_of_numpy_are_integers(value: Any) -> None:
     assert type(receipt.ttl) is int
 
 
+def test_a_span_of_numpy_is_no_number() -> None:
+    """It is registered as an integer, and has no index."""
+    with pytest.raises(ValueError, match="number"):
+        allowance().record_block(number=np.timedelta64(1030), timestamp=NOW, stake_share=0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="share"):
+        allowance().record_block(number=1030, timestamp=NOW, stake_share=np.timedelta64(1))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("value", [np.float32(0.5), np.float64(0.5), Decimal("0.5"), Fraction(1, 2)], ids=repr)
 def test_numbers_of_other_kinds_are_numbers(value: Any) -> None:
     what = {"executor_class": CLASS, "allowance_seconds": value, "job_start_block": NEWEST}
