@@ -70,9 +70,10 @@ def void_receipts_for(
     for a bad reason, LockTimeout if others keep receipts locked: what was yielded stays.
     """
     void = void_values(user.get_username()[:NAME_LENGTH], reason, now)
-    for kind in kinds:
-        pks = list(kind.filter(voided_at=None).order_by("pk").values_list("pk", flat=True))
-        rows = kind.model._default_manager.order_by("pk")
+    counting = [kind.filter(voided_at=None).order_by("pk") for kind in kinds]
+    found = [(kind.model, list(kind.values_list("pk", flat=True))) for kind in counting]
+    for model, pks in found:
+        rows = model._default_manager.order_by("pk")
         for first in range(0, len(pks), VOIDED_AT_ONCE):
             renew_connection()
             with ledger_transaction():

@@ -25,7 +25,7 @@ from receipts import receipts
 from receipts.models import JobStartedReceipt
 from receipts.schemas import JobStarted
 from receipts.service import Receipts
-from routing import reliability, routing
+from routing import reliability, routing, voiding
 from routing.journal import export, replay
 from routing.management.commands import dry_run_routing, void_incidents, void_receipts
 from routing.models import MinerIncident
@@ -234,9 +234,10 @@ def test_voiding_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
         receipts().record(**ARGUMENTS["record"]())
     monkeypatch.setattr(reliability, "VOIDED_AT_ONCE", 1)
     end_sessions_after(monkeypatch, void_incidents, "void_for")
-    end_sessions_after(monkeypatch, void_receipts, "void_receipt")
-    said = ("--miner", "anna", "--by", "boss", "--reason", "an outage")
-    assert run_command("void_incidents", *said, "--yes").code == 0
+    monkeypatch.setattr(voiding, "VOIDED_AT_ONCE", 1)
+    end_sessions_after(monkeypatch, void_receipts, "void_receipts_for")
+    said = ("--miner", "anna", "--by", "boss", "--reason", "an outage", "--yes")
+    assert run_command("void_incidents", *said).code == 0
     connection.close()  # the last one was ended too
     assert run_command("void_receipts", *said).code == 0
     connection.close()
