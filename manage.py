@@ -7,7 +7,7 @@ from django.core.management import execute_from_command_line
 from allowance.programs import NO_ANSWER, answering
 
 UNKNOWN = 3
-"""What monitors understand, which run routing_status."""
+"""The exit code of routing_status without an answer: monitors read it as unknown."""
 
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")

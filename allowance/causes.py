@@ -67,9 +67,9 @@ def block_without_neurons() -> int | None:
 
 
 def silence(newest: int) -> ManifestSync | None:
-    """Return the newest sync in which most miners were silent, if what it voided is still missing.
+    """Return the newest sync in which most miners were silent, if miners still lack what it voided.
 
-    It is missing as long as a job may use blocks from before that sync, and for as long as nobody has answered since.
+    They lack it while a job may use blocks from before that sync, and while no miner has answered since.
     """
     syncs = ManifestSync.objects.order_by("-block", "-pk")
     silent = syncs.filter(silent__gt=F("answered") - F("silent")).defer("axons", "executors").first()

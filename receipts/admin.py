@@ -99,7 +99,7 @@ class ReceiptAdmin(ModelAdmin):
         return lookup in {"miner_hotkey__exact", *(f"{column}{suffix}" for column in columns for suffix in SUFFIXES)}
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
-        """Return the list that an address asks for. Answer 400 to what no database can look for."""
+        """Return the list for an address. Raise BadRequest, which Django answers with 400, for an impossible filter."""
         for name, values in request.GET.lists():  # what is searched for is checked by Django itself
             if "\0" in name or (name != SEARCH_VAR and any("\0" in value for value in values)):
                 raise BadRequest("An address has no NUL.")
@@ -111,7 +111,7 @@ class ReceiptAdmin(ModelAdmin):
     def response_action(
         self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any
     ) -> HttpResponse | None:
-        """Run an action on the selected rows. Answer 400 if a key can't be one of a row."""
+        """Run an action on the selected rows. Raise BadRequest if a selected key can't be the key of a row."""
         for key in request.POST.getlist(ACTION_CHECKBOX_NAME):
             try:
                 ProhibitNullCharactersValidator()(key)

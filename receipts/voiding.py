@@ -56,9 +56,9 @@ def void_by(by: object, reason: object, now: object) -> dict[str, Any]:
 def void_receipt(receipt: Receipt, *, by: str | None, reason: str | None, now: dt.datetime) -> Receipt:
     """Void a receipt for good, and return it as it is then. Every router sees this at its next pick.
 
-    `by` names the person. A voided receipt counts as if it were not there, and is kept. Raises BadReceiptError without
-    a name, a reason or a time of our age with a zone, ReceiptAlreadyVoided if somebody was faster, DoesNotExist if the
-    receipt is gone.
+    `by` names the person. A voided receipt counts as if it were not there, and is kept. Raises BadReceiptError
+    without a name, a reason or a plausible time with a zone, ReceiptAlreadyVoided if it was voided before, DoesNotExist
+    if the receipt is gone.
     """
     void = void_by(by, reason, now)
     rows = type(receipt)._default_manager.filter(pk=receipt.pk)

@@ -48,7 +48,7 @@ class Visitor:
     def owner(self) -> str:
         """What a job of this client belongs to: the name of a token, whichever token has it now, or a user.
 
-        A user is told by the primary key: a name can change, and then be another user's.
+        The primary key names a user, because a name can change, and another user can take it.
         """
         return f"user:{self.user_pk}" if self.token_id is None else f"token:{self.name}"
 

@@ -53,7 +53,7 @@ class Attempt(NamedTuple):
         """Return the ttl of a receipt of this attempt: as asked, or the job's seconds, to the attempt's end at most.
 
         Its end is when its blocks are released, or else when they stop being held. Without this bound a client could
-        give routes up and start their jobs later: executors would be busy with jobs that nobody pays for.
+        release routes and start their jobs later: executors would be busy with jobs that no allowance pays for.
         """
         ends_at = self.released_at or self.made_at + dt.timedelta(seconds=self.most_seconds)
         left = (ends_at - timestamp) // dt.timedelta(seconds=1)

@@ -193,7 +193,7 @@ def _find(uuid: UUID, by: Visitor) -> RoutedJob | None:
 
 
 def _adopt(uuid: UUID) -> RoutedJob | None:
-    """Return a job that somebody reserved for without a socket, with a row that has no owner."""
+    """Store a row without an owner for a job that has a reservation and no row, and return it."""
     made = Reservation.objects.filter(job_uuid=uuid).select_related("account").order_by("created_at").last()
     if made is None:  # it was pruned meanwhile
         return None

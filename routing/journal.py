@@ -95,16 +95,16 @@ def replay(lines: Iterable[bytes], *, batch: int = 100) -> Iterator[str]:
 
 def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes | JournalError]]:
     """Number the lines that are not blank; an error stands instead of a line that is too long or can't be read."""
-    number = blank = told = 0
+    number = blank = filled = 0
     try:
         for number, line in enumerate(lines, start=1):
             content = line.removeprefix(BOM_UTF8) if number == 1 else line
             if len(line) > MAX_LINE:
                 yield number, JournalError(number, f"longer than {MAX_LINE} bytes, which no event is")
             elif not content.isspace() and content:
-                told += len(line)
+                filled += len(line)
                 yield number, content
-            elif (blank := blank + len(line)) > MAX_BLANK + told:
+            elif (blank := blank + len(line)) > MAX_BLANK + filled:
                 yield number, JournalError(number, f"more blank lines than others, and more than {MAX_BLANK} bytes")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         yield number + 1, JournalError(number + 1, f"the compressed file is damaged here ({error})")

@@ -118,21 +118,19 @@ class Bound:
 
     async def take(self, client: str) -> float | None:
         """Count one more thing. Returns None if the client may do it, or else after how many seconds it may."""
-        lot = self._lots.get(client)
-        if lot is None or not (lot.number or lot.last):
-            lock = self._refills.setdefault(client, asyncio.Lock())
-            async with lock:  # of those that find nothing left at once, one asks for more
-                lot = self._lots.get(client)
-                if lot is None or not (lot.number or lot.last):
-                    lot = await self._refill(client)
-                return self._take(lot)
-        return self._take(lot)
-
-    def _take(self, lot: Lot) -> float | None:
+        lot = self._usable(client)
+        if lot is None:
+            async with self._refills.setdefault(client, asyncio.Lock()):  # of those that find nothing left, one asks
+                lot = self._usable(client) or await self._refill(client)
         if not lot.number:
             return self._lots.wait(lot)
         lot.number -= 1
         return None
+
+    def _usable(self, client: str) -> Lot | None:
+        """Return what a client has left, or its last lot, used up; None: more may be had."""
+        lot = self._lots.get(client)
+        return lot if lot and (lot.number or lot.last) else None
 
     async def _refill(self, client: str) -> Lot:
         most = max(1, int(limit(self._setting)))

@@ -1,4 +1,4 @@
-"""What the commands that void evidence have in common: who does it, why, and whether it is wanted."""
+"""What the two commands that void evidence share: the user, the reason and the confirmation."""
 
 from __future__ import annotations
 
