@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from django.db.models import F
-
-from allowance.chain import CHECK_BLOCKS, CHECK_MANIFESTS, CHECK_NEURONS, CHECK_STAKE, NO_NEURONS, newest_block
+from allowance.chain import CHECK_BLOCKS, CHECK_STAKE, newest_block
 from allowance.ledger import Balance
+from allowance.losses import CHECK_MANIFESTS, CHECK_NEURONS, Absence, Silence, absence
 from allowance.models import Block, ManifestSync
 from allowance.types import BLOCK_EXPIRY
 
@@ -59,31 +58,40 @@ def earning(newest: int) -> Earning:
     return Earning(len(shares), sum(share == 0 for share in shares.values()), gaps)
 
 
-def block_without_neurons() -> int | None:
-    """Return the block whose list of neurons is in force, if that list is empty."""
-    listed = Block.objects.filter(neurons__isnull=False).order_by("-number").values_list("number", "neurons__digest")
-    newest = listed.first()
-    return newest[0] if newest and newest[1] == NO_NEURONS else None
+def lost_neurons(newest: int) -> Absence | None:
+    """Return how the list of neurons in force is empty, or lacks most neurons that a job's oldest block had."""
+    lists = Block.objects.filter(neurons__isnull=False).order_by("-number").values_list("number", "neurons__hotkeys")
+    in_force = lists.first()
+    if in_force is None:
+        return None
+    older = lists.filter(number__lte=newest - BLOCK_EXPIRY).first() or lists.last()
+    return absence(in_force[0], older[1] if older else (), in_force[1])
 
 
-def silence(newest: int) -> ManifestSync | None:
-    """Return the newest sync in which most miners were silent, if miners still lack what it voided.
+def silences(newest: int) -> list[Silence]:
+    """Return the silences from which miners suffer, the newest of each class.
 
-    They lack it while a job may use blocks from before that sync, and while no miner has answered since.
+    They do while a job may use blocks from before the sync, and while nobody has declared executors since.
     """
     syncs = ManifestSync.objects.order_by("-block", "-pk")
-    silent = syncs.filter(silent__gt=F("answered") - F("silent")).defer("axons", "executors").first()
-    if silent is None or silent.block > newest - BLOCK_EXPIRY:
-        return silent
-    answers = syncs.values_list("executors", flat=True)[0]
-    return None if any(any(counts.values()) for counts in answers.values()) else silent
+    found: dict[str | None, Silence] = {}
+    lasting: dict[str | None, Silence] = {}
+    for sync in syncs.exclude(silent=[]).defer("axons", "executors"):
+        for silence in sync.silences:
+            (found if sync.block > newest - BLOCK_EXPIRY else lasting).setdefault(silence.executor_class, silence)
+    if lasting:
+        answers = syncs.values_list("executors", flat=True)[0]
+        declared: set[str | None] = {each for counts in answers.values() for each, n in counts.items() if n}
+        declared |= {None} if declared else set()
+        found = {each: silence for each, silence in lasting.items() if each not in declared} | found
+    return list(found.values())
 
 
 def causes(balances: Iterable[Balance] | None = None) -> tuple[str, ...]:
-    """Return the causes for a lack of allowance; with `balances`, only a silence that voided what one of them had."""
+    """Return the causes for a lack of allowance; with `balances`, only silences that voided what one of them had."""
     newest, found = newest_block(), []
-    if (block := block_without_neurons()) is not None:
-        found.append(f"The neuron list of block {block} is empty: no miner is registered. {CHECK_NEURONS}")
+    if lost := lost_neurons(newest):
+        found.append(f"{lost.sentence} {CHECK_NEURONS}")
     blocks = earning(newest)
     if blocks.missing > MANY:
         found.append(f"{blocks.sentence} {CHECK_BLOCKS}")
@@ -92,7 +100,10 @@ def causes(balances: Iterable[Balance] | None = None) -> tuple[str, ...]:
             f"Our own stake share was 0 in {blocks.without_stake} of the last {blocks.recorded} blocks, "
             f"which earn nothing. {CHECK_STAKE}"
         )
-    sync = silence(newest)
-    if sync and (balances is None or any(balance.voided_before == sync.block for balance in balances)):
-        found.append(f"{sync.silence} {CHECK_MANIFESTS}")
+    voided = None if balances is None else {(b.voided_before, c) for b in balances for c in (b.executor_class, None)}
+    found += [
+        f"{silence.sentence} {CHECK_MANIFESTS}"
+        for silence in silences(newest)
+        if voided is None or (silence.block, silence.executor_class) in voided
+    ]
     return tuple(found)

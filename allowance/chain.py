@@ -18,6 +18,7 @@ from allowance import rows, validation
 from allowance.fields import WeiField
 from allowance.ledger import KEPT_BLOCKS, Steps, assign, block_ns, forget
 from allowance.locks import chain_changed, ledger_transaction, lock_accounts_of, lock_chain
+from allowance.losses import CHECK_MANIFESTS, CHECK_NEURONS, absence, silences
 from allowance.models import Account, Block, ManifestSync, Miner, NeuronList, new_version
 from allowance.types import MAX_AHEAD, BadInputError
 
@@ -25,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 CHECK_BLOCKS = "Record them, or take a newest block that is wrong back with forget_blocks."
 CHECK_STAKE = "Check the stake of the validator, and the hotkey whose stake the follower reads."
-CHECK_NEURONS = "Check the subnet, and the node, from which the follower reads the neurons."
-CHECK_MANIFESTS = "Check that the follower reaches the miners."
 
 Axon = Mapping[str, str | int]
 
@@ -79,7 +78,8 @@ def record_manifests(
     `axons` are the miners asked, which are the registered ones: hotkey to `address`, `ip_version`, `port`. `executors`
     are their answers: hotkey to count by class. Who did not answer has 0 in every class; who was not asked stays as it
     is. A lower count voids what the miner gave in that class before `block`. The same sync again changes nothing. If
-    more than half of the miners that answered the last sync are silent, that is recorded, with a warning.
+    more than half of the miners that answered the last sync are silent, or declare none of a class any more, that is
+    recorded, with a warning.
 
     Raises ValueError for a sync older than the newest recorded, and for bad input. An unknown class is bad input too:
     what miners make up is for the follower to leave out.
@@ -107,13 +107,12 @@ def record_manifests(
         _locate(where)
         if newest is None:
             _register_asked(set(miners))
-        answered = {name for name in miners if newest and any(newest.executors.get(name, {}).values())}
-        silent = sum(not any(answers.get(name, {}).values()) for name in answered)
         sync = ManifestSync(block=block, digest=digest, axons=where, executors=answers)
-        sync.answered, sync.silent = len(answered), silent
+        found = silences(block, miners, newest.executors if newest else {}, answers)
+        sync.silent = [[s.executor_class, s.silent, s.declared] for s in found]
         sync.save()
-        if 2 * silent > len(answered):
-            logger.warning("%s %s", sync.silence, CHECK_MANIFESTS)
+        for silence in found:
+            logger.warning("%s %s", silence.sentence, CHECK_MANIFESTS)
         _declare(block, set(miners), answers)
 
 
@@ -147,13 +146,14 @@ def _out_of_order(number: int, timestamp: dt.datetime, stored: Block) -> BadInpu
 
 
 def _warn_of_nothing_earned(block: Block, before: Block | None, names: list[str] | None) -> None:
-    """Warn, once, that from the newest block on our stake share is 0, or that no miner is registered."""
+    """Warn, once, that from the newest block on our stake share is 0, or that most neurons are not registered."""
     if block.stake_share == 0 and (before is None or before.stake_share > 0):
         logger.warning("Our own stake share is 0 from block %d on: its blocks earn nothing. %s", block.pk, CHECK_STAKE)
-    if names == []:
+    if names is not None:
         listed = Block.objects.filter(number__lt=block.pk, neurons__isnull=False).order_by("-number")
-        if listed.values_list("neurons__digest", flat=True).first() != NO_NEURONS:
-            logger.warning("The neuron list of block %d is empty: no miner is registered. %s", block.pk, CHECK_NEURONS)
+        known: list[str] | None = listed.values_list("neurons__hotkeys", flat=True).first()
+        if known != names and (lost := absence(block.pk, known or (), names)):
+            logger.warning("%s %s", lost.sentence, CHECK_NEURONS)
 
 
 def newest_block() -> int:
@@ -182,10 +182,6 @@ def presence_history() -> Iterator[tuple[int, set[str]]]:
 
 def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-NO_NEURONS = _digest([])
-"""The digest of an empty list of neurons."""
 
 
 def _neuron_list(names: list[str]) -> NeuronList:

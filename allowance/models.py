@@ -7,12 +7,14 @@ Account, and an account's balance; `check_ledger` recomputes them.
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 from django.db import models
 from django.db.models import Q
 
 from allowance.fields import BitsField, StepsField, WeiField
 from allowance.ledger import Balance
+from allowance.losses import Silence
 from allowance.types import HOLD_MARGIN, HOTKEY_LENGTH, RESERVATION_ID_BITS, RESERVATION_IDS
 from allowance.types import Miner as MinerValue
 
@@ -67,16 +69,15 @@ class Block(models.Model):
 class ManifestSync(models.Model):
     """The answers of all miners to one round of asking for their manifests, as they came.
 
-    `answered` are the miners asked that had answered the round before; `silent` are those of them that did not answer
-    this one.
+    `silent` tells in which classes (None: in all) most miners declare nothing any more: the class, how many miners do
+    so, and how many had declared executors in the sync before.
     """
 
     block = models.PositiveBigIntegerField()
     digest = models.CharField(max_length=64)
     axons: models.JSONField[dict[str, dict[str, str | int]], dict[str, dict[str, str | int]]] = models.JSONField()
     executors: models.JSONField[dict[str, dict[str, int]], dict[str, dict[str, int]]] = models.JSONField()
-    answered = models.PositiveIntegerField(default=0, help_text="Miners asked that had answered the sync before.")
-    silent = models.PositiveIntegerField(default=0, help_text="Those of them that did not answer this one.")
+    silent: models.JSONField[list[list[Any]], list[list[Any]]] = models.JSONField(default=list, blank=True)
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=("block", "digest"), name="manifest_sync_recorded_once"),)
@@ -85,12 +86,9 @@ class ManifestSync(models.Model):
         return f"Manifests at block {self.block}"
 
     @property
-    def silence(self) -> str:
-        """How many miners were silent, in a sentence."""
-        return (
-            f"{self.silent} of {self.answered} miners that had answered were silent at block {self.block}: "
-            "their allowance is void."
-        )
+    def silences(self) -> list[Silence]:
+        """In what most miners were silent."""
+        return [Silence(self.block, *row) for row in self.silent]
 
 
 class Miner(models.Model):

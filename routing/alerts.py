@@ -12,8 +12,9 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from allowance.causes import MANY
-from allowance.chain import CHECK_BLOCKS, CHECK_MANIFESTS, CHECK_NEURONS, CHECK_STAKE
+from allowance.chain import CHECK_BLOCKS, CHECK_STAKE
 from allowance.locks import lock_timeout
+from allowance.losses import CHECK_MANIFESTS, CHECK_NEURONS
 from routing.health import max_block_age
 
 
@@ -70,7 +71,7 @@ MEASURES: Mapping[str, Measure] = {
     "block_age": Measure("s", "Check the clocks, that the chain follower runs, and what its log says.", Level.CRITICAL),
     "block_gaps": Measure("", CHECK_BLOCKS),
     "blocks_without_stake": Measure("", CHECK_STAKE),
-    "empty_neuron_list": Measure("", CHECK_NEURONS),
+    "missing_neurons": Measure("%", CHECK_NEURONS),
     "manifest_age": Measure(
         "s", "Look whether the chain follower still asks the miners for their manifests.", Level.CRITICAL
     ),
@@ -114,7 +115,7 @@ def default_limits() -> dict[str, Limits]:
         "block_age": Limits(ready / 2, ready),
         "block_gaps": Limits(0, MANY),
         "blocks_without_stake": Limits(0, MANY),
-        "empty_neuron_list": Limits(0, 0),
+        "missing_neurons": Limits(50, 90),
         "manifest_age": Limits(900, 3600),
         "silent_miners": Limits(50, 90),
         "collateral_filter": Limits(0, 0),

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from django.db.models import Count, Max, OuterRef, Q, Subquery, Sum
 
 from allowance.amounts import wei_text
-from allowance.causes import block_without_neurons, earning, silence
+from allowance.causes import earning, lost_neurons, silences
 from allowance.chain import newest_block
 from allowance.models import Block, LedgerCheck, ManifestSync, Reservation, ReservationState
 from allowance.state import held_at, lapsed_at
@@ -147,10 +147,10 @@ def _chain(now: dt.datetime) -> Measured:
 
 def _earning() -> Measured:
     newest = newest_block()
-    blocks, block, sync = earning(newest), block_without_neurons(), silence(newest)
+    blocks, lost, silent = earning(newest), lost_neurons(newest), silences(newest)
     if not blocks.recorded:
         return dict.fromkeys(
-            ("block_gaps", "blocks_without_stake", "empty_neuron_list", "silent_miners"),
+            ("block_gaps", "blocks_without_stake", "missing_neurons", "silent_miners"),
             (None, "No block is recorded."),
         )
     return {
@@ -159,13 +159,14 @@ def _earning() -> Measured:
             blocks.without_stake,
             f"Our own stake share was 0 in {blocks.without_stake} of the last {blocks.recorded} blocks.",
         ),
-        "empty_neuron_list": (
-            int(block is not None),
-            "Miners are registered." if block is None else f"The neuron list of block {block} is empty.",
+        "missing_neurons": (
+            lost.percent if lost else 0,
+            lost.sentence if lost else "The neuron list has most neurons that were registered before.",
         ),
         "silent_miners": (
-            100 * sync.silent / sync.answered if sync else 0,
-            sync.silence if sync else "In no sync of manifests were more than half of the miners silent.",
+            max((silence.percent for silence in silent), default=0),
+            " ".join(silence.sentence for silence in silent)
+            or "In no sync of manifests were more than half of the miners silent.",
         ),
     }
 

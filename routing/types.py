@@ -235,7 +235,7 @@ class Decision:
 
     Debug and trusted miners are fixed routes: nothing was asked, so `policy` is None and there are no candidates, nor
     `timings`. The hotkeys `excluded` are those that the caller did not want. `causes` say what of the chain keeps
-    allowance from everybody, if that is what the decision failed at.
+    allowance from miners, if half of those asked lack it and nobody takes the job.
     """
 
     job: Job
@@ -284,10 +284,9 @@ class NoMinerFits(JobRoutingException):
         self.decision = decision
         advice = self.advice + (", or {excluded}" if Gate.EXCLUDED in decision.counts else "")
         advice = advice.format_map(decision.remedies._asdict())
-        super().__init__(
-            f"No miner for job {decision.job.uuid} ({decision.job.executor_class}, {decision.job.seconds:g} s): "
-            f"{decision.summary}. {advice[:1].upper()}{advice[1:]}."
-        )
+        what = f"No miner for job {decision.job.uuid} ({decision.job.executor_class}, {decision.job.seconds:g} s)"
+        advised = f"{advice[:1].upper()}{advice[1:]}."
+        super().__init__(" ".join((f"{what}: {decision.summary}.", *decision.causes, advised)))
 
     @property
     def advice(self) -> str:

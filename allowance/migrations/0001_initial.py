@@ -57,8 +57,7 @@ class Migration(migrations.Migration):
                 ('digest', models.CharField(max_length=64)),
                 ('axons', models.JSONField()),
                 ('executors', models.JSONField()),
-                ('answered', models.PositiveIntegerField(default=0, help_text='Miners asked that had answered the sync before.')),
-                ('silent', models.PositiveIntegerField(default=0, help_text='Those of them that did not answer this one.')),
+                ('silent', models.JSONField(blank=True, default=list)),
             ],
             options={
                 'constraints': [models.UniqueConstraint(fields=('block', 'digest'), name='manifest_sync_recorded_once')],

@@ -12,13 +12,15 @@ from django.test import Client
 from django.urls import reverse
 
 from allowance import allowance
-from allowance.causes import silence
+from allowance.causes import lost_neurons, silences
+from allowance.losses import CHECK_MANIFESTS
 from allowance.models import ManifestSync
-from allowance.types import BLOCK_EXPIRY, NotEnoughAllowanceException
+from allowance.types import BLOCK_EXPIRY, ExecutorClass, NotEnoughAllowanceException
 from routing import explanations, replays, routing
 from routing.alerts import Finding, Level
 from routing.models import DecisionRecord
 from routing.status import status
+from routing.types import AllMinersBusy
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
@@ -77,7 +79,7 @@ def test_a_recorded_refusal_keeps_its_cause() -> None:
     with pytest.raises(NotEnoughAllowanceException):
         routing().pick(job_request(12))
     sync(NEWEST + 1, *NAMES)
-    ManifestSync.objects.update(silent=0)  # what is said now is another matter
+    ManifestSync.objects.update(silent=[])  # what is said now is another matter
     record = DecisionRecord.objects.get()
     (explained,) = explanations.explain([record])
     assert SILENCE in explained.fate(NOW)
@@ -107,11 +109,9 @@ def test_a_silence_is_told_for_as_long_as_it_lasts() -> None:
     for block in range(NEWEST, NEWEST + BLOCK_EXPIRY + 100, 100):
         sync(block)
     newest = NEWEST + BLOCK_EXPIRY + 100
-    lasting = silence(newest)
-    assert lasting is not None
-    assert lasting.block == NEWEST
+    assert [silence.block for silence in silences(newest)] == [NEWEST]
     sync(newest, "anna")
-    assert silence(newest) is None
+    assert silences(newest) == []
 
 
 def test_who_answers_with_no_executors_is_silent() -> None:
@@ -132,16 +132,86 @@ def test_of_two_syncs_at_a_block_the_last_says_who_answered() -> None:
     sync(NEWEST, "bert")
     sync(NEWEST + 1, "anna")
     newest = ManifestSync.objects.latest("pk")
-    assert (newest.answered, newest.silent) == (1, 1)
+    assert newest.silent == [[None, 1, 1]]
+
+
+OTHER = ExecutorClass.always_on__llm__a6000
+
+
+def declare(block: int, answers: dict[str, dict[str, int]]) -> None:
+    allowance().record_manifests(block=block, axons=dict.fromkeys(NAMES, AXON), executors=answers)
+
+
+def test_a_class_that_most_miners_declare_no_more_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    fill_ledger(*NAMES)
+    declare(NEWEST, {name: {OTHER: 2} for name in NAMES})
+    sentence = (
+        f"4 of 4 miners that had executors of {CLASS} declare none since block {NEWEST}: "
+        "their allowance for it is void."
+    )
+    assert [sentence in warning for warning in warnings(caplog)] == [True]
+    assert (find("silent_miners").level, find("silent_miners").sentence) == (
+        Level.CRITICAL,
+        f"{sentence} {CHECK_MANIFESTS}",
+    )
+    with pytest.raises(NotEnoughAllowanceException, match=sentence):
+        routing().pick(job_request(12))
+    with pytest.raises(NotEnoughAllowanceException) as refused:
+        routing().pick(job_request(3600, executor_class=OTHER))
+    assert refused.value.causes == ()  # the other class lost nothing
+    declare(NEWEST + 1, {name: {OTHER: 2, CLASS: n} for n, name in enumerate(NAMES)})
+    assert find("silent_miners").level is Level.CRITICAL  # what the miners had is void still
+    assert [silence.executor_class for silence in silences(NEWEST + BLOCK_EXPIRY)] == []
+
+
+def test_a_class_that_nobody_declares_stays_told() -> None:
+    fill_ledger(*NAMES)
+    declare(NEWEST, {name: {OTHER: 2} for name in NAMES})
+    declare(NEWEST + BLOCK_EXPIRY, {name: {OTHER: 2} for name in NAMES})
+    assert [silence.executor_class for silence in silences(NEWEST + BLOCK_EXPIRY)] == [CLASS]
+
+
+@pytest.mark.parametrize(("leaving", "told"), [(2, False), (3, True)])
+def test_more_than_half_must_leave_a_class(leaving: int, told: bool, caplog: pytest.LogCaptureFixture) -> None:
+    fill_ledger(*NAMES)
+    declare(NEWEST, {name: {OTHER: 1} if i < leaving else {CLASS: 1} for i, name in enumerate(NAMES)})
+    assert bool(warnings(caplog)) == told
+    assert (find("silent_miners").level is not Level.OK) == told
+
+
+def test_a_busy_miner_does_not_hide_that_the_others_are_silent() -> None:
+    fill_ledger(*NAMES)
+    sync(NEWEST, "anna")
+    for _ in range(2):
+        routing().pick(job_request(1))
+    with pytest.raises(AllMinersBusy) as refused:
+        routing().pick(job_request(1))
+    sentence = f"3 of 4 miners that had answered were silent at block {NEWEST}: their allowance is void."
+    assert refused.value.decision.causes == (f"{sentence} {CHECK_MANIFESTS}",)
+    assert sentence in str(refused.value)
+    (explained,) = explanations.explain([DecisionRecord.objects.latest("at", "pk")])
+    assert sentence in explained.fate(NOW)
+
+
+def test_a_refusal_of_busy_miners_names_no_cause_of_a_few_without_allowance() -> None:
+    fill_ledger(*NAMES)
+    sync(NEWEST, "anna", "bert", "cleo")
+    allowance().record_block(number=NEWEST + 100, timestamp=NOW, stake_share=0.5)
+    for _ in range(6):
+        routing().pick(job_request(1))
+    with pytest.raises(AllMinersBusy) as refused:
+        routing().pick(job_request(1))
+    assert refused.value.decision.causes == ()
 
 
 def test_a_refusal_that_does_not_follow_from_the_silence_does_not_name_it() -> None:
-    fill_ledger(*NAMES)
+    others = ["eric", "fred", "gina"]
+    fill_ledger(*NAMES, *others)
     sync(NEWEST, "anna")
     with pytest.raises(NotEnoughAllowanceException) as refused:
         routing().pick(job_request(3000), exclude=["bert", "cleo", "dora"])
     assert refused.value.causes  # the others are candidates, only not asked
-    allowance().record_block(number=NEWEST + 1, timestamp=NOW, stake_share=0.5, hotkeys=["anna"])
+    allowance().record_block(number=NEWEST + 1, timestamp=NOW, stake_share=0.5, hotkeys=["anna", *others])
     with pytest.raises(NotEnoughAllowanceException) as refused:
         routing().pick(job_request(3000))
     assert refused.value.causes == ()
@@ -165,14 +235,32 @@ def test_a_stake_share_of_0_is_the_cause(caplog: pytest.LogCaptureFixture, admin
 
 def test_an_empty_neuron_list_is_the_cause(caplog: pytest.LogCaptureFixture) -> None:
     fill_ledger(*NAMES)
-    assert find("empty_neuron_list").value == 0
+    assert find("missing_neurons").value == 0
     for number in (NEWEST + 1, NEWEST + 2):
         allowance().record_block(number=number, timestamp=NOW, stake_share=0.5, hotkeys=[])
     cause = f"The neuron list of block {NEWEST + 2} is empty: no miner is registered."
     assert [f"block {NEWEST + 1} is empty" in warning for warning in warnings(caplog)] == [True]
     with pytest.raises(NotEnoughAllowanceException, match=cause):
         routing().pick(job_request(12))
-    assert find("empty_neuron_list").level is Level.CRITICAL
+    assert find("missing_neurons").level is Level.CRITICAL
+
+
+@pytest.mark.parametrize(("left", "level"), [(0, Level.CRITICAL), (1, Level.WARNING), (2, Level.OK)])
+def test_a_list_that_lacks_most_neurons_is_the_cause(left: int, level: Level, caplog: pytest.LogCaptureFixture) -> None:
+    """As of another subnet: it is not empty, but has only strangers."""
+    fill_ledger(*NAMES)
+    listed = [*NAMES[:left], "strange", "unknown", "foreign"]
+    for number in (NEWEST + 1, NEWEST + 2):
+        allowance().record_block(number=number, timestamp=NOW, stake_share=0.5, hotkeys=listed)
+    sentence = f"{4 - left} of 4 neurons that were registered are not in the neuron list of block"
+    told = level is not Level.OK
+    assert [f"{sentence} {NEWEST + 1}" in warning for warning in warnings(caplog)] == [True] * told
+    assert find("missing_neurons").level is level
+    with pytest.raises(NotEnoughAllowanceException) as refused:
+        routing().pick(job_request(3600))
+    assert (f"{sentence} {NEWEST + 2}" in str(refused.value)) == told
+    assert (lost_neurons(NEWEST + BLOCK_EXPIRY) is None) == (left == 2)
+    assert lost_neurons(NEWEST + 1 + BLOCK_EXPIRY) is None  # what went before has expired
 
 
 def test_a_block_whose_number_is_far_ahead_is_found_by_the_blocks_that_are_missing() -> None:

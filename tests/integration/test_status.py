@@ -24,7 +24,6 @@ from rich.console import Console
 
 from allowance import allowance
 from allowance.buckets import UtcDay, UtcHour
-from allowance.chain import NO_NEURONS
 from allowance.models import Account, Block, LedgerCheck, ManifestSync, NeuronList, Reservation, ReservationState
 from routing.alerts import MEASURES, Finding, Level, amount, default_limits
 from routing.management.commands import routing_status
@@ -45,7 +44,7 @@ VALUES: dict[str, float] = {
     "block_age": 12,
     "block_gaps": 2,
     "blocks_without_stake": 1,
-    "empty_neuron_list": 1,
+    "missing_neurons": 100,
     "silent_miners": 100,
     "collateral_filter": 0,
     "manifest_age": 240,
@@ -101,7 +100,7 @@ def scene() -> None:
         allowance().record_manifests(block=FIRST_BLOCK + 1, axons=AXONS, executors={})
     Block.objects.filter(number__in=[FIRST_BLOCK + 3, FIRST_BLOCK + 5]).delete()
     Block.objects.filter(number=FIRST_BLOCK + 7).update(stake_share=0)
-    Block.objects.update(neurons=NeuronList.objects.create(digest=NO_NEURONS, hotkeys=[]))
+    Block.objects.update(neurons=NeuronList.objects.create(digest="none", hotkeys=[]))
     config.DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI = 10**16
     decide(14, miner="hot-1")
     decide(1, miner="hot-1", at=NOW)
@@ -271,10 +270,10 @@ def test_the_worst_is_told_first(settings: Settings) -> None:
 
 
 @pytest.mark.usefixtures("scene")
-def test_it_takes_twelve_queries() -> None:
+def test_it_takes_fourteen_queries() -> None:
     with CaptureQueriesContext(connection) as captured:
         status(NOW)
-    assert len(captured) == 12
+    assert len(captured) == 14
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="EXPLAIN of PostgreSQL")
@@ -487,12 +486,12 @@ def test_a_hotkey_that_is_html_is_shown_as_text_and_leads_to_its_miner() -> None
 
 
 @pytest.mark.usefixtures("scene")
-def test_the_page_takes_seventeen_queries() -> None:
+def test_the_page_takes_nineteen_queries() -> None:
     """Those of the function, one for the charts, and four to know who is asking."""
     client = clerk(*SEE_STATUS)
     with CaptureQueriesContext(connection) as captured:
         page(client)
-    assert len(captured) == 12 + 1 + 4
+    assert len(captured) == 14 + 1 + 4
 
 
 @pytest.mark.parametrize("missing", SEE_STATUS)

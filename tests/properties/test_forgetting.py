@@ -92,7 +92,7 @@ def of_the_chain(*, counted: bool) -> dict[str, Any]:
         b.number: (b.timestamp, b.stake_share, b.ns, b.neurons and b.neurons.hotkeys)
         for b in Block.objects.select_related("neurons")
     }
-    syncs = list(ManifestSync.objects.order_by("pk").values_list("block", "digest", "answered", "silent"))
+    syncs = list(ManifestSync.objects.order_by("pk").values_list("block", "digest", "silent"))
     return {"accounts": accounts, "miners": miners, "blocks": blocks, "syncs": syncs}
 
 
