@@ -1,0 +1,1 @@
+"""The ledger seen as a whole: audited, summed up, drawn, pruned."""

@@ -1,0 +1,1 @@
+"""Django plumbing that knows nothing of the ledger; all three apps use it."""

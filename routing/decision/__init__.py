@@ -1,0 +1,1 @@
+"""How a job is decided: gather, filter, rank, reserve."""

@@ -1,0 +1,1 @@
+"""The WebSocket: jobs and statements in, routes and news out."""
