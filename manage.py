@@ -4,7 +4,7 @@ import sys
 
 from django.core.management import execute_from_command_line
 
-from allowance.programs import NO_ANSWER, answering
+from allowance.plumbing.programs import NO_ANSWER, answering
 
 UNKNOWN = 3
 """The exit code of routing_status without an answer: monitors read it as unknown."""

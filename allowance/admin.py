@@ -11,8 +11,6 @@ from django.utils import timezone
 
 from allowance import ledger
 from allowance.amounts import wei_text
-from allowance.console import to_the_second
-from allowance.lists import JOB_OR_HOTKEY, ModelAdmin, ReadOnlyAdmin, link
 from allowance.models import (
     Account,
     Block,
@@ -24,6 +22,8 @@ from allowance.models import (
     Reservation,
     ReservationState,
 )
+from allowance.plumbing.console import to_the_second
+from allowance.plumbing.lists import JOB_OR_HOTKEY, ModelAdmin, ReadOnlyAdmin, link
 from allowance.state import held_at, lapsed_at, state_at, window
 
 

@@ -11,11 +11,11 @@ from django.utils import timezone
 
 from allowance import chain, ledger, reading, reservations, state, validation
 from allowance.causes import causes
-from allowance.connections import renews_connection
 from allowance.ledger import Standing
 from allowance.models import Account, Block
 from allowance.models import Miner as MinerRow
-from allowance.threads import in_database_thread
+from allowance.plumbing.connections import renews_connection
+from allowance.plumbing.threads import in_database_thread
 from allowance.types import EXECUTOR_CLASSES, NO_ADDRESS, Miner, NoBlockRecorded, NotEnoughAllowanceException
 
 

@@ -41,20 +41,21 @@ from rich.progress import track
 from rich.table import Table
 
 from allowance import allowance, reservations
-from allowance.console import wide_console
 from allowance.models import Block
-from allowance.programs import answering
+from allowance.plumbing.console import wide_console
+from allowance.plumbing.programs import answering
 from allowance.types import ExecutorClass
 from project.past import CLASSES, MINTED_EACH, VALIDATOR, new_uuid, set_the_scene, started
 from receipts import receipts
 from receipts.schemas import JobFinished
-from routing import picks, report
-from routing.book import LiveBook
-from routing.journal import replay
-from routing.pipeline import outcome
-from routing.reliability import record_incident
+from routing import picks
+from routing.decision.book import LiveBook
+from routing.decision.pipeline import outcome
+from routing.decision.reliability import record_incident
+from routing.log import report
 from routing.requests import V2JobRequest
 from routing.types import Decision, MinerIncidentType
+from routing.upkeep.journal import replay
 
 JOBS = 300
 STREAM = dt.timedelta(minutes=10)

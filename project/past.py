@@ -17,8 +17,8 @@ from allowance.models import Account, Block, Reservation, ReservationState
 from allowance.types import BLOCK_EXPIRY, HOLD_MARGIN, ExecutorClass, NotEnoughAllowanceException
 from receipts import receipts
 from receipts.schemas import JobStarted
+from routing.decision.reliability import record_incident
 from routing.models import DecisionRecord
-from routing.reliability import record_incident
 from routing.types import ROUTED, AllMinersBusy, Gate, MinerIncidentType, NotEnoughCollateralException
 
 CLASSES = (ExecutorClass.always_on__gpu_24gb, ExecutorClass.always_on__llm__a6000, ExecutorClass.spin_up_4min__gpu_24gb)

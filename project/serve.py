@@ -27,8 +27,8 @@ from django.urls import reverse
 from rich.console import Console
 from rich.table import Table
 
-from allowance.console import wide_console
-from allowance.programs import answering
+from allowance.plumbing.console import wide_console
+from allowance.plumbing.programs import answering
 from routing.pages import MENU
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -172,7 +172,7 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": LOG_FORMATS,
-    "handlers": {"stderr": {"class": "routing.logs.TokenlessHandler", "formatter": LOG_FORMAT}},
+    "handlers": {"stderr": {"class": "routing.access.logs.TokenlessHandler", "formatter": LOG_FORMAT}},
     "loggers": {
         "constance": {"level": "WARNING"},
         # What the server says comes in the same format.

@@ -12,11 +12,10 @@ from django.urls import URLPattern, path
 from django.utils import timezone
 
 from allowance.amounts import wei_text
-from allowance.console import to_the_second
-from allowance.lists import JOB_OR_HOTKEY, ReadOnlyAdmin, link
 from allowance.models import Miner, Reservation
-from routing import tokens
-from routing.incidents import hotkeys
+from allowance.plumbing.console import to_the_second
+from allowance.plumbing.lists import JOB_OR_HOTKEY, ReadOnlyAdmin, link
+from routing.access import tokens
 from routing.models import (
     AccessToken,
     DecisionRecord,
@@ -30,6 +29,7 @@ from routing.pages import SEE_DECISIONS, incidents, miner_link
 from routing.pages.board import board_page
 from routing.pages.decisions import DecidedFilter, OutcomeFilter, explanation
 from routing.pages.filters import ClassFilter, ClassFilterAside
+from routing.pages.incident_counts import hotkeys
 from routing.pages.ledger import ledger_page
 from routing.pages.lists import OfMinersAdmin, SearchedByIndexAdmin
 from routing.pages.miner import miner_page

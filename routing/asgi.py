@@ -9,7 +9,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.routing import URLRouter
 from django.urls import path, re_path
 
-from routing.consumers import EventConsumer, JobConsumer
+from routing.sockets.consumers import EventConsumer, JobConsumer
 
 
 class NoSuchSocket(AsyncWebsocketConsumer):
@@ -22,7 +22,7 @@ class NoSuchSocket(AsyncWebsocketConsumer):
 def sockets(*more: Any) -> Any:
     """Return the application of `/ws/jobs/` and `/ws/events/`, and of `more` paths of the site's own.
 
-    Who may connect is the sockets' own business: see `routing.admission`.
+    Who may connect is the sockets' own business: see `routing.access.admission`.
     """
     jobs: Any = JobConsumer.as_asgi()
     events: Any = EventConsumer.as_asgi()

@@ -13,8 +13,13 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
 
 from allowance import validation
-from routing import alerts, conf, decisions, limits, retention, signatures
+from routing import conf
+from routing.access import signatures
 from routing.dynamic import CONSTANCE_SETTINGS
+from routing.log import records
+from routing.sockets import limits
+from routing.upkeep import retention
+from routing.watch import alerts
 
 
 @register(Tags.database)
@@ -161,7 +166,7 @@ def check_signatures(**_kwargs: Any) -> list[CheckMessage]:
 def check_decisions(**_kwargs: Any) -> list[CheckMessage]:
     """Insist on a share of the decisions, and on a number of refusals."""
     errors: list[CheckMessage] = []
-    share, kept = decisions.sample(), decisions.refusals_kept()
+    share, kept = records.sample(), records.refusals_kept()
     if not _is_number(share) or not 0 <= share <= 1:
         hint = "0.01 keeps the candidates of one route in a hundred."
         errors.append(Error(f"DECISIONS_SAMPLE is {share!r}, not a number from 0 to 1.", hint=hint, id="routing.E011"))

@@ -1,4 +1,4 @@
-"""What is counted and timed of routing, in the default registry of prometheus-client; `routing.exposition` shows it.
+"""The metrics of routing, in the default registry of prometheus-client; `routing.watch.exposition` shows them.
 
 Every label takes few values, and all of them are there from the beginning: a rate begins with its first event.
 """
@@ -10,7 +10,7 @@ from itertools import product
 from prometheus_client import Counter, Gauge, Histogram
 
 from allowance.types import ExecutorClass, LockTimeout, NotEnoughAllowanceException
-from routing.messages import TYPES, Reason
+from routing.sockets.messages import TYPES, Reason
 from routing.types import ROUTED, AllMinersBusy, Gate, MinerIncidentType, NotEnoughCollateralException, Timings
 
 PICK_SECONDS = Histogram(

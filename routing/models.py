@@ -106,7 +106,7 @@ class DecisionRecord(models.Model):
 
     `outcome` is `routed` or the refusal's name. `candidates` has what each candidate was seen to have and its verdict,
     of the first refusals in a minute and of a sample of the other decisions, so that these can be made again: see
-    `routing.decisions`. A fixed route, for which nobody was asked, has no `window_hours`. `reservation_id` is no
+    `routing.log.records`. A fixed route, for which nobody was asked, has no `window_hours`. `reservation_id` is no
     foreign key: whichever of the two is pruned first, the other stays.
     """
 
@@ -155,8 +155,8 @@ class RoutedJob(models.Model):
     it and could not pass it on learns by it whether somebody else relies on it by now, and whoever is about to tell it
     again whether it is still there. The miners `tried` had the job and are not asked again by a retry.
 
-    The `owner` is the client that sent the job first; see `routing.admission.Visitor`. Only it, and clients that may
-    speak of all jobs, can say something of the job.
+    The `owner` is the client that sent the job first; see `routing.access.admission.Visitor`. Only the owner, and
+    clients with the right to all jobs, can make statements about the job.
     """
 
     uuid = models.UUIDField(primary_key=True)

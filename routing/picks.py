@@ -11,10 +11,10 @@ from django.utils import timezone
 
 from allowance.models import Reservation
 from allowance.types import LockTimeout
-from routing import decisions
-from routing.book import LiveBook
+from routing.decision.book import LiveBook
+from routing.decision.pipeline import decide, outcome, refusal
+from routing.log import records
 from routing.metrics import DECISIONS_LOST, LEFT_AFTER, PICK_SECONDS, SECONDS_OF
-from routing.pipeline import decide, outcome, refusal
 from routing.types import (
     OF_THE_SETTINGS,
     ROUTED,
@@ -46,7 +46,7 @@ def pick(
 
     def record(question: Decision, candidate: Candidate, reservation: Reservation) -> None:
         seconds = time.perf_counter() - begun
-        decisions.record_route(question, candidate, reservation, seconds=seconds, waited=book.waited)
+        records.record_route(question, candidate, reservation, seconds=seconds, waited=book.waited)
 
     book.record = record
     try:
@@ -55,7 +55,7 @@ def pick(
         DECISIONS_LOST.inc()
         raise
     if decision.route is None or decision.route.allowance_reservation_id is None:
-        decisions.record_apart(decision, seconds=time.perf_counter() - begun, waited=book.waited)
+        records.record_apart(decision, seconds=time.perf_counter() - begun, waited=book.waited)
     _count(decision, time.perf_counter() - begun)
     _log(decision)
     return decision

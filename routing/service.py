@@ -8,12 +8,12 @@ from collections.abc import Collection
 from django.utils import timezone
 
 from allowance import reservations
-from allowance.connections import renews_connection
-from allowance.threads import in_database_thread
+from allowance.plumbing.connections import renews_connection
+from allowance.plumbing.threads import in_database_thread
 from routing import picks
-from routing.book import LiveBook
-from routing.pipeline import refusal
-from routing.reliability import record_incident
+from routing.decision.book import LiveBook
+from routing.decision.pipeline import refusal
+from routing.decision.reliability import record_incident
 from routing.types import ExecutorClass, JobRoute, MinerIncidentType, OrganicJobRequest
 
 

@@ -1,6 +1,6 @@
 from django.urls import path
 
-from routing import views
+from routing.watch import views
 
 urlpatterns = [
     path("healthz", views.healthz, name="healthz"),

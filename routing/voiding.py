@@ -10,12 +10,12 @@ from django.apps import apps
 from django.contrib.auth.models import AbstractBaseUser
 from django.db.models import Count, QuerySet
 
-from allowance.connections import renew_connection
 from allowance.locks import bound_waits, ledger_transaction, lock_timeout
+from allowance.plumbing.connections import renew_connection
 from receipts.models import Receipt
 from receipts.voiding import NAME_LENGTH, Voidable
+from routing.decision.reliability import VOIDED_AT_ONCE, void_incidents, void_values
 from routing.models import MinerIncident
-from routing.reliability import VOIDED_AT_ONCE, void_incidents, void_values
 
 Incidents = QuerySet[MinerIncident, Any]
 

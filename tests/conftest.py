@@ -12,8 +12,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test import TransactionTestCase
 from hypothesis import settings
 
-from allowance.audit import check_ledger
-from allowance.threads import close_database_pool
+from allowance.oversight.audit import check_ledger
+from allowance.plumbing.threads import close_database_pool
 from tests.factories import empty_tables
 
 if TYPE_CHECKING:

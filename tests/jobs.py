@@ -9,11 +9,11 @@ from typing import Any
 from uuid import UUID
 
 from allowance.models import Reservation
-from routing import events, jobs
-from routing.admission import Visitor
-from routing.jobs import Offer
-from routing.messages import Accepted, Finished, Retry, Started
+from routing.access.admission import Visitor
 from routing.requests import V2JobRequest
+from routing.sockets import jobs, statements
+from routing.sockets.jobs import Offer
+from routing.sockets.messages import Accepted, Finished, Retry, Started
 
 MINERS = ("anna", "bert", "carl")
 VALIDATOR = "our-validator"
@@ -26,7 +26,7 @@ HOLD = dt.timedelta(seconds=130)
 
 route = partial(jobs.route, by=ME)
 retry = partial(jobs.retry, by=ME)
-note = partial(events.note, by=ME)
+note = partial(statements.note, by=ME)
 
 
 def routed(request: V2JobRequest, *, now: dt.datetime | None = None) -> Offer:

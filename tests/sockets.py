@@ -16,10 +16,10 @@ from django.contrib.auth.models import AnonymousUser, Permission, User
 from django.db import connections
 
 from allowance.models import Reservation
-from allowance.threads import in_database_thread
+from allowance.plumbing.threads import in_database_thread
 from project.asgi import application
-from routing.consumers import JobConsumer
-from routing.news import everything
+from routing.sockets.consumers import JobConsumer
+from routing.sockets.news import everything
 from tests.factories import CLASS
 from tests.programs import DEADLINE
 

@@ -9,10 +9,10 @@ from typing import Any
 from django.contrib.auth.models import Permission, User
 from django.test import Client, RequestFactory
 
-from routing import tokens
-from routing.admission import NotAdmitted, Visitor, admit, recheck, turn_away
+from routing.access import tokens
+from routing.access.admission import NotAdmitted, Visitor, admit, recheck, turn_away
+from routing.access.tokens import Scope
 from routing.models import AccessToken
-from routing.tokens import Scope
 
 DAY = dt.timedelta(days=1)
 PERMISSION = "routing.route_jobs"

@@ -11,7 +11,7 @@ import numpy as np
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from allowance import history, ledger, rows
+from allowance import ledger, rows
 from allowance.chain import newest_block, ns_between
 from allowance.ledger import Balance, Window
 from allowance.locks import (
@@ -31,6 +31,7 @@ from allowance.models import (
     ReservationState,
     new_version,
 )
+from allowance.oversight import history
 from allowance.state import window
 from allowance.types import BLOCK_EXPIRY
 

@@ -10,10 +10,11 @@ from typing import Any
 from django.db.models import Exists, F, OuterRef, QuerySet
 from django.utils import timezone
 
-from allowance import history, ledger, rows
+from allowance import ledger, rows
 from allowance.chain import newest_block
 from allowance.locks import chain_changed, ledger_transaction, lock_accounts_of, lock_chain, reading_transaction
 from allowance.models import Account, Block, ManifestSync, Miner, Reservation, ReservationState
+from allowance.oversight import history
 from allowance.state import state_at
 from allowance.types import BlocksInUse
 

@@ -12,8 +12,8 @@ from uuid import UUID
 from django.db.models import Count, QuerySet, Value
 
 from allowance import ledger
-from allowance.buckets import UtcHour
 from allowance.models import Reservation, ReservationState
+from allowance.plumbing.buckets import UtcHour
 from allowance.reading import Reading, read
 from allowance.state import lapsed_at
 from allowance.types import ExecutorClass

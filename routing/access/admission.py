@@ -14,10 +14,10 @@ from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.http import HttpRequest, HttpResponse
 
-from routing import tokens
-from routing.logs import TOKEN
+from routing.access import tokens
+from routing.access.logs import TOKEN
+from routing.access.tokens import Scope, TokenRefused
 from routing.models import AccessToken
-from routing.tokens import Scope, TokenRefused
 
 UNKNOWN = 4401
 NOT_PERMITTED = 4403

@@ -23,8 +23,8 @@ from allowance.state import Lapsed
 from allowance.state import window as usable_blocks
 from allowance.types import HOLD_MARGIN, LockTimeout, Miner
 from routing.conf import InForce
+from routing.decision.ongoing import Jobs, as_text, observe, occupation
 from routing.metrics import LOCK_SKIPS, LOCK_WAIT_SECONDS, LOCK_WAITS
-from routing.ongoing import Jobs, as_text, observe, occupation
 from routing.types import NO_ADDRESS, PASSED_OVER, Candidate, Decision, Gate, Job, Verdict
 
 

@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from routing.book import DryBook, Seen
-from routing.pipeline import decide, rank
-from routing.reliability import score
+from routing.decision.book import DryBook, Seen
+from routing.decision.pipeline import decide, rank
+from routing.decision.reliability import score
 from routing.requests import plain_request
 from routing.types import NOT_REACHED, OF_THE_SETTINGS, Candidate, Decision, MinerIncidentType, Policy, Remedies
 

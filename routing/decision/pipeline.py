@@ -18,8 +18,8 @@ from allowance.ledger import Window
 from allowance.service import not_enough
 from allowance.types import EXECUTOR_CLASSES, LockTimeout, NotEnoughAllowanceException
 from routing import conf
-from routing.book import Book, Reserved, Reserver, Seen, busy
-from routing.reliability import incident_counts, score
+from routing.decision.book import Book, Reserved, Reserver, Seen, busy
+from routing.decision.reliability import incident_counts, score
 from routing.types import (
     NO_ADDRESS,
     NOT_REACHED,

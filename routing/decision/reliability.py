@@ -13,9 +13,9 @@ from django.db import connection, transaction
 from django.db.models import Count, QuerySet
 
 from allowance import validation
-from allowance.connections import renew_connection
 from allowance.locks import bound_waits, ledger_transaction, lock_timeout
 from allowance.models import Account
+from allowance.plumbing.connections import renew_connection
 from allowance.types import MAX_EXECUTORS, BadInputError
 from receipts.types import BadReceiptError
 from receipts.voiding import void_by

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 from uuid import UUID
 
-from allowance.console import to_the_second
 from allowance.models import Reservation, ReservationState
+from allowance.plumbing.console import to_the_second
 from allowance.state import state_at
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from receipts.voiding import Voidable
-from routing import report
-from routing.decisions import load
+from routing.decision.pipeline import refusal
+from routing.log import report
+from routing.log.records import load
 from routing.models import DecisionRecord, MinerIncident, Rejection
-from routing.pipeline import refusal
 from routing.types import Decision, Gate, MinerIncidentType, Policy, summarise
 
 

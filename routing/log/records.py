@@ -20,10 +20,10 @@ from allowance.ledger import Balance
 from allowance.locks import hurried_transaction
 from allowance.models import Reservation
 from allowance.types import LockTimeout
+from routing.decision.pipeline import outcome
+from routing.decision.reliability import score
 from routing.metrics import DECISIONS_LOST
 from routing.models import DecisionRecord
-from routing.pipeline import outcome
-from routing.reliability import score
 from routing.types import ROUTED, Candidate, Decision, Gate, Job, JobRoute, Policy, Verdict
 
 logger = logging.getLogger(__name__)

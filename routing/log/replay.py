@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from allowance.ledger import Window
-from routing.book import Outcome, Reserved
-from routing.decisions import load
+from routing.decision.book import Outcome, Reserved
+from routing.decision.pipeline import outcome, settle
+from routing.log.records import load
 from routing.models import DecisionRecord
-from routing.pipeline import outcome, settle
 from routing.types import NOT_REACHED, PASSED_OVER, Candidate, Decision, Gate, Verdict
 
 UNDER_THE_LOCK = {Gate.ADDRESS, Gate.EXECUTORS, Gate.RESERVATION}

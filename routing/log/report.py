@@ -7,9 +7,9 @@ from rich.table import Table
 from rich.text import Text
 
 from allowance.amounts import wei_text
-from allowance.console import WIDE
 from allowance.ledger import to_seconds
-from routing.pipeline import outcome, refusal
+from allowance.plumbing.console import WIDE
+from routing.decision.pipeline import outcome, refusal
 from routing.types import Candidate, Decision, Gate, JobRoute, OrganicJobRequest
 
 STYLES = {None: "green", Gate.EXECUTORS: "yellow", Gate.RESERVATION: "yellow"}

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from allowance.console import wide_console
-from allowance.programs import AnsweringCommand
+from allowance.plumbing.console import wide_console
+from allowance.plumbing.programs import AnsweringCommand
 from allowance.types import BadInputError, LockTimeout
 from routing.management.times import moment
 

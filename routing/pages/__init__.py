@@ -18,7 +18,7 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html
 
-from allowance.lists import strict
+from allowance.plumbing.lists import strict
 
 
 class Page(NamedTuple):

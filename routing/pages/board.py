@@ -16,9 +16,10 @@ from django.views.decorators.http import require_safe
 from allowance import validation
 from allowance.amounts import WeiFormField, wei_text
 from allowance.types import MAX_JOB_RUN_TIME, BadInputError, ExecutorClass
-from routing import conf, report
-from routing.board import dry_run
+from routing import conf
+from routing.decision.dry import dry_run
 from routing.dynamic import MAX_WINDOW_HOURS
+from routing.log import report
 from routing.pages import SEE_MINER, SEE_MINERS, needs, show
 from routing.types import Decision, Gate, Policy, Remedies
 

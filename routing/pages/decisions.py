@@ -9,14 +9,14 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
-from routing import replays
-from routing.explanations import explain, happenings
+from routing.log import replay
+from routing.log.explain import explain, happenings
+from routing.log.report import in_order
 from routing.models import DecisionRecord
 from routing.pages import SEE_MINER, SEE_RECEIPTS
 from routing.pages.filters import Filter, ModelAdmin
-from routing.report import in_order
-from routing.status import REFUSALS
 from routing.types import ROUTED
+from routing.watch.status import REFUSALS
 
 
 class DecidedFilter(Filter):
@@ -54,7 +54,7 @@ def explanation(request: HttpRequest, record: DecisionRecord) -> dict[str, objec
         "explained": explained,
         "fate": explained.fate(timezone.now(), reservations=may("allowance.view_reservation")),
         "candidates": in_order(explained.decision) if explained.decision else [],
-        "differences": replays.differences(record),
+        "differences": replay.differences(record),
         "happenings": happenings(record.job_uuid, **shown) if record.job_uuid else [],
         "sees_miner": request.user.has_perms(SEE_MINER),
     }

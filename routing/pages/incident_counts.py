@@ -13,9 +13,9 @@ from uuid import UUID
 from django.db import connection
 from django.db.models import Count, Q, QuerySet
 
-from allowance.buckets import UtcDay, UtcHour
+from allowance.plumbing.buckets import UtcDay, UtcHour
+from routing.decision.reliability import score
 from routing.models import DecisionRecord, MinerIncident
-from routing.reliability import score
 from routing.types import MinerIncidentType
 
 Incidents = QuerySet[MinerIncident, Any]

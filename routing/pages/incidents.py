@@ -18,18 +18,17 @@ from django.urls import reverse
 from django.utils import timezone
 
 from allowance import validation
-from allowance.buckets import UtcDay, UtcHour
-from allowance.threads import in_database_thread
+from allowance.plumbing.buckets import UtcDay, UtcHour
+from allowance.plumbing.threads import in_database_thread
 from allowance.types import BadInputError, LockTimeout
 from receipts.pages import VoidForm
 from receipts.voiding import NAME_LENGTH
-from routing import incidents
-from routing.charts import Chart
-from routing.incidents import Incidents, Stretch
+from routing.decision.reliability import IncidentAlreadyVoided, void_incident
 from routing.models import MinerIncident
-from routing.pages import SEE_DECISIONS, SEE_INCIDENTS, SEE_MINER, miner_address, needs, show
+from routing.pages import SEE_DECISIONS, SEE_INCIDENTS, SEE_MINER, incident_counts, miner_address, needs, show
+from routing.pages.charts import Chart
 from routing.pages.filters import ClassFilter, Filter, ModelAdmin
-from routing.reliability import IncidentAlreadyVoided, void_incident
+from routing.pages.incident_counts import Incidents, Stretch
 from routing.types import MinerIncidentType
 from routing.voiding import groups, log, void_for
 
@@ -150,7 +149,7 @@ class IncidentList(ChangeList):
         now, key = chosen[TimeFilter].now, chosen[TimeFilter].value()
         stretch = STRETCHES[LONGEST if key == ANY_TIME else key]
         counting = stretch.of(self.queryset.filter(voided_at=None), now)
-        over_time = incidents.over_time(counting, stretch, now)
+        over_time = incident_counts.over_time(counting, stretch, now)
         series = {str(kind.label): counts for kind, counts in over_time.items()}
         shares = {"incidents": [sum(counts) for counts in series.values()]}
         title = f"Incidents by {stretch.unit} (UTC), {stretch.title}"
@@ -161,7 +160,7 @@ class IncidentList(ChangeList):
         ]
 
     def _worst_miners(self, counting: Incidents, title: str) -> Chart:
-        worst = incidents.worst_miners(counting, WORST)
+        worst = incident_counts.worst_miners(counting, WORST)
         per_executor = {"incidents per executor": [round(ratio, 3) for ratio in worst.values()]}
         links = [miner_address(hotkey) for hotkey, _ in worst] if self.sees_miners else []
         return Chart("worst-miners", title, "bars", [" ".join(of) for of in worst], per_executor, links)
@@ -169,7 +168,7 @@ class IncidentList(ChangeList):
 
 def look_decisions_up(listed: Sequence[MinerIncident], request: HttpRequest) -> None:
     """Let each incident know which decision sent the job there, if the user may see decisions; one query for all."""
-    sent = incidents.decisions(listed) if request.user.has_perms(SEE_DECISIONS) else {}
+    sent = incident_counts.decisions(listed) if request.user.has_perms(SEE_DECISIONS) else {}
     for incident in listed:
         incident.decision = sent.get((incident.job_uuid, incident.hotkey_ss58address))
 
@@ -185,7 +184,7 @@ def export(request: HttpRequest) -> HttpResponseBase:
         listed = _model_admin().get_changelist_instance(request)
     except IncorrectLookupParameters:
         return redirect(reverse("admin:routing_minerincident_changelist") + f"?{ERROR_FLAG}=1")
-    text = incidents.as_csv(listed.queryset)
+    text = incident_counts.as_csv(listed.queryset)
     name = f"incidents-{timezone.now():%Y-%m-%d}.csv"
     return StreamingHttpResponse(
         # Each kind of server collects the other kind of iterator whole before it sends anything.

@@ -15,10 +15,10 @@ from django.utils.html import format_html
 from allowance.causes import causes
 from allowance.ledger import to_seconds
 from allowance.models import LedgerCheck, Reservation, ReservationState
-from allowance.totals import LISTED, SOON, LiveHold, MinerTotals, Totals, totals
+from allowance.oversight.totals import LISTED, SOON, LiveHold, MinerTotals, Totals, totals
 from allowance.types import ExecutorClass
-from routing.charts import Chart
 from routing.pages import SEE_DECISIONS, SEE_LEDGER, SEE_MINER, miner_link, needs, show
+from routing.pages.charts import Chart
 
 TOP = 15
 """Miners in the chart of who was spent the most on."""

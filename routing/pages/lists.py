@@ -8,7 +8,7 @@ from typing import Any
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from allowance.lists import JOB_OR_HOTKEY, ReadOnlyAdmin
+from allowance.plumbing.lists import JOB_OR_HOTKEY, ReadOnlyAdmin
 from routing.pages import SEE_MINER
 
 

@@ -17,25 +17,25 @@ from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from allowance import validation
-from allowance.buckets import UtcDay
 from allowance.causes import causes
-from allowance.console import to_the_second
 from allowance.ledger import Steps, present
-from allowance.lists import link
 from allowance.models import Account, Miner, Reservation
+from allowance.oversight.strip import BlockState, Run, Total, strip, totals
+from allowance.plumbing.buckets import UtcDay
+from allowance.plumbing.console import to_the_second
+from allowance.plumbing.lists import link
 from allowance.state import held_at
-from allowance.strip import BlockState, Run, Total, strip, totals
 from allowance.types import EXECUTOR_CLASSES, MAX_JOB_RUN_TIME, BadInputError
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from routing import conf
-from routing.board import Cost, costs, dry_run
-from routing.book import DryBook
-from routing.charts import Chart
-from routing.decisions import that_passed_over
+from routing.decision.book import DryBook
+from routing.decision.dry import Cost, costs, dry_run
+from routing.decision.ongoing import Jobs
+from routing.decision.reliability import incidents_by_type
+from routing.log.records import that_passed_over
 from routing.models import DecisionRecord, MinerIncident
-from routing.ongoing import Jobs
 from routing.pages import SEE_MINER, needs, show
-from routing.reliability import incidents_by_type
+from routing.pages.charts import Chart
 from routing.types import Candidate, Decision, MinerIncidentType, Policy
 
 DAYS = 30

@@ -10,14 +10,14 @@ from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
-from allowance.buckets import UtcHour
-from allowance.lists import link
 from allowance.models import Miner
-from routing.charts import Chart
+from allowance.plumbing.buckets import UtcHour
+from allowance.plumbing.lists import link
 from routing.models import DecisionRecord
 from routing.pages import SEE_STATUS, needs, show
-from routing.status import HOUR, REFUSALS, Work, status
+from routing.pages.charts import Chart
 from routing.types import ROUTED
+from routing.watch.status import HOUR, REFUSALS, Work, status
 
 HOURS = 24
 

@@ -13,11 +13,16 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from allowance.types import BadInputError, JobTooLong, LockTimeout, NotEnoughAllowanceException
-from routing import events, jobs, metrics
-from routing.admission import Visitor
-from routing.hints import SOON, retry_after
-from routing.jobs import Offer
-from routing.messages import (
+from routing import metrics
+from routing.access.admission import Visitor
+from routing.access.signatures import SignatureRefused
+from routing.decision.pipeline import refusal
+from routing.refusals import JobFinished, JobTaken, JobUnknown, RouteGivenUp
+from routing.requests import MAX_MESSAGE_LENGTH, V2JobRequest, first_problem
+from routing.sockets import jobs, statements
+from routing.sockets.hints import SOON, retry_after
+from routing.sockets.jobs import Offer
+from routing.sockets.messages import (
     INCOMING,
     QUESTIONS,
     REJECTION,
@@ -34,10 +39,6 @@ from routing.messages import (
     Said,
     type_of,
 )
-from routing.pipeline import refusal
-from routing.refusals import JobFinished, JobTaken, JobUnknown, RouteGivenUp
-from routing.requests import MAX_MESSAGE_LENGTH, V2JobRequest, first_problem
-from routing.signatures import SignatureRefused
 from routing.types import (
     AllMinersBusy,
     Decision,
@@ -114,8 +115,8 @@ def to_said(said: Said, by: Visitor) -> Acknowledged | Rejected | Refused:
     """Return the acknowledgement of what a client said of its job, or why it could not be recorded."""
     reservation = said.allowance_reservation_id
     try:
-        state = events.note(said, by=by)
-        rejection = events.rejection(said, by=by) if isinstance(said, RejectedByMiner) else None
+        state = statements.note(said, by=by)
+        rejection = statements.rejection(said, by=by) if isinstance(said, RejectedByMiner) else None
     except FORESEEN as error:
         return _failed(said, error)
     logger.info("Job '%s': %s", said.uuid, said.type, extra={"job": str(said.uuid), "reservation": reservation})

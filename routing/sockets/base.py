@@ -12,12 +12,13 @@ from uuid import uuid4
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django import db
 
-from allowance.threads import in_database_thread
-from routing import metrics, quotas
-from routing.admission import TOO_MANY, NotAdmitted, Visitor, admit, recheck, subprotocol
-from routing.limits import limit
-from routing.news import Subscription
-from routing.tokens import Scope
+from allowance.plumbing.threads import in_database_thread
+from routing import metrics
+from routing.access.admission import TOO_MANY, NotAdmitted, Visitor, admit, recheck, subprotocol
+from routing.access.tokens import Scope
+from routing.sockets import quotas
+from routing.sockets.limits import limit
+from routing.sockets.news import Subscription
 
 INTERNAL_ERROR, TOO_SLOW = 1011, 4408
 LONGEST_REASON = 123
@@ -51,7 +52,7 @@ class Socket(AsyncWebsocketConsumer):
     scope_needed: Scope
     permission: str
 
-    channel_layer_alias = ""  # none: Channels would end the socket when its channel layer fails; see routing.news
+    channel_layer_alias = ""  # none: Channels ends a socket whose channel layer fails; see routing.sockets.news
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

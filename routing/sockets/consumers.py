@@ -6,16 +6,17 @@ from time import monotonic
 from typing import Any
 from uuid import UUID
 
-from allowance.threads import give_back_later, in_database_thread
+from allowance.plumbing.threads import give_back_later, in_database_thread
 from allowance.types import HOLD_MARGIN, MAX_JOB_RUN_TIME
-from routing import answers, metrics, news, quotas
-from routing.admission import Visitor
-from routing.answers import Answer
-from routing.limits import Rate, Slot, Slots, process_slots
-from routing.messages import Acknowledged, Happened, Incoming, Refused, Rejected, Retry, Routed
+from routing import metrics
+from routing.access.admission import Visitor
+from routing.access.tokens import Scope
 from routing.requests import V2JobRequest
-from routing.sockets import NotRead, Socket
-from routing.tokens import Scope
+from routing.sockets import answers, news, quotas
+from routing.sockets.answers import Answer
+from routing.sockets.base import NotRead, Socket
+from routing.sockets.limits import Rate, Slot, Slots, process_slots
+from routing.sockets.messages import Acknowledged, Happened, Incoming, Refused, Rejected, Retry, Routed
 
 MOST_FOLLOWED = 1000
 """So many jobs one socket hears news of."""

@@ -15,7 +15,7 @@ from allowance.state import held_at
 from allowance.types import BLOCK_DURATION_US, LockTimeout, NotEnoughAllowanceException
 from receipts.models import JobFinishedReceipt
 from receipts.ongoing import ends
-from routing.pipeline import refusal
+from routing.decision.pipeline import refusal
 from routing.types import AllMinersBusy, Decision, Gate
 
 SOON = 1.0

@@ -31,15 +31,16 @@ from allowance.types import (
     ReservationException,
 )
 from receipts.models import JobFinishedReceipt
-from routing import picks, signatures
-from routing.admission import Visitor
-from routing.book import LiveBook
-from routing.messages import Retry
+from routing import picks
+from routing.access import signatures
+from routing.access.admission import Visitor
+from routing.access.signatures import SignatureRefused
+from routing.decision.book import LiveBook
+from routing.decision.pipeline import fixed_route
 from routing.models import RoutedJob, UsedSignature
-from routing.pipeline import fixed_route
 from routing.refusals import JobFinished, JobTaken, JobUnknown
 from routing.requests import Signature, V2JobRequest
-from routing.signatures import SignatureRefused
+from routing.sockets.messages import Retry
 from routing.types import Decision, JobRoute, OrganicJobRequest, Remedies
 
 RACES = 8

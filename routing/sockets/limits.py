@@ -22,7 +22,7 @@ DEFAULTS: dict[str, float] = {
 }
 """How many messages are worked on at once in a process, and for each connection; how many each may send in a second, in
 the long run; how long it may take to read an answer; how often its right to be here is looked at again. Then what one
-client may do over all its connections: see `routing.quotas`."""
+client may do over all its connections: see `routing.sockets.quotas`."""
 
 LEAST = dict.fromkeys(DEFAULTS, 1) | {"SOCKET_SEND_SECONDS": 0.001, "SOCKET_RECHECK_SECONDS": 0.001}
 

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from allowance.models import ReservationState
 from routing.conf import redis_prefix
-from routing.messages import Acknowledged, Happened, Refused, Rejected, Routed, Said
+from routing.sockets.messages import Acknowledged, Happened, Refused, Rejected, Routed, Said
 
 PATIENCE = 2.0
 """Seconds that the channel layer has for one thing, and that pass before it is asked for the same again."""

@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from routing.conf import redis_prefix
-from routing.limits import limit
+from routing.sockets.limits import limit
 
 PATIENCE = 0.5
 """Seconds that Redis has for an answer."""

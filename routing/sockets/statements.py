@@ -22,14 +22,14 @@ from allowance.types import HOLD_MARGIN, BadInputError
 from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from receipts.types import BadReceiptError
-from routing import rejections
-from routing.admission import Visitor
-from routing.jobs import end_route, owned
-from routing.messages import Accepted, Event, Failed, Finished, RejectedByMiner, Said, Started
+from routing.access.admission import Visitor
+from routing.decision.reliability import record_incident
 from routing.models import Rejection, RoutedJob
 from routing.refusals import JobUnknown, RouteGivenUp
-from routing.reliability import record_incident
 from routing.requests import first_problem
+from routing.sockets import rejections
+from routing.sockets.jobs import end_route, owned
+from routing.sockets.messages import Accepted, Event, Failed, Finished, RejectedByMiner, Said, Started
 from routing.types import MinerIncidentType
 
 

@@ -1,4 +1,4 @@
-"""A subnet's history as lines of JSON: how they get in and out. What they may say is in `routing.lines`."""
+"""A subnet's history as lines of JSON: how they get in and out. What they may say is in `routing.upkeep.lines`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from django.db import connection, transaction
 from django.db.models import Model, QuerySet
 from pydantic import BaseModel
 
-from allowance.connections import renew_connection
 from allowance.locks import ledger_transaction, lock_chain
 from allowance.models import Block, ManifestSync, Miner, Reservation, ReservationState
+from allowance.plumbing.connections import renew_connection
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
 from receipts.types import MAX_TTL
 from receipts.voiding import Voidable
-from routing.lines import (
+from routing.models import MinerIncident, RoutedJob
+from routing.upkeep.lines import (
     AcceptedLine,
     BlockLine,
     CollateralLine,
@@ -34,7 +35,6 @@ from routing.lines import (
     StartedLine,
     parse,
 )
-from routing.models import MinerIncident, RoutedJob
 
 MAX_LINE = 2**24
 """Bytes of the longest line: the manifests of a thousand miners have a tenth of it."""

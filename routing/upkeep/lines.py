@@ -29,10 +29,10 @@ from receipts.schemas import JobAccepted, JobFinished, JobStarted, bounded
 from receipts.service import table_of
 from receipts.types import ReceiptAlreadyVoided
 from receipts.voiding import void_receipt
-from routing import jobs
+from routing.decision.reliability import IncidentAlreadyVoided, record_incident, void_incident
 from routing.models import MinerIncident, RoutedJob
-from routing.reliability import IncidentAlreadyVoided, record_incident, void_incident
 from routing.requests import first_problem
+from routing.sockets import jobs
 
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 """Text that the database takes."""

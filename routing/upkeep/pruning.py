@@ -14,15 +14,17 @@ from typing import Any
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from allowance import pruning as ledger
 from allowance.models import Reservation
-from allowance.pruning import Batch, delete_in_batches
+from allowance.oversight import pruning as ledger
+from allowance.oversight.pruning import Batch, delete_in_batches
 from allowance.state import held_at
 from allowance.types import LockTimeout
 from receipts import pruning as receipts
-from routing import conf, reliability, signatures
+from routing import conf
+from routing.access import signatures
+from routing.decision import reliability
 from routing.models import AccessToken, DecisionRecord, MinerIncident, Rejection, RoutedJob, UsedSignature
-from routing.retention import DEFAULTS, SLACK, kept
+from routing.upkeep.retention import DEFAULTS, SLACK, kept
 
 Old = tuple[QuerySet[Any], Q]
 """Rows that have been over for long enough, and what else must hold for those of them that are past use."""

@@ -15,7 +15,7 @@ from allowance.causes import MANY
 from allowance.chain import CHECK_BLOCKS, CHECK_STAKE
 from allowance.locks import lock_timeout
 from allowance.losses import CHECK_MANIFESTS, CHECK_NEURONS
-from routing.health import max_block_age
+from routing.watch.health import max_block_age
 
 
 class Level(StrEnum):

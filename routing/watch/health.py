@@ -14,8 +14,8 @@ from django.utils import timezone
 from redis.exceptions import RedisError
 
 from allowance.models import Block
+from allowance.plumbing.threads import in_database_thread
 from allowance.state import HELD, LAPSED_AT, RESERVATION
-from allowance.threads import in_database_thread
 
 PATIENCE = 2.0
 """Seconds that each of them has."""

@@ -1,4 +1,4 @@
-"""How routing stands: what the database says of the last hour, measured against the limits of `routing.alerts`."""
+"""The state of routing: figures of the last hour, measured against the limits of `routing.watch.alerts`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from allowance.chain import newest_block
 from allowance.models import Block, LedgerCheck, ManifestSync, Reservation, ReservationState
 from allowance.state import held_at, lapsed_at
 from allowance.types import BLOCK_DURATION_US, MAX_AHEAD, LockTimeout, NotEnoughAllowanceException
-from routing.alerts import Finding, Level, amount, digits, judge
 from routing.conf import policy
 from routing.models import DecisionRecord
 from routing.types import ROUTED, AllMinersBusy, NotEnoughCollateralException
+from routing.watch.alerts import Finding, Level, amount, digits, judge
 
 HOUR = dt.timedelta(hours=1)
 

@@ -9,12 +9,12 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import cache_control
 from django.views.decorators.http import require_safe
 
-from allowance.threads import in_database_thread
-from routing import health
-from routing.admission import turn_away, turn_away_unasked
-from routing.exposition import CONTENT_TYPE, exposition
-from routing.health import OK, Ledger, NoAnswer
-from routing.tokens import Scope
+from allowance.plumbing.threads import in_database_thread
+from routing.access.admission import turn_away, turn_away_unasked
+from routing.access.tokens import Scope
+from routing.watch import health
+from routing.watch.exposition import CONTENT_TYPE, exposition
+from routing.watch.health import OK, Ledger, NoAnswer
 
 PERMISSION = "routing.view_metrics"
 

@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 
-from allowance.console import wide_console
+from allowance.plumbing.console import wide_console
 from tests.__main__ import postgres
 from tests.benchmarks.bench import Bench
 from tests.benchmarks.progress import Stages

@@ -24,9 +24,10 @@ from django.utils import timezone
 from allowance import allowance
 from allowance.models import Account, Block, Miner, Reservation, ReservationState
 from allowance.types import AllowanceException
-from routing import decisions, picks, routing
-from routing.book import DryBook
-from routing.pipeline import decide
+from routing import picks, routing
+from routing.decision.book import DryBook
+from routing.decision.pipeline import decide
+from routing.log import records
 from routing.requests import V2JobRequest
 from routing.types import JobRoute, JobRoutingException
 from tests.benchmarks.seed import CLASSES, migrate, seed
@@ -98,7 +99,7 @@ def _uncounted() -> AbstractContextManager[object]:
 
 
 def _unrecorded() -> AbstractContextManager[object]:
-    return mock.patch.object(decisions, "record_route")
+    return mock.patch.object(records, "record_route")
 
 
 WITHOUT: dict[str, Callable[[], AbstractContextManager[object]]] = {

@@ -14,8 +14,8 @@ from typing import Any
 import uvicorn
 from websockets.asyncio.client import connect
 
-from routing import tokens
-from routing.tokens import Scope
+from routing.access import tokens
+from routing.access.tokens import Scope
 from tests.benchmarks.operations import job, picked
 
 

@@ -7,7 +7,7 @@ from axe_playwright_python.async_playwright import Axe
 from django.contrib.auth.models import User
 from playwright.async_api import expect
 
-from allowance.threads import in_database_thread
+from allowance.plumbing.threads import in_database_thread
 from routing.pages import MENU, Page
 from tests.browser.addresses import pages
 from tests.browser.conftest import Enter

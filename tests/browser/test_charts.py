@@ -14,7 +14,7 @@ from django.utils import timezone
 from playwright.async_api import Position, expect
 
 from allowance.models import Account, Block, Reservation, ReservationState
-from allowance.threads import in_database_thread
+from allowance.plumbing.threads import in_database_thread
 from routing.models import DecisionRecord, MinerIncident
 from routing.types import ROUTED
 from tests.browser.scene import DAY, FAILED, HORDE, LONG, MINERS, NASTY, REJECTED

@@ -11,7 +11,7 @@ import pytest
 from django.utils import timezone
 from playwright.async_api import Page, expect
 
-from allowance.threads import in_database_thread
+from allowance.plumbing.threads import in_database_thread
 from routing.models import DecisionRecord, MinerIncident
 from tests.browser.scene import DAY, FAILED, HOUR, LONG, NASTY, OTHER_CLASS, REASON, REJECTED, USER
 from tests.browser.visits import Visit, page

@@ -7,7 +7,7 @@ from django.contrib.auth.models import User
 from playwright.async_api import expect
 from pytest_django import Settings
 
-from allowance.threads import in_database_thread
+from allowance.plumbing.threads import in_database_thread
 from routing.pages import MENU
 from tests.browser.addresses import pages
 from tests.browser.conftest import Enter

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import expect
 
-from allowance.threads import in_database_thread
+from allowance.plumbing.threads import in_database_thread
 from routing.pages import MENU, SEE_MINER, Page
 from routing.pages.incidents import VOID
 from tests.browser.addresses import pages

@@ -13,7 +13,7 @@ import pytest_asyncio
 from django.contrib.auth.models import User
 from playwright.async_api import expect
 
-from allowance.threads import in_database_thread
+from allowance.plumbing.threads import in_database_thread
 from tests.browser.addresses import pages
 from tests.browser.conftest import Enter
 from tests.browser.scene import NASTY, REASON, USER

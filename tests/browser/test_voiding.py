@@ -6,7 +6,7 @@ import pytest
 from django.contrib.auth.models import User
 from playwright.async_api import expect
 
-from allowance.threads import in_database_thread
+from allowance.plumbing.threads import in_database_thread
 from routing.models import MinerIncident
 from tests.browser.conftest import Enter
 from tests.browser.scene import REASON, USER

@@ -20,7 +20,7 @@ from playwright.async_api import (
     expect,
 )
 
-from allowance.threads import in_database_thread
+from allowance.plumbing.threads import in_database_thread
 from tests.browser.settings import POLICY
 from tests.programs import DEADLINE
 

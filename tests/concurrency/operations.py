@@ -14,14 +14,17 @@ from uuid import UUID
 from django.test import override_settings
 
 from allowance import allowance, locks, reservations
-from allowance.audit import check_ledger
 from allowance.models import Reservation
+from allowance.oversight.audit import check_ledger
 from allowance.types import HOLD_MARGIN
 from receipts import receipts
 from receipts.schemas import JobFinished, JobStarted
-from routing import book, events, jobs, pruning, routing
-from routing.messages import Finished, Retry, Started
-from routing.retention import DEFAULTS
+from routing import routing
+from routing.decision import book
+from routing.sockets import jobs, statements
+from routing.sockets.messages import Finished, Retry, Started
+from routing.upkeep import pruning
+from routing.upkeep.retention import DEFAULTS
 from tests.factories import CLASS, job_request
 from tests.jobs import ME
 
@@ -127,7 +130,7 @@ def say_of_job(kind: str, job: str, reservation: int) -> Word:
     """Say over a socket that a job was started, or is over."""
     about = {"uuid": UUID(job), "allowance_reservation_id": reservation, "validator_hotkey": VALIDATOR}
     said = Started(**about) if kind == "started" else Finished(**about, time_took_us=0)
-    return attempt("say_of_job", lambda: events.note(said, by=ME), job=job)
+    return attempt("say_of_job", lambda: statements.note(said, by=ME), job=job)
 
 
 def retry(job: str, reservation: int) -> Word:

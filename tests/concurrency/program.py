@@ -25,8 +25,9 @@ django.setup()
 from django.db import connection  # noqa: E402
 from django.test import override_settings  # noqa: E402
 
-from allowance import audit, chain, pruning, reservations  # noqa: E402
-from routing import book  # noqa: E402
+from allowance import chain, reservations  # noqa: E402
+from allowance.oversight import audit, pruning  # noqa: E402
+from routing.decision import book  # noqa: E402
 from tests.concurrency import campaign, operations  # noqa: E402
 from tests.factories import read_account  # noqa: E402
 from tests.programs import say  # noqa: E402

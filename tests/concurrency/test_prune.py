@@ -10,10 +10,10 @@ from django.db import connection
 from django.utils import timezone
 
 from allowance import allowance, reservations
-from allowance.audit import check_ledger
 from allowance.ledger import KEPT_BLOCKS
 from allowance.models import Block, Reservation
-from routing.reliability import record_incident
+from allowance.oversight.audit import check_ledger
+from routing.decision.reliability import record_incident
 from tests.concurrency.processes import Crew
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 

@@ -15,7 +15,7 @@ from django.db import connection
 from django.utils import timezone
 
 from allowance import allowance
-from allowance.audit import check_ledger
+from allowance.oversight.audit import check_ledger
 from receipts.models import JobFinishedReceipt
 from routing import routing
 from tests.concurrency.processes import Crew, Process, Word
@@ -265,7 +265,7 @@ def test_repair_and_block(race: Race) -> None:
     fill_ledger("anna", blocks=BLOCKS)
     with connection.cursor() as cursor:
         cursor.execute("UPDATE allowance_block SET ns = 1 WHERE number = %s", [NEWEST])
-    race.stops("repair", "before allowance.audit.Difference")
+    race.stops("repair", "before allowance.oversight.audit.Difference")
     _, theirs = race.meets("block", number=NEWEST + 1, timestamp=minted(NEWEST + 1))
     assert theirs["error"] is None
     race.harmed(differences())
@@ -312,7 +312,7 @@ def job(transactional_db: None) -> Word:
 def test_started_and_retry(crew: Crew, job: Word) -> None:
     """A is about to write that the job was started; B gives its route up, which waits for that."""
     first, second = crew.call(2)
-    first.ask("say_of_job", stop="before routing.events.receipts", kind="started", **job)
+    first.ask("say_of_job", stop="before routing.sockets.statements.receipts", kind="started", **job)
     first.stopped()
     second.ask("retry", **job)
     assert second.waits_for(first)
@@ -323,7 +323,7 @@ def test_started_and_retry(crew: Crew, job: Word) -> None:
 def test_finished_and_retry(crew: Crew, job: Word) -> None:
     """A is about to spend, because the job is over; B gives its route up first. There is no receipt of that route."""
     first, second = crew.call(2)
-    first.ask("say_of_job", stop="before routing.events._end", kind="finished", **job)
+    first.ask("say_of_job", stop="before routing.sockets.statements._end", kind="finished", **job)
     first.stopped()
     second.ask("retry", **job)
     assert second.answer()["error"] is None
@@ -336,7 +336,7 @@ def test_finished_and_retry(crew: Crew, job: Word) -> None:
 def test_retry_and_late_word(crew: Crew, job: Word, kind: str) -> None:
     """A has stored the job's next route; B, who waits for that, says something of the one before: too late."""
     first, second = crew.call(2)
-    first.ask("retry", stop="after routing.jobs.Claim._store", **job)
+    first.ask("retry", stop="after routing.sockets.jobs.Claim._store", **job)
     first.stopped()
     second.ask("say_of_job", kind=kind, **job)
     assert second.waits_for(first)

@@ -10,11 +10,11 @@ from uuid import UUID
 from django.db import connection, transaction
 from django.utils import timezone
 
-from allowance.audit import check_ledger
 from allowance.models import Account, ChainLock, Reservation
+from allowance.oversight.audit import check_ledger
 from routing import routing
-from routing.book import DryBook
-from routing.pipeline import decide
+from routing.decision.book import DryBook
+from routing.decision.pipeline import decide
 from routing.types import JobRoute
 from tests.factories import job_request
 

@@ -20,7 +20,7 @@ django.setup()
 from asgiref.sync import async_to_sync  # noqa: E402
 from django.db import connections  # noqa: E402
 
-from allowance.threads import close_database_pool, in_database_thread  # noqa: E402
+from allowance.plumbing.threads import close_database_pool, in_database_thread  # noqa: E402
 from routing import routing  # noqa: E402
 from tests.factories import job_request  # noqa: E402
 from tests.faults.events import backend_pid  # noqa: E402

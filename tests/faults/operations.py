@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 from allowance import allowance
-from allowance.audit import check_ledger
+from allowance.oversight.audit import check_ledger
 from receipts import receipts
 from receipts.schemas import JobStarted
 from routing import routing
-from routing.journal import replay
 from routing.types import MinerIncidentType
+from routing.upkeep.journal import replay
 from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, job_request, run_command
 from tests.faults.aftermath import Route
 from tests.faults.load import serve_jobs

@@ -11,7 +11,7 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from allowance.models import Reservation, ReservationState
-from allowance.threads import close_database_pool, in_database_thread
+from allowance.plumbing.threads import close_database_pool, in_database_thread
 from routing import routing
 from tests.factories import fill_ledger, job_request
 from tests.faults.aftermath import Route, Told, assert_unharmed, pick_here

@@ -16,8 +16,8 @@ from django.db import OperationalError, connection, connections
 from django.utils import timezone
 from rich.progress import Progress
 
-from allowance import connections as of_allowance
 from allowance.models import Block
+from allowance.plumbing import connections as of_allowance
 from allowance.service import Allowance
 from project.ticker import mint
 from receipts import connections as of_receipts
@@ -25,12 +25,13 @@ from receipts import receipts
 from receipts.models import JobStartedReceipt
 from receipts.schemas import JobStarted
 from receipts.service import Receipts
-from routing import reliability, routing, voiding
-from routing.journal import export, replay
+from routing import routing, voiding
+from routing.decision import reliability
 from routing.management.commands import dry_run_routing, void_incidents, void_receipts
 from routing.models import MinerIncident
 from routing.service import Routing
 from routing.types import MinerIncidentType
+from routing.upkeep.journal import export, replay
 from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command
 from tests.faults.events import backend_pid, kill_connections
 

@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from allowance import allowance
 from allowance.types import LockTimeout
-from routing.journal import replay
+from routing.upkeep.journal import replay
 from tests.factories import FIRST_BLOCK, fill_ledger, stored
 from tests.faults.aftermath import Route, Told, assert_unharmed, pick_here
 from tests.faults.moments import each_moment

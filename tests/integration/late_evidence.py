@@ -13,8 +13,8 @@ from allowance.models import Account, Block, Miner
 from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing import routing
-from routing.ongoing import observe
-from routing.reliability import incident_counts
+from routing.decision.ongoing import observe
+from routing.decision.reliability import incident_counts
 from routing.types import MinerIncidentType
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 from tests.integration.late_words import JOB, NOW, TTL, ReceiptKind, Step, Table, World, declare, receipt, report

@@ -11,16 +11,17 @@ from uuid import UUID
 
 from django.utils import timezone
 
-from allowance import allowance, audit, reading, state
+from allowance import allowance, reading, state
 from allowance.ledger import Window
 from allowance.models import Account, Reservation, ReservationState
+from allowance.oversight import audit
 from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing import routing
-from routing.book import LiveBook
-from routing.journal import replay
-from routing.ongoing import as_text
+from routing.decision.book import LiveBook
+from routing.decision.ongoing import as_text
 from routing.types import MinerIncidentType
+from routing.upkeep.journal import replay
 from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)

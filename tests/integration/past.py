@@ -15,10 +15,10 @@ from allowance import allowance, reservations
 from allowance.ledger import KEPT_BLOCKS
 from allowance.models import LedgerCheck
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
-from routing import signatures, tokens
+from routing.access import signatures, tokens
+from routing.decision.reliability import record_incident
 from routing.models import DecisionRecord, Rejection, UsedSignature
-from routing.reliability import record_incident
-from routing.retention import DEFAULTS, SLACK
+from routing.upkeep.retention import DEFAULTS, SLACK
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 from tests.jobs import routed
 

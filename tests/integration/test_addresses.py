@@ -20,11 +20,13 @@ from pytest_django import Settings
 from allowance import allowance
 from allowance.models import Account, Reservation, new_version
 from allowance.types import Miner as MinerValue
-from routing import answers, replays, routing
-from routing.book import DryBook, LiveBook
-from routing.messages import Reason, Rejected
+from routing import routing
+from routing.decision.book import DryBook, LiveBook
+from routing.decision.pipeline import decide
+from routing.log import replay
 from routing.models import DecisionRecord
-from routing.pipeline import decide
+from routing.sockets import answers
+from routing.sockets.messages import Reason, Rejected
 from routing.types import AllMinersBusy, Gate, NotEnoughCollateralException
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command
 from tests.jobs import ME
@@ -145,12 +147,12 @@ def test_a_record_keeps_whether_an_address_was_known_and_is_decided_alike_again(
     record = DecisionRecord.objects.get()
     assert (record.outcome, record.counts) == ("AllMinersBusy", {"excluded": 1, "address": 1})
     announce(anna={"address": "10.0.0.1", "ip_version": 4, "port": 9000})  # what it announces later changes nothing
-    assert replays.differences(record) == []
+    assert replay.differences(record) == []
     assert record.candidates is not None
     place = record.candidates["columns"].index("reachable")
     for row in record.candidates["rows"]:
         row[place] = True
-    assert replays.differences(record)
+    assert replay.differences(record)
 
 
 def test_the_board_the_dry_run_and_the_socket_say_so(admin_client: Client) -> None:

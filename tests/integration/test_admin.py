@@ -21,18 +21,20 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import escape
 
-from allowance import lists, reservations
+from allowance import reservations
 from allowance.models import Account, Block, ManifestSync, Miner, NeuronList, Reservation
+from allowance.plumbing import lists
 from allowance.types import MAX_WEI, NotEnoughAllowanceException
 from receipts import admin as receipts_admin
 from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
-from routing import conf, routing, tokens
+from routing import conf, routing
+from routing.access import tokens
+from routing.decision.reliability import record_incident
 from routing.dynamic import MINIMUM_WEI, WINDOW_HOURS
 from routing.models import AccessToken, DecisionRecord, MinerIncident, Rejection, RoutedJob, UsedSignature
 from routing.pages import miner_link
-from routing.reliability import record_incident
 from routing.types import MinerIncidentType
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command
 

@@ -17,10 +17,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pytest_django import Settings
 
-from routing import tokens
-from routing.admission import NotAdmitted, Visitor, admit, turn_away
+from routing.access import tokens
+from routing.access.admission import NotAdmitted, Visitor, admit, turn_away
 from routing.models import AccessToken
-from routing.sockets import LONGEST_REASON
+from routing.sockets.base import LONGEST_REASON
 from tests.sockets import permitted
 from tests.visitors import (
     IN,

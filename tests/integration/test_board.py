@@ -21,11 +21,12 @@ from pytest_django import Settings
 
 from allowance import allowance
 from allowance.types import MAX_WEI, ExecutorClass
-from routing import conf, report
-from routing.book import DryBook
+from routing import conf
+from routing.decision.book import DryBook
+from routing.decision.pipeline import decide
+from routing.decision.reliability import record_incident
+from routing.log import report
 from routing.pages import SEE_MINER, SEE_MINERS
-from routing.pipeline import decide
-from routing.reliability import record_incident
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, stored
 from tests.visitors import clerk
 

@@ -16,9 +16,9 @@ from django.db import OperationalError, connection, connections
 
 from allowance import allowance, reservations
 from allowance.models import Reservation
-from allowance.threads import DEFAULT_THREADS, Handover, in_database_thread
+from allowance.plumbing.threads import DEFAULT_THREADS, Handover, in_database_thread
 from routing import picks, routing
-from routing.consumers import JobConsumer
+from routing.sockets.consumers import JobConsumer
 from routing.types import JobRoute
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 from tests.programs import DEADLINE

@@ -16,11 +16,12 @@ from allowance.causes import lost_neurons, silences
 from allowance.losses import CHECK_MANIFESTS
 from allowance.models import ManifestSync
 from allowance.types import BLOCK_EXPIRY, ExecutorClass, NotEnoughAllowanceException
-from routing import explanations, replays, routing
-from routing.alerts import Finding, Level
+from routing import routing
+from routing.log import explain, replay
 from routing.models import DecisionRecord
-from routing.status import status
 from routing.types import AllMinersBusy
+from routing.watch.alerts import Finding, Level
+from routing.watch.status import status
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
@@ -81,9 +82,9 @@ def test_a_recorded_refusal_keeps_its_cause() -> None:
     sync(NEWEST + 1, *NAMES)
     ManifestSync.objects.update(silent=[])  # what is said now is another matter
     record = DecisionRecord.objects.get()
-    (explained,) = explanations.explain([record])
+    (explained,) = explain.explain([record])
     assert SILENCE in explained.fate(NOW)
-    assert replays.differences(record) == []
+    assert replay.differences(record) == []
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ def test_a_busy_miner_does_not_hide_that_the_others_are_silent() -> None:
     sentence = f"3 of 4 miners that had answered were silent at block {NEWEST}: their allowance is void."
     assert refused.value.decision.causes == (f"{sentence} {CHECK_MANIFESTS}",)
     assert sentence in str(refused.value)
-    (explained,) = explanations.explain([DecisionRecord.objects.latest("at", "pk")])
+    (explained,) = explain.explain([DecisionRecord.objects.latest("at", "pk")])
     assert sentence in explained.fate(NOW)
 
 

@@ -13,8 +13,9 @@ import pytest
 import time_machine
 from django.db import connection
 
-from allowance import allowance, audit, reservations
+from allowance import allowance, reservations
 from allowance.models import Account, Block, LedgerCheck, Miner, Reservation, ReservationState
+from allowance.oversight import audit
 from allowance.types import HOLD_MARGIN
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, run_command, stored
 

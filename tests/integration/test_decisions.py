@@ -26,7 +26,9 @@ from allowance.models import Reservation
 from allowance.types import LockTimeout, NotEnoughAllowanceException
 from receipts import receipts
 from receipts.schemas import JobFinished, JobStarted
-from routing import book, conf, decisions, pipeline, replays, routing
+from routing import conf, routing
+from routing.decision import book, pipeline
+from routing.log import records, replay
 from routing.models import DecisionRecord
 from routing.types import (
     TRUSTED_MINER_FAKE_KEY,
@@ -98,10 +100,10 @@ def test_of_refusals_all_candidates_are_kept_whatever_the_sample(
         ("NotEnoughCollateralException", "", None, {"collateral": 2}),
     ]
     for record in outcomes:
-        decision = decisions.load(record)
+        decision = records.load(record)
         assert decision is not None
         assert [c.hotkey for c in decision.candidates] == ["anna", "bert"]
-        assert replays.differences(record) == []
+        assert replay.differences(record) == []
 
 
 @pytest.mark.parametrize(("share", "kept"), [(0, {0}), (0.5, set(range(1, 32))), (1, {32})])
@@ -110,9 +112,9 @@ def test_of_routes_a_share_has_its_candidates_by_the_job(share: float, kept: set
     settings.DECISIONS_SAMPLE = share
     settings.SECRET_KEY = "a" * 50
     jobs = [Job(str(UUID(int=10**6 * i)), CLASS, 6) for i in range(32)]
-    sampled = [decisions._sampled(job) for job in jobs]
+    sampled = [records._sampled(job) for job in jobs]
     assert sum(sampled) in kept
-    assert sampled == [decisions._sampled(job) for job in jobs]
+    assert sampled == [records._sampled(job) for job in jobs]
     fill_ledger("anna", executors=4)
     for job in jobs[:3]:
         routing().pick(job_request(6, uuid=job.uuid))
@@ -160,7 +162,7 @@ def test_one_job_that_is_refused_again_and_again_is_sampled_each_time(
 
 def test_a_route_whose_record_can_t_be_written_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     fill_ledger("anna")
-    monkeypatch.setattr(decisions, "_INSERT", "INSERT INTO nowhere VALUES (%s)")
+    monkeypatch.setattr(records, "_INSERT", "INSERT INTO nowhere VALUES (%s)")
     with pytest.raises(db.Error):
         routing().pick(job_request())
     assert not Reservation.objects.exists()
@@ -171,7 +173,7 @@ def test_a_refusal_whose_record_can_t_be_written_stands(
 ) -> None:
     fill_ledger("anna")
     lost = counted("router_decisions_lost_total")
-    monkeypatch.setattr(decisions, "_INSERT", "INSERT INTO nowhere VALUES (%s)")
+    monkeypatch.setattr(records, "_INSERT", "INSERT INTO nowhere VALUES (%s)")
     with pytest.raises(NotEnoughAllowanceException):
         routing().pick(job_request(3600))
     assert counted("router_decisions_lost_total") == lost + 1
@@ -185,7 +187,7 @@ def test_a_fixed_route_is_recorded_whatever_its_uuid(uuid: str) -> None:
     (record,) = DecisionRecord.objects.all()
     assert str(record.job_uuid) == (uuid if len(uuid) == 36 else "None")
     assert (record.outcome, record.miner, record.window_hours) == ("routed", TRUSTED_MINER_FAKE_KEY, None)
-    assert replays.differences(record) is None
+    assert replay.differences(record) is None
 
 
 @pytest.mark.parametrize(
@@ -260,7 +262,7 @@ def test_who_is_passed_over_for_a_lock_is_said_to_have_been(settings: Settings) 
         assert routing().pick(job_request(12)).miner.hotkey_ss58 == "cleo"
     record = DecisionRecord.objects.get()
     assert (record.counts, record.rank) == ({"lock": 2}, 3)
-    assert replays.differences(record) == []
+    assert replay.differences(record) == []
 
 
 @pytest.mark.parametrize(
@@ -278,7 +280,7 @@ def test_a_replay_believes_no_column(changed: dict[str, object], told: str) -> N
     fill_ledger("anna", "bert", "cleo")
     routing().pick(job_request(12))
     DecisionRecord.objects.update(**changed)
-    assert [line for line in replays.differences(DecisionRecord.objects.get()) or [] if line.startswith(told)]
+    assert [line for line in replay.differences(DecisionRecord.objects.get()) or [] if line.startswith(told)]
 
 
 def test_what_a_pick_heard_under_the_lock_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +302,7 @@ def test_what_a_pick_heard_under_the_lock_is_heard_again(monkeypatch: pytest.Mon
     assert routing().pick(job_request(12)).miner.hotkey_ss58 == "cleo"
     record = DecisionRecord.objects.latest("pk")
     assert record.counts == {"executors": 1, "reservation": 1}
-    assert replays.differences(record) == []
+    assert replay.differences(record) == []
 
 
 def test_a_pick_for_which_all_accounts_stay_locked_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +310,7 @@ def test_a_pick_for_which_all_accounts_stay_locked_is_recorded(monkeypatch: pyte
     monkeypatch.setattr(book, "lock_account", lambda **_: None)
     record = refused(LockTimeout)
     assert (record.outcome, record.counts) == ("LockTimeout", {"lock": 2})
-    assert replays.differences(record) == []
+    assert replay.differences(record) == []
 
 
 def better_score(incidents: int, executors: int) -> float:
@@ -329,11 +331,11 @@ standing, judge = ledger.standing, pipeline.judge
 @pytest.mark.parametrize(
     ("where", "changed", "told"),
     [
-        ("routing.decisions.score", better_score, "winner: was bert, is anna"),
-        ("routing.decisions.score", better_score, "anna: was rank 3, score -0.5"),
-        ("routing.decisions.ledger.standing", backwards, "order of the allowance: number 2 was bert, is cleo"),
-        ("routing.pipeline.judge", nobody_passes, "outcome: was routed, is NotEnoughAllowanceException"),
-        ("routing.pipeline.judge", nobody_passes, "winner: was bert, is nobody"),
+        ("routing.log.records.score", better_score, "winner: was bert, is anna"),
+        ("routing.log.records.score", better_score, "anna: was rank 3, score -0.5"),
+        ("routing.log.records.ledger.standing", backwards, "order of the allowance: number 2 was bert, is cleo"),
+        ("routing.decision.pipeline.judge", nobody_passes, "outcome: was routed, is NotEnoughAllowanceException"),
+        ("routing.decision.pipeline.judge", nobody_passes, "winner: was bert, is nobody"),
     ],
 )
 def test_a_replay_says_what_differs(
@@ -344,9 +346,9 @@ def test_a_replay_says_what_differs(
     routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", str(uuid4()), EXECUTOR_CLASS)
     routing().pick(job_request(12))
     record = DecisionRecord.objects.get()
-    assert replays.differences(record) == []
+    assert replay.differences(record) == []
     monkeypatch.setattr(where, changed)
-    assert [line for line in replays.differences(record) or [] if line.startswith(told)]
+    assert [line for line in replay.differences(record) or [] if line.startswith(told)]
 
 
 def explain(job: str, *options: str) -> Finished:
@@ -395,7 +397,7 @@ def test_explaining_says_by_its_exit_code_whether_a_replay_agrees(monkeypatch: p
     routing().pick(request)
     code, out, _ = explain(request.uuid, "--replay", "--top", "1")
     assert (code, "it agrees" in out, "… and 1 more" in out) == (0, True, True)
-    monkeypatch.setattr("routing.decisions.score", better_score)
+    monkeypatch.setattr("routing.log.records.score", better_score)
     code, out, _ = explain(request.uuid, "--replay")
     assert (code, "it differs" in out, "winner: was bert, is anna" in out) == (1, True, True)
     assert "anna: was rank 2, score -0.5" in out

@@ -20,10 +20,11 @@ from django.db import OperationalError
 
 from allowance import allowance
 from allowance.types import ExecutorClass, LockTimeout
-from routing import admission, answers, jobs, sockets, tokens
-from routing.admission import Visitor
-from routing.limits import DEFAULTS
-from routing.messages import (
+from routing.access import admission, tokens
+from routing.access.admission import Visitor
+from routing.sockets import answers, base, jobs
+from routing.sockets.limits import DEFAULTS
+from routing.sockets.messages import (
     INCOMING_MODELS,
     OUTGOING_MODELS,
     QUESTIONS,
@@ -110,7 +111,7 @@ def test_the_limits_are_those_in_force() -> None:
 
 
 def test_the_codes_are_those_that_sockets_are_closed_with() -> None:
-    ours = {admission.UNKNOWN, admission.NOT_PERMITTED, admission.TOO_MANY, sockets.TOO_SLOW, sockets.INTERNAL_ERROR}
+    ours = {admission.UNKNOWN, admission.NOT_PERMITTED, admission.TOO_MANY, base.TOO_SLOW, base.INTERNAL_ERROR}
     the_servers = {1009}
     assert {int(code) for code in table("## Who may connect")} == ours | the_servers
 

@@ -15,13 +15,14 @@ from allowance.models import Reservation
 from allowance.types import BadInputError
 from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
-from routing import events, jobs, picks
-from routing.admission import Visitor
-from routing.book import LiveBook
-from routing.jobs import Offer
-from routing.messages import Accepted, Failed, Finished, RejectedByMiner, Retry, Started
+from routing import picks
+from routing.access.admission import Visitor
+from routing.decision.book import LiveBook
 from routing.models import MinerIncident
 from routing.refusals import JobFinished, JobUnknown, RouteGivenUp
+from routing.sockets import jobs, statements
+from routing.sockets.jobs import Offer
+from routing.sockets.messages import Accepted, Failed, Finished, RejectedByMiner, Retry, Started
 from routing.types import MinerIncidentType
 from tests.factories import CLASS, fill_ledger, job_request
 from tests.jobs import HOLD, MINERS, VALIDATOR, note, of, retried, retry, route, routed, states
@@ -216,7 +217,7 @@ def test_a_job_picked_in_python_may_be_followed_by_who_may_speak_of_all_jobs() -
     offer = Offer(UUID(request.uuid), decision.route, None, 0)
     with pytest.raises(JobUnknown):
         note(of(offer, Finished))
-    assert events.note(of(offer, Finished), by=Visitor("operator", all_jobs=True)) == "spent"
+    assert statements.note(of(offer, Finished), by=Visitor("operator", all_jobs=True)) == "spent"
 
 
 @pytest.mark.parametrize("kind", [Started, Accepted])

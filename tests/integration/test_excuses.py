@@ -19,11 +19,11 @@ from allowance import allowance
 from receipts import receipts
 from receipts.models import JobStartedReceipt
 from receipts.voiding import void_receipt
-from routing import answers
-from routing.explanations import happenings
-from routing.jobs import Offer
-from routing.messages import Acknowledged, Failed, Refused, Rejected, RejectedByMiner, Started
+from routing.log.explain import happenings
 from routing.models import MinerIncident, Rejection
+from routing.sockets import answers
+from routing.sockets.jobs import Offer
+from routing.sockets.messages import Acknowledged, Failed, Refused, Rejected, RejectedByMiner, Started
 from tests.factories import CLASS, fill_ledger, job_request
 from tests.jobs import ME, note, of, routed
 from tests.receipts import GOLDEN, MINER, OTHER, VALIDATOR, Wire, signed, started

@@ -18,7 +18,7 @@ import pytest
 from django.core.management import get_commands, load_command_class
 
 from allowance.models import Miner
-from allowance.programs import INTERRUPTED, NO_ANSWER, AnsweringCommand
+from allowance.plumbing.programs import INTERRUPTED, NO_ANSWER, AnsweringCommand
 from tests.factories import CLASS, fill_ledger
 from tests.programs import DEADLINE
 from tests.servers.server import ROOT, database_url

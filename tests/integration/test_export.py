@@ -14,17 +14,17 @@ import time_machine
 from django.db import models
 
 from allowance import allowance, reservations
-from allowance.audit import check_ledger
 from allowance.models import Account, Block, ManifestSync, Miner, NeuronList, Reservation, ReservationState
+from allowance.oversight.audit import check_ledger
 from allowance.state import state_at
 from allowance.types import MAX_WEI
 from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
-from routing.book import LiveBook
-from routing.journal import export
+from routing.decision.book import LiveBook
+from routing.decision.reliability import record_incident, void_incident
 from routing.models import MinerIncident
-from routing.reliability import record_incident, void_incident
+from routing.upkeep.journal import export
 from tests.factories import CLASS, FIRST_BLOCK, Finished, draw, fill_ledger, run_command, stored
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)

@@ -14,16 +14,17 @@ from django.test import Client
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
-from allowance import allowance, forgetting
+from allowance import allowance
 from allowance.models import Account, Block, ManifestSync, Miner, Reservation, ReservationState
+from allowance.oversight import forgetting
 from allowance.types import BadInputError, BlocksInUse
 from routing import routing
-from routing.book import LiveBook
-from routing.exposition import exposition
-from routing.health import read_ledger
-from routing.pipeline import decide
-from routing.status import status
+from routing.decision.book import LiveBook
+from routing.decision.pipeline import decide
 from routing.types import Gate
+from routing.watch.exposition import exposition
+from routing.watch.health import read_ledger
+from routing.watch.status import status
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command, stored
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")

@@ -19,8 +19,8 @@ from django.test import AsyncClient, Client
 from pytest_django import Settings
 
 from allowance import allowance
-from allowance.threads import database_pool, in_database_thread
-from routing import health
+from allowance.plumbing.threads import database_pool, in_database_thread
+from routing.watch import health
 from tests.factories import FIRST_BLOCK, fill_ledger
 from tests.programs import DEADLINE
 

@@ -15,9 +15,9 @@ from receipts.models import JobStartedReceipt
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from receipts.voiding import void_receipt
 from routing import picks
-from routing.book import LiveBook
 from routing.conf import InForce, make_policy
-from routing.hints import retry_after
+from routing.decision.book import LiveBook
+from routing.sockets.hints import retry_after
 from routing.types import Decision, Gate, Verdict
 from tests.factories import CLASS, fill_ledger, job_request
 

@@ -20,10 +20,10 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from allowance import lists
+from allowance.plumbing import lists
 from project.asgi import application
-from routing import incidents
 from routing.models import MinerIncident
+from routing.pages import incident_counts
 from tests.factories import CLASS
 
 NOW = dt.datetime(2026, 3, 1, 12, 30, tzinfo=dt.UTC)
@@ -57,7 +57,7 @@ def rows(response: Any) -> list[dict[str, str]]:
 
 
 def in_chunks_of(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(incidents, "as_csv", partial(incidents.as_csv, size=size))
+    monkeypatch.setattr(incident_counts, "as_csv", partial(incident_counts.as_csv, size=size))
 
 
 def test_a_file_tells_all_there_is_to_know(admin_client: Client) -> None:
@@ -101,7 +101,7 @@ def test_each_incident_comes_once_and_in_order_however_many_are_read_at_a_time(s
     fill(3, 1, 2, 2, 2, 1, 5)
     expected = list(MinerIncident.objects.order_by("-timestamp", "-pk").values_list("pk", flat=True))
     with CaptureQueriesContext(connection) as captured:
-        read = list(incidents.newest_first(MinerIncident.objects.all(), size))
+        read = list(incident_counts.newest_first(MinerIncident.objects.all(), size))
     assert [pk for some in read for pk, *_ in some] == expected
     assert max(map(len, read)) <= size
     assert all(f"LIMIT {size}" in query["sql"] for query in captured)

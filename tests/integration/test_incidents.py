@@ -19,12 +19,12 @@ from django.utils import timezone
 from django.utils.html import escape
 
 from allowance import allowance
-from allowance.buckets import UtcDay, UtcHour
+from allowance.plumbing.buckets import UtcDay, UtcHour
 from allowance.types import ExecutorClass
-from routing import incidents, routing
-from routing.incidents import Stretch
+from routing import routing
 from routing.models import DecisionRecord, MinerIncident
-from routing.pages import SEE_INCIDENTS, SEE_MINER
+from routing.pages import SEE_INCIDENTS, SEE_MINER, incident_counts
+from routing.pages.incident_counts import Stretch
 from routing.types import MinerIncidentType
 from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger
 from tests.visitors import clerk
@@ -282,11 +282,11 @@ def test_a_hotkey_is_found_by_its_beginning_whatever_its_letters(admin_client: C
     for term in ("5", "5A", "5a", "5Ab", "5Ab%", "5Ab_", "5Abc", "%", "_", "Abc", "z", " z "):
         expected = {name for name in names if name.startswith(term.strip())}
         assert set(hotkeys(admin_client, q=term)) == expected, term
-    assert sorted(incidents.hotkeys("")) == sorted(names)
+    assert sorted(incident_counts.hotkeys("")) == sorted(names)
 
 
 def test_without_incidents_no_hotkey_is_found(admin_client: Client) -> None:
-    assert incidents.hotkeys("") == []
+    assert incident_counts.hotkeys("") == []
     assert hotkeys(admin_client, q="5") == []
 
 

@@ -18,12 +18,13 @@ from allowance import allowance, reservations
 from allowance.models import Reservation
 from allowance.types import RESERVATION_IDS, BadInputError, JobTooLong, LockTimeout
 from receipts.models import JobFinishedReceipt
-from routing import jobs, picks
-from routing.jobs import Claim, Offer
-from routing.messages import Failed, Finished, Retry
+from routing import picks
+from routing.decision.pipeline import decide
 from routing.models import RoutedJob
-from routing.pipeline import decide
 from routing.refusals import JobFinished, JobUnknown
+from routing.sockets import jobs
+from routing.sockets.jobs import Claim, Offer
+from routing.sockets.messages import Failed, Finished, Retry
 from routing.types import Decision, Gate
 from tests.factories import fill_ledger, job_request
 from tests.jobs import HOLD, MINERS, VALIDATOR, note, of, retried, retry, route, routed, states

@@ -20,7 +20,7 @@ import time_machine
 from django.db import transaction
 
 from allowance.models import Block
-from routing.journal import MAX_BLANK, MAX_LINE
+from routing.upkeep.journal import MAX_BLANK, MAX_LINE
 from tests.factories import CLASS, Finished, run_command, stored
 
 NOW = dt.datetime(2026, 1, 3, 12, tzinfo=dt.UTC)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import time_machine
 
-from allowance.audit import check_ledger
+from allowance.oversight.audit import check_ledger
 from allowance.types import AllowanceException, ReservationException, ReservationExpired
 from routing.types import JobRoutingException
 from tests.factories import stored

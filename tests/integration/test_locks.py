@@ -16,13 +16,15 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from allowance import allowance
-from allowance.audit import check_ledger
 from allowance.locks import ledger_transaction, lock_account, lock_chain
 from allowance.models import Account, Reservation, new_version
+from allowance.oversight.audit import check_ledger
 from allowance.types import LockTimeout
 from receipts import receipts
 from receipts.schemas import JobStarted
-from routing import book, decisions, routing
+from routing import routing
+from routing.decision import book
+from routing.log import records
 from routing.models import MinerIncident
 from routing.types import AllMinersBusy, MinerIncidentType
 from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request, stored
@@ -157,7 +159,7 @@ def test_a_pick_waits_for_all_locks_together_no_longer_than_for_one(settings: Se
         with CaptureQueriesContext(connection) as captured, pytest.raises(LockTimeout):
             routing().pick(job_request(12))
     waits = [int(ms) for q in captured for ms in re.findall(r"set_config\('lock_timeout', '(\d+)'", q["sql"])]
-    assert waits == [200, round(decisions.PATIENCE * 1000)]  # the second is for the record of the refusal
+    assert waits == [200, round(records.PATIENCE * 1000)]  # the second is for the record of the refusal
     assert Reservation.objects.count() == 1
     assert routing().pick(job_request(12)).miner.hotkey_ss58 == "anna"
 

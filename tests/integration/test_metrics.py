@@ -25,11 +25,13 @@ from pytest_django import Settings
 from allowance import allowance
 from allowance.models import Miner, Reservation
 from allowance.types import ExecutorClass, LockTimeout, NotEnoughAllowanceException
-from routing import health, routing, tokens
-from routing.book import DryBook
-from routing.messages import TYPES, Reason
-from routing.pipeline import decide
+from routing import routing
+from routing.access import tokens
+from routing.decision.book import DryBook
+from routing.decision.pipeline import decide
+from routing.sockets.messages import TYPES, Reason
 from routing.types import AllMinersBusy, Gate, MinerIncidentType, NotEnoughCollateralException
+from routing.watch import health
 from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request
 from tests.integration.test_locks import Holder, needs_row_locks
 from tests.integration.test_queries import postgresql, scans

@@ -24,15 +24,15 @@ from allowance import allowance, reservations
 from allowance.amounts import wei_text
 from allowance.ledger import Steps
 from allowance.models import Account, Miner, Reservation
-from allowance.strip import BlockState
+from allowance.oversight.strip import BlockState
 from allowance.types import ExecutorClass
 from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing import conf
+from routing.decision.reliability import record_incident
 from routing.models import DecisionRecord, IncidentVersion, MinerIncident, RoutedJob
 from routing.pages import SEE_MINER
 from routing.pages.miner import DAYS, LAST
-from routing.reliability import record_incident
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, stored
 from tests.visitors import clerk
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pytest_django import Settings
 
-from routing.admission import subprotocol
+from routing.access.admission import subprotocol
 from tests.sockets import permitted
 from tests.visitors import (
     IN,

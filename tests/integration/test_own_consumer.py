@@ -16,7 +16,7 @@ from channels.testing import WebsocketCommunicator
 from django.db import connections
 from django.utils import timezone
 
-from allowance.threads import in_database_thread
+from allowance.plumbing.threads import in_database_thread
 from receipts import receipts
 from receipts.schemas import JobStarted
 from routing.models import MinerIncident

@@ -15,15 +15,17 @@ from pytest_django import Settings
 
 from allowance import allowance
 from allowance.models import Reservation
-from allowance.threads import in_database_thread
+from allowance.plumbing.threads import in_database_thread
 from receipts.models import JobFinishedReceipt, JobStartedReceipt
-from routing import answers, events, jobs, routing, tokens
-from routing.admission import Visitor, admit
-from routing.journal import JournalError, export, replay
-from routing.messages import Accepted, Failed, Finished, Refused, Rejected, RejectedByMiner, Retry, Started
+from routing import routing
+from routing.access import tokens
+from routing.access.admission import Visitor, admit
+from routing.access.tokens import Scope
 from routing.models import MinerIncident, RoutedJob
 from routing.refusals import JobFinished, JobTaken, JobUnknown
-from routing.tokens import Scope
+from routing.sockets import answers, jobs, statements
+from routing.sockets.messages import Accepted, Failed, Finished, Refused, Rejected, RejectedByMiner, Retry, Started
+from routing.upkeep.journal import JournalError, export, replay
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 from tests.jobs import HOLD, ME, MINERS, note, of, retried, route, routed
 from tests.sockets import PATIENCE, answer, ask, job, permitted, socket
@@ -102,7 +104,7 @@ def test_another_token_of_the_name_is_the_same_client() -> None:
     assert isinstance(offer, jobs.Offer)
     assert isinstance(again, jobs.Offer)
     assert again.route == offer.route
-    assert events.note(of(offer, Finished), by=two) == "spent"
+    assert statements.note(of(offer, Finished), by=two) == "spent"
 
 
 def test_a_token_with_the_name_of_a_user_is_not_the_user() -> None:
@@ -125,8 +127,8 @@ def test_a_user_of_another_name_is_the_same_client_and_another_user_of_the_name_
     user.username = "bert"
     user.save()
     with pytest.raises(JobUnknown):
-        events.note(of(offer, Failed), by=admit(handshake(user=permitted("anna")), **RIGHT))
-    assert events.note(of(offer, Failed), by=admit(handshake(user=user), **RIGHT)) == "released"
+        statements.note(of(offer, Failed), by=admit(handshake(user=permitted("anna")), **RIGHT))
+    assert statements.note(of(offer, Failed), by=admit(handshake(user=user), **RIGHT)) == "released"
 
 
 def test_who_may_speak_of_all_jobs_does_and_leaves_them_their_owner() -> None:
@@ -135,7 +137,7 @@ def test_who_may_speak_of_all_jobs_does_and_leaves_them_their_owner() -> None:
     told = jobs.route(request, by=OPERATOR)
     assert isinstance(told, jobs.Offer)
     assert told.route == offer.route
-    assert events.note(of(offer, Failed), by=OPERATOR) == "released"
+    assert statements.note(of(offer, Failed), by=OPERATOR) == "released"
     again = jobs.retry(of(offer, Retry), by=OPERATOR)
     assert isinstance(again, jobs.Offer)
     assert RoutedJob.objects.get().owner == ME.owner
@@ -156,7 +158,7 @@ def test_a_job_without_an_owner_is_for_the_scope_of_all_jobs() -> None:
         route(request)
     with pytest.raises(JobUnknown):
         note(failed)
-    assert events.note(failed, by=OPERATOR) == "released"
+    assert statements.note(failed, by=OPERATOR) == "released"
 
 
 def test_the_route_of_a_job_without_an_owner_is_told_again_to_who_may_speak_of_all_jobs() -> None:
@@ -296,7 +298,7 @@ def test_a_journal_keeps_whose_a_job_is(fixed: bool) -> None:
     assert list(export()) == [line.decode() for line in lines]
     assert routed(request).route.allowance_reservation_id == offer.route.allowance_reservation_id
     with pytest.raises(JobUnknown):
-        events.note(of(offer, Failed), by=OTHER)
+        statements.note(of(offer, Failed), by=OTHER)
 
 
 JOB = {

@@ -24,7 +24,8 @@ from django.utils.regex_helper import normalize
 
 from allowance import allowance
 from allowance.types import NotEnoughAllowanceException
-from routing import conf, routing, tokens
+from routing import conf, routing
+from routing.access import tokens
 from routing.dynamic import MINIMUM_WEI, WINDOW_HOURS
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command, stored
 from tests.integration.test_admin import MODELS, record_job, route

@@ -12,16 +12,19 @@ import pytest
 from pytest_django import Settings
 
 from allowance import allowance, ledger, locks, reservations
-from allowance.audit import check_ledger
 from allowance.models import Account, Block, LedgerCheck, NeuronList, Reservation
 from allowance.models import ReservationState as State
+from allowance.oversight.audit import check_ledger
 from allowance.types import ReservationNotFound
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
-from routing import conf, pruning, reliability, signatures, tokens
+from routing import conf
+from routing.access import signatures, tokens
+from routing.decision import reliability
 from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
 from routing.refusals import JobFinished
-from routing.retention import SLACK
 from routing.types import Policy
+from routing.upkeep import pruning
+from routing.upkeep.retention import SLACK
 from tests.factories import CLASS, FIRST_BLOCK, job_request
 from tests.integration.past import (
     DAY,
@@ -245,9 +248,9 @@ def test_a_job_that_is_routed_again_meanwhile_stays(monkeypatch: pytest.MonkeyPa
     request = job_request()
     routed(request, now=NOW - 2 * DAY)
     (kind,) = (kind for kind in pruning.kinds(NOW, 10) if kind.name == "routed jobs")
-    monkeypatch.setattr("allowance.pruning.bound_waits", lambda _: routed(request, now=NOW))
+    monkeypatch.setattr("allowance.oversight.pruning.bound_waits", lambda _: routed(request, now=NOW))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("routing.book.ledger_transaction", lambda durable: locks.ledger_transaction())
+        patch.setattr("routing.decision.book.ledger_transaction", lambda durable: locks.ledger_transaction())
         assert [batch.rows for batch in kind.prune()] == [0]
     assert RoutedJob.objects.get().routed_at == NOW
 
@@ -335,7 +338,7 @@ def test_a_lapsed_hold_that_could_not_be_tidied_is_not_pruned(monkeypatch: pytes
     """Its blocks are held as long as its row is."""
     fill("anna")
     reserve(NOW - 2 * DAY)
-    monkeypatch.setattr("allowance.pruning.tidy_lapsed", lambda now: iter(()))
+    monkeypatch.setattr("allowance.oversight.pruning.tidy_lapsed", lambda now: iter(()))
     assert sum(batch.rows for kind in pruning.kinds(NOW, 10) for batch in kind.prune()) == 0
     assert Reservation.objects.get().state == State.HELD
 

@@ -15,8 +15,8 @@ from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 from rich.console import Console
 
-from allowance.audit import check_ledger
 from allowance.models import Reservation
+from allowance.oversight.audit import check_ledger
 from routing.management.commands import prune as command
 from routing.models import RoutedJob
 from tests.factories import CLASS, run_command, stored

@@ -16,9 +16,9 @@ from pytest_django import Settings
 
 from allowance.models import Account, Block, Reservation
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
-from routing import pruning
+from routing.access.signatures import to_unix_ns
 from routing.models import DecisionRecord, MinerIncident, Rejection, RoutedJob, UsedSignature
-from routing.signatures import to_unix_ns
+from routing.upkeep import pruning
 from tests.factories import CLASS, job_request
 from tests.integration.past import DAY, NOW, SIDES, fill, nothing_kept, reserve
 from tests.integration.test_locks import somebody_waits

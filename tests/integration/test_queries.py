@@ -14,9 +14,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from allowance import allowance
-from allowance.audit import check_ledger
-from allowance.buckets import UtcDay
 from allowance.models import Account, Reservation
+from allowance.oversight.audit import check_ledger
+from allowance.plumbing.buckets import UtcDay
 from allowance.reading import CHANGED, asked
 from allowance.state import as_list, held_at
 from allowance.types import ExecutorClass
@@ -24,12 +24,14 @@ from allowance.validation import uuids_beginning
 from receipts import receipts
 from receipts.models import JobFinishedReceipt, JobStartedReceipt
 from receipts.ongoing import LONGEST, RUNNING_JOBS
-from routing import conf, incidents, pipeline, routing
-from routing.book import DryBook
+from routing import conf, routing
+from routing.decision import pipeline
+from routing.decision.book import DryBook
+from routing.decision.ongoing import OCCUPATION, ONGOING
+from routing.decision.pipeline import decide
+from routing.decision.reliability import INCIDENT_COUNTS
 from routing.models import MinerIncident
-from routing.ongoing import OCCUPATION, ONGOING
-from routing.pipeline import decide
-from routing.reliability import INCIDENT_COUNTS
+from routing.pages import incident_counts
 from routing.types import Candidate, MinerIncidentType
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 from tests.jobs import route
@@ -320,9 +322,9 @@ def test_the_pages_of_incidents_are_served_by_indexes() -> None:
         (everything.filter(voided_at__isnull=False), {"incident_voided"}),
     ):
         assert scans(*listed[:100].query.sql_with_params()) == indexes
-    assert table not in scans(incidents.HOTKEYS, None)
+    assert table not in scans(incident_counts.HOTKEYS, None)
     with CaptureQueriesContext(connection) as captured:
-        next(islice(incidents.newest_first(MinerIncident.objects.all(), 10), 2, None))
+        next(islice(incident_counts.newest_first(MinerIncident.objects.all(), 10), 2, None))
     assert [scans(sql, None) for sql in statements(captured)] == [newest] * 3
     by_day = MinerIncident.objects.values_list(UtcDay("timestamp")).annotate(Count("pk"))
     with connection.cursor() as cursor:

@@ -25,12 +25,12 @@ from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from receipts.types import BadReceiptError, ReceiptAlreadyVoided
 from receipts.voiding import void_receipt
 from routing import routing, voiding
-from routing.book import DryBook, LiveBook
-from routing.explanations import happenings
-from routing.journal import JournalError, export, replay
-from routing.ongoing import occupation
+from routing.decision.book import DryBook, LiveBook
+from routing.decision.ongoing import occupation
+from routing.log.explain import happenings
 from routing.refusals import JobFinished as JobIsOver
 from routing.types import AllMinersBusy
+from routing.upkeep.journal import JournalError, export, replay
 from tests.factories import CLASS, fill_ledger, job_request, run_command, stored
 from tests.jobs import route, routed
 from tests.receipts import GOLDEN

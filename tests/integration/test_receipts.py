@@ -19,8 +19,8 @@ from receipts import ongoing, receipts, service, signatures
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
 from receipts.schemas import AnyReceipt, JobAccepted, JobFinished, JobStarted, read
 from receipts.types import BadReceiptError
-from routing.journal import replay
-from routing.messages import Accepted, Started
+from routing.sockets.messages import Accepted, Started
+from routing.upkeep.journal import replay
 from tests.factories import CLASS, fill_ledger, job_request
 from tests.jobs import note, of, routed
 from tests.receipts import GOLDEN, OTHER, Wire, signed, started

@@ -20,10 +20,11 @@ from allowance.types import (
 )
 from receipts import receipts
 from receipts.schemas import JobFinished, JobStarted
-from routing import book, routing
-from routing.book import DryBook, LiveBook
-from routing.ongoing import Observed, observe
-from routing.pipeline import check_request, decide, gather
+from routing import routing
+from routing.decision import book
+from routing.decision.book import DryBook, LiveBook
+from routing.decision.ongoing import Observed, observe
+from routing.decision.pipeline import check_request, decide, gather
 from routing.types import AllMinersBusy, Decision, Gate, Verdict
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 

@@ -15,7 +15,7 @@ from pytest_django.fixtures import Settings
 
 from allowance import allowance
 from allowance.models import Reservation
-from allowance.threads import in_database_thread
+from allowance.plumbing.threads import in_database_thread
 from allowance.types import JobTooLong, NotEnoughAllowanceException
 from routing import routing
 from routing.models import MinerIncident

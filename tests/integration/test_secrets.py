@@ -19,8 +19,8 @@ from django.shortcuts import resolve_url
 from django.test import Client
 from django.urls import reverse
 
-from allowance.lists import ReadOnlyAdmin
 from allowance.models import ManifestSync, Miner
+from allowance.plumbing.lists import ReadOnlyAdmin
 from allowance.types import LockTimeout
 from routing import picks
 from routing.conf import InForce, make_policy

@@ -17,10 +17,10 @@ from prometheus_client import REGISTRY
 from pytest_django import Settings
 from redis.exceptions import ConnectionError as RedisAway
 
-from allowance.threads import in_database_thread
-from routing import answers, news, sockets
-from routing.admission import Visitor
-from routing.consumers import EventConsumer, JobConsumer
+from allowance.plumbing.threads import in_database_thread
+from routing.access.admission import Visitor
+from routing.sockets import answers, base, news
+from routing.sockets.consumers import EventConsumer, JobConsumer
 from tests.factories import fill_ledger
 from tests.programs import DEADLINE
 from tests.sockets import JSON, PATIENCE, answer, ask, following, job, permitted, reservations, socket
@@ -294,7 +294,7 @@ async def test_a_database_that_is_away_throws_nobody_out(
     def fail(*_: object, **_kwargs: object) -> None:
         raise OperationalError
 
-    monkeypatch.setattr(sockets, "recheck", fail)
+    monkeypatch.setattr(base, "recheck", fail)
     async with socket(facilitator) as communicator:
         assert await communicator.receive_nothing(0.2)
         assert (await ask(communicator))["type"] == "job.routed"

@@ -23,14 +23,14 @@ from pytest_django import Settings
 from rich.console import Console
 
 from allowance import allowance
-from allowance.buckets import UtcDay, UtcHour
 from allowance.models import Account, Block, LedgerCheck, ManifestSync, NeuronList, Reservation, ReservationState
-from routing.alerts import MEASURES, Finding, Level, amount, default_limits
+from allowance.plumbing.buckets import UtcDay, UtcHour
 from routing.management.commands import routing_status
 from routing.models import DecisionRecord
 from routing.pages import SEE_STATUS
 from routing.pages.status import outcomes_by_hour
-from routing.status import FEW, Status, status
+from routing.watch.alerts import MEASURES, Finding, Level, amount, default_limits
+from routing.watch.status import FEW, Status, status
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, run_command
 from tests.visitors import clerk
 

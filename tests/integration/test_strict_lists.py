@@ -16,7 +16,7 @@ from django.test import Client
 from django.urls import reverse
 from pytest_django import Settings
 
-from allowance.lists import POLICY, SUFFIXES
+from allowance.plumbing.lists import POLICY, SUFFIXES
 from receipts.admin import POLICY as POLICY_OF_RECEIPTS
 from receipts.models import JobStartedReceipt
 from routing.models import AccessToken, DecisionRecord, MinerIncident

@@ -17,7 +17,8 @@ from django.apps import apps
 from django.contrib.auth.models import Permission, User
 from django.utils import timezone
 
-from routing import routing, tokens
+from routing import routing
+from routing.access import tokens
 from routing.models import AccessToken, Rejection, UsedSignature
 from routing.types import MinerIncidentType
 from tests.factories import CLASS, EXECUTOR_CLASS, fill_ledger, job_request

@@ -11,10 +11,10 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
 
-from routing import tokens
+from routing.access import tokens
+from routing.access.tokens import State, TokenRefused
 from routing.management.commands.revoke_token import Command
 from routing.models import AccessToken
-from routing.tokens import State, TokenRefused
 from tests.factories import run_command
 
 pytestmark = pytest.mark.django_db

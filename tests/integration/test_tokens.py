@@ -19,9 +19,9 @@ from jwt.warnings import InsecureKeyLengthWarning
 from pytest_django import Settings
 
 from allowance.types import BadInputError
-from routing import tokens
+from routing.access import tokens
+from routing.access.tokens import AUDIENCE, Scope, TokenRefused
 from routing.models import AccessToken
-from routing.tokens import AUDIENCE, Scope, TokenRefused
 from tests.factories import stored
 
 pytestmark = pytest.mark.django_db

@@ -11,11 +11,12 @@ import time_machine
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from allowance import allowance, audit, ledger, reservations, totals
+from allowance import allowance, ledger, reservations
 from allowance.models import Account, Reservation, ReservationState
+from allowance.oversight import audit, totals
+from allowance.oversight.totals import DAY, LISTED, SOON, Amounts
 from allowance.reading import read
 from allowance.state import lapsed_at, window
-from allowance.totals import DAY, LISTED, SOON, Amounts
 from allowance.types import HOLD_MARGIN, ExecutorClass
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger
 from tests.integration.test_queries import postgresql, scans

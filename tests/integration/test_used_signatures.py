@@ -9,11 +9,12 @@ from uuid import uuid4
 import pytest
 
 from allowance.models import Reservation
-from routing import answers, jobs, signatures
-from routing.messages import Failed
+from routing.access import signatures
+from routing.access.signatures import SignatureRefused
 from routing.models import RoutedJob, UsedSignature
 from routing.requests import Signature, V2JobRequest
-from routing.signatures import SignatureRefused
+from routing.sockets import answers, jobs
+from routing.sockets.messages import Failed
 from tests.factories import fill_ledger, job_request
 from tests.jobs import ME, note, of, route, routed
 

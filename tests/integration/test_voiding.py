@@ -17,12 +17,13 @@ from django.urls import reverse
 from django.utils import timezone
 
 from allowance.types import BadInputError, LockTimeout
-from routing import reliability, routing
-from routing.book import DryBook
+from routing import routing
+from routing.decision import reliability
+from routing.decision.book import DryBook
+from routing.decision.pipeline import decide
+from routing.decision.reliability import IncidentAlreadyVoided, void_incident
 from routing.models import IncidentVersion, MinerIncident
 from routing.pages import incidents as pages
-from routing.pipeline import decide
-from routing.reliability import IncidentAlreadyVoided, void_incident
 from routing.types import MinerIncidentType
 from tests.factories import CLASS, EXECUTOR_CLASS, fill_ledger, job_request, stored
 

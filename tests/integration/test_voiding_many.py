@@ -19,11 +19,12 @@ from django.urls import reverse
 from django.utils import timezone
 
 from allowance.types import LockTimeout
-from routing import reliability, voiding
-from routing.book import DryBook
+from routing import voiding
+from routing.decision import reliability
+from routing.decision.book import DryBook
+from routing.decision.pipeline import decide
+from routing.decision.reliability import record_incident, void_incident
 from routing.models import IncidentVersion, MinerIncident
-from routing.pipeline import decide
-from routing.reliability import record_incident, void_incident
 from tests.factories import CLASS, Finished, fill_ledger, job_request, run_command, stored
 from tests.visitors import clerk
 

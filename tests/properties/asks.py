@@ -9,15 +9,17 @@ from typing import Any
 from constance import config
 from django.utils import timezone
 
-from allowance import allowance, forgetting, ledger
-from allowance.audit import check_ledger
+from allowance import allowance, ledger
+from allowance.oversight import forgetting
+from allowance.oversight.audit import check_ledger
 from allowance.types import AllowanceException, CannotReserveAllowanceException, NotEnoughAllowanceException
-from routing import picks, pruning, routing
-from routing.book import DryBook, LiveBook
-from routing.lines import parse
-from routing.pipeline import decide, refusal
+from routing import picks, routing
+from routing.decision.book import DryBook, LiveBook
+from routing.decision.pipeline import decide, refusal
 from routing.requests import V2JobRequest
 from routing.types import TRUSTED_MINER_FAKE_KEY, Decision, JobRoutingException
+from routing.upkeep import pruning
+from routing.upkeep.lines import parse
 from tests.factories import job_request
 from tests.naive import Job, Refusal, Route, Subnet, bad_seconds
 from tests.properties.history import Do

@@ -10,9 +10,9 @@ from uuid import UUID
 from django.db.models import F
 
 from allowance import allowance, ledger, reading, state
-from allowance.audit import KEPT_BEFORE, check_ledger, sums
 from allowance.ledger import Balance, Window
 from allowance.models import Account, Block, Miner, Reservation
+from allowance.oversight.audit import KEPT_BEFORE, check_ledger, sums
 from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt
 from routing.models import MinerIncident

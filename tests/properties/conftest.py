@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from pytest_django.fixtures import Settings
 
-from routing.retention import DEFAULTS
+from routing.upkeep.retention import DEFAULTS
 from tests.properties.router import Router
 from tests.properties.world import fleet
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from routing import replays
-from routing.decisions import load
+from routing.decision.pipeline import refusal
+from routing.log import replay
+from routing.log.records import load
 from routing.models import DecisionRecord
-from routing.pipeline import refusal
 from routing.types import ROUTED
 from tests.naive import Refusal, Route
 from tests.properties.asks import refused
@@ -23,8 +23,8 @@ def check_records(calls: Sequence[Call], last: int) -> int:
     """
     records = list(DecisionRecord.objects.filter(pk__gt=last).order_by("pk"))
     for record in records:
-        if record.window_hours is not None and replays.differences(record) != []:
-            raise Violation(f"{record}, made again, differs: {replays.differences(record)}.")
+        if record.window_hours is not None and replay.differences(record) != []:
+            raise Violation(f"{record}, made again, differs: {replay.differences(record)}.")
     left = list(records)
     picks = [call for call in calls if call.do.get("ask") == "pick"]
     for call in sorted(picks, key=lambda call: call.crashed is not None):  # a crashed one gets what is left

@@ -15,7 +15,7 @@ from allowance.chain import newest_block
 from allowance.ledger import Balance, Steps, Window
 from allowance.models import Account, Block, Reservation, ReservationState
 from allowance.state import Lapsed
-from routing.book import LiveBook, busy
+from routing.decision.book import LiveBook, busy
 from routing.types import Verdict
 from tests.factories import read_account
 from tests.properties.chain import MINERS
@@ -70,7 +70,7 @@ def drops_void_nothing(patch: pytest.MonkeyPatch) -> None:
         return count, before[1], ledger.assign(before[2], count, block)
 
     patch.setattr("allowance.chain.declared_step", declared_step)
-    patch.setattr("allowance.history.declared_step", declared_step)
+    patch.setattr("allowance.oversight.history.declared_step", declared_step)
 
 
 def addresses_ignored(patch: pytest.MonkeyPatch) -> None:
@@ -78,15 +78,15 @@ def addresses_ignored(patch: pytest.MonkeyPatch) -> None:
 
 
 def drops_not_taken_back(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("allowance.forgetting._derive_accounts", lambda: None)
+    patch.setattr("allowance.oversight.forgetting._derive_accounts", lambda: None)
 
 
 def executors_not_counted(patch: pytest.MonkeyPatch) -> None:
     def never(balance: Balance, ongoing: int) -> Verdict | None:
         return busy(balance, 0)
 
-    patch.setattr("routing.book.busy", never)
-    patch.setattr("routing.pipeline.busy", never)
+    patch.setattr("routing.decision.book.busy", never)
+    patch.setattr("routing.decision.pipeline.busy", never)
 
 
 def balance_stored_on_its_own(patch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ def balance_stored_on_its_own(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_account_lock(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("routing.book.lock_account", read_account)
+    patch.setattr("routing.decision.book.lock_account", read_account)
     patch.setattr("allowance.reservations.lock_account", read_account)
 
 
@@ -116,30 +116,32 @@ def locked_means_busy(patch: pytest.MonkeyPatch) -> None:
 
 
 def spent_pruned_too_early(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("allowance.pruning._unneeded", lambda found: [pk for pk, _, _ in found])
+    patch.setattr("allowance.oversight.pruning._unneeded", lambda found: [pk for pk, _, _ in found])
 
 
 def balances_remember_what_is_pruned(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("allowance.pruning._forget", lambda past_use, _account: past_use.delete()[0])
+    patch.setattr("allowance.oversight.pruning._forget", lambda past_use, _account: past_use.delete()[0])
 
 
 def lists_of_neurons_lost(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("allowance.pruning._in_force", lambda _: Block.objects.filter(number=-1).values("neurons")[:1])
+    patch.setattr(
+        "allowance.oversight.pruning._in_force", lambda _: Block.objects.filter(number=-1).values("neurons")[:1]
+    )
 
 
 def no_block_kept_to_tell_who_is_registered(patch: pytest.MonkeyPatch) -> None:
     def oldest_kept(_: dt.datetime) -> Block | None:
         return Block.objects.filter(number__gte=newest_block() - ledger.KEPT_BLOCKS).order_by("number").first()
 
-    patch.setattr("allowance.pruning.oldest_kept", oldest_kept)
+    patch.setattr("allowance.oversight.pruning.oldest_kept", oldest_kept)
 
 
 def pruned_as_if_clocks_agreed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("routing.pruning.SLACK", dt.timedelta())
+    patch.setattr("routing.upkeep.pruning.SLACK", dt.timedelta())
 
 
 def window_ignored_when_pruning(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("routing.pruning._out_of_window", lambda _: Q())
+    patch.setattr("routing.upkeep.pruning._out_of_window", lambda _: Q())
 
 
 def reservations_lost(patch: pytest.MonkeyPatch) -> None:
@@ -147,7 +149,7 @@ def reservations_lost(patch: pytest.MonkeyPatch) -> None:
 
 
 def records_lost(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("routing.decisions._insert", lambda *_, **__: None)
+    patch.setattr("routing.log.records._insert", lambda *_, **__: None)
 
 
 def decisions_lost(patch: pytest.MonkeyPatch) -> None:
@@ -156,11 +158,11 @@ def decisions_lost(patch: pytest.MonkeyPatch) -> None:
 
 
 def trusted_means_any(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("routing.pipeline.fixed_route", lambda _: None)
+    patch.setattr("routing.decision.pipeline.fixed_route", lambda _: None)
 
 
 def fixed_means_refused(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("routing.decisions.outcome", lambda _: "AllMinersBusy")
+    patch.setattr("routing.log.records.outcome", lambda _: "AllMinersBusy")
 
 
 def run_until_found(routers: list[Router], *, tries: int) -> None:
@@ -202,7 +204,7 @@ row_locks = pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has
 def test_a_prune_without_the_account_s_lock_is_found(routers: list[Router], monkeypatch: pytest.MonkeyPatch) -> None:
     steps = [*setting(), *races_with_a_prune(20)]
     assert failure(steps, routers) is None
-    monkeypatch.setattr("allowance.pruning.lock_account", read_account)
+    monkeypatch.setattr("allowance.oversight.pruning.lock_account", read_account)
     assert isinstance(failure(steps, routers), Violation)
 
 

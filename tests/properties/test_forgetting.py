@@ -12,13 +12,14 @@ import time_machine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from allowance import forgetting, ledger, reservations
-from allowance.audit import check_ledger
+from allowance import ledger, reservations
 from allowance.chain import newest_block
 from allowance.models import Account, Block, ManifestSync, Miner, Reservation, ReservationState
+from allowance.oversight import forgetting
+from allowance.oversight.audit import check_ledger
 from allowance.types import AllowanceException, BlocksInUse
-from routing.journal import export, replay
-from routing.lines import BlockLine, ManifestsLine, parse
+from routing.upkeep.journal import export, replay
+from routing.upkeep.lines import BlockLine, ManifestsLine, parse
 from tests.factories import empty_tables
 from tests.properties.chain import CLASSES, MINERS, START, Chain, Event
 

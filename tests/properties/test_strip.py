@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allowance import audit
 from allowance.ledger import Balance, Steps, Window, earned_by_block, survey, to_bits
-from allowance.strip import BlockState, Run, strip, totals
+from allowance.oversight import audit
+from allowance.oversight.strip import BlockState, Run, strip, totals
 
 LOW, SIZE = 1000, 30
 END = LOW + SIZE

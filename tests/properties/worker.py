@@ -26,7 +26,7 @@ django.setup()
 
 from django.db import connection  # noqa: E402
 
-from routing.retention import DEFAULTS  # noqa: E402
+from routing.upkeep.retention import DEFAULTS  # noqa: E402
 from tests.programs import say  # noqa: E402
 from tests.properties.coverage import Tally  # noqa: E402
 from tests.properties.history import generate, load, size  # noqa: E402

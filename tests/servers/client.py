@@ -12,7 +12,7 @@ from pydantic import Discriminator, TypeAdapter
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from routing.messages import Acknowledged, Happened, Refused, Rejected, Routed
+from routing.sockets.messages import Acknowledged, Happened, Refused, Rejected, Routed
 from tests.programs import DEADLINE
 from tests.servers.server import Server
 from tests.sockets import JSON, job

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from routing import tokens
-from routing.tokens import Scope
+from routing.access import tokens
+from routing.access.tokens import Scope
 from tests.factories import fill_ledger
 from tests.servers.redis import Redis, own_redis
 

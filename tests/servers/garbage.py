@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable, Iterator
 from uuid import UUID
 
-from routing.messages import TYPES
 from routing.requests import MAX_MESSAGE_LENGTH
+from routing.sockets.messages import TYPES
 from tests.sockets import JSON, job
 
 Data = str | bytes

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from django.db import OperationalError, connection
 
-from allowance.threads import close_database_pool
+from allowance.plumbing.threads import close_database_pool
 from tests.programs import DEADLINE
 
 MISSING = "No PgBouncer on the PATH: install one (on Debian: apt-get install pgbouncer)."

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from allowance.threads import in_database_thread
-from routing import tokens
-from routing.tokens import Scope
+from allowance.plumbing.threads import in_database_thread
+from routing.access import tokens
+from routing.access.tokens import Scope
 from tests.factories import run_command
 from tests.servers.client import all_events, closed_with, hear_of, route, socket
 from tests.servers.server import DAPHNE, UVICORN, Server, servers

@@ -18,9 +18,9 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from allowance.models import Account, ReservationState
-from routing.messages import Refused, Rejected, Routed
 from routing.models import RoutedJob
 from routing.requests import MAX_MESSAGE_LENGTH
+from routing.sockets.messages import Refused, Rejected, Routed
 from tests.programs import DEADLINE
 from tests.servers.client import (
     PATIENCE,

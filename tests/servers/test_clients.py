@@ -12,10 +12,10 @@ import pytest
 from django.conf import settings
 from websockets.asyncio.client import ClientConnection
 
-from allowance.threads import in_database_thread
-from routing import tokens
-from routing.messages import Reason, Refused, Rejected, Routed
-from routing.tokens import Scope
+from allowance.plumbing.threads import in_database_thread
+from routing.access import tokens
+from routing.access.tokens import Scope
+from routing.sockets.messages import Reason, Refused, Rejected, Routed
 from tests.servers.client import (
     about,
     acknowledge,
@@ -160,7 +160,7 @@ async def test_a_redis_that_is_away_turns_no_client_away(token: str) -> None:
                     await route(fourth)
                     async with socket(pair[0], token) as fifth:
                         assert await closed_with(fifth) == 4429
-        assert "WARNING routing.quotas: Redis failed" in pair[0].log
+        assert "WARNING routing.sockets.quotas: Redis failed" in pair[0].log
 
 
 async def test_sites_that_share_a_redis_hear_nothing_of_each_other(pair: Pair, redis: Redis, token: str) -> None:

@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from allowance.models import ReservationState
-from routing.messages import Refused, Rejected, Routed
+from routing.sockets.messages import Refused, Rejected, Routed
 from tests.factories import fill_ledger
 from tests.servers.client import all_events, answer, closed_with, hear, hear_of, route, socket
 from tests.servers.garbage import Data, every_field_replaced, mutated

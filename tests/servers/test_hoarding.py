@@ -9,10 +9,10 @@ import pytest
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from allowance.threads import in_database_thread
+from allowance.plumbing.threads import in_database_thread
 from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobStartedReceipt
-from routing.messages import Acknowledged, Reason, Refused, Routed
+from routing.sockets.messages import Acknowledged, Reason, Refused, Routed
 from tests.factories import CLASS, run_command
 from tests.servers.client import about, ask, route, socket
 from tests.servers.server import Server, servers

@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 from websockets.asyncio.client import ClientConnection
 
-from routing.messages import Routed
+from routing.sockets.messages import Routed
 from tests.servers.client import PATIENCE, about, acknowledge, all_events, follow, hear_of, route, socket, until
 from tests.servers.redis import Redis, own_redis
 from tests.servers.server import Server, servers
@@ -21,7 +21,7 @@ pytestmark = [
 ]
 
 Pair = tuple[Server, Server]
-WARNING = "WARNING routing.news: The channel layer failed"
+WARNING = "WARNING routing.sockets.news: The channel layer failed"
 
 
 @pytest.fixture

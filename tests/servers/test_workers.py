@@ -11,9 +11,9 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 
 from allowance.models import ReservationState
-from allowance.threads import in_database_thread
+from allowance.plumbing.threads import in_database_thread
 from receipts.models import JobFinishedReceipt
-from routing.messages import Acknowledged, Rejected, Routed
+from routing.sockets.messages import Acknowledged, Rejected, Routed
 from tests.servers.client import (
     about,
     acknowledge,

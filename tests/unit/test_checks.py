@@ -10,8 +10,9 @@ from django.conf import settings
 from django.core.checks import CheckMessage, run_checks
 from pytest_django import Settings
 
-from routing import limits, retention
 from routing.dynamic import CONSTANCE_SETTINGS, MINIMUM_WEI, WINDOW_HOURS
+from routing.sockets import limits
+from routing.upkeep import retention
 
 SQLITE: dict[str, Any] = {
     "ENGINE": "django.db.backends.sqlite3",

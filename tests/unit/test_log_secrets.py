@@ -9,7 +9,7 @@ import logging.config
 import pytest
 from django.conf import settings
 
-from routing.logs import TokenlessHandler
+from routing.access.logs import TokenlessHandler
 
 TOKEN = "eyJhbGciOi.eyJqdGkiOi-_.SflKxwRJSMeKKF2"
 
@@ -34,10 +34,10 @@ def test_a_server_writes_no_queries(message: str, left: str) -> None:
 
 
 def test_tokens_are_left_out_wherever_they_are() -> None:
-    assert written("routing.sockets", "Is %s one?", TOKEN) == "Is [token] one?\n"
+    assert written("routing.sockets.base", "Is %s one?", TOKEN) == "Is [token] one?\n"
     assert TOKEN not in written("routing", "no", error=ValueError(TOKEN))
     assert written("routing", "Is it? Yes?no") == "Is it? Yes?no\n"
 
 
 def test_the_project_logs_by_that_handler() -> None:
-    assert "'class': 'routing.logs.TokenlessHandler'" in str(settings.LOGGING)
+    assert "'class': 'routing.access.logs.TokenlessHandler'" in str(settings.LOGGING)

@@ -14,8 +14,11 @@ from pydantic import ValidationError
 
 from allowance.models import ReservationState
 from allowance.types import BadInputError, JobTooLong, LockTimeout, NotEnoughAllowanceException
-from routing import answers, events, jobs
-from routing.messages import (
+from routing.access.signatures import SignatureRefused
+from routing.refusals import JobFinished, JobTaken, JobUnknown, RouteGivenUp
+from routing.requests import V2JobRequest
+from routing.sockets import answers, jobs, statements
+from routing.sockets.messages import (
     INCOMING,
     INCOMING_MODELS,
     OUTGOING_MODELS,
@@ -33,9 +36,6 @@ from routing.messages import (
     schema,
     type_of,
 )
-from routing.refusals import JobFinished, JobTaken, JobUnknown, RouteGivenUp
-from routing.requests import V2JobRequest
-from routing.signatures import SignatureRefused
 from routing.types import (
     AllMinersBusy,
     Decision,
@@ -222,7 +222,7 @@ def test_every_foreseen_error_has_its_reason(reason: Reason, monkeypatch: pytest
         raise RAISED[reason]
 
     monkeypatch.setattr(jobs, "route", fail)
-    monkeypatch.setattr(events, "note", fail)
+    monkeypatch.setattr(statements, "note", fail)
     rejected = answers.to_question(V2JobRequest(**job(uuid=JOB)), ME).message
     refused = answers.to_said(Failed(**ROUTE), ME)
     assert isinstance(rejected, Rejected)

@@ -11,8 +11,9 @@ from django.core.checks import run_checks
 from django.db import connection
 from pytest_django import Settings
 
-from routing import conf, news, quotas
-from routing.quotas import MOST_REMEMBERED, Bound, Connections, Tally
+from routing import conf
+from routing.sockets import news, quotas
+from routing.sockets.quotas import MOST_REMEMBERED, Bound, Connections, Tally
 
 MESSAGES = "ROUTING_CLIENT_MESSAGES_PER_SECOND"
 

@@ -10,7 +10,7 @@ from django.conf import settings
 from pytest_django import Settings
 
 from routing.dynamic import MAX_WINDOW_HOURS
-from routing.retention import DEFAULTS, kept
+from routing.upkeep.retention import DEFAULTS, kept
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
 

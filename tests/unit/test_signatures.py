@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from pytest_django import Settings
 
-from routing import signatures
+from routing.access import signatures
+from routing.access.signatures import SignatureRefused, check
 from routing.requests import OutputUpload, V2JobRequest, Volume, first_problem
-from routing.signatures import SignatureRefused, check
 from tests.signed import FREE, PLACES, RECORDED, Place, Wire, at, other, replaced
 
 PLAIN, MANY = RECORDED["plain"], RECORDED["many volumes and uploads"]

@@ -7,9 +7,9 @@ from typing import Any
 from django.core.management.base import CommandParser
 from django.db import DatabaseError, transaction
 
-from allowance.audit import run_check
 from allowance.models import LedgerCheck
-from allowance.programs import AnsweringCommand
+from allowance.oversight.audit import run_check
+from allowance.plumbing.programs import AnsweringCommand
 
 
 class Command(AnsweringCommand):

@@ -5,9 +5,10 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from allowance import forgetting, validation
-from allowance.forgetting import Forgotten
-from allowance.programs import AnsweringCommand
+from allowance import validation
+from allowance.oversight import forgetting
+from allowance.oversight.forgetting import Forgotten
+from allowance.plumbing.programs import AnsweringCommand
 from allowance.types import BadInputError, BlocksInUse, LockTimeout
 
 

@@ -8,10 +8,10 @@ from django.utils import timezone
 from rich.table import Table
 
 from allowance import allowance
-from allowance.console import wide_console
 from allowance.locks import reading_transaction
 from allowance.models import Reservation
-from allowance.programs import AnsweringCommand
+from allowance.plumbing.console import wide_console
+from allowance.plumbing.programs import AnsweringCommand
 from allowance.state import held_at
 from allowance.types import ReservationException
 

@@ -15,14 +15,15 @@ from rich.console import Console
 
 from allowance import validation
 from allowance.amounts import parse_wei
-from allowance.connections import renew_connection
-from allowance.console import wide_console
-from allowance.programs import AnsweringCommand
+from allowance.plumbing.connections import renew_connection
+from allowance.plumbing.console import wide_console
+from allowance.plumbing.programs import AnsweringCommand
 from allowance.types import ExecutorClass, JobTooLong
-from routing import conf, report
-from routing.book import DryBook
+from routing import conf
+from routing.decision.book import DryBook
+from routing.decision.pipeline import decide
+from routing.log import report
 from routing.management.times import moment
-from routing.pipeline import decide
 from routing.requests import V2JobRequest, first_problem, plain_request
 from routing.types import Decision, Policy, Remedies
 

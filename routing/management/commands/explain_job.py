@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.text import Text
 
 from allowance import validation
-from allowance.console import wide_console
-from allowance.programs import AnsweringCommand
-from routing import replays, report
-from routing.explanations import Explanation, Happening, happenings, of_job
+from allowance.plumbing.console import wide_console
+from allowance.plumbing.programs import AnsweringCommand
+from routing.log import replay, report
+from routing.log.explain import Explanation, Happening, happenings, of_job
 
 DIFFERS, UNKNOWN, NOT_KEPT = 1, 2, 3
 
@@ -44,7 +44,7 @@ class Command(AnsweringCommand):
                 "input, or too long), or what was kept of it is pruned.",
                 returncode=UNKNOWN,
             )
-        again = [replays.differences(each.record) for each in explained] if options["replay"] else []
+        again = [replay.differences(each.record) for each in explained] if options["replay"] else []
         if options["format"] == "json":
             self.stdout.write(json.dumps(self.as_json(explained, again) | {"happened": [*map(_told, since)]}))
         else:

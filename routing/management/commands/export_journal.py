@@ -6,8 +6,8 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from allowance.programs import AnsweringCommand, reader_is_gone
-from routing.journal import export
+from allowance.plumbing.programs import AnsweringCommand, reader_is_gone
+from routing.upkeep.journal import export
 
 
 class Command(AnsweringCommand):

@@ -8,9 +8,9 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from allowance.programs import AnsweringCommand
+from allowance.plumbing.programs import AnsweringCommand
 from allowance.types import BadInputError
-from routing import tokens
+from routing.access import tokens
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 

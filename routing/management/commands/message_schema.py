@@ -3,8 +3,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from allowance.programs import AnsweringCommand
-from routing.messages import schema
+from allowance.plumbing.programs import AnsweringCommand
+from routing.sockets.messages import schema
 
 
 class Command(AnsweringCommand):

@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from allowance.connections import renew_connection
-from allowance.console import wide_console
-from allowance.programs import AnsweringCommand
-from routing.pruning import Kind, kinds
-from routing.retention import kept
+from allowance.plumbing.connections import renew_connection
+from allowance.plumbing.console import wide_console
+from allowance.plumbing.programs import AnsweringCommand
+from routing.upkeep.pruning import Kind, kinds
+from routing.upkeep.retention import kept
 
 BATCH = 500
 

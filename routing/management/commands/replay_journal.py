@@ -12,8 +12,8 @@ from django.core.management.base import CommandError, CommandParser
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from allowance.programs import AnsweringCommand
-from routing.journal import MAX_LINE, JournalError, replay
+from allowance.plumbing.programs import AnsweringCommand
+from routing.upkeep.journal import MAX_LINE, JournalError, replay
 
 
 class Command(AnsweringCommand):

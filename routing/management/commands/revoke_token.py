@@ -6,9 +6,9 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
-from allowance.programs import AnsweringCommand
+from allowance.plumbing.programs import AnsweringCommand
 from allowance.types import BadInputError
-from routing import tokens
+from routing.access import tokens
 from routing.models import AccessToken
 
 

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from allowance.console import wide_console
-from allowance.programs import AnsweringCommand
-from routing.alerts import Level
-from routing.status import Status, Work, status
+from allowance.plumbing.console import wide_console
+from allowance.plumbing.programs import AnsweringCommand
+from routing.watch.alerts import Level
+from routing.watch.status import Status, Work, status
 
 STYLES = {
     Level.OK: "green",

@@ -5,9 +5,9 @@ from typing import Any
 from django.utils import timezone
 
 from allowance import validation
+from routing.decision.reliability import VOIDED_AT_ONCE
 from routing.management.voiding import Selected, VoidingCommand, add_stretch, named
 from routing.models import MinerIncident
-from routing.reliability import VOIDED_AT_ONCE
 from routing.types import MinerIncidentType
 from routing.voiding import groups, void_for
 
