@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from allowance.plumbing.errors import RefusedError
+
 BLOCK_EXPIRY = 722
 """A job that starts at block S may use blocks from S - BLOCK_EXPIRY on."""
 
@@ -90,8 +92,8 @@ class BadInputError(ValueError):
     """
 
 
-class AllowanceException(Exception):  # noqa: N818 (the contract's name)
-    """The ledger can't do what it was asked: the base class of all such refusals. Nothing is held."""
+class AllowanceException(RefusedError):
+    """The base class of the ledger's refusals. Nothing is held."""
 
 
 class NotEnoughAllowanceException(AllowanceException):

@@ -39,10 +39,6 @@ JOB_UUID = "(?i:[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12})"
 """Without this, UUID() would pass blanks, line breaks and underscores, and what is logged could not be trusted."""
 
 
-UUID_BEGINNING = 6
-"""So many first digits of a UUID are searched for: there are rows of few others that begin with the same ones."""
-
-
 def hotkey(value: object) -> str:
     """Return `value` if it may name a miner."""
     if not isinstance(value, str) or not re.fullmatch(HOTKEY, value) or not value.isprintable():
@@ -151,17 +147,6 @@ def job_uuid(value: object) -> UUID:
     if isinstance(value, str) and re.fullmatch(JOB_UUID, value):
         return UUID(value)
     raise BadInputError(f"A job's uuid must be a UUID, not {value!r:.80}.")
-
-
-def uuids_beginning(text: str) -> tuple[UUID, UUID]:
-    """Return the least and the greatest UUID that begin as `text` does, with or without hyphens.
-
-    Raises BadInputError for fewer than UUID_BEGINNING digits: they may as well be the beginning of something else.
-    """
-    digits = text.replace("-", "").lower()
-    if re.fullmatch(f"[0-9a-f]{{{UUID_BEGINNING},32}}", digits):
-        return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
-    raise BadInputError(f"A UUID begins with {UUID_BEGINNING} or more hexadecimal digits, not {text!r:.80}.")
 
 
 def address(value: object, name: str) -> tuple[str, int | None]:

@@ -13,11 +13,11 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
-from receipts.connections import renews_connection
+from allowance.plumbing.connections import renews_connection
+from allowance.plumbing.threads import in_database_thread
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
 from receipts.ongoing import RUNNING_JOBS, select
 from receipts.schemas import AnyReceipt, JobAccepted, JobFinished, JobStarted, bounded, read
-from receipts.threads import in_database_thread
 from receipts.types import MAX_AHEAD, MAX_TTL, BadReceiptError, Refusal
 
 logger = logging.getLogger(__name__)

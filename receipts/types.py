@@ -6,6 +6,8 @@ import datetime as dt
 from dataclasses import dataclass
 from uuid import UUID
 
+from allowance.plumbing.errors import RefusedError
+
 HOTKEY_LENGTH = 48
 
 MAX_TTL = 3700
@@ -18,8 +20,8 @@ MAX_BLOCKS = 10_000
 """The most blocks of allowance that a receipt may name, as ComputeHorde bounds them."""
 
 
-class ReceiptException(Exception):  # noqa: N818 (like those of the other apps)
-    """The base of this app's errors."""
+class ReceiptException(RefusedError):
+    """The base class of the refusals of this app."""
 
 
 class BadReceiptError(ReceiptException, ValueError):

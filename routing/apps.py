@@ -7,8 +7,4 @@ class RoutingConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from allowance.plumbing.threads import database_pool
-        from receipts import threads
         from routing import checks, database_checks  # noqa: F401 (registers them)
-
-        threads.lend(database_pool)

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from allowance.amounts import wei_text
 from allowance.ledger import Standing, to_seconds
+from allowance.plumbing.errors import RefusedError
 from allowance.types import HOTKEY_LENGTH, ExecutorClass, Miner
 from routing.dynamic import MINIMUM_WEI
 
@@ -273,7 +274,7 @@ def summarise(policy: Policy | None, candidates: int, counts: Mapping[Gate, int]
     return f"{passed} of {candidates} miners{' fit' if passed else ''}" + (f": {failed}" if failed else "")
 
 
-class JobRoutingException(Exception):  # noqa: N818 (the contract's name)
+class JobRoutingException(RefusedError):
     """A job can't be routed: the base class of all such refusals, besides the ledger's. Nothing is held."""
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlencode
+from uuid import UUID
 
 from django.conf import settings
 from django.contrib import admin, messages
@@ -20,8 +22,6 @@ from django.db.models import Model, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern, reverse
 from django.utils.html import format_html
-
-from allowance import validation
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]
@@ -56,7 +56,10 @@ def strict(view: Callable[..., Any]) -> Callable[..., Any]:
     return strictly
 
 
-JOB_OR_HOTKEY = f"a job's uuid or its first {validation.UUID_BEGINNING} digits or more, or the beginning of a hotkey"
+UUID_BEGINNING = 6
+"""So many first digits of a UUID are searched for: there are rows of few others that begin with the same ones."""
+
+JOB_OR_HOTKEY = f"a job's uuid or its first {UUID_BEGINNING} digits or more, or the beginning of a hotkey"
 """What most lists are searched for."""
 
 
@@ -139,7 +142,7 @@ class ReadOnlyAdmin(ModelAdmin):
             if self.number is not None:
                 return queryset.filter(**{self.number: int(search_term)}), False
             if self.uuid is not None:
-                least, greatest = validation.uuids_beginning(search_term.strip())
+                least, greatest = uuids_beginning(search_term.strip())
                 found = queryset.filter(**{f"{self.uuid}__range": (least, greatest)})
                 if least == greatest or found.exists():
                     return found, False
@@ -156,6 +159,17 @@ class ReadOnlyAdmin(ModelAdmin):
         if listed is not None and listed.query and not listed.result_count:
             messages.warning(request, f"“{listed.query:.80}” finds nothing. Search takes {self.search_help_text}.")
         return response
+
+
+def uuids_beginning(text: str) -> tuple[UUID, UUID]:
+    """Return the least and the greatest UUID that begin as `text` does, with or without hyphens.
+
+    Raises ValueError for fewer than UUID_BEGINNING digits: they may as well be the beginning of something else.
+    """
+    digits = text.replace("-", "").lower()
+    if re.fullmatch(f"[0-9a-f]{{{UUID_BEGINNING},32}}", digits):
+        return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
+    raise ValueError(f"A UUID begins with {UUID_BEGINNING} or more hexadecimal digits, not {text!r:.80}.")
 
 
 def link(text: object, model: type[Model], pk: object = None, **query: object) -> str:

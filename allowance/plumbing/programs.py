@@ -14,7 +14,7 @@ from django import db
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper, SystemCheckError
 
-from allowance.types import AllowanceException
+from allowance.plumbing.errors import RefusedError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -25,7 +25,7 @@ NO_ANSWER = 70
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
 
-EXPLAINED = (db.Error, ImproperlyConfigured, AllowanceException, OSError)
+EXPLAINED = (db.Error, ImproperlyConfigured, RefusedError, OSError)
 """Errors of the surroundings: their text says what is wrong, so that a traceback adds nothing."""
 
 

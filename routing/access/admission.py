@@ -53,7 +53,7 @@ class Visitor:
         return f"user:{self.user_pk}" if self.token_id is None else f"token:{self.name}"
 
 
-class NotAdmitted(Exception):  # noqa: N818
+class NotAdmitted(Exception):
     """A client is not admitted, or not any more; the message says why, and is told to the client.
 
     The `code` closes a socket: 4401 for the unknown, 4403 for the unpermitted, 4429 for one socket too many.

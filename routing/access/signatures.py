@@ -22,7 +22,7 @@ DEFAULT_MAX_AGE = 300.0
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
-class SignatureRefused(BadInputError):  # noqa: N818 (it reads as what happened)
+class SignatureRefused(BadInputError):
     """A request's signature is not accepted; the text says why."""
 
 

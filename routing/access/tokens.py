@@ -51,7 +51,7 @@ class State(StrEnum):
     REVOKED = "revoked"
 
 
-class TokenRefused(Exception):  # noqa: N818
+class TokenRefused(Exception):
     """A token opens nothing. The text may be logged and shown: it has the token's id, never the token."""
 
 

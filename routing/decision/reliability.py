@@ -35,7 +35,7 @@ VOIDED_AT_ONCE = 500
 """So many incidents are voided in a transaction: whoever reports for their class waits for it."""
 
 
-class IncidentAlreadyVoided(Exception):  # noqa: N818 (like those of the contract)
+class IncidentAlreadyVoided(Exception):
     """An incident was voided before, `by` this name and `at` this time."""
 
     def __init__(self, incident_id: int, by: str, at: dt.datetime) -> None:

@@ -34,11 +34,11 @@ TO_END = 2.0
 logger = logging.getLogger(__name__)
 
 
-class Untold(Exception):  # noqa: N818
+class Untold(Exception):
     """Say that a message was not sent: its client is gone, or others before it were not read."""
 
 
-class NotRead(Exception):  # noqa: N818
+class NotRead(Exception):
     """Say that a client does not read what it is sent. It may have got it all the same."""
 
 

@@ -59,7 +59,7 @@ class Offer(NamedTuple):
     claim: int | None
 
 
-class Overtaken(Exception):  # noqa: N818
+class Overtaken(Exception):
     """Somebody else routed the job, told its route or ended it since its row was read."""
 
 

@@ -38,7 +38,7 @@ class Ledger(NamedTuple):
     lapsed: int
 
 
-class NoAnswer(Exception):  # noqa: N818
+class NoAnswer(Exception):
     """Say why there is no answer, and nothing of what lies behind it: anybody may read that."""
 
 

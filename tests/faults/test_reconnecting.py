@@ -17,10 +17,9 @@ from django.utils import timezone
 from rich.progress import Progress
 
 from allowance.models import Block
-from allowance.plumbing import connections as of_allowance
+from allowance.plumbing import connections as renewing
 from allowance.service import Allowance
 from project.ticker import mint
-from receipts import connections as of_receipts
 from receipts import receipts
 from receipts.models import JobStartedReceipt
 from receipts.schemas import JobStarted
@@ -168,7 +167,7 @@ def test_a_transaction_of_the_caller_that_works_goes_on() -> None:
 @postgresql
 @pytest.mark.usefixtures("anna")
 def test_control_without_renewal_no_call_ever_connects_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(of_allowance, "renew_connection", lambda: None)
+    monkeypatch.setattr(renewing, "renew_connection", lambda: None)
     end_session()
     with pytest.raises(OperationalError):
         Allowance().get_current_block()
@@ -264,9 +263,3 @@ def test_pruning_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_command("prune").code == 0
     connection.close()
     assert not MinerIncident.objects.exists()
-
-
-def test_the_apps_renew_connections_alike() -> None:
-    """Neither of them may import the other."""
-    first, second = (Path(inspect.getfile(module)).read_text() for module in (of_allowance, of_receipts))
-    assert first == second

@@ -17,10 +17,10 @@ from allowance import allowance
 from allowance.models import Account, Reservation
 from allowance.oversight.audit import check_ledger
 from allowance.plumbing.buckets import UtcDay
+from allowance.plumbing.lists import uuids_beginning
 from allowance.reading import CHANGED, asked
 from allowance.state import as_list, held_at
 from allowance.types import ExecutorClass
-from allowance.validation import uuids_beginning
 from receipts import receipts
 from receipts.models import JobFinishedReceipt, JobStartedReceipt
 from receipts.ongoing import LONGEST, RUNNING_JOBS

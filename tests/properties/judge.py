@@ -17,7 +17,7 @@ from tests.properties.history import AFTER_COMMIT, Action, Do
 from tests.properties.router import Router
 
 
-class Violation(AssertionError):  # noqa: N818 (of the contract)
+class Violation(AssertionError):
     """Say what the real code did that the contract does not allow."""
 
 

@@ -11,7 +11,7 @@ from tests.properties.shrink import TRIES, shrink
 from tests.properties.world import simulate
 
 
-class Found(AssertionError):  # noqa: N818 (what was looked for)
+class Found(AssertionError):
     """Say what is wrong, how to see it again, and after which history: `journal`, a line for each step."""
 
     def __init__(self, seed: int | None, steps: list[Step], error: Exception) -> None:

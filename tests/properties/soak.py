@@ -41,7 +41,7 @@ hardly ever."""
 Report = dict[str, Any]
 
 
-class WorkerDied(Exception):  # noqa: N818 (what it says)
+class WorkerDied(Exception):
     """Say that a worker ended without a report, running this seed, or none yet; it printed why."""
 
     def __init__(self, seed: int | None) -> None:
