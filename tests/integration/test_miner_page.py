@@ -435,7 +435,7 @@ def test_it_writes_and_locks_nothing(admin_client: Client) -> None:
 def test_it_takes_as_many_queries_for_much_as_for_little(many: int, admin_client: Client) -> None:
     """Two for the user; the miner, the settings, its accounts, its incidents by type; two for each class, as in a pick;
     holds and two kinds of receipts; its incidents by day, its decisions; and, for
-    the page and for a class without allowance, five that tell what of the chain keeps allowance away."""
+    the page and for a class without allowance, seven that tell what of the chain keeps allowance away."""
     declare("anna", 30)
     for _ in range(many):
         report("anna")
@@ -447,4 +447,4 @@ def test_it_takes_as_many_queries_for_much_as_for_little(many: int, admin_client
     assert len(show(admin_client).context["classes"]) == 2
     with CaptureQueriesContext(connection) as captured:
         show(admin_client)
-    assert len(captured) == 2 + 4 + 2 * 2 + 3 + 3 + 2 * 5
+    assert len(captured) == 2 + 4 + 2 * 2 + 3 + 3 + 2 * 7
