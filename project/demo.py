@@ -48,10 +48,9 @@ from allowance.types import ExecutorClass
 from project.past import CLASSES, MINTED_EACH, VALIDATOR, new_uuid, set_the_scene, started
 from receipts import receipts
 from receipts.schemas import JobFinished
-from routing import picks
-from routing.decision.book import LiveBook
+from routing import service
 from routing.decision.pipeline import outcome
-from routing.decision.reliability import record_incident
+from routing.incidents import record_incident
 from routing.log import report
 from routing.requests import V2JobRequest
 from routing.types import Decision, MinerIncidentType
@@ -163,7 +162,7 @@ class Stream:
         seconds = 20 + 50 * waiting if waiting >= 0 else self.rng.choice([20, 60, 120, 300, 600, 900, 1500])
         request = _request(uuid, executor_class, seconds)
         before = time.perf_counter()
-        decision = picks.pick(request, LiveBook(pinned=self.now), now=self.now)
+        decision = service.pick(request, now=self.now)
         self.seconds.append(time.perf_counter() - before)
         self.decisions.append(decision)
         if decision.route is None or decision.route.allowance_reservation_id is None or waiting >= 0:

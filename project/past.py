@@ -17,7 +17,7 @@ from allowance.models import Account, Block, Reservation, ReservationState
 from allowance.types import BLOCK_EXPIRY, HOLD_MARGIN, ExecutorClass, NotEnoughAllowanceException
 from receipts import receipts
 from receipts.schemas import JobStarted
-from routing.decision.reliability import record_incident
+from routing.incidents import record_incident
 from routing.models import DecisionRecord
 from routing.types import ROUTED, AllMinersBusy, Gate, MinerIncidentType, NotEnoughCollateralException
 

@@ -7,4 +7,4 @@ class RoutingConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from routing import checks, database_checks  # noqa: F401 (registers them)
+        from routing import checks  # noqa: F401 (registers them)

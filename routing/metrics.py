@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from itertools import product
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Histogram
 
 from allowance.types import ExecutorClass, LockTimeout, NotEnoughAllowanceException
-from routing.sockets.messages import TYPES, Reason
 from routing.types import ROUTED, AllMinersBusy, Gate, MinerIncidentType, NotEnoughCollateralException, Timings
 
 PICK_SECONDS = Histogram(
@@ -42,12 +41,6 @@ DECISIONS_LOST = Counter("router_decisions_lost", "Decisions that the database d
 
 INCIDENTS = Counter("router_incidents", "Incidents that were recorded.", ["type", "executor_class"])
 
-SOCKETS = Gauge("router_sockets", "Sockets that are open and admitted.", multiprocess_mode="livesum")
-IN_FLIGHT = Gauge("router_in_flight", "Messages that are being worked on.", multiprocess_mode="livesum")
-UNREADABLE = "unreadable"
-MESSAGES = Counter("router_messages", "Messages that sockets got, by their type, or unreadable.", ["type"])
-REJECTED = Counter("router_rejected", "Messages of sockets that were refused, by the reason.", ["reason"])
-
 SECONDS_OF = {stage: STAGE_SECONDS.labels(stage) for stage in Timings._fields}
 LEFT_AFTER = {gate: CANDIDATES_LEFT.labels(gate) for gate in Gate}
 """Looked up once: every pick observes each of these."""
@@ -57,7 +50,3 @@ for refusal in (NotEnoughAllowanceException, NotEnoughCollateralException, AllMi
 PICK_SECONDS.labels(ROUTED)
 for kind, executor_class in product(MinerIncidentType, ExecutorClass):
     INCIDENTS.labels(kind, executor_class)
-for message_type in (*TYPES, UNREADABLE):
-    MESSAGES.labels(message_type)
-for reason in Reason:
-    REJECTED.labels(reason)

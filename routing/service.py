@@ -1,20 +1,47 @@
-"""The router's public face: async methods, each one line over a synchronous one."""
+"""The router's public face. A pick is decided, recorded, counted and logged."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection
+import logging
+import time
+from collections.abc import Callable, Collection
 
 from django.utils import timezone
 
 from allowance import reservations
+from allowance.models import Reservation
 from allowance.plumbing.connections import renews_connection
 from allowance.plumbing.threads import in_database_thread
-from routing import picks
+from allowance.types import LockTimeout
 from routing.decision.book import LiveBook
-from routing.decision.pipeline import refusal
-from routing.decision.reliability import record_incident
-from routing.types import ExecutorClass, JobRoute, MinerIncidentType, OrganicJobRequest
+from routing.decision.pipeline import decide, outcome, refusal
+from routing.incidents import record_incident
+from routing.log import records
+from routing.metrics import (
+    DECISIONS_LOST,
+    LEFT_AFTER,
+    LOCK_SKIPS,
+    LOCK_WAIT_SECONDS,
+    LOCK_WAITS,
+    PICK_SECONDS,
+    SECONDS_OF,
+)
+from routing.types import (
+    OF_THE_SETTINGS,
+    ROUTED,
+    Candidate,
+    Decision,
+    ExecutorClass,
+    Gate,
+    JobRoute,
+    MinerIncidentType,
+    NotEnoughCollateralException,
+    OrganicJobRequest,
+    Remedies,
+)
+
+logger = logging.getLogger(__name__)
 
 
 @renews_connection
@@ -42,7 +69,7 @@ class Routing:
         NotEnoughAllowanceException, NotEnoughCollateralException, AllMinersBusy; nothing is held then. LockTimeout
         means that others kept locked all miners that could take the job: pick again.
         """
-        decision = picks.pick(request, LiveBook(pinned=now), now=now, exclude=exclude)
+        decision = pick(request, exclude=exclude, now=now)
         if decision.route is None:
             raise refusal(decision)
         return decision.route
@@ -74,3 +101,69 @@ def give_back(route: JobRoute) -> None:
     """Release what a route holds that never reached its caller."""
     if route.allowance_reservation_id is not None:
         reservations.give_back(route.allowance_reservation_id)
+
+
+def pick(
+    request: OrganicJobRequest,
+    *,
+    claim: Callable[[Reservation], None] | None = None,
+    exclude: Collection[str] = (),
+    remedies: Remedies = OF_THE_SETTINGS,
+    now: dt.datetime | None = None,
+) -> Decision:
+    """Decide where a job goes, and reserve there. A decision without a route is no error.
+
+    The decision is recorded: a route in the transaction that reserves, any other decision in one of its own. `claim` is
+    called in the transaction that reserves, and may raise to undo it. `now` pins the clock for tests and replays.
+
+    Raises what `decide` raises.
+    """
+    begun = time.perf_counter()
+
+    def record(question: Decision, candidate: Candidate, reservation: Reservation) -> None:
+        seconds = time.perf_counter() - begun
+        records.record_route(question, candidate, reservation, seconds=seconds, waited=book.waited)
+
+    book = LiveBook(pinned=now, claim=claim, record=record)
+    try:
+        decision = decide(request, book, now=now or timezone.now(), exclude=exclude, remedies=remedies)
+    except LockTimeout:  # of SQLite's only lock, or of the row of a socket's job: nothing was decided
+        DECISIONS_LOST.inc()
+        raise
+    finally:
+        LOCK_SKIPS.inc(book.skipped)
+        LOCK_WAITS.inc(book.waits)
+        LOCK_WAIT_SECONDS.inc(book.waited)
+    if decision.route is None or decision.route.allowance_reservation_id is None:
+        records.record_apart(decision, seconds=time.perf_counter() - begun, waited=book.waited)
+    _count(decision, time.perf_counter() - begun)
+    _log(decision)
+    return decision
+
+
+def _count(decision: Decision, seconds: float) -> None:
+    PICK_SECONDS.labels(outcome(decision)).observe(seconds)
+    if decision.timings is None:  # nobody was asked
+        return
+    for stage, of_stage in zip(SECONDS_OF.values(), decision.timings, strict=True):
+        stage.observe(of_stage)
+    left, failed = len(decision.candidates), decision.counts
+    for gate, candidates_left in LEFT_AFTER.items():
+        left -= failed.get(gate, 0)
+        candidates_left.observe(left)
+
+
+def _log(decision: Decision) -> None:
+    uuid, route = decision.job.uuid[:80], decision.route  # on a fixed route it may be anything
+    if route is not None:
+        miner, reservation = route.miner.hotkey_ss58, route.allowance_reservation_id
+        of = {"job": uuid, "outcome": ROUTED, "miner": miner, "reservation": reservation}
+        logger.info("Job %.80r: routed to %s, reservation %s", uuid, miner, reservation, extra=of)
+        return
+    error = refusal(decision)
+    of = {"job": uuid, "outcome": type(error).__name__}
+    if isinstance(error, NotEnoughCollateralException):
+        filtered = decision.counts[Gate.COLLATERAL]
+        logger.warning("Filtered out %d miners for their collateral. %s", filtered, error, extra=of)
+    else:
+        logger.info("Job %.80r: %s", uuid, error, extra=of)

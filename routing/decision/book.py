@@ -22,9 +22,8 @@ from allowance.reading import Entry
 from allowance.state import Lapsed
 from allowance.state import window as usable_blocks
 from allowance.types import HOLD_MARGIN, LockTimeout, Miner
-from routing.conf import InForce
+from routing.decision.in_force import InForce
 from routing.decision.ongoing import Jobs, as_text, observe, occupation
-from routing.metrics import LOCK_SKIPS, LOCK_WAIT_SECONDS, LOCK_WAITS
 from routing.types import NO_ADDRESS, PASSED_OVER, Candidate, Decision, Gate, Job, Verdict
 
 
@@ -97,9 +96,10 @@ class LiveBook:
     A reservation is made at the moment by which it was decided: of the reading, or, if that does not hold any more, of
     the lock; see `_as_read`. The clock says which, unless it is `pinned`. In a reservation's own transaction `claim` is
     told of it, and `record` of who got it in answer to what; either may raise to undo it. `patience` are the seconds
-    left to wait for locks, of all candidates together, and `waited` those that went by so. `entries` and `lapsed` are
-    what was read, at the moment `read_at`; a monotonic clock says how long that is `good_until`, and whoever has waited
-    since reads again.
+    left to wait for locks, of all candidates together. `waited` are the seconds waited so far, `waits` how often, and
+    `skipped` how many candidates were passed over because others had locked or just changed their accounts. `entries`
+    and `lapsed` are what was read at the moment `read_at`. A monotonic clock says how long that is `good_until`;
+    whoever has waited since reads again.
     """
 
     pinned: dt.datetime | None = None
@@ -107,6 +107,8 @@ class LiveBook:
     record: Callable[[Decision, Candidate, Reservation], None] | None = None
     patience: float = field(default_factory=lock_timeout)
     waited: float = 0.0
+    waits: int = 0
+    skipped: int = 0
     entries: Mapping[str, Entry] = field(default_factory=dict)
     lapsed: Mapping[str, Lapsed] = field(default_factory=dict)
     read_at: dt.datetime | None = None
@@ -141,10 +143,10 @@ class LiveBook:
                 self._note_wait(time.monotonic() - begun)
             account = self._lock_first(candidates, job, patience)
             if account is None:
-                LOCK_SKIPS.inc(len(candidates))
+                self.skipped += len(candidates)
                 return None
             place = next(i for i, c in enumerate(candidates) if c.hotkey == account.miner_id)
-            LOCK_SKIPS.inc(place)
+            self.skipped += place
             candidate = candidates[place]
             known = self._as_read(candidate, account, window) or self._read_again(account, question.at, window)
             now, window, balance, jobs, lapsed = known
@@ -221,8 +223,7 @@ class LiveBook:
     def _note_wait(self, seconds: float) -> None:
         if seconds > SHORTEST_WAIT:
             self.waited += seconds
-            LOCK_WAITS.inc()
-            LOCK_WAIT_SECONDS.inc(seconds)
+            self.waits += 1
 
     def _attempts(self, candidates: Sequence[Candidate]) -> Iterator[dict[str, int | None]]:
         """Yield the accounts to try together, at which versions; the favourite alone, because that is quicker."""

@@ -17,7 +17,7 @@ from allowance.models import Account, Miner
 from allowance.reading import Hold
 from allowance.state import CHAIN_LOCK, HELD, LAPSED_AT, MINER, RESERVATION, as_list, in_list
 from receipts.ongoing import FINISHED, RUNNING_JOBS, RUNNING_JOBS_OF_MINER, select
-from routing import conf
+from routing.decision import in_force
 
 RUNNING, FINISHED_ONE = 0, 1
 
@@ -28,7 +28,7 @@ ONGOING = f"""
     SELECT '', CAST(f.job_uuid AS text), {FINISHED_ONE} FROM {FINISHED} f
     WHERE {in_list("f.job_uuid", "held", "uuid")} AND f.voided_at IS NULL
     UNION ALL
-    {conf.IN_FORCE}
+    {in_force.IN_FORCE}
 """  # noqa: S608
 
 # The miner comes once for each of its jobs and lapsed holds, or once alone.
@@ -59,7 +59,7 @@ class Observed(NamedTuple):
     """The jobs of a class that are ongoing, by hotkey, and what is in force for it."""
 
     ongoing: dict[str, Jobs]
-    in_force: conf.InForce
+    in_force: in_force.InForce
 
 
 def observe(executor_class: str, now: dt.datetime, holds: Mapping[str, Iterable[Hold]]) -> Observed:
@@ -69,7 +69,7 @@ def observe(executor_class: str, now: dt.datetime, holds: Mapping[str, Iterable[
     ends; each job once.
     """
     held = as_list(hold.job for of_miner in holds.values() for hold in of_miner if hold.job)
-    rows = select(ONGOING, at=now, held=held, **conf.asked(executor_class))
+    rows = select(ONGOING, at=now, held=held, **in_force.parameters(executor_class))
     jobs: defaultdict[str, Jobs] = defaultdict(set)
     for hotkey, job, kind in rows:
         if kind == RUNNING:
@@ -77,7 +77,7 @@ def observe(executor_class: str, now: dt.datetime, holds: Mapping[str, Iterable[
     finished = {job for _, job, kind in rows if kind == FINISHED_ONE}
     for hotkey, of_miner in holds.items():
         jobs[hotkey].update([hold.job or hold.pk for hold in of_miner if hold.job not in finished])
-    return Observed(jobs, conf.in_force(rows))
+    return Observed(jobs, in_force.parse(rows))
 
 
 @dataclass(slots=True)

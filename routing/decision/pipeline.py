@@ -17,8 +17,8 @@ from allowance.causes import causes
 from allowance.ledger import Window
 from allowance.service import not_enough
 from allowance.types import EXECUTOR_CLASSES, LockTimeout, NotEnoughAllowanceException
-from routing import conf
 from routing.decision.book import Book, Reserved, Reserver, Seen, busy
+from routing.decision.fixed import fixed_route
 from routing.decision.reliability import incident_counts, score
 from routing.types import (
     NO_ADDRESS,
@@ -127,15 +127,6 @@ def _half_lack_allowance(decision: Decision) -> bool:
 def outcome(decision: Decision) -> str:
     """Return `routed`, or the name of the refusal."""
     return ROUTED if decision.route else type(refusal(decision)).__name__
-
-
-def fixed_route(request: OrganicJobRequest) -> JobRoute | None:
-    """Return the route of a job that is not to be routed: to the debug miner, or else to the trusted one."""
-    if debug := conf.debug_miner():
-        return JobRoute(debug, [], None)
-    if request.on_trusted_miner:
-        return JobRoute(conf.trusted_miner(), None, None)
-    return None
 
 
 def check_request(request: OrganicJobRequest) -> Job:

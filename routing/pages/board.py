@@ -16,7 +16,7 @@ from django.views.decorators.http import require_safe
 from allowance import validation
 from allowance.amounts import WeiFormField, wei_text
 from allowance.types import MAX_JOB_RUN_TIME, BadInputError, ExecutorClass
-from routing import conf
+from routing.decision import in_force
 from routing.decision.dry import dry_run
 from routing.dynamic import MAX_WINDOW_HOURS
 from routing.log import report
@@ -60,11 +60,11 @@ USUAL = {"executor_class": ExecutorClass.always_on__gpu_24gb.value, "seconds": "
 @require_safe
 def board_page(request: HttpRequest) -> HttpResponse:
     """Show all miners of a class as the router would rank them now, or, with `format=json`, tell it to a program."""
-    in_force = conf.policy()
+    current = in_force.policy()
     form = BoardForm({**USUAL, **request.GET.dict()})
-    form.fields["minimum_wei"].help_text = f"Blank: as in force, {wei_text(in_force.minimum_wei)}."
-    form.fields["hours"].help_text = f"Blank: as in force, {in_force.window / dt.timedelta(hours=1):g}."
-    decision = decision_for(form, in_force) if form.is_valid() else None
+    form.fields["minimum_wei"].help_text = f"Blank: as in force, {wei_text(current.minimum_wei)}."
+    form.fields["hours"].help_text = f"Blank: as in force, {current.window / dt.timedelta(hours=1):g}."
+    decision = decision_for(form, current) if form.is_valid() else None
     if request.GET.get("format") == "json":
         if decision is None:
             return JsonResponse({"errors": form.errors.get_json_data()}, status=400)
@@ -82,10 +82,10 @@ def board_page(request: HttpRequest) -> HttpResponse:
     return show(request, "routing/board.html", "Reliability", **context)
 
 
-def decision_for(form: BoardForm, in_force: Policy) -> Decision:
+def decision_for(form: BoardForm, current: Policy) -> Decision:
     """Return the dry run that a valid form asks for."""
     asked = form.cleaned_data
-    policy = conf.what_if(in_force, asked["minimum_wei"], asked["hours"])
+    policy = in_force.what_if(current, asked["minimum_wei"], asked["hours"])
     remedies = Remedies(excluded=f"name fewer under “{form['exclude'].label}”")
     if asked["minimum_wei"] is not None:
         remedies = remedies._replace(collateral=f"lower “{form['minimum_wei'].label}”")

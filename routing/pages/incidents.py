@@ -23,14 +23,14 @@ from allowance.plumbing.threads import in_database_thread
 from allowance.types import BadInputError, LockTimeout
 from receipts.pages import VoidForm
 from receipts.voiding import NAME_LENGTH
-from routing.decision.reliability import IncidentAlreadyVoided, void_incident
+from routing.incidents import IncidentAlreadyVoided, void_incident
 from routing.models import MinerIncident
 from routing.pages import SEE_DECISIONS, SEE_INCIDENTS, SEE_MINER, incident_counts, miner_address, needs, show
 from routing.pages.charts import Chart
 from routing.pages.filters import ClassFilter, Filter, ModelAdmin
 from routing.pages.incident_counts import Incidents, Stretch
 from routing.types import MinerIncidentType
-from routing.voiding import groups, log, void_for
+from routing.upkeep.voiding import groups, log, void_for
 
 VOID = (*SEE_INCIDENTS, "routing.void_incidents")
 

@@ -27,7 +27,7 @@ from allowance.plumbing.lists import link
 from allowance.state import held_at
 from allowance.types import EXECUTOR_CLASSES, MAX_JOB_RUN_TIME, BadInputError
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
-from routing import conf
+from routing.decision import in_force
 from routing.decision.book import DryBook
 from routing.decision.dry import Cost, costs, dry_run
 from routing.decision.ongoing import Jobs
@@ -114,7 +114,7 @@ def miner_page(request: HttpRequest, hotkey: str) -> HttpResponse:
     row = get_object_or_404(Miner, pk=name)
     form = JobForm({"seconds": USUAL_SECONDS, **request.GET.dict()})
     seconds = form.cleaned_data["seconds"] if form.is_valid() else USUAL_SECONDS
-    now, policy = timezone.now(), conf.policy()
+    now, policy = timezone.now(), in_force.policy()
     found = in_classes(name, seconds, now, policy)
     classes = [in_class.account.executor_class for in_class in found]
     return show(

@@ -13,13 +13,11 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from allowance.types import BadInputError, JobTooLong, LockTimeout, NotEnoughAllowanceException
-from routing import metrics
 from routing.access.admission import Visitor
 from routing.access.signatures import SignatureRefused
 from routing.decision.pipeline import refusal
-from routing.refusals import JobFinished, JobTaken, JobUnknown, RouteGivenUp
 from routing.requests import MAX_MESSAGE_LENGTH, V2JobRequest, first_problem
-from routing.sockets import jobs, statements
+from routing.sockets import jobs, metrics, statements
 from routing.sockets.hints import SOON, retry_after
 from routing.sockets.jobs import Offer
 from routing.sockets.messages import (
@@ -42,7 +40,11 @@ from routing.sockets.messages import (
 from routing.types import (
     AllMinersBusy,
     Decision,
+    JobFinished,
+    JobTaken,
+    JobUnknown,
     NotEnoughCollateralException,
+    RouteGivenUp,
 )
 
 logger = logging.getLogger(__name__)

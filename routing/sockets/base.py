@@ -13,10 +13,9 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from django import db
 
 from allowance.plumbing.threads import in_database_thread
-from routing import metrics
 from routing.access.admission import TOO_MANY, NotAdmitted, Visitor, admit, recheck, subprotocol
 from routing.access.tokens import Scope
-from routing.sockets import quotas
+from routing.sockets import metrics, quotas
 from routing.sockets.limits import limit
 from routing.sockets.news import Subscription
 

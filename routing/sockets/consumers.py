@@ -8,11 +8,10 @@ from uuid import UUID
 
 from allowance.plumbing.threads import give_back_later, in_database_thread
 from allowance.types import HOLD_MARGIN, MAX_JOB_RUN_TIME
-from routing import metrics
 from routing.access.admission import Visitor
 from routing.access.tokens import Scope
 from routing.requests import V2JobRequest
-from routing.sockets import answers, news, quotas
+from routing.sockets import answers, metrics, news, quotas
 from routing.sockets.answers import Answer
 from routing.sockets.base import NotRead, Socket
 from routing.sockets.limits import Rate, Slot, Slots, process_slots

@@ -31,17 +31,15 @@ from allowance.types import (
     ReservationException,
 )
 from receipts.models import JobFinishedReceipt
-from routing import picks
 from routing.access import signatures
 from routing.access.admission import Visitor
 from routing.access.signatures import SignatureRefused
-from routing.decision.book import LiveBook
-from routing.decision.pipeline import fixed_route
+from routing.decision.fixed import fixed_route
 from routing.models import RoutedJob, UsedSignature
-from routing.refusals import JobFinished, JobTaken, JobUnknown
 from routing.requests import Signature, V2JobRequest
+from routing.service import pick
 from routing.sockets.messages import Retry
-from routing.types import Decision, JobRoute, OrganicJobRequest, Remedies
+from routing.types import Decision, JobFinished, JobRoute, JobTaken, JobUnknown, OrganicJobRequest, Remedies
 
 RACES = 8
 """How often somebody else may be faster before a caller gives up with LockTimeout: once is rare."""
@@ -253,8 +251,8 @@ def _pick(
     now: dt.datetime | None,
 ) -> Offer | Decision:
     claim = Claim(request, job, signature, tried, now or timezone.now(), owner=by.owner)
-    book = LiveBook(pinned=now, claim=claim.keep)
-    decision = picks.pick(request, book, now=now, exclude=tried, remedies=Remedies(excluded="send it as a new job"))
+    remedies = Remedies(excluded="send it as a new job")
+    decision = pick(request, claim=claim.keep, exclude=tried, remedies=remedies, now=now)
     if decision.route is None:
         return decision
     if decision.route.allowance_reservation_id is None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from django.conf import settings
 from prometheus_client import Gauge
 
-from routing.metrics import IN_FLIGHT
+from routing.sockets.metrics import IN_FLIGHT
 
 DEFAULTS: dict[str, float] = {
     "SOCKET_IN_FLIGHT": 64,

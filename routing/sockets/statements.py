@@ -23,14 +23,13 @@ from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from receipts.types import BadReceiptError
 from routing.access.admission import Visitor
-from routing.decision.reliability import record_incident
+from routing.incidents import record_incident
 from routing.models import Rejection, RoutedJob
-from routing.refusals import JobUnknown, RouteGivenUp
 from routing.requests import first_problem
 from routing.sockets import rejections
 from routing.sockets.jobs import end_route, owned
 from routing.sockets.messages import Accepted, Event, Failed, Finished, RejectedByMiner, Said, Started
-from routing.types import MinerIncidentType
+from routing.types import JobUnknown, MinerIncidentType, RouteGivenUp
 
 
 class Attempt(NamedTuple):

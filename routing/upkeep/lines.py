@@ -29,7 +29,7 @@ from receipts.schemas import JobAccepted, JobFinished, JobStarted, bounded
 from receipts.service import table_of
 from receipts.types import ReceiptAlreadyVoided
 from receipts.voiding import void_receipt
-from routing.decision.reliability import IncidentAlreadyVoided, record_incident, void_incident
+from routing.incidents import IncidentAlreadyVoided, record_incident, void_incident
 from routing.models import MinerIncident, RoutedJob
 from routing.requests import first_problem
 from routing.sockets import jobs

@@ -20,9 +20,9 @@ from allowance.oversight.pruning import Batch, delete_in_batches
 from allowance.state import held_at
 from allowance.types import LockTimeout
 from receipts import pruning as receipts
-from routing import conf
+from routing import incidents
 from routing.access import signatures
-from routing.decision import reliability
+from routing.decision import in_force
 from routing.models import AccessToken, DecisionRecord, MinerIncident, Rejection, RoutedJob, UsedSignature
 from routing.upkeep.retention import DEFAULTS, SLACK, kept
 
@@ -82,7 +82,7 @@ def kinds(now: dt.datetime, batch: int) -> list[Kind]:
             partial(_incidents, used),
             by="timestamp",
             # The window that is in force by then decides.
-            delete=lambda found: reliability.forget(found.filter(_out_of_window(used))),
+            delete=lambda found: incidents.forget(found.filter(_out_of_window(used))),
         ),
         rows("rejections", "KEEP_INCIDENTS_DAYS", _rejections, by="timestamp"),
         rows("routed jobs", "KEEP_JOBS_DAYS", partial(_jobs, used), by="routed_at"),
@@ -138,7 +138,7 @@ def _rejections(before: dt.datetime) -> Old:
 
 def _out_of_window(used: dt.datetime) -> Q:
     """Select the incidents that the reliability window now in force has left behind, as of `used`."""
-    return Q(timestamp__lt=used - conf.policy().window)
+    return Q(timestamp__lt=used - in_force.policy().window)
 
 
 def _jobs(used: dt.datetime, before: dt.datetime) -> Old:

@@ -16,7 +16,7 @@ from allowance.chain import newest_block
 from allowance.models import Block, LedgerCheck, ManifestSync, Reservation, ReservationState
 from allowance.state import held_at, lapsed_at
 from allowance.types import BLOCK_DURATION_US, MAX_AHEAD, LockTimeout, NotEnoughAllowanceException
-from routing.conf import policy
+from routing.decision.in_force import policy
 from routing.models import DecisionRecord
 from routing.types import ROUTED, AllMinersBusy, NotEnoughCollateralException
 from routing.watch.alerts import Finding, Level, amount, digits, judge

@@ -24,7 +24,7 @@ from django.utils import timezone
 from allowance import allowance
 from allowance.models import Account, Block, Miner, Reservation, ReservationState
 from allowance.types import AllowanceException
-from routing import picks, routing
+from routing import routing, service
 from routing.decision.book import DryBook
 from routing.decision.pipeline import decide
 from routing.log import records
@@ -95,7 +95,7 @@ def _silence() -> Iterator[None]:
 
 
 def _uncounted() -> AbstractContextManager[object]:
-    return mock.patch.object(picks, "_count", return_value=None)
+    return mock.patch.object(service, "_count", return_value=None)
 
 
 def _unrecorded() -> AbstractContextManager[object]:

@@ -13,7 +13,7 @@ from allowance import allowance, reservations
 from allowance.ledger import KEPT_BLOCKS
 from allowance.models import Block, Reservation
 from allowance.oversight.audit import check_ledger
-from routing.decision.reliability import record_incident
+from routing.incidents import record_incident
 from tests.concurrency.processes import Crew
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 

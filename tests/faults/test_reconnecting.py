@@ -24,12 +24,12 @@ from receipts import receipts
 from receipts.models import JobStartedReceipt
 from receipts.schemas import JobStarted
 from receipts.service import Receipts
-from routing import routing, voiding
-from routing.decision import reliability
+from routing import incidents, routing
 from routing.management.commands import dry_run_routing, void_incidents, void_receipts
 from routing.models import MinerIncident
 from routing.service import Routing
 from routing.types import MinerIncidentType
+from routing.upkeep import voiding
 from routing.upkeep.journal import export, replay
 from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command
 from tests.faults.events import backend_pid, kill_connections
@@ -232,7 +232,7 @@ def test_voiding_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(3):
         routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", job_request().uuid, EXECUTOR_CLASS)
         receipts().record(**ARGUMENTS["record"]())
-    monkeypatch.setattr(reliability, "VOIDED_AT_ONCE", 1)
+    monkeypatch.setattr(incidents, "VOIDED_AT_ONCE", 1)
     end_sessions_after(monkeypatch, void_incidents, "void_for")
     monkeypatch.setattr(voiding, "VOIDED_AT_ONCE", 1)
     end_sessions_after(monkeypatch, void_receipts, "void_receipts_for")

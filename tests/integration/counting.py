@@ -13,11 +13,12 @@ if __name__ == "__main__":
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
     django.setup()
 
-    from routing import metrics
+    from routing.metrics import SECONDS_OF
+    from routing.sockets import metrics
 
     for line in sys.stdin:
         number = int(line)
         metrics.MESSAGES.labels("job.new").inc(number)
-        metrics.SECONDS_OF["gather"].observe(number)
+        SECONDS_OF["gather"].observe(number)
         metrics.SOCKETS.set(number)
         say(number)

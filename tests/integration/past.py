@@ -16,7 +16,7 @@ from allowance.ledger import KEPT_BLOCKS
 from allowance.models import LedgerCheck
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from routing.access import signatures, tokens
-from routing.decision.reliability import record_incident
+from routing.incidents import record_incident
 from routing.models import DecisionRecord, Rejection, UsedSignature
 from routing.upkeep.retention import DEFAULTS, SLACK
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request

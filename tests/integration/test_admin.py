@@ -29,10 +29,11 @@ from receipts import admin as receipts_admin
 from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
-from routing import conf, routing
+from routing import routing
 from routing.access import tokens
-from routing.decision.reliability import record_incident
+from routing.decision import in_force
 from routing.dynamic import MINIMUM_WEI, WINDOW_HOURS
+from routing.incidents import record_incident
 from routing.models import AccessToken, DecisionRecord, MinerIncident, Rejection, RoutedJob, UsedSignature
 from routing.pages import miner_link
 from routing.types import MinerIncidentType
@@ -378,7 +379,7 @@ def test_dynamic_settings_are_read_as_exactly_as_they_were_entered(
     wei: int, hours: float, admin_client: Client
 ) -> None:
     assert save_settings(admin_client, wei, hours)
-    policy = conf.policy()
+    policy = in_force.policy()
     assert (policy.minimum_wei, policy.window) == (wei, dt.timedelta(hours=hours))
 
 
@@ -392,4 +393,4 @@ def test_dynamic_settings_are_read_as_exactly_as_they_were_entered(
 def test_dynamic_settings_out_of_bounds_are_refused(wei: object, hours: object, admin_client: Client) -> None:
     assert save_settings(admin_client, 7, 2)
     assert not save_settings(admin_client, wei, hours)
-    assert conf.policy() == conf.make_policy(7, 2)
+    assert in_force.policy() == in_force.make_policy(7, 2)

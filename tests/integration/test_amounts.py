@@ -15,7 +15,8 @@ from allowance import allowance
 from allowance.amounts import wei_text
 from allowance.models import Miner
 from allowance.types import MAX_WEI
-from routing import conf, routing
+from routing import routing
+from routing.decision import in_force
 from routing.dynamic import MINIMUM_WEI
 from routing.models import DecisionRecord
 from routing.types import NotEnoughCollateralException
@@ -56,7 +57,7 @@ def test_what_config_shows_config_takes(wei: int, admin_client: Client) -> None:
     assert shown[1] == wei_text(wei)
     config_page(admin_client, **{MINIMUM_WEI: "5"})
     config_page(admin_client, **{MINIMUM_WEI: shown[1]})
-    assert conf.policy().minimum_wei == wei
+    assert in_force.policy().minimum_wei == wei
 
 
 @pytest.mark.parametrize("typed", ["10.000", "10,000", "1.5"])
@@ -66,12 +67,12 @@ def test_config_stores_nothing_that_may_be_two_amounts(typed: str, admin_client:
         config_page(admin_client, **{MINIMUM_WEI: typed})
     with pytest.raises(CommandError, match="may stand for thousands or for decimals"):
         call_command("constance", "set", MINIMUM_WEI, typed)
-    assert conf.policy().minimum_wei == 10**16
+    assert in_force.policy().minimum_wei == 10**16
 
 
 def test_the_command_of_the_settings_takes_amounts_too() -> None:
     call_command("constance", "set", MINIMUM_WEI, "0.01 TAO")
-    assert conf.policy().minimum_wei == 10**16
+    assert in_force.policy().minimum_wei == 10**16
 
 
 @pytest.mark.parametrize("wei", AMOUNTS[:-1])  # the last one's table is wider than a console

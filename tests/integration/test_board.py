@@ -21,10 +21,10 @@ from pytest_django import Settings
 
 from allowance import allowance
 from allowance.types import MAX_WEI, ExecutorClass
-from routing import conf
+from routing.decision import in_force
 from routing.decision.book import DryBook
 from routing.decision.pipeline import decide
-from routing.decision.reliability import record_incident
+from routing.incidents import record_incident
 from routing.log import report
 from routing.pages import SEE_MINER, SEE_MINERS
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, stored
@@ -136,12 +136,12 @@ def test_the_window_changes_the_scores(admin_client: Client) -> None:
 
 
 def test_blank_fields_mean_what_is_in_force(admin_client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conf, "policy", lambda: conf.make_policy(7, 1.5))
+    monkeypatch.setattr(in_force, "policy", lambda: in_force.make_policy(7, 1.5))
     response = board(admin_client, seconds=30)
-    assert response.context["decision"].policy == conf.make_policy(7, 1.5)
+    assert response.context["decision"].policy == in_force.make_policy(7, 1.5)
     for said in ("as in force, 7 Wei.", "as in force, 1.5."):
         assert said in response.content.decode()
-    assert board(admin_client, seconds=30, hours=2).context["decision"].policy == conf.make_policy(7, 2)
+    assert board(admin_client, seconds=30, hours=2).context["decision"].policy == in_force.make_policy(7, 2)
 
 
 BAD = [

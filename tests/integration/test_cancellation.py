@@ -17,7 +17,7 @@ from django.db import OperationalError, connection, connections
 from allowance import allowance, reservations
 from allowance.models import Reservation
 from allowance.plumbing.threads import DEFAULT_THREADS, Handover, in_database_thread
-from routing import picks, routing
+from routing import routing, service
 from routing.sockets.consumers import JobConsumer
 from routing.types import JobRoute
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
@@ -91,7 +91,7 @@ async def cancel(task: asyncio.Task[Any]) -> None:
 
 
 STOPS = [
-    (pick, picks, "decide"),
+    (pick, service, "decide"),
     (reserve, reservations, "reserve"),
 ]
 
@@ -112,7 +112,7 @@ async def test_what_a_thread_reserves_for_nobody_is_released(
 
 async def test_a_timeout_is_a_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
     await in_database_thread(fill_ledger)("anna")
-    with stopped(monkeypatch, picks, "decide", after=True) as gate:
+    with stopped(monkeypatch, service, "decide", after=True) as gate:
         task = pick()
         await asyncio.to_thread(gate.reached.wait, DEADLINE)
         with pytest.raises(TimeoutError):
@@ -133,7 +133,7 @@ async def test_a_consumer_that_is_cancelled_holds_nothing(monkeypatch: pytest.Mo
     """As a server does with whoever is still busy when it shuts down."""
     await in_database_thread(fill_ledger)("anna")
     async with socket() as communicator:
-        with stopped(monkeypatch, picks, "decide", after=True) as gate:
+        with stopped(monkeypatch, service, "decide", after=True) as gate:
             await communicator.send_to(job_request().model_dump_json())
             await asyncio.to_thread(gate.reached.wait, DEADLINE)
             await cancel(communicator.future)
@@ -183,7 +183,7 @@ async def test_a_client_that_hung_up_holds_nothing(
 async def test_a_call_whose_loop_ends_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody cancels a coroutine then, it is closed."""
     await in_database_thread(fill_ledger)("anna")
-    with stopped(monkeypatch, picks, "decide", after=True) as gate:
+    with stopped(monkeypatch, service, "decide", after=True) as gate:
         call = routing().pick_miner_for_job_request(job_request())
         call.send(None)
         await asyncio.to_thread(gate.reached.wait, DEADLINE)
@@ -236,7 +236,7 @@ async def test_what_can_t_be_released_lapses_and_is_told(
         raise OperationalError("the connection is lost")
 
     monkeypatch.setattr(reservations, "give_back", fail)
-    with stopped(monkeypatch, picks, "decide", after=True) as gate:
+    with stopped(monkeypatch, service, "decide", after=True) as gate:
         task = pick()
         await asyncio.to_thread(gate.reached.wait, DEADLINE)
         await cancel(task)

@@ -26,8 +26,8 @@ from allowance.models import Reservation
 from allowance.types import LockTimeout, NotEnoughAllowanceException
 from receipts import receipts
 from receipts.schemas import JobFinished, JobStarted
-from routing import conf, routing
-from routing.decision import book, pipeline
+from routing import routing
+from routing.decision import book, in_force, pipeline
 from routing.log import records, replay
 from routing.models import DecisionRecord
 from routing.types import (
@@ -62,8 +62,8 @@ def refused(error: type[Exception], seconds: int = 12) -> DecisionRecord:
 
 
 def ask_for_collateral(monkeypatch: pytest.MonkeyPatch, wei: int) -> None:
-    policy = conf.make_policy(wei, 24.0)
-    monkeypatch.setattr("routing.conf.in_force", lambda _rows: conf.InForce(policy, None))
+    policy = in_force.make_policy(wei, 24.0)
+    monkeypatch.setattr("routing.decision.in_force.parse", lambda _rows: in_force.InForce(policy, None))
 
 
 def test_a_route_leaves_a_record_of_why() -> None:

@@ -18,7 +18,7 @@ from pytest_django import Settings
 
 from allowance import allowance
 from routing import routing
-from routing.decision.reliability import record_incident
+from routing.incidents import record_incident
 from routing.types import TRUSTED_MINER_FAKE_KEY
 from tests.factories import CLASS, FIRST_BLOCK, Finished, fill_ledger, job_request, run_command, stored
 

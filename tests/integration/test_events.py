@@ -15,15 +15,13 @@ from allowance.models import Reservation
 from allowance.types import BadInputError
 from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
-from routing import picks
+from routing import service
 from routing.access.admission import Visitor
-from routing.decision.book import LiveBook
 from routing.models import MinerIncident
-from routing.refusals import JobFinished, JobUnknown, RouteGivenUp
 from routing.sockets import jobs, statements
 from routing.sockets.jobs import Offer
 from routing.sockets.messages import Accepted, Failed, Finished, RejectedByMiner, Retry, Started
-from routing.types import MinerIncidentType
+from routing.types import JobFinished, JobUnknown, MinerIncidentType, RouteGivenUp
 from tests.factories import CLASS, fill_ledger, job_request
 from tests.jobs import HOLD, MINERS, VALIDATOR, note, of, retried, retry, route, routed, states
 
@@ -143,14 +141,14 @@ def test_a_job_that_is_finished_while_it_is_routed_anew_is_over(
     by_retry: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = job_request()
-    first, pick = routed(request), picks.pick
+    first, pick = routed(request), service.pick
     note(of(first, Failed))
 
     def finish_first(*args: Any, **how: Any) -> Any:
         note(of(first, Finished))
         return pick(*args, **how)
 
-    monkeypatch.setattr(picks, "pick", finish_first)
+    monkeypatch.setattr(service, "pick", finish_first)
     with pytest.raises(JobFinished):
         retry(of(first, Retry)) if by_retry else route(request)
     assert states() == {first.route.miner.hotkey_ss58: "released"}
@@ -212,7 +210,7 @@ def test_a_finish_that_can_not_be_recorded_pays_for_nothing(monkeypatch: pytest.
 
 def test_a_job_picked_in_python_may_be_followed_by_who_may_speak_of_all_jobs() -> None:
     request = job_request()
-    decision = picks.pick(request, LiveBook())
+    decision = service.pick(request)
     assert decision.route
     offer = Offer(UUID(request.uuid), decision.route, None, 0)
     with pytest.raises(JobUnknown):

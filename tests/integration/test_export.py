@@ -22,7 +22,7 @@ from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing.decision.book import LiveBook
-from routing.decision.reliability import record_incident, void_incident
+from routing.incidents import record_incident, void_incident
 from routing.models import MinerIncident
 from routing.upkeep.journal import export
 from tests.factories import CLASS, FIRST_BLOCK, Finished, draw, fill_ledger, run_command, stored

@@ -14,9 +14,8 @@ from receipts import receipts
 from receipts.models import JobStartedReceipt
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from receipts.voiding import void_receipt
-from routing import picks
-from routing.conf import InForce, make_policy
-from routing.decision.book import LiveBook
+from routing import service
+from routing.decision.in_force import InForce, make_policy
 from routing.sockets.hints import retry_after
 from routing.types import Decision, Gate, Verdict
 from tests.factories import CLASS, fill_ledger, job_request
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def decided(seconds: int, now: dt.datetime) -> Decision:
-    return picks.pick(job_request(seconds), LiveBook(pinned=now), now=now)
+    return service.pick(job_request(seconds), now=now)
 
 
 def hint(seconds: int, now: dt.datetime) -> float | None:
@@ -145,7 +144,7 @@ def test_nothing_is_promised_without_a_block() -> None:
 def test_nothing_is_promised_for_collateral(monkeypatch: pytest.MonkeyPatch) -> None:
     fill_ledger("anna")
     allowance().record_collateral(hotkey="anna", wei=1)
-    monkeypatch.setattr("routing.conf.in_force", lambda _rows: InForce(make_policy(2, 24.0), None))
+    monkeypatch.setattr("routing.decision.in_force.parse", lambda _rows: InForce(make_policy(2, 24.0), None))
     assert hint(30, timezone.now()) is None
 
 

@@ -18,14 +18,13 @@ from allowance import allowance, reservations
 from allowance.models import Reservation
 from allowance.types import RESERVATION_IDS, BadInputError, JobTooLong, LockTimeout
 from receipts.models import JobFinishedReceipt
-from routing import picks
+from routing import service
 from routing.decision.pipeline import decide
 from routing.models import RoutedJob
-from routing.refusals import JobFinished, JobUnknown
 from routing.sockets import jobs
 from routing.sockets.jobs import Claim, Offer
 from routing.sockets.messages import Failed, Finished, Retry
-from routing.types import Decision, Gate
+from routing.types import Decision, Gate, JobFinished, JobUnknown
 from tests.factories import fill_ledger, job_request
 from tests.jobs import HOLD, MINERS, VALIDATOR, note, of, retried, retry, route, routed, states
 from tests.programs import DEADLINE
@@ -156,7 +155,7 @@ def nobody_is_first(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
                 barrier.wait(DEADLINE)
             return decide(*args, **kwargs)
 
-        monkeypatch.setattr(picks, "decide", wait_and_decide)
+        monkeypatch.setattr(service, "decide", wait_and_decide)
 
     return of_many
 

@@ -22,7 +22,7 @@ from routing import routing
 from routing.types import AllMinersBusy
 from tests.factories import fill_ledger, job_request
 
-FORGED = '1\n2026-01-01 00:00:00 INFO routing.picks: Job 2: routed\r\n{"message": "forged"}\x0b\x85\u2028'
+FORGED = '1\n2026-01-01 00:00:00 INFO routing.service: Job 2: routed\r\n{"message": "forged"}\x0b\x85\u2028'
 
 
 def settings_with(monkeypatch: pytest.MonkeyPatch, **environment: str) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def test_a_pick_s_line_tells_programs_of_the_job_and_its_reservation(monkeypatch
     assert timestamp.endswith("+00:00")
     assert line == {
         "level": "INFO",
-        "logger": "routing.picks",
+        "logger": "routing.service",
         "message": f"Job '{request.uuid}': routed to anna, reservation {route.allowance_reservation_id}",
         "job": request.uuid,
         "outcome": "routed",
@@ -142,7 +142,7 @@ def test_what_the_server_says_is_json_too() -> None:
         logging.config.dictConfig(LOGGING_CONFIG)  # as the server begins
         import django
         django.setup()
-        for name in ("routing.picks", "uvicorn.error", "uvicorn.access"):
+        for name in ("routing.service", "uvicorn.error", "uvicorn.access"):
             logging.getLogger(name).info('%s - "%s %s HTTP/%s" %d', "10.0.0.1:5", "GET", "/", "1.1", 200)
     """
     environment = {
@@ -153,6 +153,6 @@ def test_what_the_server_says_is_json_too() -> None:
     }
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in done.stderr.splitlines()]
-    assert [line["logger"] for line in lines] == ["routing.picks", "uvicorn.error", "uvicorn.access"]
+    assert [line["logger"] for line in lines] == ["routing.service", "uvicorn.error", "uvicorn.access"]
     assert {line["message"] for line in lines} == {'10.0.0.1:5 - "GET / HTTP/1.1" 200'}
     assert done.stdout == ""

@@ -28,8 +28,8 @@ from allowance.oversight.strip import BlockState
 from allowance.types import ExecutorClass
 from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
-from routing import conf
-from routing.decision.reliability import record_incident
+from routing.decision import in_force
+from routing.incidents import record_incident
 from routing.models import DecisionRecord, IncidentVersion, MinerIncident, RoutedJob
 from routing.pages import SEE_MINER
 from routing.pages.miner import DAYS, LAST
@@ -148,7 +148,7 @@ def test_a_class_that_the_network_has_no_more_is_left_out(admin_client: Client) 
 def test_the_collateral_is_shown_against_the_threshold(
     wei: int, passes: bool, percent: int, admin_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conf, "policy", lambda: conf.make_policy(2000, 24))
+    monkeypatch.setattr(in_force, "policy", lambda: in_force.make_policy(2000, 24))
     allowance().record_collateral(hotkey="anna", wei=wei)
     content = show(admin_client).content.decode()
     assert ("enough</span>" in content, "too little</span>" in content) == (passes, not passes)

@@ -22,9 +22,9 @@ from routing.access import tokens
 from routing.access.admission import Visitor, admit
 from routing.access.tokens import Scope
 from routing.models import MinerIncident, RoutedJob
-from routing.refusals import JobFinished, JobTaken, JobUnknown
 from routing.sockets import answers, jobs, statements
 from routing.sockets.messages import Accepted, Failed, Finished, Refused, Rejected, RejectedByMiner, Retry, Started
+from routing.types import JobFinished, JobTaken, JobUnknown
 from routing.upkeep.journal import JournalError, export, replay
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 from tests.jobs import HOLD, ME, MINERS, note, of, retried, route, routed

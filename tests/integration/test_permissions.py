@@ -24,8 +24,9 @@ from django.utils.regex_helper import normalize
 
 from allowance import allowance
 from allowance.types import NotEnoughAllowanceException
-from routing import conf, routing
+from routing import routing
 from routing.access import tokens
+from routing.decision import in_force
 from routing.dynamic import MINIMUM_WEI, WINDOW_HOURS
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command, stored
 from tests.integration.test_admin import MODELS, record_job, route
@@ -212,9 +213,9 @@ def test_the_dynamic_settings_are_for_superusers_only(admin_client: Client) -> N
     form = {"version": version, MINIMUM_WEI: 7, WINDOW_HOURS: 2}
     clerk = staff(*Permission.objects.filter(content_type__app_label="constance"))
     assert [clerk.get(address).status_code, clerk.post(address, form).status_code] == [403, 403]
-    assert conf.policy() == conf.make_policy(0, 24.0)
+    assert in_force.policy() == in_force.make_policy(0, 24.0)
     assert admin_client.post(address, form).status_code == 302
-    assert conf.policy() == conf.make_policy(7, 2.0)
+    assert in_force.policy() == in_force.make_policy(7, 2.0)
 
 
 def test_a_form_of_another_site_is_refused() -> None:

@@ -17,12 +17,10 @@ from allowance.models import ReservationState as State
 from allowance.oversight.audit import check_ledger
 from allowance.types import ReservationNotFound
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
-from routing import conf
 from routing.access import signatures, tokens
-from routing.decision import reliability
+from routing.decision import in_force, reliability
 from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
-from routing.refusals import JobFinished
-from routing.types import Policy
+from routing.types import JobFinished, Policy
 from routing.upkeep import pruning
 from routing.upkeep.retention import SLACK
 from tests.factories import CLASS, FIRST_BLOCK, job_request
@@ -110,7 +108,7 @@ def test_an_incident_stays_as_long_as_it_may_count(
     days: int, hours: float, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.KEEP_INCIDENTS_DAYS = days
-    monkeypatch.setattr(conf, "policy", lambda: Policy(0, dt.timedelta(hours=hours)))
+    monkeypatch.setattr(in_force, "policy", lambda: Policy(0, dt.timedelta(hours=hours)))
     edge = min(PAST - dt.timedelta(hours=hours), NOW - days * DAY)
     for at in (edge - LEAST, edge, edge + LEAST, NOW, NOW + DAY):
         incident(at)
@@ -124,7 +122,7 @@ def test_an_incident_stays_if_the_window_is_made_longer_meanwhile(monkeypatch: p
     (kind,) = (kind for kind in pruning.kinds(NOW, 1) if kind.name == "incidents")
     batches = kind.prune()
     assert next(batches).rows == 1
-    monkeypatch.setattr(conf, "policy", lambda: Policy(0, 3 * DAY))
+    monkeypatch.setattr(in_force, "policy", lambda: Policy(0, 3 * DAY))
     assert not any(batch.rows for batch in batches)
     assert MinerIncident.objects.count() == 2
 

@@ -24,8 +24,8 @@ from allowance.types import ExecutorClass
 from receipts import receipts
 from receipts.models import JobFinishedReceipt, JobStartedReceipt
 from receipts.ongoing import LONGEST, RUNNING_JOBS
-from routing import conf, routing
-from routing.decision import pipeline
+from routing import routing
+from routing.decision import in_force, pipeline
 from routing.decision.book import DryBook
 from routing.decision.ongoing import OCCUPATION, ONGOING
 from routing.decision.pipeline import decide
@@ -242,7 +242,7 @@ def test_the_busy_count_is_served_by_indexes() -> None:
         routing().pick(job_request(12))
     (account,) = Account.objects.filter(miner="anna").values_list("pk", flat=True)
     for sql in (RUNNING_JOBS, ONGOING, OCCUPATION):
-        job = {"at": now, "oldest": now - LONGEST, "miner": "anna", "account": account, **conf.asked(CLASS)}
+        job = {"at": now, "oldest": now - LONGEST, "miner": "anna", "account": account, **in_force.parameters(CLASS)}
         read = scans(sql, {**job, "held": as_list(jobs[:9])})
         assert "started_valid" in read
         assert not {"router_receipts_jobstartedreceipt", "router_receipts_jobfinishedreceipt"} & read

@@ -24,12 +24,13 @@ from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedRe
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from receipts.types import BadReceiptError, ReceiptAlreadyVoided
 from receipts.voiding import void_receipt
-from routing import routing, voiding
+from routing import routing
 from routing.decision.book import DryBook, LiveBook
 from routing.decision.ongoing import occupation
 from routing.log.explain import happenings
-from routing.refusals import JobFinished as JobIsOver
 from routing.types import AllMinersBusy
+from routing.types import JobFinished as JobIsOver
+from routing.upkeep import voiding
 from routing.upkeep.journal import JournalError, export, replay
 from tests.factories import CLASS, fill_ledger, job_request, run_command, stored
 from tests.jobs import route, routed

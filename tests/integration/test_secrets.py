@@ -22,8 +22,8 @@ from django.urls import reverse
 from allowance.models import ManifestSync, Miner
 from allowance.plumbing.lists import ReadOnlyAdmin
 from allowance.types import LockTimeout
-from routing import picks
-from routing.conf import InForce, make_policy
+from routing import service
+from routing.decision.in_force import InForce, make_policy
 from tests.factories import fill_ledger
 from tests.integration.test_consumer import BAD
 from tests.sockets import PATIENCE, answer, ask, consumer_for, job, socket
@@ -100,9 +100,9 @@ async def test_a_refusal_tells_the_client_no_more_than_the_reason(
     async with socket(facilitator) as communicator:
         with monkeypatch.context() as patch:
             if reason == "NOT_ENOUGH_COLLATERAL":
-                patch.setattr("routing.conf.in_force", lambda _rows: InForce(make_policy(10**18, 24.0), None))
+                patch.setattr("routing.decision.in_force.parse", lambda _rows: InForce(make_policy(10**18, 24.0), None))
             if reason == "LOCK_TIMEOUT":
-                patch.setattr(picks, "decide", raising(LockTimeout()))
+                patch.setattr(service, "decide", raising(LockTimeout()))
             if reason == "ALL_MINERS_BUSY":
                 for _ in MINERS:
                     await ask(communicator)
@@ -126,7 +126,7 @@ async def test_a_failing_database_is_answered_without_its_words_and_the_next_job
 ) -> None:
     async with socket(facilitator) as communicator:
         with monkeypatch.context() as patch:
-            patch.setattr(picks, "decide", raising(failure(DETAILS)))
+            patch.setattr(service, "decide", raising(failure(DETAILS)))
             rejected = await ask(communicator)
         assert (rejected["type"], rejected["reason"], leaks(json.dumps(rejected))) == (
             "job.rejected",
@@ -153,7 +153,7 @@ async def first_words(communicator: WebsocketCommunicator) -> str:
 async def test_a_bug_tells_the_client_nothing_of_itself(
     bug: type[Exception], facilitator: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(picks, "decide", raising(bug(DETAILS)))
+    monkeypatch.setattr(service, "decide", raising(bug(DETAILS)))
     communicator = consumer_for(facilitator)
     assert (await communicator.connect(PATIENCE))[0]
     await communicator.send_json_to(job())

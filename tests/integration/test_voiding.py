@@ -21,7 +21,7 @@ from routing import routing
 from routing.decision import reliability
 from routing.decision.book import DryBook
 from routing.decision.pipeline import decide
-from routing.decision.reliability import IncidentAlreadyVoided, void_incident
+from routing.incidents import IncidentAlreadyVoided, void_incident
 from routing.models import IncidentVersion, MinerIncident
 from routing.pages import incidents as pages
 from routing.types import MinerIncidentType

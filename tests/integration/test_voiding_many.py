@@ -19,12 +19,13 @@ from django.urls import reverse
 from django.utils import timezone
 
 from allowance.types import LockTimeout
-from routing import voiding
+from routing import incidents
 from routing.decision import reliability
 from routing.decision.book import DryBook
 from routing.decision.pipeline import decide
-from routing.decision.reliability import record_incident, void_incident
+from routing.incidents import record_incident, void_incident
 from routing.models import IncidentVersion, MinerIncident
+from routing.upkeep import voiding
 from tests.factories import CLASS, Finished, fill_ledger, job_request, run_command, stored
 from tests.visitors import clerk
 
@@ -182,10 +183,10 @@ def test_on_a_terminal_it_asks_once(answer: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_many_are_voided_some_at_a_time_each_time_with_a_new_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reliability, "VOIDED_AT_ONCE", 2)
+    monkeypatch.setattr(incidents, "VOIDED_AT_ONCE", 2)
     versions: list[int] = []
-    incidents = MinerIncident.objects.filter(executor_class=CLASS)
-    for some in voiding.void_for(incidents, User.objects.get(), reason=REASON, now=NOW):
+    of_class = MinerIncident.objects.filter(executor_class=CLASS)
+    for some in voiding.void_for(of_class, User.objects.get(), reason=REASON, now=NOW):
         versions.append(IncidentVersion.objects.get(pk=CLASS).version)
         assert len(voided()) == LogEntry.objects.count() == 2 * len(versions)
         assert some == 2
@@ -193,8 +194,8 @@ def test_many_are_voided_some_at_a_time_each_time_with_a_new_version(monkeypatch
 
 
 def test_a_lock_that_is_not_had_in_time_leaves_what_was_voided(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reliability, "VOIDED_AT_ONCE", 2)
-    draw = reliability._draw_version
+    monkeypatch.setattr(incidents, "VOIDED_AT_ONCE", 2)
+    draw = incidents._draw_version
     drawn: list[str] = []
 
     def draw_once(executor_class: str) -> None:
@@ -203,11 +204,11 @@ def test_a_lock_that_is_not_had_in_time_leaves_what_was_voided(monkeypatch: pyte
         drawn.append(executor_class)
         draw(executor_class)
 
-    monkeypatch.setattr(reliability, "_draw_version", draw_once)
+    monkeypatch.setattr(incidents, "_draw_version", draw_once)
     ended = void("--executor-class", CLASS)
     assert (ended.code, len(voided()), LogEntry.objects.count()) == (3, 2, 2)
     assert "2 of 4 incidents are not voided. Others kept the ledger locked" in ended.err
-    monkeypatch.setattr(reliability, "_draw_version", draw)
+    monkeypatch.setattr(incidents, "_draw_version", draw)
     assert void("--executor-class", CLASS).code == 0
     assert (len(voided()), LogEntry.objects.count()) == (4, 4)
 
@@ -310,7 +311,7 @@ def test_a_lock_that_the_action_does_not_get_is_told(monkeypatch: pytest.MonkeyP
 
     client = clerk(*MAY)
     asked = act(client, *MinerIncident.objects.all())
-    monkeypatch.setattr(reliability, "_draw_version", locked)
+    monkeypatch.setattr(incidents, "_draw_version", locked)
     content = confirm(client, asked).content.decode()
     assert "0 of 5 incidents are voided. Void the others again: Others kept the ledger locked" in content
     assert voided() == []

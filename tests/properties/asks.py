@@ -13,8 +13,8 @@ from allowance import allowance, ledger
 from allowance.oversight import forgetting
 from allowance.oversight.audit import check_ledger
 from allowance.types import AllowanceException, CannotReserveAllowanceException, NotEnoughAllowanceException
-from routing import picks, routing
-from routing.decision.book import DryBook, LiveBook
+from routing import routing, service
+from routing.decision.book import DryBook
 from routing.decision.pipeline import decide, refusal
 from routing.requests import V2JobRequest
 from routing.types import TRUSTED_MINER_FAKE_KEY, Decision, JobRoutingException
@@ -63,7 +63,7 @@ def request(do: Do) -> V2JobRequest:
 def pick(do: Do, decisions: list[Decision]) -> tuple[Route, int | None]:
     """Pick, by the public method, or by the function behind it, which tells its decision."""
     if do["whole"]:
-        decision = picks.pick(request(do), LiveBook(), exclude=do["exclude"])
+        decision = service.pick(request(do), exclude=do["exclude"])
         decisions.append(decision)
         if decision.route is None:
             raise refusal(decision)

@@ -15,7 +15,6 @@ from pydantic import ValidationError
 from allowance.models import ReservationState
 from allowance.types import BadInputError, JobTooLong, LockTimeout, NotEnoughAllowanceException
 from routing.access.signatures import SignatureRefused
-from routing.refusals import JobFinished, JobTaken, JobUnknown, RouteGivenUp
 from routing.requests import V2JobRequest
 from routing.sockets import answers, jobs, statements
 from routing.sockets.messages import (
@@ -41,8 +40,12 @@ from routing.types import (
     Decision,
     Gate,
     Job,
+    JobFinished,
+    JobTaken,
+    JobUnknown,
     NotEnoughCollateralException,
     Policy,
+    RouteGivenUp,
 )
 from tests.jobs import ME
 from tests.sockets import JSON, job

@@ -19,7 +19,7 @@ from allowance.plumbing.connections import renew_connection
 from allowance.plumbing.console import wide_console
 from allowance.plumbing.programs import AnsweringCommand
 from allowance.types import ExecutorClass, JobTooLong
-from routing import conf
+from routing.decision import in_force
 from routing.decision.book import DryBook
 from routing.decision.pipeline import decide
 from routing.log import report
@@ -94,13 +94,17 @@ def what_if(options: dict[str, Any]) -> tuple[Policy, Remedies]:
 
     The hotkeys that they exclude are checked too: a decision could not tell whose mistake a bad one is.
     """
-    policy, remedies, amount = conf.policy(), Remedies(excluded="give --exclude less often"), options["min_collateral"]
+    policy, remedies, amount = (
+        in_force.policy(),
+        Remedies(excluded="give --exclude less often"),
+        options["min_collateral"],
+    )
     if amount is not None:
         remedies = remedies._replace(collateral="lower --min-collateral")
         with named("--min-collateral"):
-            policy = conf.what_if(policy, parse_wei(amount), None)
+            policy = in_force.what_if(policy, parse_wei(amount), None)
     with named("--window"):
-        policy = conf.what_if(policy, None, options["window"])
+        policy = in_force.what_if(policy, None, options["window"])
     with named("--exclude"):
         validation.hotkeys(options["exclude"], "It")
     return policy, remedies

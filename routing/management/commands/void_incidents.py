@@ -5,11 +5,11 @@ from typing import Any
 from django.utils import timezone
 
 from allowance import validation
-from routing.decision.reliability import VOIDED_AT_ONCE
+from routing.incidents import VOIDED_AT_ONCE
 from routing.management.voiding import Selected, VoidingCommand, add_stretch, named
 from routing.models import MinerIncident
 from routing.types import MinerIncidentType
-from routing.voiding import groups, void_for
+from routing.upkeep.voiding import groups, void_for
 
 
 class Command(VoidingCommand):

@@ -6,9 +6,9 @@ from django.utils import timezone
 
 from allowance import validation
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
-from routing.decision.reliability import VOIDED_AT_ONCE
+from routing.incidents import VOIDED_AT_ONCE
 from routing.management.voiding import Selected, VoidingCommand, add_stretch, named
-from routing.voiding import receipt_groups, void_receipts_for
+from routing.upkeep.voiding import receipt_groups, void_receipts_for
 
 KINDS: dict[str, type[Receipt]] = {
     "started": JobStartedReceipt,

@@ -14,7 +14,7 @@ from allowance.locks import bound_waits, ledger_transaction, lock_timeout
 from allowance.plumbing.connections import renew_connection
 from receipts.models import Receipt
 from receipts.voiding import NAME_LENGTH, Voidable
-from routing.decision.reliability import VOIDED_AT_ONCE, void_incidents, void_values
+from routing.incidents import VOIDED_AT_ONCE, void_incidents, void_values
 from routing.models import MinerIncident
 
 Incidents = QuerySet[MinerIncident, Any]
