@@ -11,8 +11,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import URLPattern, path
 from django.utils import timezone
 
-from allowance.amounts import wei_text
-from allowance.models import Miner, Reservation
+from allowance.interface import MinerRow, Reservation, wei_text
 from allowance.plumbing.console import to_the_second
 from allowance.plumbing.lists import JOB_OR_HOTKEY, ReadOnlyAdmin, link
 from routing.access import tokens
@@ -128,7 +127,7 @@ class DecisionRecordAdmin(SearchedByIndexAdmin):
     )
 
     def hotkeys(self, term: str) -> list[str]:
-        return [*Miner.objects.filter(hotkey__startswith=term).values_list("pk", flat=True), term]
+        return [*MinerRow.objects.filter(hotkey__startswith=term).values_list("pk", flat=True), term]
 
     def change_view(
         self,

@@ -16,7 +16,7 @@ from django.db import DEFAULT_DB_ALIAS, connection, router
 from django.db.migrations.loader import MigrationLoader
 from django.db.models import Model
 
-from allowance import validation
+from allowance.interface import validation
 from routing.access import signatures
 from routing.decision import fixed
 from routing.dynamic import CONSTANCE_SETTINGS

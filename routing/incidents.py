@@ -12,13 +12,18 @@ from uuid import UUID
 from django.db import transaction
 from django.db.models import QuerySet
 
-from allowance import validation
-from allowance.locks import bound_waits, ledger_transaction, lock_timeout
-from allowance.models import Account
+from allowance.interface import (
+    MAX_EXECUTORS,
+    Account,
+    BadInputError,
+    bound_waits,
+    ledger_transaction,
+    lock_timeout,
+    validation,
+)
 from allowance.plumbing.connections import renew_connection
-from allowance.types import MAX_EXECUTORS, BadInputError
-from receipts.types import BadReceiptError
-from receipts.voiding import void_by
+from allowance.plumbing.errors import RefusedError
+from receipts.interface import BadReceiptError, void_by
 from routing.metrics import INCIDENTS
 from routing.models import IncidentVersion, MinerIncident
 from routing.types import MinerIncidentType
@@ -27,7 +32,7 @@ VOIDED_AT_ONCE = 500
 """So many incidents are voided in a transaction: whoever reports for their class waits for it."""
 
 
-class IncidentAlreadyVoided(Exception):
+class IncidentAlreadyVoided(RefusedError):
     """An incident was voided before, `by` this name and `at` this time."""
 
     def __init__(self, incident_id: int, by: str, at: dt.datetime) -> None:

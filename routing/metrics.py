@@ -9,7 +9,7 @@ from itertools import product
 
 from prometheus_client import Counter, Histogram
 
-from allowance.types import ExecutorClass, LockTimeout, NotEnoughAllowanceException
+from allowance.interface import ExecutorClass, LockTimeout, NotEnoughAllowanceException
 from routing.types import ROUTED, AllMinersBusy, Gate, MinerIncidentType, NotEnoughCollateralException, Timings
 
 PICK_SECONDS = Histogram(

@@ -8,10 +8,8 @@ from uuid import uuid4
 from django.db import models
 from django.db.models import Q
 
-from allowance.fields import WeiField
-from allowance.models import Reservation, new_version
-from allowance.types import HOTKEY_LENGTH
-from receipts.voiding import Voidable
+from allowance.interface import HOTKEY_LENGTH, Reservation, WeiField, new_version
+from receipts.interface import Voidable
 from routing.types import MinerIncidentType
 
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
-from allowance.types import BadInputError, ExecutorClass
+from allowance.interface import BadInputError, ExecutorClass
 
 MAX_MESSAGE_LENGTH = 2**20
 """Longer messages are not read: a job has some kilobytes, or more if it carries files, and checking one takes time."""

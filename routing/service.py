@@ -9,11 +9,9 @@ from collections.abc import Callable, Collection
 
 from django.utils import timezone
 
-from allowance import reservations
-from allowance.models import Reservation
+from allowance.interface import LockTimeout, Reservation, reservations
 from allowance.plumbing.connections import renews_connection
 from allowance.plumbing.threads import in_database_thread
-from allowance.types import LockTimeout
 from routing.decision.book import LiveBook
 from routing.decision.pipeline import decide, outcome, refusal
 from routing.incidents import record_incident

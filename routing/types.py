@@ -10,15 +10,14 @@ from enum import StrEnum
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from allowance.amounts import wei_text
-from allowance.ledger import Standing, to_seconds
+from allowance.interface import HOTKEY_LENGTH, BadInputError, ExecutorClass, Miner, Standing, to_seconds, wei_text
 from allowance.plumbing.errors import RefusedError
-from allowance.types import HOTKEY_LENGTH, ExecutorClass, Miner
 from routing.dynamic import MINIMUM_WEI
 
 __all__ = [
     "TRUSTED_MINER_FAKE_KEY",
     "AllMinersBusy",
+    "BadInputError",
     "Candidate",
     "Decision",
     "ExecutorClass",
@@ -32,6 +31,7 @@ __all__ = [
     "NotEnoughCollateralException",
     "OrganicJobRequest",
     "Policy",
+    "RefusedError",
     "Remedies",
     "Timings",
     "Verdict",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from django.conf import settings
 from pydantic_core import to_json
 
-from allowance.types import BadInputError
+from allowance.interface import BadInputError
 from routing.requests import MultiUpload, MultiVolume, Signature, V2JobRequest
 
 if TYPE_CHECKING:

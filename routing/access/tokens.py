@@ -19,8 +19,8 @@ from django.db.models import Q
 from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
-from allowance import validation
-from allowance.types import BadInputError
+from allowance.interface import BadInputError, validation
+from allowance.plumbing.errors import RefusedError
 from routing.models import AccessToken
 
 ALGORITHM = "HS256"
@@ -51,7 +51,7 @@ class State(StrEnum):
     REVOKED = "revoked"
 
 
-class TokenRefused(Exception):
+class TokenRefused(RefusedError):
     """A token opens nothing. The text may be logged and shown: it has the token's id, never the token."""
 
 

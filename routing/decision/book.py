@@ -14,14 +14,24 @@ from uuid import UUID
 from django.db import connection
 from django.utils import timezone
 
-from allowance import ledger, reading, reservations
-from allowance.ledger import Balance, Window
-from allowance.locks import ledger_transaction, lock_account, lock_timeout
-from allowance.models import Account, Reservation
-from allowance.reading import Entry
-from allowance.state import Lapsed
-from allowance.state import window as usable_blocks
-from allowance.types import HOLD_MARGIN, LockTimeout, Miner
+from allowance.interface import (
+    HOLD_MARGIN,
+    Account,
+    Balance,
+    Entry,
+    Lapsed,
+    LockTimeout,
+    Miner,
+    Reservation,
+    Window,
+    ledger,
+    ledger_transaction,
+    lock_account,
+    lock_timeout,
+    reading,
+    reservations,
+)
+from allowance.interface import window as usable_blocks
 from routing.decision.in_force import InForce
 from routing.decision.ongoing import Jobs, as_text, observe, occupation
 from routing.types import NO_ADDRESS, PASSED_OVER, Candidate, Decision, Gate, Job, Verdict

@@ -5,9 +5,7 @@ from __future__ import annotations
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from allowance import validation
-from allowance.models import Miner as MinerRow
-from allowance.types import BadInputError, Miner
+from allowance.interface import BadInputError, Miner, MinerRow, validation
 from routing.types import TRUSTED_MINER_FAKE_KEY, JobRoute, OrganicJobRequest
 
 ADVICE = "Set {prefix}_ADDRESS and {prefix}_PORT to where it listens."

@@ -15,7 +15,7 @@ from constance.utils import get_values_for_keys
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 
-from allowance.types import MAX_WEI
+from allowance.interface import MAX_WEI
 from routing.dynamic import MAX_WINDOW_HOURS, MINIMUM_WEI, WINDOW_HOURS
 from routing.models import IncidentVersion
 from routing.types import Policy

@@ -12,11 +12,20 @@ from uuid import UUID
 
 from django.db import connection
 
-from allowance.fields import parse_steps
-from allowance.models import Account, Miner
-from allowance.reading import Hold
-from allowance.state import CHAIN_LOCK, HELD, LAPSED_AT, MINER, RESERVATION, as_list, in_list
-from receipts.ongoing import FINISHED, RUNNING_JOBS, RUNNING_JOBS_OF_MINER, select
+from allowance.interface import (
+    CHAIN_LOCK,
+    HELD,
+    LAPSED_AT,
+    MINER,
+    RESERVATION,
+    Account,
+    Hold,
+    MinerRow,
+    as_list,
+    in_list,
+    parse_steps,
+)
+from receipts.interface import FINISHED, RUNNING_JOBS, RUNNING_JOBS_OF_MINER, select
 from routing.decision import in_force
 
 RUNNING, FINISHED_ONE = 0, 1
@@ -87,7 +96,7 @@ class Occupation:
     `chain_version` is the chain's at that moment.
     """
 
-    miner: Miner
+    miner: MinerRow
     chain_version: int
     jobs: Jobs = field(default_factory=set)
     lapsed: dict[int, list[int]] = field(default_factory=dict)
@@ -97,7 +106,7 @@ def occupation(account: Account, now: dt.datetime) -> Occupation:
     """Return what occupies the miner of an account in its class at `now`. One query; `observe` says what counts."""
     rows = select(OCCUPATION, executor_class=account.executor_class, at=now, account=account.pk, miner=account.miner_id)
     address, ip_version, port, wei, presence, chain_version, *_ = rows[0]
-    miner = Miner(account.miner_id, address, ip_version, port, int(wei), parse_steps(presence))
+    miner = MinerRow(account.miner_id, address, ip_version, port, int(wei), parse_steps(presence))
     found = Occupation(miner, chain_version)
     for *_, job, reservation, blocks in rows:
         if blocks is not None:

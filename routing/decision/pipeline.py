@@ -12,11 +12,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 
-from allowance import ledger, validation
-from allowance.causes import causes
-from allowance.ledger import Window
-from allowance.service import not_enough
-from allowance.types import EXECUTOR_CLASSES, LockTimeout, NotEnoughAllowanceException
+from allowance.interface import (
+    EXECUTOR_CLASSES,
+    LockTimeout,
+    NotEnoughAllowanceException,
+    Window,
+    causes,
+    ledger,
+    not_enough,
+    validation,
+)
 from routing.decision.book import Book, Reserved, Reserver, Seen, busy
 from routing.decision.fixed import fixed_route
 from routing.decision.reliability import incident_counts, score

@@ -7,11 +7,9 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 from uuid import UUID
 
-from allowance.models import Reservation, ReservationState
+from allowance.interface import Reservation, ReservationState, state_at
 from allowance.plumbing.console import to_the_second
-from allowance.state import state_at
-from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
-from receipts.voiding import Voidable
+from receipts.interface import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Voidable
 from routing.decision.pipeline import refusal
 from routing.log import report
 from routing.log.records import load

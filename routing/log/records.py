@@ -15,11 +15,7 @@ from django.conf import settings
 from django.db import connection
 from django.utils.crypto import salted_hmac
 
-from allowance import ledger, rows
-from allowance.ledger import Balance
-from allowance.locks import hurried_transaction
-from allowance.models import Reservation
-from allowance.types import LockTimeout
+from allowance.interface import Balance, LockTimeout, Reservation, hurried_transaction, ledger, rows
 from routing.decision.pipeline import outcome
 from routing.decision.reliability import score
 from routing.metrics import DECISIONS_LOST

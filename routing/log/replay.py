@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from allowance.ledger import Window
+from allowance.interface import Window
 from routing.decision.book import Outcome, Reserved
 from routing.decision.pipeline import outcome, settle
 from routing.log.records import load

@@ -6,8 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from allowance.amounts import wei_text
-from allowance.ledger import to_seconds
+from allowance.interface import to_seconds, wei_text
 from allowance.plumbing.console import WIDE
 from routing.decision.pipeline import outcome, refusal
 from routing.types import Candidate, Decision, Gate, JobRoute, OrganicJobRequest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from allowance import validation
+from allowance.interface import validation
 
 
 def moment(option: str, text: str) -> dt.datetime:

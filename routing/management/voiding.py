@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from allowance.interface import BadInputError, LockTimeout
 from allowance.plumbing.console import wide_console
 from allowance.plumbing.programs import AnsweringCommand
-from allowance.types import BadInputError, LockTimeout
 from routing.management.times import moment
 
 NOTHING, BAD_INPUT, LOCKED = 1, 2, 3

@@ -13,9 +13,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from allowance import validation
-from allowance.amounts import WeiFormField, wei_text
-from allowance.types import MAX_JOB_RUN_TIME, BadInputError, ExecutorClass
+from allowance.interface import MAX_JOB_RUN_TIME, BadInputError, ExecutorClass, WeiFormField, validation, wei_text
 from routing.decision import in_force
 from routing.decision.dry import dry_run
 from routing.dynamic import MAX_WINDOW_HOURS

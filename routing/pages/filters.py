@@ -9,7 +9,7 @@ from django.contrib.admin.options import IncorrectLookupParameters
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from allowance.types import ExecutorClass
+from allowance.interface import ExecutorClass
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Any]

@@ -17,12 +17,10 @@ from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils import timezone
 
-from allowance import validation
+from allowance.interface import BadInputError, LockTimeout, validation
 from allowance.plumbing.buckets import UtcDay, UtcHour
 from allowance.plumbing.threads import in_database_thread
-from allowance.types import BadInputError, LockTimeout
-from receipts.pages import VoidForm
-from receipts.voiding import NAME_LENGTH
+from receipts.interface import NAME_LENGTH, VoidForm
 from routing.incidents import IncidentAlreadyVoided, void_incident
 from routing.models import MinerIncident
 from routing.pages import SEE_DECISIONS, SEE_INCIDENTS, SEE_MINER, incident_counts, miner_address, needs, show

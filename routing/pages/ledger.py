@@ -12,11 +12,20 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from allowance.causes import causes
-from allowance.ledger import to_seconds
-from allowance.models import LedgerCheck, Reservation, ReservationState
-from allowance.oversight.totals import LISTED, SOON, LiveHold, MinerTotals, Totals, totals
-from allowance.types import ExecutorClass
+from allowance.interface import (
+    LISTED,
+    SOON,
+    ExecutorClass,
+    LedgerCheck,
+    LiveHold,
+    MinerTotals,
+    Reservation,
+    ReservationState,
+    Totals,
+    causes,
+    to_seconds,
+    totals,
+)
 from routing.pages import SEE_DECISIONS, SEE_LEDGER, SEE_MINER, miner_link, needs, show
 from routing.pages.charts import Chart
 

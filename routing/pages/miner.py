@@ -16,17 +16,28 @@ from django.shortcuts import get_object_or_404
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from allowance import validation
-from allowance.causes import causes
-from allowance.ledger import Steps, present
-from allowance.models import Account, Miner, Reservation
-from allowance.oversight.strip import BlockState, Run, Total, strip, totals
+from allowance.interface import (
+    EXECUTOR_CLASSES,
+    MAX_JOB_RUN_TIME,
+    Account,
+    BadInputError,
+    BlockState,
+    MinerRow,
+    Reservation,
+    Run,
+    Steps,
+    Total,
+    block_totals,
+    causes,
+    held_at,
+    present,
+    strip,
+    validation,
+)
 from allowance.plumbing.buckets import UtcDay
 from allowance.plumbing.console import to_the_second
 from allowance.plumbing.lists import link
-from allowance.state import held_at
-from allowance.types import EXECUTOR_CLASSES, MAX_JOB_RUN_TIME, BadInputError
-from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
+from receipts.interface import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from routing.decision import in_force
 from routing.decision.book import DryBook
 from routing.decision.dry import Cost, costs, dry_run
@@ -95,7 +106,7 @@ class InClass:
 
     @property
     def amounts(self) -> list[tuple[BlockState, Total]]:
-        return list(totals(self.runs).items())
+        return list(block_totals(self.runs).items())
 
     @property
     def ranked(self) -> int:
@@ -111,7 +122,7 @@ def miner_page(request: HttpRequest, hotkey: str) -> HttpResponse:
         name = validation.hotkey(unquote(hotkey))
     except BadInputError as error:
         raise Http404(str(error)) from error
-    row = get_object_or_404(Miner, pk=name)
+    row = get_object_or_404(MinerRow, pk=name)
     form = JobForm({"seconds": USUAL_SECONDS, **request.GET.dict()})
     seconds = form.cleaned_data["seconds"] if form.is_valid() else USUAL_SECONDS
     now, policy = timezone.now(), in_force.policy()
@@ -255,5 +266,5 @@ def elsewhere(hotkey: str) -> list[str]:
         link("accepted receipts", JobAcceptedReceipt, miner_hotkey__exact=hotkey),
         link("finished receipts", JobFinishedReceipt, miner_hotkey__exact=hotkey),
         link("accounts", Account, miner__hotkey__exact=hotkey),
-        link("its row", Miner, hotkey),
+        link("its row", MinerRow, hotkey),
     ]

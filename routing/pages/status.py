@@ -10,7 +10,7 @@ from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 
-from allowance.models import Miner
+from allowance.interface import MinerRow
 from allowance.plumbing.buckets import UtcHour
 from allowance.plumbing.lists import link
 from routing.models import DecisionRecord
@@ -44,7 +44,7 @@ def status_page(request: HttpRequest) -> HttpResponse:
         refusals=refusals_chart(by_hour),
         most_jobs=work_chart("jobs", found.most_jobs),
         most_seconds=work_chart("seconds", found.most_seconds),
-        work=[(link(work.miner, Miner, work.miner), work) for work in named],
+        work=[(link(work.miner, MinerRow, work.miner), work) for work in named],
     )
 
 

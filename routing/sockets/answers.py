@@ -12,7 +12,7 @@ from django.utils import timezone
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from allowance.types import BadInputError, JobTooLong, LockTimeout, NotEnoughAllowanceException
+from allowance.interface import BadInputError, JobTooLong, LockTimeout, NotEnoughAllowanceException
 from routing.access.admission import Visitor
 from routing.access.signatures import SignatureRefused
 from routing.decision.pipeline import refusal

@@ -6,8 +6,8 @@ from time import monotonic
 from typing import Any
 from uuid import UUID
 
+from allowance.interface import HOLD_MARGIN, MAX_JOB_RUN_TIME
 from allowance.plumbing.threads import give_back_later, in_database_thread
-from allowance.types import HOLD_MARGIN, MAX_JOB_RUN_TIME
 from routing.access.admission import Visitor
 from routing.access.tokens import Scope
 from routing.requests import V2JobRequest

@@ -9,12 +9,16 @@ from uuid import UUID
 
 from django.db.models import Exists, Min, OuterRef, QuerySet
 
-from allowance.ledger import to_seconds
-from allowance.models import Block, Reservation
-from allowance.state import held_at
-from allowance.types import BLOCK_DURATION_US, LockTimeout, NotEnoughAllowanceException
-from receipts.models import JobFinishedReceipt
-from receipts.ongoing import ends
+from allowance.interface import (
+    BLOCK_DURATION_US,
+    Block,
+    LockTimeout,
+    NotEnoughAllowanceException,
+    Reservation,
+    held_at,
+    to_seconds,
+)
+from receipts.interface import JobFinishedReceipt, ends
 from routing.decision.pipeline import refusal
 from routing.types import AllMinersBusy, Decision, Gate
 

@@ -19,18 +19,23 @@ from django.db import IntegrityError
 from django.db.models import QuerySet, Value
 from django.utils import timezone
 
-from allowance import reservations, validation
-from allowance.locks import bound_waits, ledger_transaction, lock_timeout
-from allowance.models import Reservation, ReservationState, new_version
-from allowance.state import state_at
-from allowance.types import (
+from allowance.interface import (
     MAX_JOB_RUN_TIME,
     BadInputError,
     LockTimeout,
+    Reservation,
     ReservationAlreadySpent,
     ReservationException,
+    ReservationState,
+    bound_waits,
+    ledger_transaction,
+    lock_timeout,
+    new_version,
+    reservations,
+    state_at,
+    validation,
 )
-from receipts.models import JobFinishedReceipt
+from receipts.interface import JobFinishedReceipt
 from routing.access import signatures
 from routing.access.admission import Visitor
 from routing.access.signatures import SignatureRefused

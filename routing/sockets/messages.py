@@ -10,9 +10,8 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from allowance.models import ReservationState
-from allowance.types import RESERVATION_IDS
-from receipts.schemas import Hotkey, Time, Ttl
+from allowance.interface import RESERVATION_IDS, ReservationState
+from receipts.interface import Hotkey, Time, Ttl
 from routing.requests import V2JobRequest
 from routing.types import Gate, MinerIncidentType
 

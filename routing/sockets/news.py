@@ -15,7 +15,7 @@ from uuid import UUID
 from channels.layers import BaseChannelLayer, get_channel_layer
 from redis.exceptions import RedisError
 
-from allowance.models import ReservationState
+from allowance.interface import ReservationState
 from routing.conf import redis_prefix
 from routing.sockets.messages import Acknowledged, Happened, Refused, Rejected, Routed, Said
 

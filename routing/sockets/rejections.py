@@ -12,13 +12,17 @@ from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from allowance.ledger import value_at
-from allowance.locks import bound_waits, ledger_transaction, lock_timeout
-from allowance.models import Account, Block, Miner
-from receipts.models import JobFinishedReceipt, JobStartedReceipt
-from receipts.schemas import JobStarted, bounded, read
-from receipts.signatures import can_verify, is_signed
-from receipts.types import BadReceiptError
+from allowance.interface import Account, Block, MinerRow, bound_waits, ledger_transaction, lock_timeout, value_at
+from receipts.interface import (
+    BadReceiptError,
+    JobFinishedReceipt,
+    JobStarted,
+    JobStartedReceipt,
+    bounded,
+    can_verify,
+    is_signed,
+    read,
+)
 from routing.models import Rejection
 
 LEEWAY = dt.timedelta(seconds=2)
@@ -142,5 +146,5 @@ def _validators(hotkeys: Collection[str], block: int) -> set[str]:
 
     The ledger does not know which of them have a validator's permit.
     """
-    neurons = Miner.objects.filter(hotkey__in=hotkeys).values_list("hotkey", "presence")
+    neurons = MinerRow.objects.filter(hotkey__in=hotkeys).values_list("hotkey", "presence")
     return {hotkey for hotkey, presence in neurons if value_at(presence, block)}

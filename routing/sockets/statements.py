@@ -14,14 +14,18 @@ from django.db.models import Exists
 from django.utils import timezone
 from pydantic import ValidationError
 
-from allowance import reservations
-from allowance.locks import bound_waits, ledger_transaction, lock_timeout
-from allowance.models import Reservation, ReservationState
-from allowance.state import state_at
-from allowance.types import HOLD_MARGIN, BadInputError
-from receipts import receipts
-from receipts.schemas import JobAccepted, JobFinished, JobStarted
-from receipts.types import BadReceiptError
+from allowance.interface import (
+    HOLD_MARGIN,
+    BadInputError,
+    Reservation,
+    ReservationState,
+    bound_waits,
+    ledger_transaction,
+    lock_timeout,
+    reservations,
+    state_at,
+)
+from receipts.interface import BadReceiptError, JobAccepted, JobFinished, JobStarted, receipts
 from routing.access.admission import Visitor
 from routing.incidents import record_incident
 from routing.models import Rejection, RoutedJob

@@ -8,8 +8,7 @@ from django import template
 from django.http import HttpRequest
 from django.urls import reverse
 
-from allowance.amounts import wei_text
-from allowance.ledger import to_seconds
+from allowance.interface import to_seconds, wei_text
 from routing.pages import MENU
 
 register = template.Library()

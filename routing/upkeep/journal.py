@@ -16,12 +16,17 @@ from django.db import connection, transaction
 from django.db.models import Model, QuerySet
 from pydantic import BaseModel
 
-from allowance.locks import ledger_transaction, lock_chain
-from allowance.models import Block, ManifestSync, Miner, Reservation, ReservationState
+from allowance.interface import (
+    Block,
+    ManifestSync,
+    MinerRow,
+    Reservation,
+    ReservationState,
+    ledger_transaction,
+    lock_chain,
+)
 from allowance.plumbing.connections import renew_connection
-from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
-from receipts.types import MAX_TTL
-from receipts.voiding import Voidable
+from receipts.interface import MAX_TTL, JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt, Voidable
 from routing.models import MinerIncident, RoutedJob
 from routing.upkeep.lines import (
     AcceptedLine,
@@ -131,7 +136,9 @@ def _in_ascii(line: str) -> str:
 def _lines() -> Iterator[BaseModel]:
     return joined(
         _chain(),
-        _rows(Miner.objects.exclude(wei=0).order_by("pk"), lambda m: CollateralLine(hotkey=m.hotkey, wei=str(m.wei))),
+        _rows(
+            MinerRow.objects.exclude(wei=0).order_by("pk"), lambda m: CollateralLine(hotkey=m.hotkey, wei=str(m.wei))
+        ),
         _rows(MinerIncident.objects.order_by("pk"), _incident),
         _rows(JobStartedReceipt.objects.order_by("pk"), _receipt(StartedLine)),
         _rows(JobAcceptedReceipt.objects.order_by("pk"), _receipt(AcceptedLine)),

@@ -21,14 +21,26 @@ from pydantic import (
     model_validator,
 )
 
-from allowance import allowance, reservations, validation
-from allowance.models import Reservation, ReservationState
-from allowance.types import MAX_BLOCK_NUMBER, MAX_JOB_RUN_TIME, RESERVATION_IDS
-from receipts import receipts
-from receipts.schemas import JobAccepted, JobFinished, JobStarted, bounded
-from receipts.service import table_of
-from receipts.types import ReceiptAlreadyVoided
-from receipts.voiding import void_receipt
+from allowance.interface import (
+    MAX_BLOCK_NUMBER,
+    MAX_JOB_RUN_TIME,
+    RESERVATION_IDS,
+    Reservation,
+    ReservationState,
+    allowance,
+    reservations,
+    validation,
+)
+from receipts.interface import (
+    JobAccepted,
+    JobFinished,
+    JobStarted,
+    ReceiptAlreadyVoided,
+    bounded,
+    receipts,
+    table_of,
+    void_receipt,
+)
 from routing.incidents import IncidentAlreadyVoided, record_incident, void_incident
 from routing.models import MinerIncident, RoutedJob
 from routing.requests import first_problem

@@ -14,12 +14,9 @@ from typing import Any
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from allowance.models import Reservation
-from allowance.oversight import pruning as ledger
-from allowance.oversight.pruning import Batch, delete_in_batches
-from allowance.state import held_at
-from allowance.types import LockTimeout
-from receipts import pruning as receipts
+from allowance.interface import Batch, LockTimeout, Reservation, delete_in_batches, held_at
+from allowance.interface import pruning as ledger
+from receipts.interface import pruning as receipts
 from routing import incidents
 from routing.access import signatures
 from routing.decision import in_force

@@ -6,7 +6,7 @@ import datetime as dt
 
 from django.conf import settings
 
-from allowance.types import HOLD_MARGIN, MAX_JOB_RUN_TIME
+from allowance.interface import HOLD_MARGIN, MAX_JOB_RUN_TIME
 
 DEFAULTS: dict[str, float] = {
     "KEEP_DECISIONS_DAYS": 30,

@@ -10,10 +10,9 @@ from django.apps import apps
 from django.contrib.auth.models import AbstractBaseUser
 from django.db.models import Count, QuerySet
 
-from allowance.locks import bound_waits, ledger_transaction, lock_timeout
+from allowance.interface import bound_waits, ledger_transaction, lock_timeout
 from allowance.plumbing.connections import renew_connection
-from receipts.models import Receipt
-from receipts.voiding import NAME_LENGTH, Voidable
+from receipts.interface import NAME_LENGTH, Receipt, Voidable
 from routing.incidents import VOIDED_AT_ONCE, void_incidents, void_values
 from routing.models import MinerIncident
 

@@ -11,10 +11,7 @@ from typing import NamedTuple
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from allowance.causes import MANY
-from allowance.chain import CHECK_BLOCKS, CHECK_STAKE
-from allowance.locks import lock_timeout
-from allowance.losses import CHECK_MANIFESTS, CHECK_NEURONS
+from allowance.interface import CHECK_BLOCKS, CHECK_MANIFESTS, CHECK_NEURONS, CHECK_STAKE, MANY, lock_timeout
 from routing.watch.health import max_block_age
 
 

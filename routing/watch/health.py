@@ -13,9 +13,8 @@ from django.db import connection
 from django.utils import timezone
 from redis.exceptions import RedisError
 
-from allowance.models import Block
+from allowance.interface import HELD, LAPSED_AT, RESERVATION, Block
 from allowance.plumbing.threads import in_database_thread
-from allowance.state import HELD, LAPSED_AT, RESERVATION
 
 PATIENCE = 2.0
 """Seconds that each of them has."""

@@ -10,12 +10,24 @@ from typing import NamedTuple
 
 from django.db.models import Count, Max, OuterRef, Q, Subquery, Sum
 
-from allowance.amounts import wei_text
-from allowance.causes import earning, lost_neurons, silences
-from allowance.chain import newest_block
-from allowance.models import Block, LedgerCheck, ManifestSync, Reservation, ReservationState
-from allowance.state import held_at, lapsed_at
-from allowance.types import BLOCK_DURATION_US, MAX_AHEAD, LockTimeout, NotEnoughAllowanceException
+from allowance.interface import (
+    BLOCK_DURATION_US,
+    MAX_AHEAD,
+    Block,
+    LedgerCheck,
+    LockTimeout,
+    ManifestSync,
+    NotEnoughAllowanceException,
+    Reservation,
+    ReservationState,
+    earning,
+    held_at,
+    lapsed_at,
+    lost_neurons,
+    newest_block,
+    silences,
+    wei_text,
+)
 from routing.decision.in_force import policy
 from routing.models import DecisionRecord
 from routing.types import ROUTED, AllMinersBusy, NotEnoughCollateralException

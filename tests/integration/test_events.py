@@ -148,7 +148,7 @@ def test_a_job_that_is_finished_while_it_is_routed_anew_is_over(
         note(of(first, Finished))
         return pick(*args, **how)
 
-    monkeypatch.setattr(service, "pick", finish_first)
+    monkeypatch.setattr(jobs, "pick", finish_first)
     with pytest.raises(JobFinished):
         retry(of(first, Retry)) if by_retry else route(request)
     assert states() == {first.route.miner.hotkey_ss58: "released"}

@@ -13,12 +13,10 @@ from django.utils import timezone
 from pydantic import ValidationError
 from rich.console import Console
 
-from allowance import validation
-from allowance.amounts import parse_wei
+from allowance.interface import ExecutorClass, JobTooLong, parse_wei, validation
 from allowance.plumbing.connections import renew_connection
 from allowance.plumbing.console import wide_console
 from allowance.plumbing.programs import AnsweringCommand
-from allowance.types import ExecutorClass, JobTooLong
 from routing.decision import in_force
 from routing.decision.book import DryBook
 from routing.decision.pipeline import decide

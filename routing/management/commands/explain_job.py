@@ -8,7 +8,7 @@ from django.utils import timezone
 from rich.console import Console
 from rich.text import Text
 
-from allowance import validation
+from allowance.interface import validation
 from allowance.plumbing.console import wide_console
 from allowance.plumbing.programs import AnsweringCommand
 from routing.log import replay, report

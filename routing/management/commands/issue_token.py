@@ -8,8 +8,8 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from allowance.interface import BadInputError
 from allowance.plumbing.programs import AnsweringCommand
-from allowance.types import BadInputError
 from routing.access import tokens
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}

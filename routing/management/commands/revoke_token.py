@@ -6,8 +6,8 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
+from allowance.interface import BadInputError
 from allowance.plumbing.programs import AnsweringCommand
-from allowance.types import BadInputError
 from routing.access import tokens
 from routing.models import AccessToken
 

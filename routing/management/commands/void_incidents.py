@@ -4,7 +4,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from allowance import validation
+from allowance.interface import validation
 from routing.incidents import VOIDED_AT_ONCE
 from routing.management.voiding import Selected, VoidingCommand, add_stretch, named
 from routing.models import MinerIncident

@@ -4,8 +4,8 @@ from typing import Any
 
 from django.utils import timezone
 
-from allowance import validation
-from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
+from allowance.interface import validation
+from receipts.interface import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
 from routing.incidents import VOIDED_AT_ONCE
 from routing.management.voiding import Selected, VoidingCommand, add_stretch, named
 from routing.upkeep.voiding import receipt_groups, void_receipts_for

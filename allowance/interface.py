@@ -1,0 +1,55 @@
+"""What the ledger offers to its sibling apps. They import nothing else of it, but `allowance.plumbing`."""
+
+from __future__ import annotations
+
+from allowance import allowance, ledger, reading, reservations, rows, validation
+from allowance.amounts import WeiFormField, parse_wei, wei_text
+from allowance.causes import MANY, causes, earning, lost_neurons, silences
+from allowance.chain import CHECK_BLOCKS, CHECK_STAKE, newest_block
+from allowance.fields import WeiField, parse_steps
+from allowance.ledger import Balance, Standing, Steps, Window, present, to_seconds, value_at
+from allowance.locks import bound_waits, hurried_transaction, ledger_transaction, lock_account, lock_chain, lock_timeout
+from allowance.losses import CHECK_MANIFESTS, CHECK_NEURONS
+from allowance.models import Account, Block, LedgerCheck, ManifestSync, Reservation, ReservationState, new_version
+from allowance.models import Miner as MinerRow
+from allowance.oversight import pruning
+from allowance.oversight.pruning import Batch, delete_in_batches
+from allowance.oversight.strip import BlockState, Run, Total, strip
+from allowance.oversight.strip import totals as block_totals
+from allowance.oversight.totals import LISTED, SOON, LiveHold, MinerTotals, Totals, totals
+from allowance.reading import Entry, Hold
+from allowance.service import not_enough
+from allowance.state import (
+    CHAIN_LOCK,
+    HELD,
+    LAPSED_AT,
+    MINER,
+    RESERVATION,
+    Lapsed,
+    as_list,
+    held_at,
+    in_list,
+    lapsed_at,
+    state_at,
+    window,
+)
+from allowance.types import (
+    BLOCK_DURATION_US,
+    EXECUTOR_CLASSES,
+    HOLD_MARGIN,
+    HOTKEY_LENGTH,
+    MAX_AHEAD,
+    MAX_BLOCK_NUMBER,
+    MAX_EXECUTORS,
+    MAX_JOB_RUN_TIME,
+    MAX_WEI,
+    RESERVATION_IDS,
+    BadInputError,
+    ExecutorClass,
+    JobTooLong,
+    LockTimeout,
+    Miner,
+    NotEnoughAllowanceException,
+    ReservationAlreadySpent,
+    ReservationException,
+)

@@ -1,0 +1,13 @@
+"""What this app offers to its sibling apps. They import nothing else of it."""
+
+from __future__ import annotations
+
+from receipts import pruning, receipts
+from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
+from receipts.ongoing import FINISHED, RUNNING_JOBS, RUNNING_JOBS_OF_MINER, ends, select
+from receipts.pages import VoidForm
+from receipts.schemas import Hotkey, JobAccepted, JobFinished, JobStarted, Time, Ttl, bounded, read
+from receipts.service import table_of
+from receipts.signatures import can_verify, is_signed
+from receipts.types import MAX_TTL, BadReceiptError, ReceiptAlreadyVoided
+from receipts.voiding import NAME_LENGTH, Voidable, void_by, void_receipt
