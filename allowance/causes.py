@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from allowance.chain import CHECK_BLOCKS, CHECK_STAKE, newest_block
 from allowance.ledger import Balance
-from allowance.losses import CHECK_MANIFESTS, CHECK_NEURONS, Absence, Silence, absence
-from allowance.models import Block, ManifestSync
-from allowance.types import BLOCK_EXPIRY
+from allowance.losses import CHECK_MANIFESTS, CHECK_NEURONS, absence, silences
+from allowance.models import Block
+from allowance.types import BLOCK_EXPIRY, CHECK_CLASS
 
 MANY = BLOCK_EXPIRY // 10
 """So many blocks that earn nothing are felt."""
@@ -58,52 +58,33 @@ def earning(newest: int) -> Earning:
     return Earning(len(shares), sum(share == 0 for share in shares.values()), gaps)
 
 
-def lost_neurons(newest: int) -> Absence | None:
-    """Return how the list of neurons in force is empty, or lacks most neurons that a job's oldest block had."""
-    lists = Block.objects.filter(neurons__isnull=False).order_by("-number").values_list("number", "neurons__hotkeys")
-    in_force = lists.first()
-    if in_force is None:
-        return None
-    older = lists.filter(number__lte=newest - BLOCK_EXPIRY).first() or lists.last()
-    return absence(in_force[0], older[1] if older else (), in_force[1])
+def causes(
+    executor_class: str | None = None, balances: Sequence[Balance] | None = None, *, of_blocks: bool = True
+) -> tuple[str, ...]:
+    """Return the causes for a lack of allowance, in sentences.
 
-
-def silences(newest: int) -> list[Silence]:
-    """Return the silences from which miners suffer, the newest of each class.
-
-    They do while a job may use blocks from before the sync, and while nobody has declared executors since.
+    With the `balances` of a class: of the silences only those that voided what one of them had, and whether nobody has
+    executors. `of_blocks` says whether blocks that earn nothing are a cause.
     """
-    syncs = ManifestSync.objects.order_by("-block", "-pk")
-    found: dict[str | None, Silence] = {}
-    lasting: dict[str | None, Silence] = {}
-    for sync in syncs.exclude(silent=[]).defer("axons", "executors"):
-        for silence in sync.silences:
-            (found if sync.block > newest - BLOCK_EXPIRY else lasting).setdefault(silence.executor_class, silence)
-    if lasting:
-        answers = syncs.values_list("executors", flat=True)[0]
-        declared: set[str | None] = {each for counts in answers.values() for each, n in counts.items() if n}
-        declared |= {None} if declared else set()
-        found = {each: silence for each, silence in lasting.items() if each not in declared} | found
-    return list(found.values())
-
-
-def causes(balances: Iterable[Balance] | None = None) -> tuple[str, ...]:
-    """Return the causes for a lack of allowance; with `balances`, only silences that voided what one of them had."""
     newest, found = newest_block(), []
-    if lost := lost_neurons(newest):
+    if lost := absence(newest):
         found.append(f"{lost.sentence} {CHECK_NEURONS}")
-    blocks = earning(newest)
-    if blocks.missing > MANY:
-        found.append(f"{blocks.sentence} {CHECK_BLOCKS}")
-    if blocks.without_stake:
-        found.append(
-            f"Our own stake share was 0 in {blocks.without_stake} of the last {blocks.recorded} blocks, "
-            f"which earn nothing. {CHECK_STAKE}"
-        )
-    voided = None if balances is None else {(b.voided_before, c) for b in balances for c in (b.executor_class, None)}
-    found += [
+    if of_blocks:
+        blocks = earning(newest)
+        if blocks.missing > MANY:
+            found.append(f"{blocks.sentence} {CHECK_BLOCKS}")
+        if 10 * blocks.without_stake > blocks.recorded:
+            found.append(
+                f"Our own stake share was 0 in {blocks.without_stake} of the last {blocks.recorded} blocks, "
+                f"which earn nothing. {CHECK_STAKE}"
+            )
+    voided = None if balances is None else {balance.voided_before for balance in balances}
+    told = [
         f"{silence.sentence} {CHECK_MANIFESTS}"
         for silence in silences(newest)
-        if voided is None or (silence.block, silence.executor_class) in voided
+        if voided is None or (silence.block in voided and silence.executor_class in {None, executor_class})
     ]
+    found += told
+    if balances is not None and not (lost or told or any(balance.executors for balance in balances)):
+        found.append(f"No registered miner declares executors of {executor_class}. {CHECK_CLASS}")
     return tuple(found)

@@ -9,7 +9,7 @@ import datetime as dt
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from django.db.models import Max, Min
 from django.utils import timezone
@@ -18,7 +18,7 @@ from allowance import rows, validation
 from allowance.fields import WeiField
 from allowance.ledger import KEPT_BLOCKS, Steps, assign, block_ns, forget
 from allowance.locks import chain_changed, ledger_transaction, lock_accounts_of, lock_chain
-from allowance.losses import CHECK_MANIFESTS, CHECK_NEURONS, absence, silences
+from allowance.losses import CHECK_MANIFESTS, CHECK_NEURONS, absence, silences_in
 from allowance.models import Account, Block, ManifestSync, Miner, NeuronList, new_version
 from allowance.types import MAX_AHEAD, BadInputError
 
@@ -58,6 +58,7 @@ def record_block(
         chain_changed()
         block = Block(number=number, timestamp=timestamp, stake_share=stake_share)
         if names is not None:
+            lost = absence(newest_block())
             block.neurons = _neuron_list(names)
             _register(set(names), number)
         if after and after.number == number + 1:
@@ -66,8 +67,12 @@ def record_block(
         if before and before.number == number - 1:
             before.ns = ns_between(before, block)
             before.save(update_fields=["ns"])
-        if after is None:
-            _warn_of_nothing_earned(block, before, names)
+        if after is None and stake_share == 0 and (before is None or before.stake_share > 0):
+            logger.warning(
+                "Our own stake share is 0 from block %d on: its blocks earn nothing. %s", number, CHECK_STAKE
+            )
+        if names is not None and lost is None and (lost := absence(newest_block())):
+            logger.warning("%s %s", lost.sentence, CHECK_NEURONS)
 
 
 def record_manifests(
@@ -78,8 +83,8 @@ def record_manifests(
     `axons` are the miners asked, which are the registered ones: hotkey to `address`, `ip_version`, `port`. `executors`
     are their answers: hotkey to count by class. Who did not answer has 0 in every class; who was not asked stays as it
     is. A lower count voids what the miner gave in that class before `block`. The same sync again changes nothing. If
-    more than half of the miners that answered the last sync are silent, or declare none of a class any more, that is
-    recorded, with a warning.
+    more than half of the miners asked that had executors declare none any more, of all classes or of one that three or
+    more leave, that is recorded, with a warning.
 
     Raises ValueError for a sync older than the newest recorded, and for bad input. An unknown class is bad input too:
     what miners make up is for the follower to leave out.
@@ -108,8 +113,8 @@ def record_manifests(
         if newest is None:
             _register_asked(set(miners))
         sync = ManifestSync(block=block, digest=digest, axons=where, executors=answers)
-        found = silences(block, miners, newest.executors if newest else {}, answers)
-        sync.silent = [[s.executor_class, s.silent, s.declared] for s in found]
+        found = silences_in(block, _declared(miners), answers)
+        sync.silent = [list(silence[1:]) for silence in found]
         sync.save()
         for silence in found:
             logger.warning("%s %s", silence.sentence, CHECK_MANIFESTS)
@@ -143,17 +148,6 @@ def _out_of_order(number: int, timestamp: dt.datetime, stored: Block) -> BadInpu
         f"{stored.timestamp.isoformat()}. If the stored one is wrong, take it back: "
         f"manage.py forget_blocks --from {stored.number}."
     )
-
-
-def _warn_of_nothing_earned(block: Block, before: Block | None, names: list[str] | None) -> None:
-    """Warn, once, that from the newest block on our stake share is 0, or that most neurons are not registered."""
-    if block.stake_share == 0 and (before is None or before.stake_share > 0):
-        logger.warning("Our own stake share is 0 from block %d on: its blocks earn nothing. %s", block.pk, CHECK_STAKE)
-    if names is not None:
-        listed = Block.objects.filter(number__lt=block.pk, neurons__isnull=False).order_by("-number")
-        known: list[str] | None = listed.values_list("neurons__hotkeys", flat=True).first()
-        if known != names and (lost := absence(block.pk, known or (), names)):
-            logger.warning("%s %s", lost.sentence, CHECK_NEURONS)
 
 
 def newest_block() -> int:
@@ -228,6 +222,16 @@ def _locate(axons: Mapping[str, Axon]) -> None:
     rows.upsert(
         Miner, ["hotkey"], ["address", "ip_version", "port"], [(name, *where) for name, where in changed.items()]
     )
+
+
+def _declared(asked: Collection[str]) -> dict[str, dict[str, int]]:
+    """Return the executors that each of the miners `asked` declares now, by class."""
+    declared: dict[str, dict[str, int]] = {}
+    counts = Account.objects.filter(executors__gt=0).values_list("miner", "executor_class", "executors")
+    for miner, executor_class, executors in counts:
+        if miner in asked:
+            declared.setdefault(miner, {})[executor_class] = executors
+    return declared
 
 
 def _declare(block: int, asked: set[str], answers: Mapping[str, Mapping[str, int]]) -> None:

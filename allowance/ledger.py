@@ -132,6 +132,11 @@ def present(presence: Steps) -> bool:
     return bool(presence and presence[-1][1])
 
 
+def was_present(presence: Steps, since: int) -> bool:
+    """Tell whether a miner with this presence was registered at some block from `since` on."""
+    return bool(value_at(presence, since)) or any(there and block > since for block, there in presence)
+
+
 def to_ns(seconds: float) -> int:
     """Return `seconds` in nanoseconds, the nearest, and never 0 for something."""
     return max(1, round(seconds * NS))

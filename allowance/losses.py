@@ -1,20 +1,28 @@
-"""What one record of the chain takes from most miners at once: a sync that they do not answer, a list without them."""
+"""What takes their allowance from most miners at once: a sync that they do not answer, a neuron list without them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
+
+from allowance.ledger import present, was_present
+from allowance.models import Account, Block, ManifestSync, Miner
+from allowance.types import BLOCK_EXPIRY
 
 CHECK_NEURONS = "Check the subnet, and the node, from which the follower reads the neurons."
 CHECK_MANIFESTS = "Check that the follower reaches the miners."
 
-Answers = Mapping[str, Mapping[str, int]]
+FEW = 3
+"""A class that fewer miners leave at once is no fault of ours."""
+
+Counts = Mapping[str, Mapping[str, int]]
+"""Executors by hotkey and class."""
 
 
 class Silence(NamedTuple):
-    """How many miners declare nothing in a sync, of so many that declared executors in the sync before.
+    """How many miners declare no executors at a sync, of those `declared` that had some before.
 
-    `executor_class` is None if they declare nothing in any class.
+    `executor_class` is None if they declare none of any class.
     """
 
     block: int
@@ -24,68 +32,95 @@ class Silence(NamedTuple):
 
     @property
     def percent(self) -> float:
-        """The share of the silent."""
+        """The share of the silent miners."""
         return 100 * self.silent / self.declared
 
     @property
     def sentence(self) -> str:
-        """Who was silent, and what they lost."""
+        """How many miners were silent, and what they lost."""
         if self.executor_class is None:
             return (
                 f"{self.silent} of {self.declared} miners that had answered were silent at block {self.block}: "
                 "their allowance is void."
             )
         return (
-            f"{self.silent} of {self.declared} miners that had executors of {self.executor_class} declare none since "
+            f"{self.silent} of {self.declared} miners that had executors of {self.executor_class} declared none at "
             f"block {self.block}: their allowance for it is void."
         )
 
 
-def silences(block: int, asked: Collection[str], before: Answers, after: Answers) -> list[Silence]:
-    """Return in what most of the miners `asked` are silent, that declared executors `before`: in all, or in a class."""
-    if (of_all := _silence(block, None, asked, before, after)) is not None:
-        return [of_all]
-    classes = sorted({executor_class for name in asked for executor_class in before.get(name, {})})
-    return [found for each in classes if (found := _silence(block, each, asked, before, after)) is not None]
+def silences_in(block: int, before: Counts, answers: Counts) -> list[Silence]:
+    """Return in what most miners are silent that had executors `before`: in everything, or else in which classes."""
+    everything = _silence(block, None, before, answers)
+    if 2 * everything.silent > everything.declared:
+        return [everything]
+    classes = sorted({executor_class for counts in before.values() for executor_class in counts})
+    found = [_silence(block, executor_class, before, answers) for executor_class in classes]
+    return [silence for silence in found if silence.silent >= FEW and 2 * silence.silent > silence.declared]
 
 
-def _silence(
-    block: int, executor_class: str | None, asked: Collection[str], before: Answers, after: Answers
-) -> Silence | None:
+def _silence(block: int, executor_class: str | None, before: Counts, answers: Counts) -> Silence:
     def declares(counts: Mapping[str, int]) -> bool:
         return bool(any(counts.values()) if executor_class is None else counts.get(executor_class))
 
-    declared = [name for name in asked if declares(before.get(name, {}))]
-    found = Silence(block, executor_class, sum(not declares(after.get(name, {})) for name in declared), len(declared))
-    return found if 2 * found.silent > found.declared else None
+    declared = [name for name, counts in before.items() if declares(counts)]
+    silent = sum(not declares(answers.get(name, {})) for name in declared)
+    return Silence(block, executor_class, silent, len(declared))
+
+
+def silences(newest: int) -> list[Silence]:
+    """Return the silences whose losses are still felt, those of most miners first.
+
+    They are felt while a job may use blocks from before the sync. A silence of most miners is felt too for as long as
+    no miner declares any executors.
+    """
+    syncs = ManifestSync.objects.exclude(silent=[]).order_by("-block", "-pk").values_list("block", "silent")
+    rows = list(syncs.filter(block__gt=newest - BLOCK_EXPIRY))
+    if not rows and not Account.objects.filter(executors__gt=0).exists():
+        rows = list(syncs[:1])
+    found = [Silence(block, *silence) for block, silent in rows for silence in silent]
+    return sorted(found, key=lambda silence: (-silence.percent, -silence.silent))
 
 
 class Absence(NamedTuple):
-    """How many neurons the list of `block` lacks, of those `registered` in an older list; and how many it has."""
+    """How many miners with executors the neuron list of `block` lacks, of those that were registered before."""
 
     block: int
     gone: int
-    registered: int
-    listed: int
+    miners: int
+    neurons: int
 
     @property
     def percent(self) -> float:
-        """The share of those that are gone; of an empty list all."""
-        return 100 * self.gone / self.registered if self.registered and self.listed else 100
+        """The share of the miners that are gone; of an empty list all."""
+        return 100 * self.gone / self.miners if self.neurons and self.miners else 100
 
     @property
     def sentence(self) -> str:
-        """Who is not registered any more."""
-        if not self.listed:
+        """How many miners are not registered any more."""
+        if not self.neurons:
             return f"The neuron list of block {self.block} is empty: no miner is registered."
         return (
-            f"{self.gone} of {self.registered} neurons that were registered are not in the neuron list of block "
-            f"{self.block}: they have no allowance."
+            f"{self.gone} of {self.miners} miners with executors are not in the neuron list of block {self.block}: "
+            "they have no allowance."
         )
 
 
-def absence(block: int, before: Iterable[str], after: Collection[str]) -> Absence | None:
-    """Return how a list of neurons lacks most of those registered `before`, or is empty; else None."""
-    registered = set(before)
-    found = Absence(block, len(registered.difference(after)), len(registered), len(after))
-    return found if not after or 2 * found.gone > found.registered else None
+def absence(newest: int) -> Absence | None:
+    """Return how the neuron list in force lacks most miners that were registered in blocks a job may use. Two queries.
+
+    Only miners that declare executors count. An empty list lacks all.
+    """
+    lists = Block.objects.filter(neurons__isnull=False).order_by("-number").values_list("number", "neurons__hotkeys")
+    in_force: tuple[int, list[str]] | None = lists.first()
+    if in_force is None:
+        return None
+    declaring = Account.objects.filter(executors__gt=0).values("miner")
+    gone = kept = 0
+    for presence in Miner.objects.filter(hotkey__in=declaring).values_list("presence", flat=True):
+        if present(presence):
+            kept += 1
+        else:
+            gone += was_present(presence, newest - BLOCK_EXPIRY)
+    found = Absence(in_force[0], gone, gone + kept, len(in_force[1]))
+    return found if not found.neurons or gone > kept else None

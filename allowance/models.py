@@ -14,7 +14,6 @@ from django.db.models import Q
 
 from allowance.fields import BitsField, StepsField, WeiField
 from allowance.ledger import Balance
-from allowance.losses import Silence
 from allowance.types import HOLD_MARGIN, HOTKEY_LENGTH, RESERVATION_ID_BITS, RESERVATION_IDS
 from allowance.types import Miner as MinerValue
 
@@ -69,8 +68,8 @@ class Block(models.Model):
 class ManifestSync(models.Model):
     """The answers of all miners to one round of asking for their manifests, as they came.
 
-    `silent` tells in which classes (None: in all) most miners declare nothing any more: the class, how many miners do
-    so, and how many had declared executors in the sync before.
+    `silent` tells in which classes (None: in all) most miners declare no executors any more: the class, how many
+    miners, and of how many that had some before.
     """
 
     block = models.PositiveBigIntegerField()
@@ -84,11 +83,6 @@ class ManifestSync(models.Model):
 
     def __str__(self) -> str:
         return f"Manifests at block {self.block}"
-
-    @property
-    def silences(self) -> list[Silence]:
-        """In what most miners were silent."""
-        return [Silence(self.block, *row) for row in self.silent]
 
 
 class Miner(models.Model):

@@ -96,6 +96,9 @@ class AllowanceException(RefusedError):
     """The base class of the ledger's refusals. Nothing is held."""
 
 
+CHECK_CLASS = "Check the executor class, and that the chain follower records blocks and manifests."
+
+
 class NotEnoughAllowanceException(AllowanceException):
     """No miner has the seconds; the attributes name the miners that came nearest.
 
@@ -133,7 +136,7 @@ class NotEnoughAllowanceException(AllowanceException):
         elif highest_unspent_allowance:
             advice.append("Retry with a shorter job, or when more blocks have been minted.")
         elif not causes and not excluded:
-            advice.append("Check the executor class, and that the chain follower records blocks and manifests.")
+            advice.append(CHECK_CLASS)
         super().__init__(
             f"No miner has {required_allowance:g} s of allowance: the most available is "
             f"{highest_available_allowance:g} s, the most unspent {highest_unspent_allowance:g} s. "

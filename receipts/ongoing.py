@@ -8,7 +8,8 @@ from typing import Any
 from uuid import UUID
 
 from django.db import connection
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import DateTimeField, Exists, OuterRef, Q, Value
+from django.db.models.functions import Greatest
 
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from receipts.types import MAX_TTL
@@ -74,6 +75,13 @@ def ends(executor_class: str, miners: Collection[str], at: dt.datetime) -> dict[
             until = min(valid_until, timestamp + LONGEST)
             found[miner, job] = max(until, found.get((miner, job), until))
     return found
+
+
+def end(job_uuid: UUID, miner: str, at: dt.datetime) -> None:
+    """Let no receipt of a job keep an executor of a miner busy after `at`. What the receipts say stays as it is."""
+    for model in (JobStartedReceipt, JobAcceptedReceipt):
+        receipts = model.objects.filter(job_uuid=job_uuid, miner_hotkey=miner, valid_until__gt=at)
+        receipts.update(valid_until=Greatest("timestamp", Value(at, DateTimeField())))
 
 
 def select(sql: str, *, at: dt.datetime, **parameters: Any) -> list[Sequence[Any]]:

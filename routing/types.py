@@ -237,7 +237,7 @@ class Decision:
 
     Debug and trusted miners are fixed routes: nothing was asked, so `policy` is None and there are no candidates, nor
     `timings`. The hotkeys `excluded` are those that the caller did not want. `causes` say what of the chain keeps
-    allowance from miners, if half of those asked lack it and nobody takes the job.
+    allowance from miners, if nobody takes the job.
     """
 
     job: Job

@@ -32,6 +32,7 @@ from allowance.models import (
     new_version,
 )
 from allowance.oversight import history
+from allowance.plumbing.connections import renew_connection
 from allowance.state import window
 from allowance.types import BLOCK_EXPIRY
 
@@ -75,6 +76,7 @@ def run_check(*, repair: bool = False) -> tuple[LedgerCheck, list[Difference]]:
     at, begun = timezone.now(), time.perf_counter()
     found = list(check_ledger(repair=repair))
     left = list(check_ledger()) if repair else found
+    renew_connection()
     check = LedgerCheck(
         at=at,
         seconds=time.perf_counter() - begun,
@@ -94,12 +96,14 @@ def check_ledger(*, repair: bool = False) -> Iterator[Difference]:
     What follows from the chain is compared under the chain lock, then each account under its own, one at a time, so
     that routing goes on meanwhile. Reservations that overlap are told, but no rewriting mends them.
     """
+    renew_connection()
     with ledger_transaction():
         lock_chain()
         if repair:
             chain_changed()
         found = [*_check_blocks(repair), *_check_presence(repair), *_check_declared(repair)]
     yield from found
+    renew_connection()
     accounts = Account.objects.select_related("miner").in_bulk()
     usable = window(None, before=KEPT_BEFORE)
     hints = set()  # what was read in two queries may have changed between them
@@ -110,6 +114,7 @@ def check_ledger(*, repair: bool = False) -> Iterator[Difference]:
                 hints.add(pk)
     hints |= {pk for pk, account in accounts.items() if _compare(account, (), usable).differences}
     for pk in sorted(hints):
+        renew_connection()
         yield from _check_account(pk, repair)
 
 

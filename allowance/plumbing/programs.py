@@ -14,6 +14,7 @@ from django import db
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper, SystemCheckError
 
+from allowance.plumbing.connections import renew_connection
 from allowance.plumbing.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -104,6 +105,11 @@ class AnsweringCommand(BaseCommand):
         """Say in the help of every command what it ends with if there is no answer."""
         epilog = f"Exit code {self.no_answer}: no answer, because of an error."
         return super().create_parser(prog_name, subcommand, epilog=epilog, **kwargs)
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        """Run, also when a process that goes on calls several commands, and its connection has broken since."""
+        renew_connection()
+        return super().execute(*args, **options)
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Run as a program. `call_command` raises instead whatever `handle` does."""

@@ -77,8 +77,11 @@ def decide(
         job, now, seen.window.newest, policy, tuple(candidates), None, excluded=banned, remedies=remedies
     )
     decision = settle(question, book, seen.window, begun=begun)
-    if decision.route is None and _half_lack_allowance(decision) and job.executor_class in EXECUTOR_CLASSES:
-        return replace(decision, causes=causes(c.standing.balance for c in decision.candidates))
+    if decision.route is None and job.executor_class in EXECUTOR_CLASSES:
+        counts = decision.counts
+        lacking, asked = counts.get(Gate.ALLOWANCE, 0), len(candidates) - counts.get(Gate.EXCLUDED, 0)
+        balances = [candidate.standing.balance for candidate in candidates]
+        return replace(decision, causes=causes(job.executor_class, balances, of_blocks=2 * lacking >= asked))
     return decision
 
 
@@ -121,12 +124,6 @@ def refusal(
 def _lacks_allowance(decision: Decision) -> bool:
     """Tell whether all candidates failed at their allowance, or were not to be asked."""
     return all(candidate.verdict.gate in {Gate.EXCLUDED, Gate.ALLOWANCE} for candidate in decision.candidates)
-
-
-def _half_lack_allowance(decision: Decision) -> bool:
-    """Tell whether at least half of the candidates failed at their allowance; those not to be asked do not count."""
-    counts = decision.counts
-    return 2 * counts.get(Gate.ALLOWANCE, 0) >= len(decision.candidates) - counts.get(Gate.EXCLUDED, 0)
 
 
 def outcome(decision: Decision) -> str:

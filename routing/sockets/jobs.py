@@ -35,7 +35,7 @@ from allowance.interface import (
     state_at,
     validation,
 )
-from receipts.interface import JobFinishedReceipt
+from receipts.interface import JobFinishedReceipt, end_receipts
 from routing.access import signatures
 from routing.access.admission import Visitor
 from routing.access.signatures import SignatureRefused
@@ -127,9 +127,10 @@ def give_back(offer: Offer) -> None:
 
 
 def end_route(end: Callable[..., None], reservation_id: int, now: dt.datetime | None) -> ReservationException | None:
-    """Spend or release a reservation, and have its route told to nobody any more. Returns why it had ended before.
+    """Spend or release a reservation, and tell its route to nobody any more. Returns why it had ended before.
 
-    Its miner has had the job then, and a retry passes it over.
+    A retry passes its miner over. The receipts of a job end at the miner of a route that is released and not paid for:
+    otherwise a client could start jobs, fail them, and keep executors busy for nothing.
     """
     with ledger_transaction():
         refusal = None
@@ -137,6 +138,10 @@ def end_route(end: Callable[..., None], reservation_id: int, now: dt.datetime | 
             end(reservation_id, now=now)
         except ReservationException as error:  # not to be raised here: that it lapsed is to be stored
             refusal = error
+        if end is reservations.release and not isinstance(refusal, ReservationAlreadySpent):
+            reservation = Reservation.objects.select_related("account").filter(pk=reservation_id).first()
+            if reservation and reservation.job_uuid:
+                end_receipts(reservation.job_uuid, reservation.account.miner_id, now or timezone.now())
         for job in RoutedJob.objects.filter(reservation=reservation_id):
             had = RoutedJob.objects.filter(pk=job.pk, reservation=reservation_id)
             had.update(claim=None, tried=sorted({*job.tried, job.miner}))

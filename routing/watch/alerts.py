@@ -68,7 +68,7 @@ MEASURES: Mapping[str, Measure] = {
     "block_age": Measure("s", "Check the clocks, that the chain follower runs, and what its log says.", Level.CRITICAL),
     "block_gaps": Measure("", CHECK_BLOCKS),
     "blocks_without_stake": Measure("", CHECK_STAKE),
-    "missing_neurons": Measure("%", CHECK_NEURONS),
+    "missing_miners": Measure("%", CHECK_NEURONS),
     "manifest_age": Measure(
         "s", "Look whether the chain follower still asks the miners for their manifests.", Level.CRITICAL
     ),
@@ -112,7 +112,7 @@ def default_limits() -> dict[str, Limits]:
         "block_age": Limits(ready / 2, ready),
         "block_gaps": Limits(0, MANY),
         "blocks_without_stake": Limits(0, MANY),
-        "missing_neurons": Limits(50, 90),
+        "missing_miners": Limits(50, 90),
         "manifest_age": Limits(900, 3600),
         "silent_miners": Limits(50, 90),
         "collateral_filter": Limits(0, 0),

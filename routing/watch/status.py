@@ -20,10 +20,10 @@ from allowance.interface import (
     NotEnoughAllowanceException,
     Reservation,
     ReservationState,
+    absence,
     earning,
     held_at,
     lapsed_at,
-    lost_neurons,
     newest_block,
     silences,
     wei_text,
@@ -159,10 +159,10 @@ def _chain(now: dt.datetime) -> Measured:
 
 def _earning() -> Measured:
     newest = newest_block()
-    blocks, lost, silent = earning(newest), lost_neurons(newest), silences(newest)
+    blocks, lost, silent = earning(newest), absence(newest), silences(newest)
     if not blocks.recorded:
         return dict.fromkeys(
-            ("block_gaps", "blocks_without_stake", "missing_neurons", "silent_miners"),
+            ("block_gaps", "blocks_without_stake", "missing_miners", "silent_miners"),
             (None, "No block is recorded."),
         )
     return {
@@ -171,13 +171,13 @@ def _earning() -> Measured:
             blocks.without_stake,
             f"Our own stake share was 0 in {blocks.without_stake} of the last {blocks.recorded} blocks.",
         ),
-        "missing_neurons": (
+        "missing_miners": (
             lost.percent if lost else 0,
-            lost.sentence if lost else "The neuron list has most neurons that were registered before.",
+            lost.sentence if lost else "The neuron list has most miners with executors.",
         ),
         "silent_miners": (
             max((silence.percent for silence in silent), default=0),
-            " ".join(silence.sentence for silence in silent)
+            " ".join(silence.sentence for silence in silent[:2])
             or "In no sync of manifests were more than half of the miners silent.",
         ),
     }

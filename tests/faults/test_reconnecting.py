@@ -12,11 +12,12 @@ from uuid import UUID
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import OperationalError, connection, connections
+from django.db import OperationalError, connection, connections, transaction
 from django.utils import timezone
 from rich.progress import Progress
 
-from allowance.models import Block
+from allowance.models import Account, Block
+from allowance.oversight import audit
 from allowance.plumbing import connections as renewing
 from allowance.service import Allowance
 from project.ticker import mint
@@ -197,6 +198,37 @@ def test_a_journal_whose_lines_are_long_in_coming_is_replayed_on_a_new_connectio
             yield line.encode()
 
     assert len(list(replay(slow(), batch=1))) == len(lines)
+
+
+@postgresql
+@pytest.mark.usefixtures("anna")
+@pytest.mark.parametrize("name", ["prune", "dry_run_routing", "explain_job", "routing_status", "reservations"])
+def test_a_command_that_a_living_process_calls_connects_anew(name: str) -> None:
+    more = {
+        "dry_run_routing": ("--executor-class", CLASS, "--seconds", "5"),
+        "explain_job": (str(UUID(int=1)),),
+        "routing_status": ("--format", "json"),
+    }
+    before = run_command(name, *more.get(name, ())).code
+    end_session()
+    assert run_command(name, *more.get(name, ())).code == before
+
+
+@postgresql
+@pytest.mark.usefixtures("anna")
+@pytest.mark.parametrize("name", ["_check_declared", "_check_account"])
+def test_a_check_of_the_ledger_goes_on(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Account.objects.update(held=4)
+    original = getattr(audit, name)
+
+    def ended(*args: Any) -> Any:
+        found = original(*args)
+        transaction.on_commit(end_session)
+        return found
+
+    monkeypatch.setattr(audit, name, ended)
+    assert run_command("check_ledger").code == 1
+    assert run_command("check_ledger", "--repair").code == 0
 
 
 def end_sessions_after(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.unit.test_installing import LINES
-from tests.unit.test_structure import MAY_IMPORT, MODULES, imported
+from tests.unit.test_structure import APPS, MODULES
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -97,13 +98,13 @@ def site(tmp_path: Path) -> Path:
 def test_the_wheel_has_every_file_of_the_three_apps(wheel: Path) -> None:
     ours = {
         path.relative_to(ROOT).as_posix()
-        for app in MAY_IMPORT
+        for app in APPS
         for path in (ROOT / app).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
     with ZipFile(wheel) as archive:
         assert {name for name in archive.namelist() if ".dist-info/" not in name} == ours
-    assert {f"{app}/py.typed" for app in MAY_IMPORT} < ours
+    assert {f"{app}/py.typed" for app in APPS} < ours
 
 
 def test_the_wheel_says_what_it_is_and_needs(wheel: Path) -> None:
@@ -137,7 +138,17 @@ def test_mypy_strict_passes_over_a_caller_and_sees_a_mistake(python: Path, site:
 
 
 def test_the_apps_import_what_the_wheel_asks_for_and_nothing_else() -> None:
-    ours = {*MAY_IMPORT, "_typeshed"}  # the latter is there for type checkers only
-    foreign = {name for path in MODULES for name in imported(path)} - ours - sys.stdlib_module_names
+    ours = {*APPS, "_typeshed"}  # the latter is there for type checkers only
+    foreign = {name for path in MODULES for name in _imported(path)} - ours - sys.stdlib_module_names
     asked_for = {name for module in foreign for name in BY_MODULE[module]}
     assert {PART_OF.get(name, name) for name in asked_for} - names(EXTRAS["signatures"]) == NEEDED - NAMED_IN_SETTINGS
+
+
+def _imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names

@@ -12,8 +12,7 @@ from django.test import Client
 from django.urls import reverse
 
 from allowance import allowance
-from allowance.causes import lost_neurons, silences
-from allowance.losses import CHECK_MANIFESTS
+from allowance.losses import CHECK_MANIFESTS, absence, silences
 from allowance.models import ManifestSync
 from allowance.types import BLOCK_EXPIRY, ExecutorClass, NotEnoughAllowanceException
 from routing import routing
@@ -147,8 +146,7 @@ def test_a_class_that_most_miners_declare_no_more_is_told(caplog: pytest.LogCapt
     fill_ledger(*NAMES)
     declare(NEWEST, {name: {OTHER: 2} for name in NAMES})
     sentence = (
-        f"4 of 4 miners that had executors of {CLASS} declare none since block {NEWEST}: "
-        "their allowance for it is void."
+        f"4 of 4 miners that had executors of {CLASS} declared none at block {NEWEST}: their allowance for it is void."
     )
     assert [sentence in warning for warning in warnings(caplog)] == [True]
     assert (find("silent_miners").level, find("silent_miners").sentence) == (
@@ -165,19 +163,74 @@ def test_a_class_that_most_miners_declare_no_more_is_told(caplog: pytest.LogCapt
     assert [silence.executor_class for silence in silences(NEWEST + BLOCK_EXPIRY)] == []
 
 
-def test_a_class_that_nobody_declares_stays_told() -> None:
+def test_a_class_that_nobody_declares_is_the_cause_however_long_ago_it_was_left() -> None:
     fill_ledger(*NAMES)
     declare(NEWEST, {name: {OTHER: 2} for name in NAMES})
-    declare(NEWEST + BLOCK_EXPIRY, {name: {OTHER: 2} for name in NAMES})
-    assert [silence.executor_class for silence in silences(NEWEST + BLOCK_EXPIRY)] == [CLASS]
+    allowance().record_block(number=NEWEST + BLOCK_EXPIRY, timestamp=NOW, stake_share=0.5)
+    assert silences(NEWEST + BLOCK_EXPIRY) == []
+    with pytest.raises(NotEnoughAllowanceException, match=f"No registered miner declares executors of {CLASS}"):
+        routing().pick(job_request(12))
+
+
+@pytest.mark.parametrize("between", [[], NAMES[:1]], ids=["nobody", "one"])
+def test_a_sync_that_asks_few_hides_no_silence(between: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    """As after a neuron list that came empty: nobody is asked, then nobody answers."""
+    fill_ledger(*NAMES)
+    sync(NEWEST - 5, *between, asked=between)
+    sync(NEWEST, *between)
+    sentence = f"{4 - len(between)} of 4 miners that had answered were silent at block {NEWEST}"
+    assert [sentence in warning for warning in warnings(caplog)] == [True]
+    assert sentence in find("silent_miners").sentence
+    with pytest.raises(NotEnoughAllowanceException, match=sentence):
+        routing().pick(job_request(600))
+
+
+def test_a_silence_that_is_over_is_told_for_as_long_as_blocks_last_and_no_longer() -> None:
+    fill_ledger(*NAMES)
+    sync(NEWEST)
+    sync(NEWEST + 10, *NAMES)
+    later = NEWEST + BLOCK_EXPIRY
+    sync(later, asked=[])
+    assert [silence.block for silence in silences(later - 1)] == [NEWEST]
+    assert silences(later) == []
+
+
+def test_a_newer_silence_does_not_hide_an_older_one() -> None:
+    fill_ledger(*NAMES, "eric", "fred", "gina")
+    names = [*NAMES, "eric", "fred", "gina"]
+    axons = dict.fromkeys(names, AXON)
+    full: dict[str, dict[str, int]] = {name: {CLASS if name in NAMES else OTHER: 2} for name in names}
+    for block, answers in (
+        (NEWEST - 9, full),
+        (NEWEST - 8, {}),
+        (NEWEST - 4, full),
+        (NEWEST, dict.fromkeys(NAMES, full["anna"])),
+    ):
+        allowance().record_manifests(block=block, axons=axons, executors=answers)
+    told = [(silence.block, silence.executor_class, silence.silent) for silence in silences(NEWEST)]
+    assert told == [(NEWEST - 8, None, 7), (NEWEST, OTHER, 3)]
+    with pytest.raises(NotEnoughAllowanceException) as refused:
+        routing().pick(job_request(3000))
+    assert [
+        f"7 of 7 miners that had answered were silent at block {NEWEST - 8}" in c for c in refused.value.causes
+    ] == [True]
 
 
 @pytest.mark.parametrize(("leaving", "told"), [(2, False), (3, True)])
-def test_more_than_half_must_leave_a_class(leaving: int, told: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_more_than_half_and_three_must_leave_a_class(
+    leaving: int, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     fill_ledger(*NAMES)
     declare(NEWEST, {name: {OTHER: 1} if i < leaving else {CLASS: 1} for i, name in enumerate(NAMES)})
     assert bool(warnings(caplog)) == told
     assert (find("silent_miners").level is not Level.OK) == told
+
+
+def test_two_miners_may_leave_a_class_without_an_alarm(caplog: pytest.LogCaptureFixture) -> None:
+    fill_ledger(*NAMES)
+    declare(NEWEST - 1, {name: {CLASS: 2, OTHER: 1} for name in NAMES[:2]} | {name: {CLASS: 2} for name in NAMES[2:]})
+    declare(NEWEST, {name: {CLASS: 2} for name in NAMES})
+    assert (warnings(caplog), find("silent_miners").level) == ([], Level.OK)
 
 
 def test_a_busy_miner_does_not_hide_that_the_others_are_silent() -> None:
@@ -236,14 +289,14 @@ def test_a_stake_share_of_0_is_the_cause(caplog: pytest.LogCaptureFixture, admin
 
 def test_an_empty_neuron_list_is_the_cause(caplog: pytest.LogCaptureFixture) -> None:
     fill_ledger(*NAMES)
-    assert find("missing_neurons").value == 0
+    assert find("missing_miners").value == 0
     for number in (NEWEST + 1, NEWEST + 2):
         allowance().record_block(number=number, timestamp=NOW, stake_share=0.5, hotkeys=[])
     cause = f"The neuron list of block {NEWEST + 2} is empty: no miner is registered."
     assert [f"block {NEWEST + 1} is empty" in warning for warning in warnings(caplog)] == [True]
     with pytest.raises(NotEnoughAllowanceException, match=cause):
         routing().pick(job_request(12))
-    assert find("missing_neurons").level is Level.CRITICAL
+    assert find("missing_miners").level is Level.CRITICAL
 
 
 @pytest.mark.parametrize(("left", "level"), [(0, Level.CRITICAL), (1, Level.WARNING), (2, Level.OK)])
@@ -253,15 +306,64 @@ def test_a_list_that_lacks_most_neurons_is_the_cause(left: int, level: Level, ca
     listed = [*NAMES[:left], "strange", "unknown", "foreign"]
     for number in (NEWEST + 1, NEWEST + 2):
         allowance().record_block(number=number, timestamp=NOW, stake_share=0.5, hotkeys=listed)
-    sentence = f"{4 - left} of 4 neurons that were registered are not in the neuron list of block"
+    sentence = f"{4 - left} of 4 miners with executors are not in the neuron list of block"
     told = level is not Level.OK
     assert [f"{sentence} {NEWEST + 1}" in warning for warning in warnings(caplog)] == [True] * told
-    assert find("missing_neurons").level is level
+    assert find("missing_miners").level is level
     with pytest.raises(NotEnoughAllowanceException) as refused:
         routing().pick(job_request(3600))
     assert (f"{sentence} {NEWEST + 2}" in str(refused.value)) == told
-    assert (lost_neurons(NEWEST + BLOCK_EXPIRY) is None) == (left == 2)
-    assert lost_neurons(NEWEST + 1 + BLOCK_EXPIRY) is None  # what went before has expired
+    assert (absence(NEWEST + BLOCK_EXPIRY) is None) == (left == 2)
+    assert absence(NEWEST + 1 + BLOCK_EXPIRY) is None  # what went before has expired
+
+
+def test_a_first_list_of_strangers_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Until the first list those are registered who were asked in the first sync."""
+    allowance().record_block(number=NEWEST, timestamp=NOW - dt.timedelta(seconds=12), stake_share=0.5)
+    sync(NEWEST, *NAMES)
+    allowance().record_block(number=NEWEST + 1, timestamp=NOW, stake_share=0.5, hotkeys=["strange"])
+    sentence = f"4 of 4 miners with executors are not in the neuron list of block {NEWEST + 1}"
+    assert [sentence in warning for warning in warnings(caplog)] == [True]
+    assert find("missing_miners").level is Level.CRITICAL
+
+
+def test_neurons_without_executors_may_come_and_go(caplog: pytest.LogCaptureFixture) -> None:
+    fill_ledger(*NAMES)
+    for number, others in enumerate([["v", "w", "x", "y", "z"], ["a"], ["b", "c", "d"]], start=NEWEST + 1):
+        allowance().record_block(number=number, timestamp=NOW, stake_share=0.5, hotkeys=[*NAMES, *others])
+    assert (warnings(caplog), find("missing_miners").level) == ([], Level.OK)
+
+
+def test_validators_that_stay_do_not_hide_that_all_miners_are_gone(caplog: pytest.LogCaptureFixture) -> None:
+    validators = [f"v{i}" for i in range(20)]
+    fill_ledger(*NAMES)
+    allowance().record_block(number=NEWEST + 1, timestamp=NOW, stake_share=0.5, hotkeys=[*NAMES, *validators])
+    allowance().record_block(number=NEWEST + 2, timestamp=NOW, stake_share=0.5, hotkeys=validators)
+    assert ["4 of 4 miners with executors" in warning for warning in warnings(caplog)] == [True]
+
+
+def test_a_late_block_with_the_newest_list_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    fill_ledger(*NAMES)
+    allowance().record_block(number=NEWEST + 3, timestamp=NOW, stake_share=0.5)
+    allowance().record_block(number=NEWEST + 2, timestamp=NOW, stake_share=0.5, hotkeys=[])
+    assert [f"The neuron list of block {NEWEST + 2} is empty" in warning for warning in warnings(caplog)] == [True]
+
+
+def test_a_busy_miner_does_not_hide_that_the_others_are_gone() -> None:
+    fill_ledger(*NAMES)
+    allowance().record_block(number=NEWEST + 1, timestamp=NOW, stake_share=0.5, hotkeys=["anna", "strange"])
+    for _ in range(2):
+        routing().pick(job_request(1))
+    with pytest.raises(AllMinersBusy, match="3 of 4 miners with executors are not in the neuron list"):
+        routing().pick(job_request(1))
+
+
+def test_one_block_without_stake_among_many_is_no_cause() -> None:
+    fill_ledger(*NAMES)
+    allowance().record_block(number=NEWEST + 1, timestamp=NOW, stake_share=0)
+    with pytest.raises(NotEnoughAllowanceException) as refused:
+        routing().pick(job_request(3000))
+    assert refused.value.causes == ()
 
 
 def test_a_block_whose_number_is_far_ahead_is_found_by_the_blocks_that_are_missing() -> None:

@@ -118,8 +118,8 @@ def test_of_routes_a_share_has_its_candidates_by_the_job(share: float, kept: set
     fill_ledger("anna", executors=4)
     for job in jobs[:3]:
         routing().pick(job_request(6, uuid=job.uuid))
-    kept = DecisionRecord.objects.order_by("pk").values_list("candidates", flat=True)
-    assert [candidates is not None for candidates in kept] == sampled[:3]
+    recorded = DecisionRecord.objects.order_by("pk").values_list("candidates", flat=True)
+    assert [candidates is not None for candidates in recorded] == sampled[:3]
 
 
 def kept_candidates() -> int:

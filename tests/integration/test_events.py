@@ -11,6 +11,7 @@ import pytest
 from django.db import IntegrityError
 from django.utils import timezone
 
+from allowance import allowance
 from allowance.models import Reservation
 from allowance.types import BadInputError
 from receipts import receipts
@@ -226,6 +227,29 @@ def test_a_route_that_was_given_up_keeps_no_executor_busy(kind: Callable[..., An
     note(of(offer, Started, ttl=130))
     assert note(of(offer, kind, ttl=130)) == "released"
     assert busy_at(timezone.now() + SECOND) == {}
+
+
+@pytest.mark.parametrize("ended_by", [Failed, RejectedByMiner, Retry])
+def test_a_job_that_started_and_was_given_up_keeps_no_executor_busy(ended_by: Callable[..., Any]) -> None:
+    """A client could else start jobs, fail them, and keep all executors busy with allowance for one."""
+    offer = routed(job_request(30))
+    for kind in (Started, Accepted):
+        note(of(offer, kind, ttl=60))
+    if ended_by is Retry:
+        retry(of(offer, Retry))
+    else:
+        note(of(offer, ended_by))
+    later = timezone.now() + SECOND
+    assert offer.route.miner.hotkey_ss58 not in busy_at(later)
+    assert JobStartedReceipt.objects.get().ttl == JobAcceptedReceipt.objects.get().ttl == 60
+
+
+def test_a_job_that_is_paid_for_and_fails_keeps_its_executor_busy() -> None:
+    offer = routed(job_request(30))
+    note(of(offer, Started, ttl=130))
+    allowance().spend_allowance(offer.route.allowance_reservation_id or 0)
+    assert note(of(offer, Failed)) == "spent"
+    assert busy_at(timezone.now() + SECOND) == {offer.route.miner.hotkey_ss58: 1}
 
 
 @pytest.mark.parametrize(("late", "ttl", "left"), [(0, 130, 130), (100, None, 30), (100, 130, 30), (129, None, 1)])

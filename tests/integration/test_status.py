@@ -44,7 +44,7 @@ VALUES: dict[str, float] = {
     "block_age": 12,
     "block_gaps": 2,
     "blocks_without_stake": 1,
-    "missing_neurons": 100,
+    "missing_miners": 100,
     "silent_miners": 100,
     "collateral_filter": 0,
     "manifest_age": 240,
@@ -270,10 +270,10 @@ def test_the_worst_is_told_first(settings: Settings) -> None:
 
 
 @pytest.mark.usefixtures("scene")
-def test_it_takes_fourteen_queries() -> None:
+def test_it_takes_thirteen_queries() -> None:
     with CaptureQueriesContext(connection) as captured:
         status(NOW)
-    assert len(captured) == 14
+    assert len(captured) == 13
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="EXPLAIN of PostgreSQL")
@@ -486,12 +486,12 @@ def test_a_hotkey_that_is_html_is_shown_as_text_and_leads_to_its_miner() -> None
 
 
 @pytest.mark.usefixtures("scene")
-def test_the_page_takes_nineteen_queries() -> None:
+def test_the_page_takes_eighteen_queries() -> None:
     """Those of the function, one for the charts, and four to know who is asking."""
     client = clerk(*SEE_STATUS)
     with CaptureQueriesContext(connection) as captured:
         page(client)
-    assert len(captured) == 14 + 1 + 4
+    assert len(captured) == 13 + 1 + 4
 
 
 @pytest.mark.parametrize("missing", SEE_STATUS)

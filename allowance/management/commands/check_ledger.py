@@ -9,6 +9,7 @@ from django.db import DatabaseError, transaction
 
 from allowance.models import LedgerCheck
 from allowance.oversight.audit import run_check
+from allowance.plumbing.connections import renew_connection
 from allowance.plumbing.programs import AnsweringCommand
 
 
@@ -46,6 +47,7 @@ class Command(AnsweringCommand):
 
     def _keep(self, check: LedgerCheck) -> None:
         """Store the result; where that can't be done, as on a full disk, the check itself is none the worse for it."""
+        renew_connection()
         try:
             with transaction.atomic():
                 check.save()
