@@ -36,10 +36,11 @@ bench: $(venv)/test ## measure on PostgreSQL, in some 5 minutes (BENCH_FORMAT=js
 	@$(bin)/python -m tests.benchmarks
 
 # The last two look at the settings of a server, whatever this checkout's .env says.
-lint: $(venv)/lint ## check style, types, migrations and the settings of a server
+lint: $(venv)/lint ## check style, types, imports, migrations and the settings of a server
 	@$(bin)/ruff check --quiet
 	@$(bin)/ruff format --check --quiet
 	@$(bin)/mypy
+	@$(bin)/lint-imports --no-logo
 	@export DEBUG=0 DATABASE_URL=sqlite://:memory: TRUSTED_MINER_ADDRESS=127.0.0.1 TRUSTED_MINER_PORT=8001 && \
 	SECRET_KEY=$$($(bin)/python -c "import secrets; print(secrets.token_urlsafe(50))") && export SECRET_KEY && \
 	$(bin)/python manage.py makemigrations --check --dry-run && \
