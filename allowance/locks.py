@@ -29,14 +29,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 
-from django.conf import settings
 from django.db import OperationalError, connection, transaction
 
 from allowance import rows
 from allowance.models import Account, ChainLock, new_version
+from allowance.plumbing.settings import conf
 from allowance.types import LockTimeout
-
-DEFAULT_LOCK_TIMEOUT = 5.0
 
 LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED = "55P03", "40P01"
 SQLITE_BUSY, SQLITE_LOCKED = 5, 6
@@ -44,7 +42,7 @@ SQLITE_BUSY, SQLITE_LOCKED = 5, 6
 
 def lock_timeout() -> float:
     """Return how many seconds to wait for a row, at most: the setting ALLOWANCE_LOCK_TIMEOUT."""
-    seconds: float = getattr(settings, "ALLOWANCE_LOCK_TIMEOUT", DEFAULT_LOCK_TIMEOUT)
+    seconds: float = conf.ALLOWANCE_LOCK_TIMEOUT
     return seconds
 
 

@@ -31,7 +31,7 @@ UNFINISHED = DATABASE.with_name(f"{DATABASE.name}.unfinished")
 """Where the database is made; it takes the place of the old one when it is whole."""
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
-os.environ.update(DEBUG="1", DATABASE_URL=f"sqlite:///{UNFINISHED}", LOG_LEVEL="ERROR", DECISIONS_SAMPLE="1")
+os.environ.update(DEBUG="1", DATABASE_URL=f"sqlite:///{UNFINISHED}", LOG_LEVEL="ERROR", ROUTING_DECISIONS_SAMPLE="1")
 django.setup()
 
 from django.core.management import call_command

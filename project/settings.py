@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
 
+from routing.conf import SETTINGS
 from routing.dynamic import install
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -77,49 +77,14 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # Tests use threads, each with a connection of its own, which a database in memory can't serve.
     DATABASES["default"]["TEST"] = {"NAME": str(BASE_DIR / "test.sqlite3")}
 
-REDIS_URL = env.str("REDIS_URL", default="")
-if REDIS_URL:
+globals().update({name: setting.read(env) for name, setting in SETTINGS.items()})
+
+if redis_url := globals()["REDIS_URL"]:
     # News are told once and never stored, which is all that sockets need, and one round trip each.
     layer = "channels_redis.pubsub.RedisPubSubChannelLayer"
-    CHANNEL_LAYERS = {"default": {"BACKEND": layer, "CONFIG": {"hosts": [REDIS_URL]}}}
+    CHANNEL_LAYERS = {"default": {"BACKEND": layer, "CONFIG": {"hosts": [redis_url]}}}
 else:
     CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
-
-DEBUG_MINER_KEY = env.str("DEBUG_MINER_KEY", default="")
-DEBUG_MINER_ADDRESS = env.str("DEBUG_MINER_ADDRESS", default="")
-DEBUG_MINER_PORT = env.int("DEBUG_MINER_PORT", default=0)
-TRUSTED_MINER_ADDRESS = env.str("TRUSTED_MINER_ADDRESS", default="")
-TRUSTED_MINER_PORT = env.int("TRUSTED_MINER_PORT", default=0)
-ALLOWANCE_THREADS = env.int("ALLOWANCE_THREADS", default=8)
-ALLOWANCE_LOCK_TIMEOUT = env.float("ALLOWANCE_LOCK_TIMEOUT", default=5.0)
-ROUTING_REDIS_PREFIX = env.str("ROUTING_REDIS_PREFIX", default="")
-ROUTING_REFUSALS_KEPT = env.int("ROUTING_REFUSALS_KEPT", default=3)
-DECISIONS_SAMPLE = env.float("DECISIONS_SAMPLE", default=0.01)
-READY_MAX_BLOCK_AGE = env.float("READY_MAX_BLOCK_AGE", default=120.0)
-try:
-    STATUS_LIMITS = json.loads(env.str("STATUS_LIMITS", default="") or "{}")
-except ValueError as error:
-    raise ImproperlyConfigured(f'STATUS_LIMITS is no JSON, as {{"refusals": [25, 50]}} is: {error}.') from error
-FACILITATOR_PUBLIC_KEYS = env.list("FACILITATOR_PUBLIC_KEYS", default=[])
-FACILITATOR_SIGNATURE_MAX_AGE = env.float("FACILITATOR_SIGNATURE_MAX_AGE", default=300.0)
-SOCKET_ORIGINS = env.list("SOCKET_ORIGINS", default=[])
-SOCKET_IN_FLIGHT = env.int("SOCKET_IN_FLIGHT", default=64)
-SOCKET_IN_FLIGHT_EACH = env.int("SOCKET_IN_FLIGHT_EACH", default=16)
-SOCKET_MESSAGES_PER_SECOND = env.float("SOCKET_MESSAGES_PER_SECOND", default=100.0)
-SOCKET_SEND_SECONDS = env.float("SOCKET_SEND_SECONDS", default=10.0)
-SOCKET_RECHECK_SECONDS = env.float("SOCKET_RECHECK_SECONDS", default=30.0)
-ROUTING_CLIENT_CONNECTIONS = env.int("ROUTING_CLIENT_CONNECTIONS", default=200)
-ROUTING_CLIENT_MESSAGES_PER_SECOND = env.int("ROUTING_CLIENT_MESSAGES_PER_SECOND", default=1000)
-ROUTING_CLIENT_REFUSALS_PER_MINUTE = env.int("ROUTING_CLIENT_REFUSALS_PER_MINUTE", default=600)
-KEEP_DECISIONS_DAYS = env.float("KEEP_DECISIONS_DAYS", default=30.0)
-KEEP_CANDIDATES_DAYS = env.float("KEEP_CANDIDATES_DAYS", default=7.0)
-KEEP_JOBS_DAYS = env.float("KEEP_JOBS_DAYS", default=30.0)
-KEEP_INCIDENTS_DAYS = env.float("KEEP_INCIDENTS_DAYS", default=400.0)
-KEEP_RECEIPTS_DAYS = env.float("KEEP_RECEIPTS_DAYS", default=90.0)
-KEEP_RESERVATIONS_DAYS = env.float("KEEP_RESERVATIONS_DAYS", default=90.0)
-KEEP_BLOCKS_DAYS = env.float("KEEP_BLOCKS_DAYS", default=7.0)
-KEEP_CHECKS_DAYS = env.float("KEEP_CHECKS_DAYS", default=400.0)
-KEEP_TOKENS_DAYS = env.float("KEEP_TOKENS_DAYS", default=90.0)
 
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}

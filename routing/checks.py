@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -18,11 +17,9 @@ from django.db.models import Model
 
 from allowance.interface import validation
 from routing.access import signatures
+from routing.conf import SETTINGS, conf
 from routing.decision import fixed
 from routing.dynamic import CONSTANCE_SETTINGS
-from routing.log import records
-from routing.sockets import limits
-from routing.upkeep import retention
 from routing.watch import alerts
 
 APPS = ("allowance", "router_receipts", "routing")
@@ -76,7 +73,7 @@ def check_dynamic_settings(**_kwargs: Any) -> list[CheckMessage]:
 def check_fixed_miners(**_kwargs: Any) -> list[CheckMessage]:
     """Insist on a debug key that can be a hotkey, and on addresses that can be called."""
     errors: list[CheckMessage] = []
-    key = getattr(settings, "DEBUG_MINER_KEY", None)
+    key = conf.DEBUG_MINER_KEY
     if key:
         try:
             validation.hotkey(key)
@@ -97,7 +94,7 @@ def check_fixed_miners(**_kwargs: Any) -> list[CheckMessage]:
 @register(Tags.database)
 def check_recorded_debug_miner(databases: Collection[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
     """Warn of a debug miner whose address neither the settings nor the chain has."""
-    key = getattr(settings, "DEBUG_MINER_KEY", None)
+    key = conf.DEBUG_MINER_KEY
     try:
         if not key or not databases or fixed.fixed_miner("DEBUG_MINER", key):
             return []
@@ -112,7 +109,7 @@ def check_recorded_debug_miner(databases: Collection[str] | None = None, **_kwar
 @register(deploy=True)
 def check_trusted_miner(**_kwargs: Any) -> list[CheckMessage]:
     """Warn that trusted jobs have nowhere to go. Sites that have no such jobs may silence it."""
-    if getattr(settings, "TRUSTED_MINER_ADDRESS", None) or getattr(settings, "TRUSTED_MINER_PORT", None):
+    if conf.TRUSTED_MINER_ADDRESS or conf.TRUSTED_MINER_PORT:
         return []
     return [_unreachable("TRUSTED_MINER", "no address")]
 
@@ -125,63 +122,49 @@ def _unreachable(prefix: str, where: str) -> CheckMessage:
     )
 
 
-@register(Tags.database)
-def check_threads(**_kwargs: Any) -> list[CheckMessage]:
-    """Insist on a number of threads and on patience with locks, and on no connection pool besides the threads'."""
-    errors: list[CheckMessage] = []
-    threads = getattr(settings, "ALLOWANCE_THREADS", 1)
-    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
-        hint = "8 is a good start: as many picks run side by side, each with a database connection."
-        errors.append(Error(f"ALLOWANCE_THREADS is {threads!r}, not a number above 0.", hint=hint, id="routing.E006"))
-    patience = getattr(settings, "ALLOWANCE_LOCK_TIMEOUT", 1)
-    if not _is_number(patience) or not 0 < patience < math.inf:
-        hint = "Some seconds: so long a pick waits for locks before it gives up with LockTimeout."
-        errors.append(
-            Error(f"ALLOWANCE_LOCK_TIMEOUT is {patience!r}, not a number above 0.", hint=hint, id="routing.E008")
+@register()
+def check_settings(**_kwargs: Any) -> list[CheckMessage]:
+    """Insist on numbers within their bounds."""
+    return [
+        Error(
+            f"{name} is {value!r:.80}, not {setting.bounds}.",
+            hint=f"{setting.help} Leave it out for the default, {setting.default}.",
+            id="routing.E006",
         )
-    for alias, database in settings.DATABASES.items():
-        if database.get("OPTIONS", {}).get("pool"):
-            hint = 'Remove "pool" from its OPTIONS: idle threads would hold its slots. Set CONN_MAX_AGE=None instead.'
-            errors.append(Error(f"Database {alias!r} has a connection pool.", hint=hint, id="routing.E007"))
-    return errors
+        for name, setting in SETTINGS.items()
+        if not setting.is_good(value := getattr(settings, name, setting.default))
+    ]
+
+
+@register(Tags.database)
+def check_pool(**_kwargs: Any) -> list[CheckMessage]:
+    """Insist on no connection pool besides the threads'."""
+    hint = 'Remove "pool" from its OPTIONS: idle threads would hold its slots. Set CONN_MAX_AGE=None instead.'
+    return [
+        Error(f"Database {alias!r} has a connection pool.", hint=hint, id="routing.E007")
+        for alias, database in settings.DATABASES.items()
+        if database.get("OPTIONS", {}).get("pool")
+    ]
 
 
 @register()
 def check_signatures(**_kwargs: Any) -> list[CheckMessage]:
-    """Insist on keys that can verify a signature, on what verifies it, and on an age that a signature can have."""
+    """Insist on keys that can verify a signature, and on what verifies it."""
     errors: list[CheckMessage] = []
     try:
-        for key in sorted(validation.hotkeys(getattr(settings, "FACILITATOR_PUBLIC_KEYS", None) or (), "It")):
+        for key in sorted(validation.hotkeys(conf.ROUTING_FACILITATOR_PUBLIC_KEYS or (), "It")):
             signatures.public_key(key)
     except ValueError as error:
-        hint = "Set FACILITATOR_PUBLIC_KEYS to the ss58 addresses of those who sign jobs, or to nothing."
-        errors.append(Error(f"FACILITATOR_PUBLIC_KEYS: {error}", hint=hint, id="routing.E009"))
+        hint = "Set ROUTING_FACILITATOR_PUBLIC_KEYS to the ss58 addresses of those who sign jobs, or to nothing."
+        errors.append(Error(f"ROUTING_FACILITATOR_PUBLIC_KEYS: {error}", hint=hint, id="routing.E009"))
     except ImportError as error:
-        hint = "pip install 'miner-router[signatures]', or set FACILITATOR_PUBLIC_KEYS to nothing."
+        hint = "pip install 'miner-router[signatures]', or set ROUTING_FACILITATOR_PUBLIC_KEYS to nothing."
         errors.append(
-            Error(f"FACILITATOR_PUBLIC_KEYS is set, but nothing can verify: {error}.", hint=hint, id="routing.E009")
-        )
-    age = signatures.max_age()
-    if not _is_number(age) or not 0 < age < math.inf:
-        hint = "Some minutes, in seconds: so far a signature's time may be from ours, either way."
-        errors.append(
-            Error(f"FACILITATOR_SIGNATURE_MAX_AGE is {age!r}, not a number above 0.", hint=hint, id="routing.E009")
-        )
-    return errors
-
-
-@register()
-def check_decisions(**_kwargs: Any) -> list[CheckMessage]:
-    """Insist on a share of the decisions, and on a number of refusals."""
-    errors: list[CheckMessage] = []
-    share, kept = records.sample(), records.refusals_kept()
-    if not _is_number(share) or not 0 <= share <= 1:
-        hint = "0.01 keeps the candidates of one route in a hundred."
-        errors.append(Error(f"DECISIONS_SAMPLE is {share!r}, not a number from 0 to 1.", hint=hint, id="routing.E011"))
-    if not isinstance(kept, int) or isinstance(kept, bool) or kept < 0:
-        hint = "3 keeps the candidates of the first three refusals of a reason and class in a minute."
-        errors.append(
-            Error(f"ROUTING_REFUSALS_KEPT is {kept!r}, not a whole number from 0 up.", hint=hint, id="routing.E011")
+            Error(
+                f"ROUTING_FACILITATOR_PUBLIC_KEYS is set, but nothing can verify: {error}.",
+                hint=hint,
+                id="routing.E009",
+            )
         )
     return errors
 
@@ -189,40 +172,12 @@ def check_decisions(**_kwargs: Any) -> list[CheckMessage]:
 @register()
 def check_redis_prefix(**_kwargs: Any) -> list[CheckMessage]:
     """Insist on a prefix that the name of a channel layer's group can have."""
-    prefix = getattr(settings, "ROUTING_REDIS_PREFIX", "")
+    prefix = conf.ROUTING_REDIS_PREFIX
     if isinstance(prefix, str) and re.fullmatch(r"[a-zA-Z0-9._-]{0,40}", prefix):
         return []
     hint = "Up to 40 letters, digits, dots, hyphens and underscores; or leave it out, and it is drawn."
     message = f"ROUTING_REDIS_PREFIX is {prefix!r:.80}, which can't begin a group's name."
     return [Error(message, hint=hint, id="routing.E026")]
-
-
-@register()
-def check_limits(**_kwargs: Any) -> list[CheckMessage]:
-    """Insist on bounds under which a socket can do anything at all."""
-    return [
-        Error(
-            f"{name} is {value!r}, not a number from {least} up.",
-            hint=f"Set it to {limits.DEFAULTS[name]:g}, or leave it out for the same.",
-            id="routing.E010",
-        )
-        for name, least in limits.LEAST.items()
-        if not _is_number(value := limits.limit(name)) or not least <= value < math.inf
-    ]
-
-
-@register()
-def check_retention(**_kwargs: Any) -> list[CheckMessage]:
-    """Insist on days that can be counted back."""
-    return [
-        Error(
-            f"{name} is {value!r}, not a number from 0 to {retention.MOST_DAYS}.",
-            hint=f"Set it to the days that `manage.py prune` is to keep what is over, or leave it out for {days:g}.",
-            id="routing.E013",
-        )
-        for name, days in retention.DEFAULTS.items()
-        if not _is_number(value := getattr(settings, name, days)) or not 0 <= value <= retention.MOST_DAYS
-    ]
 
 
 @register()
@@ -236,10 +191,6 @@ def check_status_limits(**_kwargs: Any) -> list[CheckMessage]:
         )
         return [Error(str(error), hint=hint, id="routing.E012")]
     return []
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @register(Tags.database)

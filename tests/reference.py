@@ -1,4 +1,4 @@
-"""Writes what the code says of itself into docs/reference.md: `make reference`, or `python -m tests.reference`.
+"""Writes what the code says of itself into docs/reference.md and .env.example: `make reference`.
 
 In that page each `<!-- code: NAME -->` names an object; what stands between it and `<!-- end -->` is made anew. All
 else is written by hand. A test compares the page with what this would write.
@@ -10,8 +10,10 @@ import ast
 import dataclasses
 import enum
 import inspect
+import json
 import os
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -24,7 +26,13 @@ from django.db import models
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from allowance.plumbing.settings import Setting
+from routing.conf import SETTINGS
+
 PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
+EXAMPLE = Path(__file__).parents[1] / ".env.example"
+MARK = "# The settings of the three apps, which `make reference` writes.\n"
+UNITS = {"s": "seconds", "days": "days"}
 PLACE = re.compile(r"(?<=<!-- code: )(\S+)( -->\n).*?(?=<!-- end -->)", re.DOTALL)
 APPS = ("allowance", "receipts", "routing")
 WIDTH = 110
@@ -34,6 +42,34 @@ WIDTH = 110
 def main() -> None:
     """Write the page anew."""
     PAGE.write_text(written(PAGE.read_text()))
+    EXAMPLE.write_text(example(EXAMPLE.read_text()))
+
+
+def example(text: str) -> str:
+    """Return .env.example with all settings of the three apps after its mark."""
+    lines = [line for setting in SETTINGS.values() for line in ("", *of_setting(setting))]
+    return "\n".join([text[: text.index(MARK)] + MARK.rstrip(), *lines, ""])
+
+
+def of_setting(setting: Setting) -> list[str]:
+    """Return the lines of a setting in .env.example."""
+    unit = f" In {UNITS[setting.unit]}." if setting.unit else ""
+    comment = textwrap.wrap(setting.help + unit, 118, initial_indent="# ", subsequent_indent="# ")
+    return [*comment, f"#{setting.name}={written_default(setting)}"]
+
+
+def settings_row(setting: Setting) -> tuple[str, str, str]:
+    """Return the row of a setting in the table of the page."""
+    default = f"{written_default(setting)} {setting.unit}".strip()
+    return f"`{setting.name}`", f"`{default}`" if default else "", setting.help
+
+
+def written_default(setting: Setting) -> str:
+    """Return the default of a setting as the environment has it."""
+    default = setting.default
+    if isinstance(default, int | float):
+        return f"{default:g}"
+    return json.dumps(default) if isinstance(default, dict) else str(default or "")
 
 
 def written(page: str) -> str:
@@ -46,6 +82,8 @@ def described(names: str) -> str:
     owner, attribute, value = found(names.partition(",")[0])
     if isinstance(value, FunctionType):
         return f"{signature(attribute, value)}\n{text(value)}"
+    if value is SETTINGS:
+        return table(("Setting", "Default", "Meaning"), map(settings_row, SETTINGS.values()))
     if not isinstance(value, type):
         return f"`{attribute} = {value!r}`\n\n{constant_text(owner, attribute)}"
     if issubclass(value, Exception):

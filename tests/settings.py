@@ -2,7 +2,7 @@
 
 import os
 
-os.environ.update(dict.fromkeys(["REDIS_URL", "DEBUG_MINER_KEY", "FACILITATOR_PUBLIC_KEYS"], ""), DEBUG="0")
+os.environ.update(dict.fromkeys(["REDIS_URL", "DEBUG_MINER_KEY", "ROUTING_FACILITATOR_PUBLIC_KEYS"], ""), DEBUG="0")
 os.environ["SECRET_KEY"] = "only-for-tests-" + "x" * 40
 
 os.environ.update(TRUSTED_MINER_ADDRESS="10.8.8.8", TRUSTED_MINER_PORT="8008")

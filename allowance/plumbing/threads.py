@@ -11,22 +11,20 @@ from threading import Barrier, Lock
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from channels.db import database_sync_to_async
-from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, close_old_connections, connections
+
+from allowance.plumbing.settings import conf
 
 logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-DEFAULT_THREADS = 8
-
 
 @cache
 def database_pool() -> ThreadPoolExecutor:
     """Return this process's pool: as many threads, and so database connections, as ALLOWANCE_THREADS says."""
-    threads = getattr(settings, "ALLOWANCE_THREADS", DEFAULT_THREADS)
-    return ThreadPoolExecutor(threads, thread_name_prefix="allowance", initializer=_note_connection)
+    return ThreadPoolExecutor(conf.ALLOWANCE_THREADS, thread_name_prefix="allowance", initializer=_note_connection)
 
 
 def in_database_thread(

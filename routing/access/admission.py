@@ -10,13 +10,13 @@ from urllib.parse import parse_qsl, urlparse
 from uuid import UUID
 
 from channels.security.websocket import AllowedHostsOriginValidator, OriginValidator
-from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.http import HttpRequest, HttpResponse
 
 from routing.access import tokens
 from routing.access.logs import TOKEN
 from routing.access.tokens import Scope, TokenRefused
+from routing.conf import conf
 from routing.models import AccessToken
 
 UNKNOWN = 4401
@@ -72,7 +72,7 @@ def admit(scope: Mapping[str, Any], *, token_scope: Scope, permission: str) -> V
     _insist_on_no_token_in(scope.get("query_string", b"").decode("latin1"))
     for origin in _headers(scope, b"origin"):
         if not _is_at_home(origin):
-            raise NotAdmitted(NOT_PERMITTED, "Pages of that origin may not connect. Add it to SOCKET_ORIGINS.")
+            raise NotAdmitted(NOT_PERMITTED, "Pages of that origin may not connect. Add it to ROUTING_SOCKET_ORIGINS.")
     # Several are joined as Django joins them: two tokens are none.
     token = _bearer(",".join(_headers(scope, b"authorization")))
     return _admit(_offered(scope) if token is None else token, scope.get("user"), token_scope, permission)
@@ -175,4 +175,4 @@ def _is_at_home(origin: str) -> bool:
         parsed.port  # noqa: B018 (it is parsed only now)
     except ValueError:
         return False
-    return OriginValidator(application, [*hosts, *getattr(settings, "SOCKET_ORIGINS", ())]).valid_origin(parsed)
+    return OriginValidator(application, [*hosts, *conf.ROUTING_SOCKET_ORIGINS]).valid_origin(parsed)

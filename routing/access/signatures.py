@@ -7,17 +7,15 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
-from django.conf import settings
 from pydantic_core import to_json
 
 from allowance.interface import BadInputError
+from routing.conf import conf
 from routing.requests import MultiUpload, MultiVolume, Signature, V2JobRequest
 
 if TYPE_CHECKING:
     from bittensor_core import Keypair
 
-DEFAULT_MAX_AGE = 300.0
-"""How many seconds a signature's time may be from ours, either way, unless FACILITATOR_SIGNATURE_MAX_AGE differs."""
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -27,12 +25,12 @@ class SignatureRefused(BadInputError):
 
 
 def check(request: V2JobRequest, now: dt.datetime) -> Signature | None:
-    """Return the signature of a request, verified; None without FACILITATOR_PUBLIC_KEYS: then nobody looks at it.
+    """Return the signature of a request, verified; None if the site has no facilitator's keys.
 
     The uuid is not signed, so a signature holds for that job under any. That it routes one job only is the database's
     to say: no two rows of UsedSignature have the same signatory and time. Raises SignatureRefused.
     """
-    keys = frozenset(getattr(settings, "FACILITATOR_PUBLIC_KEYS", None) or ())  # of a bare string, no key is left
+    keys = frozenset(conf.ROUTING_FACILITATOR_PUBLIC_KEYS or ())  # of a bare string, no key is left
     if not keys:
         return None
     signature = request.signature
@@ -50,12 +48,6 @@ def check(request: V2JobRequest, now: dt.datetime) -> Signature | None:
             f"This is no signature by {signature.signatory} of the job as it was sent. Sign it anew and change nothing."
         )
     return signature
-
-
-def max_age() -> float:
-    """Return how many seconds a signature's time may be from ours, either way."""
-    seconds: float = getattr(settings, "FACILITATOR_SIGNATURE_MAX_AGE", DEFAULT_MAX_AGE)
-    return seconds
 
 
 def to_unix_ns(when: dt.datetime) -> int:
@@ -109,7 +101,7 @@ def public_key(address: str) -> Keypair:
 
 
 def _insist_on_the_time(signature: Signature, now: dt.datetime) -> None:
-    longest = max_age()
+    longest = conf.ROUTING_SIGNATURE_MAX_AGE
     age_ns = to_unix_ns(now) - signature.timestamp_ns
     if not abs(age_ns) <= longest * 1e9:  # so that no age is fine if the setting is no number
         seconds = f"{abs(age_ns) / 1e9:g} s"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from allowance.interface import BadInputError, Miner, MinerRow, validation
+from routing.conf import conf
 from routing.types import TRUSTED_MINER_FAKE_KEY, JobRoute, OrganicJobRequest
 
 ADVICE = "Set {prefix}_ADDRESS and {prefix}_PORT to where it listens."
@@ -25,7 +25,7 @@ def debug_miner() -> Miner | None:
 
     It listens where settings say, or else where the chain says. Raises ImproperlyConfigured if that is nowhere.
     """
-    key = getattr(settings, "DEBUG_MINER_KEY", None)
+    key = conf.DEBUG_MINER_KEY
     if not key:
         return None
     return reachable("DEBUG_MINER", fixed_miner("DEBUG_MINER", key) or recorded_miner(key))
@@ -41,7 +41,7 @@ def fixed_miner(prefix: str, hotkey: str) -> Miner | None:
 
     Raises ImproperlyConfigured if they are not an IP address and a port.
     """
-    address, port = getattr(settings, f"{prefix}_ADDRESS", None), getattr(settings, f"{prefix}_PORT", None)
+    address, port = getattr(conf, f"{prefix}_ADDRESS"), getattr(conf, f"{prefix}_PORT")
     if not address and not port:
         return None
     try:

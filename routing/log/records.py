@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from django import db
-from django.conf import settings
 from django.db import connection
 from django.utils.crypto import salted_hmac
 
 from allowance.interface import Balance, LockTimeout, Reservation, hurried_transaction, ledger, rows
+from routing.conf import conf
 from routing.decision.pipeline import outcome
 from routing.decision.reliability import score
 from routing.metrics import DECISIONS_LOST
@@ -24,9 +24,6 @@ from routing.types import ROUTED, Candidate, Decision, Gate, Job, JobRoute, Poli
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_SAMPLE = 0.01
-
-DEFAULT_REFUSALS_KEPT = 3
 MINUTE = dt.timedelta(minutes=1)
 
 PATIENCE = 0.25
@@ -45,18 +42,6 @@ COLUMNS = (
 """What is kept of a candidate: first what the decision began with, amounts in nanoseconds; then what came of it."""
 
 _INSERT, _FIELDS = rows.insertion(DecisionRecord)
-
-
-def refusals_kept() -> int:
-    """Return of how many refusals of a reason and class in a minute all candidates are kept: ROUTING_REFUSALS_KEPT."""
-    number: int = getattr(settings, "ROUTING_REFUSALS_KEPT", DEFAULT_REFUSALS_KEPT)
-    return number
-
-
-def sample() -> float:
-    """Return of which share of the other decisions all candidates are kept: the setting DECISIONS_SAMPLE."""
-    share: float = getattr(settings, "DECISIONS_SAMPLE", DEFAULT_SAMPLE)
-    return share
 
 
 def record_route(
@@ -175,7 +160,7 @@ def _seconds(seconds: float) -> float:
 def _sampled(job: Job) -> bool:
     """Tell whether a route is in the sample: all of a job are, or none. No client can tell by the uuid."""
     drawn = salted_hmac("routing.decisions", UUID(job.uuid).hex).digest()
-    return int.from_bytes(drawn[:8]) < sample() * 2**64
+    return bool(int.from_bytes(drawn[:8]) < conf.ROUTING_DECISIONS_SAMPLE * 2**64)
 
 
 def _to_be_kept(refused: Decision, outcome: str) -> bool:
@@ -192,8 +177,8 @@ def _to_be_kept(refused: Decision, outcome: str) -> bool:
         at__lte=refused.at,
         candidates__isnull=False,
     )
-    most = refusals_kept()
-    return kept[:most].count() < most or random.random() < sample()  # noqa: S311 (a sample is no secret)
+    most: int = conf.ROUTING_REFUSALS_KEPT
+    return bool(kept[:most].count() < most or random.random() < conf.ROUTING_DECISIONS_SAMPLE)  # noqa: S311 (a sample is no secret)
 
 
 def _kept(decision: Decision, winner: Candidate | None = None) -> dict[str, object]:

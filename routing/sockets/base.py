@@ -15,8 +15,8 @@ from django import db
 from allowance.plumbing.threads import in_database_thread
 from routing.access.admission import TOO_MANY, NotAdmitted, Visitor, admit, recheck, subprotocol
 from routing.access.tokens import Scope
+from routing.conf import conf
 from routing.sockets import metrics, quotas
-from routing.sockets.limits import limit
 from routing.sockets.news import Subscription
 
 INTERNAL_ERROR, TOO_SLOW = 1011, 4408
@@ -44,8 +44,8 @@ class NotRead(Exception):
 class Socket(AsyncWebsocketConsumer):
     """A socket for whoever has a right to it: closed with 4401 without a login, with 4403 without the right.
 
-    The right is looked at again every SOCKET_RECHECK_SECONDS, so that revoking it ends an open socket too. A client
-    that takes longer than SOCKET_SEND_SECONDS to read an answer is closed with 4408.
+    The right is checked again every ROUTING_SOCKET_RECHECK_SECONDS, so that revoking it ends an open socket too. A
+    client that takes longer than ROUTING_SOCKET_SEND_SECONDS to read an answer is closed with 4408.
     """
 
     scope_needed: Scope
@@ -126,7 +126,7 @@ class Socket(AsyncWebsocketConsumer):
     async def stay_admitted(self) -> None:
         """Look again and again whether the visitor may stay."""
         while self.visitor:
-            await asyncio.sleep(limit("SOCKET_RECHECK_SECONDS"))
+            await asyncio.sleep(conf.ROUTING_SOCKET_RECHECK_SECONDS)
             await quotas.connections.stay(self.visitor.owner, self.key)
             try:
                 self.visitor = await in_database_thread(recheck)(
@@ -144,7 +144,7 @@ class Socket(AsyncWebsocketConsumer):
         """Send a message, after those before it. Raises Untold if it was not sent, NotRead if it may have been."""
         sending = False
         try:
-            async with asyncio.timeout(limit("SOCKET_SEND_SECONDS")), self.sending:
+            async with asyncio.timeout(conf.ROUTING_SOCKET_SEND_SECONDS), self.sending:
                 if not self.open:
                     raise Untold
                 sending = True

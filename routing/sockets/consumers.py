@@ -24,8 +24,8 @@ MOST_FOLLOWED = 1000
 class JobConsumer(Socket):
     """Route jobs, and take note of what becomes of them; docs/socket.md has the messages.
 
-    Messages are worked on side by side, up to SOCKET_IN_FLIGHT_EACH on a socket and SOCKET_IN_FLIGHT in a process, so
-    answers may come in another order. More of them are refused at once.
+    Messages are worked on side by side, up to ROUTING_SOCKET_IN_FLIGHT_EACH on a socket and ROUTING_SOCKET_IN_FLIGHT in
+    a process, so answers may come in another order. More messages are refused at once.
     """
 
     scope_needed = Scope.JOBS
@@ -33,7 +33,7 @@ class JobConsumer(Socket):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.slots = Slots("SOCKET_IN_FLIGHT_EACH")
+        self.slots = Slots("ROUTING_SOCKET_IN_FLIGHT_EACH")
         self.rate = Rate()
         self.followed: dict[UUID, float] = {}
 

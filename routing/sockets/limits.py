@@ -5,32 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from django.conf import settings
 from prometheus_client import Gauge
 
+from routing.conf import conf
 from routing.sockets.metrics import IN_FLIGHT
-
-DEFAULTS: dict[str, float] = {
-    "SOCKET_IN_FLIGHT": 64,
-    "SOCKET_IN_FLIGHT_EACH": 16,
-    "SOCKET_MESSAGES_PER_SECOND": 100,
-    "SOCKET_SEND_SECONDS": 10,
-    "SOCKET_RECHECK_SECONDS": 30,
-    "ROUTING_CLIENT_CONNECTIONS": 200,
-    "ROUTING_CLIENT_MESSAGES_PER_SECOND": 1000,
-    "ROUTING_CLIENT_REFUSALS_PER_MINUTE": 600,
-}
-"""How many messages are worked on at once in a process, and for each connection; how many each may send in a second, in
-the long run; how long it may take to read an answer; how often its right to be here is looked at again. Then what one
-client may do over all its connections: see `routing.sockets.quotas`."""
-
-LEAST = dict.fromkeys(DEFAULTS, 1) | {"SOCKET_SEND_SECONDS": 0.001, "SOCKET_RECHECK_SECONDS": 0.001}
-
-
-def limit(name: str) -> float:
-    """Return the setting of that name, or its default."""
-    value: float = getattr(settings, name, DEFAULTS[name])
-    return value
 
 
 class Slots:
@@ -43,7 +21,7 @@ class Slots:
 
     def take(self) -> Slot | None:
         """Take a slot, if there is one."""
-        if len(self._taken) >= limit(self._name):
+        if len(self._taken) >= getattr(conf, self._name):
             return None
         slot = Slot(self)
         self._taken.add(slot)
@@ -76,7 +54,7 @@ class Rate:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._per_second = limit("SOCKET_MESSAGES_PER_SECOND")
+        self._per_second = conf.ROUTING_SOCKET_MESSAGES_PER_SECOND
         self._left = self._per_second
         self._seen = clock()
 
@@ -91,5 +69,5 @@ class Rate:
         return True
 
 
-process_slots = Slots("SOCKET_IN_FLIGHT", IN_FLIGHT)
+process_slots = Slots("ROUTING_SOCKET_IN_FLIGHT", IN_FLIGHT)
 """What is in flight in this process, over all its sockets."""

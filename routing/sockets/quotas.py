@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from django.conf import settings
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from routing.conf import redis_prefix
-from routing.sockets.limits import limit
+from routing.conf import conf, redis_prefix
 
 PATIENCE = 0.5
 """Seconds that Redis has for an answer."""
@@ -133,7 +131,7 @@ class Bound:
         return lot if lot and (lot.number or lot.last) else None
 
     async def _refill(self, client: str) -> Lot:
-        most = max(1, int(limit(self._setting)))
+        most = max(1, int(getattr(conf, self._setting)))
         answer = await _ask(TAKE, f"{self._setting}:{client}", most, PORTIONS, round(self._seconds * 1000))
         granted, milliseconds = answer or (most, self._seconds * 1000)
         lot = Lot(granted, self._lots.clock() + milliseconds / 1000, last=answer is None or not granted)
@@ -155,7 +153,7 @@ class Tally:
     def wait(self, client: str) -> float | None:
         """Return after how many seconds a client may go on, None if it may now."""
         lot = self._lots.get(client)
-        return self._lots.wait(lot) if lot and lot.number >= limit(self._setting) else None
+        return self._lots.wait(lot) if lot and lot.number >= getattr(conf, self._setting) else None
 
     async def count(self, client: str) -> None:
         """Count one more thing."""
@@ -177,7 +175,7 @@ class Connections:
     async def enter(self, client: str, socket: str) -> bool:
         """Count a socket, unless the client has as many as it may. Returns whether it is counted."""
         here = self._here.setdefault(client, set())
-        if len(here) >= limit(self._setting):
+        if len(here) >= getattr(conf, self._setting):
             return False
         here.add(socket)
         try:
@@ -199,8 +197,8 @@ class Connections:
         await _ask(LEAVE, f"{self._setting}:{client}", socket)
 
     async def _renew(self, client: str, socket: str) -> bool:
-        lease = 3 * limit("SOCKET_RECHECK_SECONDS")  # it is renewed whenever its right to be here is looked at
-        key, most = f"{self._setting}:{client}", int(limit(self._setting))
+        lease = 3 * conf.ROUTING_SOCKET_RECHECK_SECONDS  # it is renewed whenever its right to be here is looked at
+        key, most = f"{self._setting}:{client}", int(getattr(conf, self._setting))
         refused: bool = await _ask(ENTER, key, socket, most, round(lease * 1000)) == 0
         return not refused
 
@@ -222,7 +220,7 @@ _away_until = 0.0
 async def _ask(script: str, key: str, *arguments: object) -> Any:
     """Return what Redis answers, None if there is none, or if it is away."""
     global _away_until  # noqa: PLW0603 (a Redis that is away is asked again after a pause only, by all of a process)
-    if time.monotonic() < _away_until or not (url := getattr(settings, "REDIS_URL", "")):
+    if time.monotonic() < _away_until or not (url := conf.REDIS_URL):
         return None
     try:
         async with asyncio.timeout(PATIENCE):

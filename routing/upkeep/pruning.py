@@ -14,14 +14,29 @@ from typing import Any
 
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
-from allowance.interface import Batch, LockTimeout, Reservation, delete_in_batches, held_at
+from allowance.interface import (
+    HOLD_MARGIN,
+    MAX_JOB_RUN_TIME,
+    Batch,
+    LockTimeout,
+    Reservation,
+    delete_in_batches,
+    held_at,
+)
 from allowance.interface import pruning as ledger
 from receipts.interface import pruning as receipts
 from routing import incidents
 from routing.access import signatures
+from routing.conf import conf
 from routing.decision import in_force
 from routing.models import AccessToken, DecisionRecord, MinerIncident, Rejection, RoutedJob, UsedSignature
-from routing.upkeep.retention import DEFAULTS, SLACK, kept
+
+KEEP = tuple(name for name in conf.table if name.startswith("ROUTING_KEEP_"))
+"""The settings that say for how many days each kind is kept."""
+
+SLACK = dt.timedelta(seconds=MAX_JOB_RUN_TIME) + HOLD_MARGIN
+"""The time for which everything is kept, whatever the settings say: a job takes no longer, and no host's clock is
+further behind ours."""
 
 Old = tuple[QuerySet[Any], Q]
 """Rows that have been over for long enough, and what else must hold for those of them that are past use."""
@@ -50,10 +65,15 @@ class Kind:
             yield Batch(0, self.name)
 
 
+def kept(name: str) -> dt.timedelta:
+    """Return how long the setting of this name keeps its rows."""
+    return dt.timedelta(days=getattr(conf, name))
+
+
 def kinds(now: dt.datetime, batch: int) -> list[Kind]:
     """Return what there is to prune as of `now`, `batch` rows at a time, in order: first what refers to others."""
     used = now - SLACK
-    over = {name: min(used, now - kept(name)) for name in DEFAULTS}
+    over = {name: min(used, now - kept(name)) for name in KEEP}
 
     def rows(name: str, setting: str, find: Find, *, counted: Find | None = None, **how: Any) -> Kind:
         old, unneeded = find(over[setting])
@@ -61,58 +81,58 @@ def kinds(now: dt.datetime, batch: int) -> list[Kind]:
         count = then_old.filter(then_unneeded).count
         return Kind(name, setting, count, lambda: delete_in_batches(old, unneeded, batch, **how))
 
-    past_jobs, on_no_way = _jobs(used, over["KEEP_JOBS_DAYS"])
+    past_jobs, on_no_way = _jobs(used, over["ROUTING_KEEP_JOBS_DAYS"])
     jobs_left = RoutedJob.objects.exclude(pk__in=past_jobs.filter(on_no_way).values("pk"))
     jobs = RoutedJob.objects.all()  # which the database can look up faster than those that will be left
     return [
-        rows("decisions", "KEEP_DECISIONS_DAYS", _decisions, by="at"),
+        rows("decisions", "ROUTING_KEEP_DECISIONS_DAYS", _decisions, by="at"),
         rows(
             "their candidates",
-            "KEEP_CANDIDATES_DAYS",
-            partial(_candidates, over["KEEP_DECISIONS_DAYS"]),
+            "ROUTING_KEEP_CANDIDATES_DAYS",
+            partial(_candidates, over["ROUTING_KEEP_DECISIONS_DAYS"]),
             by="at",
             delete=lambda found: found.update(candidates=None),
         ),
         rows(
             "incidents",
-            "KEEP_INCIDENTS_DAYS",
+            "ROUTING_KEEP_INCIDENTS_DAYS",
             partial(_incidents, used),
             by="timestamp",
             # The window that is in force by then decides.
             delete=lambda found: incidents.forget(found.filter(_out_of_window(used))),
         ),
-        rows("rejections", "KEEP_INCIDENTS_DAYS", _rejections, by="timestamp"),
-        rows("routed jobs", "KEEP_JOBS_DAYS", partial(_jobs, used), by="routed_at"),
-        rows("used signatures", "KEEP_JOBS_DAYS", partial(_signatures, now)),
-        rows("access tokens", "KEEP_TOKENS_DAYS", _tokens),
-        rows("accepted receipts", "KEEP_RECEIPTS_DAYS", receipts.accepted, by="valid_until"),
-        rows("started receipts", "KEEP_RECEIPTS_DAYS", receipts.started),
+        rows("rejections", "ROUTING_KEEP_INCIDENTS_DAYS", _rejections, by="timestamp"),
+        rows("routed jobs", "ROUTING_KEEP_JOBS_DAYS", partial(_jobs, used), by="routed_at"),
+        rows("used signatures", "ROUTING_KEEP_JOBS_DAYS", partial(_signatures, now)),
+        rows("access tokens", "ROUTING_KEEP_TOKENS_DAYS", _tokens),
+        rows("accepted receipts", "ROUTING_KEEP_RECEIPTS_DAYS", receipts.accepted, by="valid_until"),
+        rows("started receipts", "ROUTING_KEEP_RECEIPTS_DAYS", receipts.started),
         rows(
             "finished receipts",
-            "KEEP_RECEIPTS_DAYS",
+            "ROUTING_KEEP_RECEIPTS_DAYS",
             partial(receipts.finished, _unused(jobs, used)),
             counted=partial(receipts.finished, _unused(jobs_left, used)),
         ),
         Kind("lapsed holds", None, ledger.lapsed_holds(now).count, lambda: ledger.tidy_lapsed(now)),
         Kind(
             "reservations",
-            "KEEP_RESERVATIONS_DAYS",
-            lambda: ledger.count_reservations(over["KEEP_RESERVATIONS_DAYS"], _unrouted(jobs_left)),
-            lambda: ledger.prune_reservations(over["KEEP_RESERVATIONS_DAYS"], _unrouted(jobs), batch),
+            "ROUTING_KEEP_RESERVATIONS_DAYS",
+            lambda: ledger.count_reservations(over["ROUTING_KEEP_RESERVATIONS_DAYS"], _unrouted(jobs_left)),
+            lambda: ledger.prune_reservations(over["ROUTING_KEEP_RESERVATIONS_DAYS"], _unrouted(jobs), batch),
         ),
         Kind(
             "blocks",
-            "KEEP_BLOCKS_DAYS",
-            lambda: ledger.blocks_below(ledger.oldest_kept(over["KEEP_BLOCKS_DAYS"])).count(),
-            lambda: ledger.prune_blocks(over["KEEP_BLOCKS_DAYS"], batch),
+            "ROUTING_KEEP_BLOCKS_DAYS",
+            lambda: ledger.blocks_below(ledger.oldest_kept(over["ROUTING_KEEP_BLOCKS_DAYS"])).count(),
+            lambda: ledger.prune_blocks(over["ROUTING_KEEP_BLOCKS_DAYS"], batch),
         ),
         Kind(
             "neuron lists",
-            "KEEP_BLOCKS_DAYS",
-            lambda: ledger.count_neuron_lists(over["KEEP_BLOCKS_DAYS"]),
+            "ROUTING_KEEP_BLOCKS_DAYS",
+            lambda: ledger.count_neuron_lists(over["ROUTING_KEEP_BLOCKS_DAYS"]),
             lambda: ledger.prune_neuron_lists(batch),
         ),
-        rows("ledger checks", "KEEP_CHECKS_DAYS", ledger.checks, by="at"),
+        rows("ledger checks", "ROUTING_KEEP_CHECKS_DAYS", ledger.checks, by="at"),
     ]
 
 
@@ -150,7 +170,7 @@ def _jobs(used: dt.datetime, before: dt.datetime) -> Old:
 
 def _signatures(now: dt.datetime, before: dt.datetime) -> Old:
     """Return the signatures made before that time, and so long ago that no clock that is SLACK behind takes them."""
-    twice_over = now - SLACK - 2 * dt.timedelta(seconds=signatures.max_age())
+    twice_over = now - SLACK - 2 * dt.timedelta(seconds=conf.ROUTING_SIGNATURE_MAX_AGE)
     made = UsedSignature.objects.filter(signed_at_ns__lt=signatures.to_unix_ns(before))
     return made, Q(signed_at_ns__lt=signatures.to_unix_ns(twice_over))
 

@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from allowance.interface import CHECK_BLOCKS, CHECK_MANIFESTS, CHECK_NEURONS, CHECK_STAKE, MANY, lock_timeout
-from routing.watch.health import max_block_age
+from routing.conf import conf
 
 
 class Level(StrEnum):
@@ -106,8 +105,8 @@ DAY = 24 * 3600.0
 
 
 def default_limits() -> dict[str, Limits]:
-    """Return the limits of every measure that hold unless STATUS_LIMITS has others."""
-    ready, patience = max_block_age(), lock_timeout()
+    """Return the limits of every measure that hold unless ROUTING_STATUS_LIMITS has others."""
+    ready, patience = conf.ROUTING_READY_MAX_BLOCK_AGE, lock_timeout()
     return {
         "block_age": Limits(ready / 2, ready),
         "block_gaps": Limits(0, MANY),
@@ -133,16 +132,17 @@ def default_limits() -> dict[str, Limits]:
 
 
 def own_limits() -> dict[str, Limits]:
-    """Return the limits that STATUS_LIMITS has. Raises ImproperlyConfigured if they are none."""
-    own = getattr(settings, "STATUS_LIMITS", {})
+    """Return the limits that ROUTING_STATUS_LIMITS has. Raises ImproperlyConfigured if they are none."""
+    own = conf.ROUTING_STATUS_LIMITS
     if not isinstance(own, Mapping):
-        raise ImproperlyConfigured(f"STATUS_LIMITS is {own!r:.80}, not limits by name.")
+        raise ImproperlyConfigured(f"ROUTING_STATUS_LIMITS is {own!r:.80}, not limits by name.")
     for name, pair in own.items():
         if name not in MEASURES:
-            raise ImproperlyConfigured(f"STATUS_LIMITS: {name!r:.80} is none of {', '.join(MEASURES)}.")
+            raise ImproperlyConfigured(f"ROUTING_STATUS_LIMITS: {name!r:.80} is none of {', '.join(MEASURES)}.")
         if not _are_limits(pair):
             raise ImproperlyConfigured(
-                f"STATUS_LIMITS: {name} is {pair!r:.80}, not [warning, critical], numbers from 0 up in this order."
+                f"ROUTING_STATUS_LIMITS: {name} is {pair!r:.80}, not [warning, critical]: two numbers from 0 up, the "
+                "second not less."
             )
     return {name: Limits(*pair) for name, pair in own.items()}
 
@@ -178,7 +178,7 @@ class Finding:
 def judge(measured: Mapping[str, tuple[float | None, str]]) -> tuple[Finding, ...]:
     """Return the findings for what was measured: by name its value, None if there is none, and the fact in words.
 
-    Raises ImproperlyConfigured if STATUS_LIMITS is bad.
+    Raises ImproperlyConfigured if ROUTING_STATUS_LIMITS is bad.
     """
     limits, findings = default_limits() | own_limits(), []
     for name, measure in MEASURES.items():

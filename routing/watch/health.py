@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from channels.layers import get_channel_layer
 from django import db
-from django.conf import settings
 from django.db import connection
 from django.utils import timezone
 from redis.exceptions import RedisError
@@ -18,8 +17,6 @@ from allowance.plumbing.threads import in_database_thread
 
 PATIENCE = 2.0
 """Seconds that each of them has."""
-
-DEFAULT_MAX_BLOCK_AGE = 120.0
 
 OK = "ok"
 
@@ -75,12 +72,6 @@ class Database:
 
 
 database = Database()
-
-
-def max_block_age() -> float:
-    """Return how many seconds ago the newest block was minted, at most, if a router is ready: READY_MAX_BLOCK_AGE."""
-    seconds: float = getattr(settings, "READY_MAX_BLOCK_AGE", DEFAULT_MAX_BLOCK_AGE)
-    return seconds
 
 
 def read_ledger() -> Ledger:

@@ -116,7 +116,7 @@ class Status:
 def status(now: dt.datetime) -> Status:
     """Return how routing stands at `now`, by the decisions made and the reservations ended in the hour before it.
 
-    Fixed routes do not count: nobody was asked. Raises ImproperlyConfigured if STATUS_LIMITS is bad.
+    Fixed routes do not count: nobody was asked. Raises ImproperlyConfigured if ROUTING_STATUS_LIMITS is bad.
     """
     picks = _picks(now)
     work = _work([pick for pick in picks if pick.outcome == ROUTED])

@@ -12,6 +12,7 @@ from django.views.decorators.http import require_safe
 from allowance.plumbing.threads import in_database_thread
 from routing.access.admission import turn_away, turn_away_unasked
 from routing.access.tokens import Scope
+from routing.conf import conf
 from routing.watch import health
 from routing.watch.exposition import CONTENT_TYPE, exposition
 from routing.watch.health import OK, Ledger, NoAnswer
@@ -33,11 +34,11 @@ async def healthz(_request: HttpRequest) -> HttpResponse:
 async def readyz(_request: HttpRequest) -> HttpResponse:
     """Say whether this process can route jobs, 200 or 503, and what of that it lacks.
 
-    The newest block must be no older than READY_MAX_BLOCK_AGE, in seconds, and not ahead of the clock.
+    The newest block must be no older than ROUTING_READY_MAX_BLOCK_AGE, in seconds, and not ahead of the clock.
     """
     (ledger, database), channel_layer = await asyncio.gather(_ledger(), _channel_layer())
     age = ledger and ledger.age
-    up_to_date = age is not None and 0 <= age <= health.max_block_age()
+    up_to_date = age is not None and 0 <= age <= conf.ROUTING_READY_MAX_BLOCK_AGE
     ready = database == channel_layer == OK and up_to_date
     answer = {
         "ready": ready,

@@ -51,7 +51,7 @@ def address(chromium_path: str, django_db_setup: None) -> Iterator[str]:
 
 @pytest.fixture
 def some_of_everything(chromium_path: str, ledger_clean_at_the_end: None, settings: Settings) -> None:
-    settings.DECISIONS_SAMPLE = 1
+    settings.ROUTING_DECISIONS_SAMPLE = 1
     scene.fill()
 
 

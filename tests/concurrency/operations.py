@@ -24,7 +24,7 @@ from routing.decision import book
 from routing.sockets import jobs, statements
 from routing.sockets.messages import Finished, Retry, Started
 from routing.upkeep import pruning
-from routing.upkeep.retention import DEFAULTS
+from routing.upkeep.pruning import KEEP
 from tests.factories import CLASS, job_request
 from tests.jobs import ME
 
@@ -184,7 +184,7 @@ def prune(batch: int) -> Word:
     """Prune all that is past use, for no days, and say how many rows of each kind went, or what was locked."""
 
     def call() -> Word:
-        with override_settings(**dict.fromkeys(DEFAULTS, 0)):
+        with override_settings(**dict.fromkeys(KEEP, 0)):
             kinds = {kind.name: list(kind.prune()) for kind in pruning.kinds(clock(), batch)}
         locked = [done.locked for batches in kinds.values() for done in batches if done.locked]
         return {"rows": {name: sum(done.rows for done in batches) for name, batches in kinds.items()}, "locked": locked}

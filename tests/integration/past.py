@@ -18,7 +18,7 @@ from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedRe
 from routing.access import signatures, tokens
 from routing.incidents import record_incident
 from routing.models import DecisionRecord, Rejection, UsedSignature
-from routing.upkeep.retention import DEFAULTS, SLACK
+from routing.upkeep.pruning import KEEP, SLACK
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 from tests.jobs import routed
 
@@ -34,7 +34,7 @@ JUMP = FIRST_BLOCK + 20 + KEPT_BLOCKS + 1
 @contextmanager
 def nothing_kept(settings: Settings) -> Iterator[None]:
     """Let it be NOW, and keep nothing for its own sake: what stays is what somebody may need."""
-    for name in DEFAULTS:
+    for name in KEEP:
         setattr(settings, name, 0)
     with time_machine.travel(NOW, tick=False):
         yield
@@ -103,7 +103,7 @@ def find() -> object:
 
 def record_history(settings: Settings) -> None:
     """Record some of everything, of which much is past use; of some decisions only the candidates."""
-    settings.KEEP_DECISIONS_DAYS = 1.5
+    settings.ROUTING_KEEP_DECISIONS_DAYS = 1.5
     fill("anna", "bert", "carl", "dora")
     reserve(NOW - 2 * DAY, "dora")
     for days in (3, 2, 0):

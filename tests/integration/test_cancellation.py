@@ -10,13 +10,13 @@ from typing import Any, cast
 
 import pytest
 from channels.testing import WebsocketCommunicator
-from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import OperationalError, connection, connections
 
 from allowance import allowance, reservations
 from allowance.models import Reservation
-from allowance.plumbing.threads import DEFAULT_THREADS, Handover, in_database_thread
+from allowance.plumbing.settings import conf
+from allowance.plumbing.threads import Handover, in_database_thread
 from routing import routing, service
 from routing.sockets.consumers import JobConsumer
 from routing.types import JobRoute
@@ -25,7 +25,7 @@ from tests.programs import DEADLINE
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
 
-THREADS = getattr(settings, "ALLOWANCE_THREADS", DEFAULT_THREADS)
+THREADS = conf.ALLOWANCE_THREADS
 
 
 class Gate:

@@ -51,7 +51,7 @@ HTML = "<b>'hot'&amp;</b>"
 
 @pytest.fixture(autouse=True)
 def all_candidates_are_kept(settings: Settings) -> None:
-    settings.DECISIONS_SAMPLE = 1.0
+    settings.ROUTING_DECISIONS_SAMPLE = 1.0
 
 
 def refused(error: type[Exception], seconds: int = 12) -> DecisionRecord:
@@ -86,7 +86,7 @@ def test_a_route_leaves_a_record_of_why() -> None:
 def test_of_refusals_all_candidates_are_kept_whatever_the_sample(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.DECISIONS_SAMPLE = 0
+    settings.ROUTING_DECISIONS_SAMPLE = 0
     fill_ledger("anna", "bert", executors=1)
     outcomes = [refused(NotEnoughAllowanceException, 3600)]
     for _ in range(2):
@@ -109,7 +109,7 @@ def test_of_refusals_all_candidates_are_kept_whatever_the_sample(
 @pytest.mark.parametrize(("share", "kept"), [(0, {0}), (0.5, set(range(1, 32))), (1, {32})])
 def test_of_routes_a_share_has_its_candidates_by_the_job(share: float, kept: set[int], settings: Settings) -> None:
     """A client can't choose it by its uuids: these look alike to who doesn't know the SECRET_KEY."""
-    settings.DECISIONS_SAMPLE = share
+    settings.ROUTING_DECISIONS_SAMPLE = share
     settings.SECRET_KEY = "a" * 50
     jobs = [Job(str(UUID(int=10**6 * i)), CLASS, 6) for i in range(32)]
     sampled = [records._sampled(job) for job in jobs]
@@ -134,7 +134,7 @@ def refuse(times: int, seconds: int = 3600, at: dt.datetime | None = None, uuid:
 
 
 def test_of_many_refusals_the_first_of_a_kind_in_a_minute_have_their_candidates(settings: Settings) -> None:
-    settings.DECISIONS_SAMPLE, settings.ROUTING_REFUSALS_KEPT = 0, 2
+    settings.ROUTING_DECISIONS_SAMPLE, settings.ROUTING_REFUSALS_KEPT = 0, 2
     fill_ledger("anna", executors=1)
     now = timezone.now()
     refuse(5, at=now)
@@ -152,7 +152,7 @@ def test_of_many_refusals_the_first_of_a_kind_in_a_minute_have_their_candidates(
 def test_one_job_that_is_refused_again_and_again_is_sampled_each_time(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.DECISIONS_SAMPLE, settings.ROUTING_REFUSALS_KEPT = 0.5, 0
+    settings.ROUTING_DECISIONS_SAMPLE, settings.ROUTING_REFUSALS_KEPT = 0.5, 0
     fill_ledger("anna")
     drawn = iter([0.4, 0.6, 0.5, 0.1])
     monkeypatch.setattr(random, "random", lambda: next(drawn))
@@ -361,7 +361,7 @@ def test_a_job_is_explained_with_all_that_happened_to_it(settings: Settings) -> 
     first = routing().pick(request)
     routing().report_incident(MinerIncidentType.MINER_JOB_REJECTED, "anna", request.uuid, EXECUTOR_CLASS)
     allowance().undo_allowance_reservation(first.allowance_reservation_id or 0)
-    settings.DECISIONS_SAMPLE = 0
+    settings.ROUTING_DECISIONS_SAMPLE = 0
     second = routing().pick(request, exclude=["anna"])
     now = timezone.now()
     said = {"job_uuid": request.uuid, "miner_hotkey": "bert", "validator_hotkey": "v", "timestamp": now}

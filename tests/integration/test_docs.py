@@ -22,8 +22,8 @@ from allowance import allowance
 from allowance.types import ExecutorClass, LockTimeout
 from routing.access import admission, tokens
 from routing.access.admission import Visitor
+from routing.conf import conf
 from routing.sockets import answers, base, jobs
-from routing.sockets.limits import DEFAULTS
 from routing.sockets.messages import (
     INCOMING_MODELS,
     OUTGOING_MODELS,
@@ -42,6 +42,9 @@ from tests.factories import fill_ledger, job_request, run_command
 from tests.jobs import ME, note, of, retried, routed
 from tests.sockets import JSON, PATIENCE, answer, following, whole_application
 
+LIMITS = tuple(
+    f"ROUTING_{name}" for name in ("SOCKET_IN", "SOCKET_MESSAGES", "SOCKET_SEND", "SOCKET_RECHECK", "CLIENT")
+)
 DOCS = Path(__file__).parents[2] / "docs"
 SCHEMA = DOCS / "messages.schema.json"
 SOCKET = (DOCS / "socket.md").read_text()
@@ -107,7 +110,8 @@ def test_what_is_listed_in_a_cell_is_all_there_is() -> None:
 
 
 def test_the_limits_are_those_in_force() -> None:
-    assert {name: float(default) for name, (default, _) in table("## Limits").items()} == DEFAULTS
+    limits = {name: setting.default for name, setting in conf.table.items() if name.startswith(LIMITS)}
+    assert {name: float(default) for name, (default, _) in table("## Limits").items()} == limits
 
 
 def test_the_codes_are_those_that_sockets_are_closed_with() -> None:
@@ -213,7 +217,9 @@ def told(message: Routed | Rejected | Acknowledged | Refused) -> JSON:
 
 
 def unsigned(monkeypatch: pytest.MonkeyPatch) -> JSON:
-    monkeypatch.setattr(settings, "FACILITATOR_PUBLIC_KEYS", ["5FUJCuGtQPonu8B9JKH4BwsKzEdtyBTpyvbBk2beNZ4iX8sk"])
+    monkeypatch.setattr(
+        settings, "ROUTING_FACILITATOR_PUBLIC_KEYS", ["5FUJCuGtQPonu8B9JKH4BwsKzEdtyBTpyvbBk2beNZ4iX8sk"]
+    )
     return asked()
 
 

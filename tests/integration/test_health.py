@@ -96,7 +96,7 @@ def test_a_router_without_blocks_is_not_ready(client: Client) -> None:
 def test_a_router_whose_chain_stands_still_is_not_ready(
     oldest: float, ready: bool, client: Client, settings: Settings
 ) -> None:
-    settings.READY_MAX_BLOCK_AGE = oldest
+    settings.ROUTING_READY_MAX_BLOCK_AGE = oldest
     fill_ledger("anna")
     assert state(client) == (200 if ready else 503, ALL_IS_WELL | {"ready": ready})
 

@@ -50,7 +50,7 @@ ORIGINS = {
 @pytest.fixture
 def hosts(settings: Settings) -> Settings:
     settings.ALLOWED_HOSTS = ["site.example.org", ".wide.example.org", "[::1]"]
-    settings.SOCKET_ORIGINS = ["https://app.example.net"]
+    settings.ROUTING_SOCKET_ORIGINS = ["https://app.example.net"]
     return settings
 
 
@@ -84,7 +84,7 @@ def test_all_hosts_may_be_allowed_but_an_origin_must_be_one(hosts: Settings) -> 
 
 @pytest.mark.parametrize(("debug", "expected"), [(True, IN), (False, NOT_PERMITTED)])
 def test_while_debugging_one_s_own_machine_is_allowed(debug: bool, expected: int, hosts: Settings) -> None:
-    del hosts.SOCKET_ORIGINS
+    del hosts.ROUTING_SOCKET_ORIGINS
     hosts.ALLOWED_HOSTS, hosts.DEBUG = [], debug
     _, token = issue()
     assert code(handshake((b"origin", b"http://localhost:8000"), bearer(token))) == expected

@@ -235,7 +235,7 @@ def test_a_user_speaks_of_all_jobs_by_permission() -> None:
 async def test_who_loses_the_permission_for_all_jobs_speaks_of_its_own_from_the_next_look_on(
     transactional_db: None, settings: Settings
 ) -> None:
-    settings.SOCKET_RECHECK_SECONDS = 0.05
+    settings.ROUTING_SOCKET_RECHECK_SECONDS = 0.05
     anna, boss = [await _user(name) for name in ("anna", "boss")]
     all_jobs = await in_database_thread(Permission.objects.get)(codename="route_all_jobs")
     await in_database_thread(boss.user_permissions.add)(all_jobs)

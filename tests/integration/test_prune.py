@@ -22,7 +22,7 @@ from routing.decision import in_force, reliability
 from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
 from routing.types import JobFinished, Policy
 from routing.upkeep import pruning
-from routing.upkeep.retention import SLACK
+from routing.upkeep.pruning import SLACK
 from tests.factories import CLASS, FIRST_BLOCK, job_request
 from tests.integration.past import (
     DAY,
@@ -49,7 +49,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 @pytest.fixture(autouse=True)
 def as_of_now(settings: Settings) -> Iterator[None]:
     with nothing_kept(settings):
-        settings.KEEP_DECISIONS_DAYS = 1000  # every pick leaves one; what becomes of them is tried by itself
+        settings.ROUTING_KEEP_DECISIONS_DAYS = 1000  # every pick leaves one; what becomes of them is tried by itself
         yield
 
 
@@ -71,7 +71,7 @@ def prune(now: dt.datetime = NOW, *, batch: int = 100) -> dict[str, int]:
 @pytest.mark.parametrize("days", [0, 1, 30])
 def test_rows_that_nobody_needs_are_kept_for_their_days(days: int, settings: Settings) -> None:
     for name in ("DECISIONS", "CHECKS", "TOKENS"):
-        setattr(settings, f"KEEP_{name}_DAYS", days)
+        setattr(settings, f"ROUTING_KEEP_{name}_DAYS", days)
     edge = NOW - max(days * DAY, SLACK)
     for at in (edge - LEAST, edge + LEAST):
         decide(at)
@@ -88,7 +88,7 @@ def test_rows_that_nobody_needs_are_kept_for_their_days(days: int, settings: Set
 
 @pytest.mark.parametrize("days", [0, 7])
 def test_a_decision_outlives_its_candidates(days: int, settings: Settings) -> None:
-    settings.KEEP_CANDIDATES_DAYS = days
+    settings.ROUTING_KEEP_CANDIDATES_DAYS = days
     edge = NOW - max(days * DAY, SLACK)
     for at in (edge - LEAST, edge + LEAST):
         decide(at, candidates={"columns": [], "rows": [], "excluded": []})
@@ -107,7 +107,7 @@ def test_the_newest_check_of_the_ledger_stays_however_old() -> None:
 def test_an_incident_stays_as_long_as_it_may_count(
     days: int, hours: float, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.KEEP_INCIDENTS_DAYS = days
+    settings.ROUTING_KEEP_INCIDENTS_DAYS = days
     monkeypatch.setattr(in_force, "policy", lambda: Policy(0, dt.timedelta(hours=hours)))
     edge = min(PAST - dt.timedelta(hours=hours), NOW - days * DAY)
     for at in (edge - LEAST, edge, edge + LEAST, NOW, NOW + DAY):
@@ -170,7 +170,7 @@ def test_receipts_go_once_nobody_can_take_their_job_for_ongoing(
 
 
 def test_receipts_are_kept_for_their_days(settings: Settings) -> None:
-    settings.KEEP_RECEIPTS_DAYS = 90
+    settings.ROUTING_KEEP_RECEIPTS_DAYS = 90
     for i, when in enumerate((NOW - 90 * DAY - LEAST, NOW - 90 * DAY)):
         for record in (start, accept, finish):
             record(when, UUID(int=i))
@@ -192,8 +192,8 @@ def test_a_finished_receipt_stays_while_a_reservation_of_its_job_is_held() -> No
 
 
 def test_a_finished_receipt_stays_while_its_job_is_known_so_that_it_is_not_routed_again(settings: Settings) -> None:
-    settings.KEEP_JOBS_DAYS = 2
-    settings.DECISIONS_SAMPLE = 0
+    settings.ROUTING_KEEP_JOBS_DAYS = 2
+    settings.ROUTING_DECISIONS_SAMPLE = 0
     fill("anna")
     request = job_request()
     offer = routed(request, now=NOW - DAY)
@@ -231,11 +231,11 @@ def test_a_job_stays_while_a_receipt_says_that_it_runs() -> None:
 
 
 def test_jobs_are_kept_for_their_days_and_fixed_ones_are_jobs_too(settings: Settings) -> None:
-    settings.KEEP_JOBS_DAYS = 30
+    settings.ROUTING_KEEP_JOBS_DAYS = 30
     for at in (NOW - 30 * DAY, NOW - 30 * DAY + LEAST):
         routed(job_request(on_trusted_miner=True), now=at)
     assert prune() == {"routed jobs": 1}
-    settings.KEEP_JOBS_DAYS = 0
+    settings.ROUTING_KEEP_JOBS_DAYS = 0
     assert prune(NOW - 30 * DAY + SLACK) == {}
     assert prune(NOW - 30 * DAY + SLACK + LEAST) == {"routed jobs": 1}
 
@@ -255,7 +255,7 @@ def test_a_job_that_is_routed_again_meanwhile_stays(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(("days", "max_age"), [(0, 300.0), (0, 86_400.0), (2, 300.0)])
 def test_a_signature_stays_until_its_time_has_passed_twice_over(days: int, max_age: float, settings: Settings) -> None:
-    settings.KEEP_JOBS_DAYS, settings.FACILITATOR_SIGNATURE_MAX_AGE = days, max_age
+    settings.ROUTING_KEEP_JOBS_DAYS, settings.ROUTING_SIGNATURE_MAX_AGE = days, max_age
     edge = signatures.to_unix_ns(min(NOW - days * DAY, PAST - 2 * dt.timedelta(seconds=max_age)))
     for at in (edge - 1, edge, edge + 1):
         UsedSignature.objects.create(signatory="facilitator", signed_at_ns=at, job_uuid=uuid4())
@@ -265,7 +265,7 @@ def test_a_signature_stays_until_its_time_has_passed_twice_over(days: int, max_a
 
 @pytest.mark.parametrize("age", [LEAST, DAY, 300 * DAY])
 def test_every_hold_that_lapsed_is_tidied_whatever_its_age(age: dt.timedelta, settings: Settings) -> None:
-    settings.KEEP_RESERVATIONS_DAYS = 1000
+    settings.ROUTING_KEEP_RESERVATIONS_DAYS = 1000
     fill("anna", "bert")
     hold = dt.timedelta(seconds=106)
     for miner in ("anna", "bert"):
@@ -278,7 +278,7 @@ def test_every_hold_that_lapsed_is_tidied_whatever_its_age(age: dt.timedelta, se
 
 
 def test_a_reservation_goes_once_it_has_ended_for_its_days(settings: Settings) -> None:
-    settings.KEEP_RESERVATIONS_DAYS = 90
+    settings.ROUTING_KEEP_RESERVATIONS_DAYS = 90
     fill("anna")
     for edge in (NOW - 90 * DAY, NOW - 90 * DAY + LEAST):
         reservations.release(reserve(edge - LEAST), now=edge)
@@ -320,14 +320,14 @@ def test_control_a_balance_that_does_not_forget_differs(monkeypatch: pytest.Monk
 
 
 def test_a_hold_is_never_pruned_and_neither_is_what_a_job_refers_to(settings: Settings) -> None:
-    settings.KEEP_JOBS_DAYS = 30
+    settings.ROUTING_KEEP_JOBS_DAYS = 30
     fill("anna")
     request = job_request(6)
     offer = routed(request, now=NOW - DAY)
     reservations.release(offer.route.allowance_reservation_id or 0, now=NOW - DAY)
     held = reserve(NOW)
     assert prune() == {}
-    settings.KEEP_JOBS_DAYS = 0
+    settings.ROUTING_KEEP_JOBS_DAYS = 0
     assert prune() == {"routed jobs": 1, "reservations": 1}
     assert Reservation.objects.get().pk == held
 
@@ -355,9 +355,9 @@ def test_blocks_go_that_no_balance_remembers_but_for_the_one_that_says_who_was_r
     newest = FIRST_BLOCK + 45 + ledger.KEPT_BLOCKS
     jump(newest, NOW + DAY)
     now, before = NOW + 2 * DAY, find()
-    settings.KEEP_BLOCKS_DAYS = 2 + 1e-9
+    settings.ROUTING_KEEP_BLOCKS_DAYS = 2 + 1e-9
     assert prune(now, batch=2) == {"blocks": 20}  # those minted before NOW, but for the last
-    settings.KEEP_BLOCKS_DAYS = 0
+    settings.ROUTING_KEEP_BLOCKS_DAYS = 0
     assert prune(now, batch=2) == {"blocks": 2, "neuron lists": 1}
     numbers = list(Block.objects.order_by("number").values_list("number", flat=True))
     assert numbers == [FIRST_BLOCK + 40, FIRST_BLOCK + 50, newest]

@@ -104,7 +104,7 @@ async def test_a_slow_pick_does_not_hold_up_the_next(facilitator: User, monkeypa
             assert (await answer(communicator))["uuid"] == slow["uuid"]
 
 
-@pytest.mark.parametrize("bound", ["SOCKET_IN_FLIGHT", "SOCKET_IN_FLIGHT_EACH"])
+@pytest.mark.parametrize("bound", ["ROUTING_SOCKET_IN_FLIGHT", "ROUTING_SOCKET_IN_FLIGHT_EACH"])
 async def test_what_is_too_much_is_refused_at_once_and_then_taken(
     bound: str, facilitator: User, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,7 +128,7 @@ async def test_what_is_too_much_is_refused_at_once_and_then_taken(
 async def test_a_process_takes_on_so_much_over_all_sockets(
     facilitator: User, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.SOCKET_IN_FLIGHT = 1
+    settings.ROUTING_SOCKET_IN_FLIGHT = 1
     slow = job()
     async with socket(facilitator) as one, socket(facilitator) as other:
         with stuck(monkeypatch, slow["uuid"]) as go_on:
@@ -145,7 +145,7 @@ async def test_a_process_takes_on_so_much_over_all_sockets(
 async def test_a_client_that_does_not_read_takes_nobody_elses_place(
     facilitator: User, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.SOCKET_IN_FLIGHT, settings.SOCKET_SEND_SECONDS = 1, 0.3
+    settings.ROUTING_SOCKET_IN_FLIGHT, settings.ROUTING_SOCKET_SEND_SECONDS = 1, 0.3
     async with socket(facilitator) as lazy, socket(facilitator) as other:
         send, sending = JobConsumer.send, asyncio.Event()
 
@@ -168,7 +168,7 @@ async def test_a_client_that_does_not_read_takes_nobody_elses_place(
 
 
 async def test_who_sends_too_much_is_told_so(facilitator: User, settings: Settings) -> None:
-    settings.SOCKET_MESSAGES_PER_SECOND = 3
+    settings.ROUTING_SOCKET_MESSAGES_PER_SECOND = 3
     async with socket(facilitator) as communicator:
         for _ in range(5):
             await communicator.send_to(text_data="nonsense")
@@ -275,7 +275,7 @@ async def test_without_any_channel_layer_there_are_just_no_news(
 
 
 async def test_who_loses_the_permission_is_closed_soon(facilitator: User, settings: Settings) -> None:
-    settings.SOCKET_RECHECK_SECONDS = 0.05
+    settings.ROUTING_SOCKET_RECHECK_SECONDS = 0.05
     async with socket(facilitator) as communicator:
         assert (await ask(communicator))["type"] == "job.routed"
         await in_database_thread(facilitator.user_permissions.clear)()
@@ -289,7 +289,7 @@ async def test_who_loses_the_permission_is_closed_soon(facilitator: User, settin
 async def test_a_database_that_is_away_throws_nobody_out(
     facilitator: User, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings.SOCKET_RECHECK_SECONDS = 0.05
+    settings.ROUTING_SOCKET_RECHECK_SECONDS = 0.05
 
     def fail(*_: object, **_kwargs: object) -> None:
         raise OperationalError

@@ -160,7 +160,7 @@ def test_a_value_above_a_limit_is_told_with_what_to_do_and_at_a_limit_all_is_wel
         (value * 0.999, value, Level.WARNING),
         (value * 0.998, value * 0.999, Level.CRITICAL),
     ):
-        settings.STATUS_LIMITS = {name: [warning, critical]}
+        settings.ROUTING_STATUS_LIMITS = {name: [warning, critical]}
         finding = find(name)
         assert (finding.level, finding.limits, finding.value) == (level, (warning, critical), value)
         assert finding.sentence.endswith(measure.advice) == (level is not Level.OK)
@@ -169,7 +169,7 @@ def test_a_value_above_a_limit_is_told_with_what_to_do_and_at_a_limit_all_is_wel
 
 @pytest.mark.usefixtures("scene")
 def test_limits_that_are_not_set_stay_as_they_are(settings: Settings) -> None:
-    settings.STATUS_LIMITS = {"refusals": [1, 2]}
+    settings.ROUTING_STATUS_LIMITS = {"refusals": [1, 2]}
     limits = {name: finding.limits for name, finding in by_name(status(NOW)).items()}
     assert limits == {**default_limits(), "refusals": (1, 2)}
 
@@ -182,7 +182,7 @@ def test_limits_that_are_not_set_stay_as_they_are(settings: Settings) -> None:
     ],
 )
 def test_a_block_is_too_old_when_the_router_is_not_ready_any_more(age: float, level: str, settings: Settings) -> None:
-    settings.READY_MAX_BLOCK_AGE = 120
+    settings.ROUTING_READY_MAX_BLOCK_AGE = 120
     Block.objects.create(number=7, timestamp=NOW - age * SECOND, stake_share=0.5)
     finding = find("block_age")
     assert finding.level.value == level
@@ -260,7 +260,7 @@ def test_the_miners_with_most_of_the_work_are_named_by_jobs_and_by_seconds() -> 
 @pytest.mark.usefixtures("scene")
 def test_the_worst_is_told_first(settings: Settings) -> None:
     LedgerCheck.objects.all().delete()
-    settings.STATUS_LIMITS = NEVER | {"lapses": [0, 100], "most_jobs": [0, 0]}
+    settings.ROUTING_STATUS_LIMITS = NEVER | {"lapses": [0, 100], "most_jobs": [0, 0]}
     found = status(NOW)
     assert [finding.level for finding in found.findings][:5] == ["critical", "warning", "unknown", "unknown", "ok"]
     assert (found.level, found.sentence) == (
@@ -332,7 +332,7 @@ LIMITS_OF_CODES: dict[int, tuple[bool, dict[str, list[float]]]] = {
 def test_the_command_ends_as_monitors_expect(
     form: str, code: int, checked: bool, limits: dict[str, list[float]], settings: Settings
 ) -> None:
-    settings.STATUS_LIMITS = limits
+    settings.ROUTING_STATUS_LIMITS = limits
     if not checked:
         LedgerCheck.objects.all().delete()
     level = ["ok", "warning", "critical", "unknown"][code]
@@ -394,10 +394,10 @@ def test_the_command_says_all_in_json() -> None:
 def test_the_command_says_so_if_limits_are_bad_or_the_database_is(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings.STATUS_LIMITS = {"nothing": [1, 2]}
+    settings.ROUTING_STATUS_LIMITS = {"nothing": [1, 2]}
     ended = run_command("routing_status")
     assert (ended.code, ended.out) == (3, "")
-    assert ended.err.startswith("UNKNOWN: STATUS_LIMITS: 'nothing' is none of block_age, ")
+    assert ended.err.startswith("UNKNOWN: ROUTING_STATUS_LIMITS: 'nothing' is none of block_age, ")
 
     def fail(_now: dt.datetime) -> Status:
         raise OperationalError("connection refused")
@@ -501,10 +501,10 @@ def test_who_lacks_one_of_the_permissions_sees_nothing(missing: str) -> None:
 
 
 def test_bad_limits_are_no_page(settings: Settings) -> None:
-    settings.STATUS_LIMITS = {"refusals": [2, 1]}
+    settings.ROUTING_STATUS_LIMITS = {"refusals": [2, 1]}
     response = clerk(*SEE_STATUS).get(reverse("admin:routing_status"))
     assert response.status_code == 500
-    assert "STATUS_LIMITS: refusals is [2, 1]" in unescape(response.content.decode())
+    assert "ROUTING_STATUS_LIMITS: refusals is [2, 1]" in unescape(response.content.decode())
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "America/St_Johns"])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from pytest_django.fixtures import Settings
 
-from routing.upkeep.retention import DEFAULTS
+from routing.upkeep.pruning import KEEP
 from tests.properties.router import Router
 from tests.properties.world import fleet
 
@@ -15,8 +15,8 @@ from tests.properties.world import fleet
 def routers(transactional_db: None, settings: Settings) -> Iterator[list[Router]]:
     """Give the routers of a simulation."""
     settings.ALLOWANCE_LOCK_TIMEOUT = 60.0  # a router that is stopped keeps its locks, however slow the machine
-    settings.DECISIONS_SAMPLE = 1
-    for name in DEFAULTS:
+    settings.ROUTING_DECISIONS_SAMPLE = 1
+    for name in KEEP:
         setattr(settings, name, 0)
     logging.disable(logging.WARNING)  # there would be thousands
     try:

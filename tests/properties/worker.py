@@ -26,15 +26,15 @@ django.setup()
 
 from django.db import connection  # noqa: E402
 
-from routing.upkeep.retention import DEFAULTS  # noqa: E402
+from routing.upkeep.pruning import KEEP  # noqa: E402
 from tests.programs import say  # noqa: E402
 from tests.properties.coverage import Tally  # noqa: E402
 from tests.properties.history import generate, load, size  # noqa: E402
 from tests.properties.simulation import Found, run_history  # noqa: E402
 from tests.properties.world import fleet  # noqa: E402
 
-settings.DECISIONS_SAMPLE = 1
-for name in DEFAULTS:
+settings.ROUTING_DECISIONS_SAMPLE = 1
+for name in KEEP:
     setattr(settings, name, 0)
 
 

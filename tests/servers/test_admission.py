@@ -25,7 +25,7 @@ HOUR = dt.timedelta(hours=1)
 
 @pytest.fixture(scope="module", params=[UVICORN, DAPHNE], ids=["uvicorn", "daphne"])
 def server(request: pytest.FixtureRequest, django_db_setup: None) -> Iterator[Server]:
-    with servers(1, request.param, SOCKET_RECHECK_SECONDS=0.1) as (server,):
+    with servers(1, request.param, ROUTING_SOCKET_RECHECK_SECONDS=0.1) as (server,):
         yield server
         assert server.troubles == []
 

@@ -51,7 +51,11 @@ SOON = 60.0
 
 @pytest.fixture(scope="module")
 def server(django_db_setup: None) -> Iterator[Server]:
-    limits = {"SOCKET_IN_FLIGHT_EACH": 2, "SOCKET_MESSAGES_PER_SECOND": RATE, "SOCKET_SEND_SECONDS": 0.5}
+    limits = {
+        "ROUTING_SOCKET_IN_FLIGHT_EACH": 2,
+        "ROUTING_SOCKET_MESSAGES_PER_SECOND": RATE,
+        "ROUTING_SOCKET_SEND_SECONDS": 0.5,
+    }
     with servers(1, **limits) as (server,):
         yield server
         assert server.troubles == []

@@ -46,7 +46,7 @@ MOST = 4
 BOUNDS = {
     "ROUTING_CLIENT_CONNECTIONS": MOST,
     "ROUTING_CLIENT_REFUSALS_PER_MINUTE": 10,
-    "SOCKET_RECHECK_SECONDS": 1,  # so a socket may be renewed two seconds late and still counts
+    "ROUTING_SOCKET_RECHECK_SECONDS": 1,  # so a socket may be renewed two seconds late and still counts
 }
 Pair = tuple[Server, Server]
 

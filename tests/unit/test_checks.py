@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -10,9 +11,8 @@ from django.conf import settings
 from django.core.checks import CheckMessage, run_checks
 from pytest_django import Settings
 
+from routing.conf import SETTINGS
 from routing.dynamic import CONSTANCE_SETTINGS, MINIMUM_WEI, WINDOW_HOURS
-from routing.sockets import limits
-from routing.upkeep import retention
 
 SQLITE: dict[str, Any] = {
     "ENGINE": "django.db.backends.sqlite3",
@@ -91,92 +91,88 @@ def test_the_debug_miner_s_address_does_not_matter_without_its_key(settings: Set
     assert complaints() == []
 
 
-@pytest.mark.parametrize("threads", [0, -1, True, 2.5, "8", None])
-def test_a_number_of_threads_that_is_none_is_named(threads: object, settings: Settings) -> None:
-    settings.ALLOWANCE_THREADS = threads
-    assert_only_complaint("routing.E006", repr(threads))
+NUMBERS = [name for name, setting in SETTINGS.items() if setting.least > -math.inf]
 
 
-@pytest.mark.parametrize("seconds", [0, -1, True, "5", None, float("inf"), float("nan")])
-def test_a_patience_that_is_none_is_named(seconds: object, settings: Settings) -> None:
-    settings.ALLOWANCE_LOCK_TIMEOUT = seconds
-    assert_only_complaint("routing.E008", repr(seconds))
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", [-1, -0.5, True, "30", None, math.inf, math.nan])
+def test_a_number_that_is_none_or_too_small_is_named(name: str, value: object, settings: Settings) -> None:
+    setattr(settings, name, value)
+    assert_only_complaint("routing.E006", name, repr(value))
+
+
+@pytest.mark.parametrize("name", [name for name in NUMBERS if SETTINGS[name].least])
+def test_a_number_that_can_t_be_0_is_named(name: str, settings: Settings) -> None:
+    setattr(settings, name, 0)
+    assert_only_complaint("routing.E006", name, "0")
+
+
+@pytest.mark.parametrize("name", [name for name in NUMBERS if isinstance(SETTINGS[name].default, int)])
+def test_a_number_that_is_not_whole_is_named(name: str, settings: Settings) -> None:
+    setattr(settings, name, 2.5)
+    assert_only_complaint("routing.E006", name, "2.5")
+
+
+@pytest.mark.parametrize("name", [name for name in NUMBERS if SETTINGS[name].most < math.inf])
+def test_a_number_that_is_too_large_is_named(name: str, settings: Settings) -> None:
+    setattr(settings, name, SETTINGS[name].most + 1)
+    assert_only_complaint("routing.E006", name, repr(SETTINGS[name].most + 1))
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_at_its_bound_is_fine(name: str, settings: Settings) -> None:
+    for value in {SETTINGS[name].least, min(SETTINGS[name].most, 10**6)}:
+        setattr(settings, name, int(value) if isinstance(SETTINGS[name].default, int) else value)
+        assert complaints() == []
 
 
 FACILITATOR = "5FUJCuGtQPonu8B9JKH4BwsKzEdtyBTpyvbBk2beNZ4iX8sk"
 
 
 def test_a_facilitator_s_key_is_fine(settings: Settings) -> None:
-    settings.FACILITATOR_PUBLIC_KEYS = [FACILITATOR]
+    settings.ROUTING_FACILITATOR_PUBLIC_KEYS = [FACILITATOR]
     assert complaints() == []
 
 
 @pytest.mark.parametrize("key", ["", "k", FACILITATOR[:-1] + "j", FACILITATOR + " ", "0x" + "ab" * 32])
 def test_a_facilitator_s_key_that_is_no_address_is_named(key: str, settings: Settings) -> None:
-    settings.FACILITATOR_PUBLIC_KEYS = [FACILITATOR, key]
-    assert_only_complaint("routing.E009", "FACILITATOR_PUBLIC_KEYS", repr(key))
+    settings.ROUTING_FACILITATOR_PUBLIC_KEYS = [FACILITATOR, key]
+    assert_only_complaint("routing.E009", "ROUTING_FACILITATOR_PUBLIC_KEYS", repr(key))
 
 
 def test_one_key_in_place_of_the_list_is_named(settings: Settings) -> None:
-    settings.FACILITATOR_PUBLIC_KEYS = FACILITATOR
-    assert_only_complaint("routing.E009", "FACILITATOR_PUBLIC_KEYS", repr([FACILITATOR]))
+    settings.ROUTING_FACILITATOR_PUBLIC_KEYS = FACILITATOR
+    assert_only_complaint("routing.E009", "ROUTING_FACILITATOR_PUBLIC_KEYS", repr([FACILITATOR]))
 
 
 def test_keys_without_what_verifies_signatures_are_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bittensor_core", None)
     assert complaints() == []
-    settings.FACILITATOR_PUBLIC_KEYS = [FACILITATOR]
-    assert_only_complaint("routing.E009", "FACILITATOR_PUBLIC_KEYS", "bittensor_core")
+    settings.ROUTING_FACILITATOR_PUBLIC_KEYS = [FACILITATOR]
+    assert_only_complaint("routing.E009", "ROUTING_FACILITATOR_PUBLIC_KEYS", "bittensor_core")
     assert "miner-router[signatures]" in str(complaints()[0].hint)
 
 
-@pytest.mark.parametrize("seconds", [0, -1, True, "300", None, float("inf"), float("nan")])
-def test_an_age_of_signatures_that_is_none_is_named(seconds: object, settings: Settings) -> None:
-    settings.FACILITATOR_SIGNATURE_MAX_AGE = seconds
-    assert_only_complaint("routing.E009", "FACILITATOR_SIGNATURE_MAX_AGE", repr(seconds))
-
-
-@pytest.mark.parametrize("name", limits.DEFAULTS)
-@pytest.mark.parametrize("value", [0, -1, True, "64", None, float("inf"), float("nan")])
-def test_a_bound_of_sockets_that_is_none_is_named(name: str, value: object, settings: Settings) -> None:
-    setattr(settings, name, value)
-    assert_only_complaint("routing.E010", name, repr(value))
-
-
-@pytest.mark.parametrize("name", retention.DEFAULTS)
-@pytest.mark.parametrize("value", [-1, -0.5, True, "30", None, float("inf"), float("nan"), retention.MOST_DAYS + 1])
-def test_days_to_keep_that_are_none_are_named(name: str, value: object, settings: Settings) -> None:
-    setattr(settings, name, value)
-    assert_only_complaint("routing.E013", name, repr(value))
-
-
-@pytest.mark.parametrize("value", [0, 0.5, retention.MOST_DAYS])
-def test_any_number_of_days_to_keep_is_fine(value: float, settings: Settings) -> None:
-    for name in retention.DEFAULTS:
-        setattr(settings, name, value)
-    assert complaints() == []
-
-
 def test_limits_of_the_status_are_fine(settings: Settings) -> None:
-    settings.STATUS_LIMITS = {"refusals": [0, 0.5], "most_jobs": (100, 100)}
+    settings.ROUTING_STATUS_LIMITS = {"refusals": [0, 0.5], "most_jobs": (100, 100)}
     assert complaints() == []
 
 
 @pytest.mark.parametrize("name", ["", "refusal", "REFUSALS", 1])
 def test_a_limit_of_the_status_for_what_is_not_measured_is_named(name: object, settings: Settings) -> None:
-    settings.STATUS_LIMITS = {"refusals": [25, 50], name: [1, 2]}
-    assert_only_complaint("routing.E012", "STATUS_LIMITS", repr(name), "block_age")
+    settings.ROUTING_STATUS_LIMITS = {"refusals": [25, 50], name: [1, 2]}
+    assert_only_complaint("routing.E012", "ROUTING_STATUS_LIMITS", repr(name), "block_age")
 
 
 @pytest.mark.parametrize(
     "pair", [None, 5, "12", [1], [1, 2, 3], [2, 1], [-1, 2], [1, "2"], [True, 2], [1, float("inf")], [float("nan"), 2]]
 )
 def test_a_limit_of_the_status_that_is_none_is_named(pair: object, settings: Settings) -> None:
-    settings.STATUS_LIMITS = {"refusals": pair}
-    assert_only_complaint("routing.E012", "STATUS_LIMITS: refusals", repr(pair))
+    settings.ROUTING_STATUS_LIMITS = {"refusals": pair}
+    assert_only_complaint("routing.E012", "ROUTING_STATUS_LIMITS: refusals", repr(pair))
 
 
 @pytest.mark.parametrize("limits", [None, [], "refusals", 7])
 def test_limits_of_the_status_that_are_no_mapping_are_told(limits: object, settings: Settings) -> None:
-    settings.STATUS_LIMITS = limits
-    assert_only_complaint("routing.E012", f"STATUS_LIMITS is {limits!r}")
+    settings.ROUTING_STATUS_LIMITS = limits
+    assert_only_complaint("routing.E012", f"ROUTING_STATUS_LIMITS is {limits!r}")

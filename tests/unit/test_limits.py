@@ -8,7 +8,7 @@ from routing.sockets.limits import Rate, Slots
 
 
 def test_a_rate_is_refilled_as_time_goes_by(settings: Settings) -> None:
-    settings.SOCKET_MESSAGES_PER_SECOND, now = 2, [0.0]
+    settings.ROUTING_SOCKET_MESSAGES_PER_SECOND, now = 2, [0.0]
     rate = Rate(lambda: now[0])
     assert [rate.allow() for _ in range(3)] == [True, True, False]
     now[0] = 0.5
@@ -18,8 +18,8 @@ def test_a_rate_is_refilled_as_time_goes_by(settings: Settings) -> None:
 
 
 def test_a_slot_is_freed_once(settings: Settings) -> None:
-    settings.SOCKET_IN_FLIGHT_EACH = 2
-    slots = Slots("SOCKET_IN_FLIGHT_EACH")
+    settings.ROUTING_SOCKET_IN_FLIGHT_EACH = 2
+    slots = Slots("ROUTING_SOCKET_IN_FLIGHT_EACH")
     first, second = slots.take(), slots.take()
     assert first
     assert second

@@ -188,4 +188,4 @@ def test_a_prefix_that_no_group_can_have_is_refused(value: object, settings: Set
 @pytest.mark.parametrize("value", [-1, 1.5, True, "3", None])
 def test_a_number_of_refusals_that_is_none_is_refused(value: object, settings: Settings) -> None:
     settings.ROUTING_REFUSALS_KEPT = value
-    assert [error.id for error in run_checks() if "ROUTING_REFUSALS_KEPT" in error.msg] == ["routing.E011"]
+    assert [error.id for error in run_checks() if "ROUTING_REFUSALS_KEPT" in error.msg] == ["routing.E006"]

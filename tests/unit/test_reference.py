@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
 
+import environ
 import pytest
 
 import routing.types
 from allowance.service import Allowance
 from receipts.service import Receipts
+from routing.conf import SETTINGS
+from routing.dynamic import MAX_WINDOW_HOURS
 from routing.service import Routing
-from tests.reference import APPS, PAGE, family, load_all, written
+from tests.reference import APPS, EXAMPLE, PAGE, example, family, load_all, written
 
 NAMES = set(re.findall(r"\w+", PAGE.read_text()))
 INTERNAL = {"NoAnswer", "NotAdmitted", "NotRead", "Overtaken", "Untold"}
@@ -28,6 +32,23 @@ ERRORS = {
 def test_the_page_says_what_the_code_says() -> None:
     page = PAGE.read_text()
     assert written(page) == page, "write it anew: make reference"
+
+
+def test_the_example_of_an_environment_has_all_settings() -> None:
+    assert example(EXAMPLE.read_text()) == EXAMPLE.read_text(), "write it anew: make reference"
+    names = set(re.findall(r"^#([A-Z_]+)=", EXAMPLE.read_text(), re.MULTILINE))
+    assert names > {*SETTINGS, "SECRET_KEY"}
+
+
+def test_the_site_s_settings_have_the_defaults() -> None:
+    environment = environ.Env()
+    assert {name: setting.read(environment) for name, setting in SETTINGS.items() if name not in os.environ} == {
+        name: setting.default for name, setting in SETTINGS.items() if name not in os.environ
+    }
+
+
+def test_incidents_outlast_the_longest_window() -> None:
+    assert SETTINGS["ROUTING_KEEP_INCIDENTS_DAYS"].default * 24 > MAX_WINDOW_HOURS
 
 
 def test_every_error_is_on_the_page() -> None:

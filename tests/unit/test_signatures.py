@@ -27,7 +27,7 @@ STRANGER = "5FUJCuGtQPonu8B9JKH4BwsKzEdtyBTpyvbBk2beNZ4iX8sk"
 
 @pytest.fixture(autouse=True)
 def facilitators(settings: Settings) -> None:
-    settings.FACILITATOR_PUBLIC_KEYS, settings.FACILITATOR_SIGNATURE_MAX_AGE = KEYS, 300.0
+    settings.ROUTING_FACILITATOR_PUBLIC_KEYS, settings.ROUTING_SIGNATURE_MAX_AGE = KEYS, 300.0
 
 
 def read(message: Wire) -> V2JobRequest:
@@ -191,19 +191,19 @@ def test_one_facilitator_can_t_sign_for_another() -> None:
 
 @pytest.mark.parametrize("key", ["", "5", "k" * 48, STRANGER[:-1] + "j"])
 def test_a_facilitator_that_is_no_address_signs_nothing(key: str, settings: Settings) -> None:
-    settings.FACILITATOR_PUBLIC_KEYS = [key]
+    settings.ROUTING_FACILITATOR_PUBLIC_KEYS = [key]
     assert_refused(with_signature(PLAIN, signatory=key))
 
 
 def test_a_bare_string_of_keys_lets_nobody_in(settings: Settings) -> None:
-    settings.FACILITATOR_PUBLIC_KEYS = PLAIN["signature"]["signatory"]
+    settings.ROUTING_FACILITATOR_PUBLIC_KEYS = PLAIN["signature"]["signatory"]
     assert_refused(PLAIN, "signs no jobs here")
     assert_refused(with_signature(PLAIN, signatory=""))
 
 
 @pytest.mark.parametrize("max_age", [0.000001, 1, 300.0])
 def test_a_signature_holds_up_to_its_age_and_from_as_long_before(max_age: float, settings: Settings) -> None:
-    settings.FACILITATOR_SIGNATURE_MAX_AGE = max_age
+    settings.ROUTING_SIGNATURE_MAX_AGE = max_age
     assert PLAIN["signature"]["timestamp_ns"] % 1000 == 0
     edge, tick = dt.timedelta(seconds=max_age), dt.timedelta(microseconds=1)
     assert_taken(PLAIN, now=signed_at(PLAIN) + edge)
@@ -221,7 +221,7 @@ def test_the_age_is_counted_in_nanoseconds() -> None:
 
 @pytest.mark.parametrize("max_age", [math.nan, -1.0])
 def test_an_age_that_is_none_lets_nothing_in(max_age: float, settings: Settings) -> None:
-    settings.FACILITATOR_SIGNATURE_MAX_AGE = max_age
+    settings.ROUTING_SIGNATURE_MAX_AGE = max_age
     assert_refused(PLAIN)
 
 
@@ -244,12 +244,12 @@ def test_without_facilitators_nobody_looks_at_a_signature_and_nothing_is_importe
     nobody: object, signature: object, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "bittensor_core", None)  # importing it fails
-    settings.FACILITATOR_PUBLIC_KEYS = nobody
+    settings.ROUTING_FACILITATOR_PUBLIC_KEYS = nobody
     assert check(read({**PLAIN, "signature": signature}), signed_at(PLAIN)) is None
 
 
 def test_without_the_settings_nobody_looks_at_a_signature(settings: Settings) -> None:
-    del settings.FACILITATOR_PUBLIC_KEYS
+    del settings.ROUTING_FACILITATOR_PUBLIC_KEYS
     assert check(read({**PLAIN, "signature": None}), signed_at(PLAIN)) is None
 
 

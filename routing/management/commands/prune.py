@@ -12,16 +12,15 @@ from rich.table import Table
 from allowance.plumbing.connections import renew_connection
 from allowance.plumbing.console import wide_console
 from allowance.plumbing.programs import AnsweringCommand
-from routing.upkeep.pruning import Kind, kinds
-from routing.upkeep.retention import kept
+from routing.upkeep.pruning import Kind, kept, kinds
 
 BATCH = 500
 
 
 class Command(AnsweringCommand):
     help = (
-        "Delete what is past use, for as many days as the settings KEEP_..._DAYS say, and note which holds have "
-        "lapsed. Routing may go on meanwhile, and so may a follower. "
+        "Delete what is past use, for as many days as the settings ROUTING_KEEP_..._DAYS say, and note which holds "
+        "have lapsed. Routing may go on meanwhile, and so may a follower. "
         "Exit code: 0 pruned, 1 something was passed over because others kept it locked (prune again), 2 bad input."
     )
 

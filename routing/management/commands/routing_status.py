@@ -29,7 +29,7 @@ STYLES = {
 class Command(AnsweringCommand):
     help = (
         "Tell how routing stands: the chain, refusals, lapses, locks and miners of the last hour, and the ledger. "
-        "STATUS_LIMITS says what is too much. "
+        "ROUTING_STATUS_LIMITS says what is too much. "
         "Exit code, for monitors: 0 ok, 1 warning, 2 critical, or no database, or bad arguments, 3 unknown."
     )
     requires_system_checks = ()  # monitors want the status of a site whose settings are bad, too

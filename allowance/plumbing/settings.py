@@ -1,0 +1,84 @@
+"""Settings: one table says of each its name, default, bounds and meaning. Checks and documents are made from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NamedTuple
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+
+class Setting(NamedTuple):
+    """A setting of a site. Its kind is that of its default; `least` and `most` bound a number."""
+
+    name: str
+    default: Any
+    help: str
+    unit: str = ""
+    least: float = -math.inf
+    most: float = math.inf
+
+    @property
+    def bounds(self) -> str:
+        """The values that a number may have, in words."""
+        kind = "a whole number" if isinstance(self.default, int) else "a number"
+        return (
+            f"{kind} from {self.least:g} up"
+            if self.most == math.inf
+            else f"{kind} from {self.least:g} to {self.most:g}"
+        )
+
+    def is_good(self, value: object) -> bool:
+        """Tell whether a value is a number within the bounds. Values of other kinds have checks of their own."""
+        if not isinstance(self.default, int | float):
+            return True
+        kinds = int if isinstance(self.default, int) else int | float
+        return (
+            isinstance(value, kinds)
+            and not isinstance(value, bool)
+            and self.least <= value < math.inf
+            and value <= self.most
+        )
+
+    def read(self, env: Any) -> Any:
+        """Return the value that the environment has, as django-environ reads it. Raises ImproperlyConfigured."""
+        if isinstance(self.default, dict):
+            try:
+                return json.loads(env.str(self.name, default="") or "{}")
+            except ValueError as error:
+                raise ImproperlyConfigured(f"{self.name} is no JSON: {error}.") from error
+        read = {bool: env.bool, int: env.int, float: env.float, str: env.str, list: env.list}[type(self.default)]
+        return read(self.name, default=self.default)
+
+
+class Settings:
+    """The settings in a table, by name: each is read from Django's settings when it is asked for."""
+
+    def __init__(self, *table: Setting) -> None:
+        self.table = {setting.name: setting for setting in table}
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return getattr(settings, name, self.table[name].default)
+        except KeyError:
+            raise AttributeError(f"There is no setting {name}.") from None
+
+
+conf = Settings(
+    Setting(
+        "ALLOWANCE_THREADS",
+        8,
+        "Threads of a process that work for its coroutines. Each has a database connection.",
+        least=1,
+    ),
+    Setting(
+        "ALLOWANCE_LOCK_TIMEOUT",
+        5.0,
+        "The longest wait for a row that others have locked, on PostgreSQL. A pick waits no longer for all its "
+        "candidates together.",
+        "s",
+        least=0.001,
+    ),
+)
