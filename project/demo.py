@@ -49,11 +49,11 @@ from project.past import CLASSES, MINTED_EACH, VALIDATOR, new_uuid, set_the_scen
 from receipts import receipts
 from receipts.schemas import JobFinished
 from routing import service
-from routing.decision.pipeline import outcome
+from routing.decision.model import Decision
 from routing.incidents import record_incident
 from routing.log import report
 from routing.requests import V2JobRequest
-from routing.types import Decision, MinerIncidentType
+from routing.types import MinerIncidentType
 from routing.upkeep.journal import replay
 
 JOBS = 300
@@ -222,11 +222,11 @@ def _explain(console: Console, decisions: list[Decision]) -> None:
 
 def _summarise(console: Console, stream: Stream) -> None:
     console.print("Summary", style="bold underline")
-    outcomes = Counter(outcome(d) for d in stream.decisions)
+    outcomes = Counter(decision.outcome for decision in stream.decisions)
     busiest = Counter(d.route.miner.hotkey_ss58 for d in stream.decisions if d.route).most_common(5)
     table = Table(box=None, show_header=False, pad_edge=False)
-    for name, n in outcomes.most_common():
-        table.add_row(name, str(n))
+    for outcome, n in outcomes.most_common():
+        table.add_row(outcome.label, str(n))
     table.add_row("busiest miners", ", ".join(f"{miner} ({n})" for miner, n in busiest))
     cuts = statistics.quantiles(stream.seconds, n=20)
     table.add_row("time per pick", f"p50 {cuts[9] * 1000:.1f} ms, p95 {cuts[18] * 1000:.1f} ms (SQLite)")

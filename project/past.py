@@ -14,12 +14,13 @@ from django.db import transaction
 
 from allowance import allowance, reservations
 from allowance.models import Account, Block, Reservation, ReservationState
-from allowance.types import BLOCK_EXPIRY, HOLD_MARGIN, ExecutorClass, NotEnoughAllowanceException
+from allowance.types import BLOCK_EXPIRY, HOLD_MARGIN, ExecutorClass
 from receipts import receipts
 from receipts.schemas import JobStarted
+from routing.decision.model import Gate
 from routing.incidents import record_incident
 from routing.models import DecisionRecord
-from routing.types import ROUTED, AllMinersBusy, Gate, MinerIncidentType, NotEnoughCollateralException
+from routing.types import MinerIncidentType, Outcome
 
 CLASSES = (ExecutorClass.always_on__gpu_24gb, ExecutorClass.always_on__llm__a6000, ExecutorClass.spin_up_4min__gpu_24gb)
 VALIDATOR = "validator"
@@ -31,9 +32,9 @@ BLOCK_WORTH = 1.2
 """Seconds per executor that a block of the past earned us: our stake share was a tenth."""
 
 REFUSALS = {
-    NotEnoughAllowanceException: (Gate.ALLOWANCE, 70),
-    NotEnoughCollateralException: (Gate.COLLATERAL, 20),
-    AllMinersBusy: (Gate.EXECUTORS, 10),
+    Outcome.NOT_ENOUGH_ALLOWANCE: (Gate.ALLOWANCE, 70),
+    Outcome.NOT_ENOUGH_COLLATERAL: (Gate.COLLATERAL, 20),
+    Outcome.ALL_MINERS_BUSY: (Gate.EXECUTORS, 10),
 }
 """At which gate all miners fail, and how many of a hundred refusals are so."""
 
@@ -119,7 +120,7 @@ def _remember_a_day(rng: random.Random, now: dt.datetime, asked: int) -> None:
         reservations.restore(reservation, miner=account.miner_id, executor_class=account.executor_class)
         what = {"job_uuid": job, "executor_class": account.executor_class, "seconds": seconds, "asked": asked}
         won = {"miner": account.miner_id, "reservation_id": pk, "rank": 1, "score": 0.0}
-        decisions.append(_decision(rng, at=created_at, outcome=ROUTED, **what, **won))
+        decisions.append(_decision(rng, at=created_at, outcome=Outcome.ROUTED, **what, **won))
     DecisionRecord.objects.bulk_create(decisions)
 
 
@@ -127,7 +128,7 @@ def _refusal(rng: random.Random, at: dt.datetime, asked: int) -> DecisionRecord:
     (kind,) = rng.choices(list(REFUSALS), [share for _, share in REFUSALS.values()])
     what = {"executor_class": rng.choice(CLASSES), "seconds": rng.choice([900, 1500]), "asked": asked}
     counts = {REFUSALS[kind][0].value: asked}
-    return _decision(rng, job_uuid=new_uuid(rng), at=at, outcome=kind.__name__, counts=counts, **what)
+    return _decision(rng, job_uuid=new_uuid(rng), at=at, outcome=kind, counts=counts, **what)
 
 
 def _decision(rng: random.Random, **what: Any) -> DecisionRecord:

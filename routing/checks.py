@@ -20,7 +20,8 @@ from routing.access import signatures
 from routing.conf import SETTINGS, conf
 from routing.decision import fixed
 from routing.dynamic import CONSTANCE_SETTINGS
-from routing.watch import alerts
+from routing.watch.findings import own_limits
+from routing.watch.measures import MEASURES
 
 APPS = ("allowance", "router_receipts", "routing")
 VENDORS = ("postgresql", "sqlite")
@@ -184,7 +185,7 @@ def check_redis_prefix(**_kwargs: Any) -> list[CheckMessage]:
 def check_status_limits(**_kwargs: Any) -> list[CheckMessage]:
     """Insist on limits for what is measured, which a value can be above."""
     try:
-        alerts.own_limits()
+        own_limits(MEASURES)
     except ImproperlyConfigured as error:
         hint = (
             'Write it as {"refusals": [25, 50]}: by name, above which value it is a warning, and above which critical.'

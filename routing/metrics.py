@@ -9,12 +9,13 @@ from itertools import product
 
 from prometheus_client import Counter, Histogram
 
-from allowance.interface import ExecutorClass, LockTimeout, NotEnoughAllowanceException
-from routing.types import ROUTED, AllMinersBusy, Gate, MinerIncidentType, NotEnoughCollateralException, Timings
+from allowance.interface import ExecutorClass
+from routing.decision.model import Gate, Timings
+from routing.types import MinerIncidentType, Outcome
 
 PICK_SECONDS = Histogram(
     "router_pick_seconds",
-    "Seconds that a pick took, by its outcome: routed, or the name of the refusal.",
+    "Seconds that a pick took, by its outcome.",
     ["outcome"],
     buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
@@ -45,8 +46,7 @@ SECONDS_OF = {stage: STAGE_SECONDS.labels(stage) for stage in Timings._fields}
 LEFT_AFTER = {gate: CANDIDATES_LEFT.labels(gate) for gate in Gate}
 """Looked up once: every pick observes each of these."""
 
-for refusal in (NotEnoughAllowanceException, NotEnoughCollateralException, AllMinersBusy, LockTimeout):
-    PICK_SECONDS.labels(refusal.__name__)
-PICK_SECONDS.labels(ROUTED)
+for outcome in Outcome:
+    PICK_SECONDS.labels(outcome)
 for kind, executor_class in product(MinerIncidentType, ExecutorClass):
     INCIDENTS.labels(kind, executor_class)

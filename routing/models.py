@@ -10,7 +10,7 @@ from django.db.models import Q
 
 from allowance.interface import HOTKEY_LENGTH, Reservation, WeiField, new_version
 from receipts.interface import Voidable
-from routing.types import MinerIncidentType
+from routing.types import MinerIncidentType, Outcome
 
 
 class MinerIncident(Voidable):
@@ -102,10 +102,9 @@ class IncidentVersion(models.Model):
 class DecisionRecord(models.Model):
     """What a pick decided, and why: written in the transaction that reserves, or alone if nothing was reserved.
 
-    `outcome` is `routed` or the refusal's name. `candidates` has what each candidate was seen to have and its verdict,
-    of the first refusals in a minute and of a sample of the other decisions, so that these can be made again: see
-    `routing.log.records`. A fixed route, for which nobody was asked, has no `window_hours`. `reservation_id` is no
-    foreign key: whichever of the two is pruned first, the other stays.
+    `candidates` has what each candidate was seen to have and its verdict: of the first refusals in a minute, and of a
+    sample of the other decisions, so that these can be made again. See `routing.log.records`. A fixed route asks no
+    miner, and has no `window_hours`. `reservation_id` is no foreign key: either row stays when the other is pruned.
     """
 
     job_uuid = models.UUIDField(null=True, help_text="A fixed route takes jobs whose uuid is none.")
@@ -113,7 +112,7 @@ class DecisionRecord(models.Model):
     executor_class = models.CharField(max_length=64)
     seconds = models.FloatField()
     block = models.PositiveBigIntegerField(null=True)
-    outcome = models.CharField(max_length=32)
+    outcome = models.CharField(max_length=32, choices=Outcome.choices)
     miner = models.CharField("hotkey", max_length=HOTKEY_LENGTH, blank=True)
     reservation_id = models.BigIntegerField("reservation", null=True)
     rank = models.PositiveIntegerField(null=True)

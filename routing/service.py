@@ -13,7 +13,8 @@ from allowance.interface import LockTimeout, Reservation, reservations
 from allowance.plumbing.connections import renews_connection
 from allowance.plumbing.threads import in_database_thread
 from routing.decision.book import LiveBook
-from routing.decision.pipeline import decide, outcome, refusal
+from routing.decision.model import OF_THE_SETTINGS, Candidate, Decision, Gate, Remedies
+from routing.decision.pipeline import decide
 from routing.incidents import record_incident
 from routing.log import records
 from routing.metrics import (
@@ -26,17 +27,11 @@ from routing.metrics import (
     SECONDS_OF,
 )
 from routing.types import (
-    OF_THE_SETTINGS,
-    ROUTED,
-    Candidate,
-    Decision,
     ExecutorClass,
-    Gate,
     JobRoute,
     MinerIncidentType,
-    NotEnoughCollateralException,
     OrganicJobRequest,
-    Remedies,
+    Outcome,
 )
 
 logger = logging.getLogger(__name__)
@@ -69,7 +64,7 @@ class Routing:
         """
         decision = pick(request, exclude=exclude, now=now)
         if decision.route is None:
-            raise refusal(decision)
+            raise decision.refusal
         return decision.route
 
     async def report_miner_incident(
@@ -140,7 +135,7 @@ def pick(
 
 
 def _count(decision: Decision, seconds: float) -> None:
-    PICK_SECONDS.labels(outcome(decision)).observe(seconds)
+    PICK_SECONDS.labels(decision.outcome).observe(seconds)
     if decision.timings is None:  # nobody was asked
         return
     for stage, of_stage in zip(SECONDS_OF.values(), decision.timings, strict=True):
@@ -152,16 +147,14 @@ def _count(decision: Decision, seconds: float) -> None:
 
 
 def _log(decision: Decision) -> None:
-    uuid, route = decision.job.uuid[:80], decision.route  # on a fixed route it may be anything
+    uuid, route = decision.job.uuid[:80], decision.route  # on a fixed route it may be any text
+    of: dict[str, object] = {"job": uuid, "outcome": decision.outcome.value}
     if route is not None:
         miner, reservation = route.miner.hotkey_ss58, route.allowance_reservation_id
-        of = {"job": uuid, "outcome": ROUTED, "miner": miner, "reservation": reservation}
+        of |= {"miner": miner, "reservation": reservation}
         logger.info("Job %.80r: routed to %s, reservation %s", uuid, miner, reservation, extra=of)
-        return
-    error = refusal(decision)
-    of = {"job": uuid, "outcome": type(error).__name__}
-    if isinstance(error, NotEnoughCollateralException):
+    elif decision.outcome is Outcome.NOT_ENOUGH_COLLATERAL:
         filtered = decision.counts[Gate.COLLATERAL]
-        logger.warning("Filtered out %d miners for their collateral. %s", filtered, error, extra=of)
+        logger.warning("Filtered out %d miners for their collateral. %s", filtered, decision.refusal, extra=of)
     else:
-        logger.info("Job %.80r: %s", uuid, error, extra=of)
+        logger.info("Job %.80r: %s", uuid, decision.refusal, extra=of)

@@ -33,8 +33,8 @@ from allowance.interface import (
 )
 from allowance.interface import window as usable_blocks
 from routing.decision.in_force import InForce
+from routing.decision.model import NO_ADDRESS, PASSED_OVER, Candidate, Decision, Gate, Job, Verdict
 from routing.decision.ongoing import Jobs, as_text, observe, occupation
-from routing.types import NO_ADDRESS, PASSED_OVER, Candidate, Decision, Gate, Job, Verdict
 
 
 class Seen(NamedTuple):
@@ -55,8 +55,8 @@ class Reserved:
     reservation_id: int | None
 
 
-Outcome = tuple[Candidate, Reserved | Verdict]
-"""Who was asked, and what came of it."""
+Answer = tuple[Candidate, Reserved | Verdict]
+"""The candidate that was asked, and what it answered."""
 
 AT_ONCE = 8
 """So many accounts are tried in one statement, if the favourite is locked: other routers rank alike."""
@@ -84,7 +84,7 @@ class Reserver(Protocol):
 
     def reserve(
         self, candidates: Sequence[Candidate], question: Decision, window: Window, *, wait: bool
-    ) -> Outcome | None:
+    ) -> Answer | None:
         """Reserve with the first candidate whose account can be had, or say why it can't take the job.
 
         Those who stood before the one that gets the job are PASSED_OVER. None: others have all of them locked, or, with
@@ -132,7 +132,7 @@ class LiveBook:
 
     def reserve(
         self, candidates: Sequence[Candidate], question: Decision, window: Window, *, wait: bool
-    ) -> Outcome | None:
+    ) -> Answer | None:
         begun = time.monotonic()
         try:
             return self._reserve(candidates, question, window, self.patience if wait else 0.0)
@@ -146,7 +146,7 @@ class LiveBook:
 
     def _reserve(
         self, candidates: Sequence[Candidate], question: Decision, window: Window, patience: float
-    ) -> Outcome | None:
+    ) -> Answer | None:
         job, begun = question.job, time.monotonic()
         with ledger_transaction(durable=True):
             if connection.vendor == "sqlite":  # to begin is to wait for its only lock
@@ -276,7 +276,7 @@ class DryBook:
 
     def reserve(
         self, candidates: Sequence[Candidate], question: Decision, window: Window, *, wait: bool
-    ) -> Outcome | None:
+    ) -> Answer | None:
         candidate = candidates[0]
         job, balance = question.job, candidate.standing.balance
         blocks = admit(balance, candidate.ongoing, job, window)

@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from routing.decision.book import DryBook, Seen
+from routing.decision.model import NOT_REACHED, OF_THE_SETTINGS, Candidate, Decision, Policy, Remedies
 from routing.decision.pipeline import decide, rank
 from routing.decision.reliability import score
 from routing.requests import plain_request
-from routing.types import NOT_REACHED, OF_THE_SETTINGS, Candidate, Decision, MinerIncidentType, Policy, Remedies
+from routing.types import MinerIncidentType
 
 
 class SeenBook(DryBook):

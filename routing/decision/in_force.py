@@ -16,9 +16,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 
 from allowance.interface import MAX_WEI
+from routing.decision.model import Policy
 from routing.dynamic import MAX_WINDOW_HOURS, MINIMUM_WEI, WINDOW_HOURS
 from routing.models import IncidentVersion
-from routing.types import Policy
 
 _SETTINGS, _VERSIONS = (connection.ops.quote_name(model._meta.db_table) for model in (Constance, IncidentVersion))
 

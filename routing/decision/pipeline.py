@@ -1,7 +1,7 @@
 """The one decision: gather, filter, rank, reserve.
 
-A refusal of a candidate is a value, its verdict. The live pick and the dry run call the same function; they differ only
-in the book. Whoever wants an exception asks `refusal` for the one that the decision deserves.
+A refusal of a candidate is a value, its verdict. The live pick and the dry run call the same function. They differ only
+in the book.
 """
 
 from __future__ import annotations
@@ -14,36 +14,29 @@ from operator import attrgetter
 
 from allowance.interface import (
     EXECUTOR_CLASSES,
-    LockTimeout,
-    NotEnoughAllowanceException,
     Window,
     causes,
     ledger,
-    not_enough,
     validation,
 )
 from routing.decision.book import Book, Reserved, Reserver, Seen, busy
 from routing.decision.fixed import fixed_route
-from routing.decision.reliability import incident_counts, score
-from routing.types import (
+from routing.decision.model import (
     NO_ADDRESS,
     NOT_REACHED,
     OF_THE_SETTINGS,
     PASSED_OVER,
-    ROUTED,
-    AllMinersBusy,
     Candidate,
     Decision,
     Gate,
     Job,
-    JobRoute,
-    NotEnoughCollateralException,
-    OrganicJobRequest,
     Policy,
     Remedies,
     Timings,
     Verdict,
 )
+from routing.decision.reliability import incident_counts, score
+from routing.types import JobRoute, OrganicJobRequest
 
 
 def decide(
@@ -101,34 +94,6 @@ def settle(question: Decision, book: Reserver, window: Window, *, begun: float) 
     route = walk(ranked, question, book, window)
     timings = Timings(gathered - begun, decided - gathered, time.perf_counter() - decided)
     return replace(question, route=route, timings=timings)
-
-
-def refusal(
-    decision: Decision,
-) -> NotEnoughAllowanceException | NotEnoughCollateralException | AllMinersBusy | LockTimeout:
-    """Return the exception for a decision without a route: lack of allowance over collateral over the rest.
-
-    If a candidate was not even asked, because others kept it locked, it would be wrong to call all miners busy.
-    """
-    if _lacks_allowance(decision):
-        asked = [c.standing for c in decision.candidates if c.verdict.gate is Gate.ALLOWANCE]
-        excluded = len(decision.candidates) - len(asked)
-        instead = decision.remedies.excluded
-        return not_enough(decision.job.seconds, asked, excluded=excluded, instead=instead, causes=decision.causes)
-    gates = {candidate.verdict.gate for candidate in decision.candidates}
-    if gates <= {Gate.EXCLUDED, Gate.ALLOWANCE, Gate.COLLATERAL}:
-        return NotEnoughCollateralException(decision)
-    return LockTimeout() if Gate.LOCK in gates else AllMinersBusy(decision)
-
-
-def _lacks_allowance(decision: Decision) -> bool:
-    """Tell whether all candidates failed at their allowance, or were not to be asked."""
-    return all(candidate.verdict.gate in {Gate.EXCLUDED, Gate.ALLOWANCE} for candidate in decision.candidates)
-
-
-def outcome(decision: Decision) -> str:
-    """Return `routed`, or the name of the refusal."""
-    return ROUTED if decision.route else type(refusal(decision)).__name__
 
 
 def check_request(request: OrganicJobRequest) -> Job:

@@ -10,11 +10,11 @@ from uuid import UUID
 from allowance.interface import Reservation, ReservationState, state_at
 from allowance.plumbing.console import to_the_second
 from receipts.interface import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Voidable
-from routing.decision.pipeline import refusal
+from routing.decision.model import Decision, Gate, Policy, summarise
 from routing.log import report
 from routing.log.records import load
 from routing.models import DecisionRecord, MinerIncident, Rejection
-from routing.types import Decision, Gate, MinerIncidentType, Policy, summarise
+from routing.types import MinerIncidentType
 
 
 class Explanation(NamedTuple):
@@ -31,7 +31,7 @@ class Explanation(NamedTuple):
         """
         record = self.record
         if not record.miner:
-            return str(refusal(self.decision)) if self.decision else f"{record.outcome}."
+            return str(self.decision.refusal) if self.decision else f"{record.outcome}."
         if record.reservation_id is None:
             return f"A fixed route to {record.miner}: no allowance needed."
         routed = f"Routed to {record.miner}, rank {record.rank}, score {record.score:g}"

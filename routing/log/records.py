@@ -16,11 +16,11 @@ from django.utils.crypto import salted_hmac
 
 from allowance.interface import Balance, LockTimeout, Reservation, hurried_transaction, ledger, rows
 from routing.conf import conf
-from routing.decision.pipeline import outcome
+from routing.decision.model import Candidate, Decision, Gate, Job, Policy, Verdict
 from routing.decision.reliability import score
 from routing.metrics import DECISIONS_LOST
 from routing.models import DecisionRecord
-from routing.types import ROUTED, Candidate, Decision, Gate, Job, JobRoute, Policy, Verdict
+from routing.types import JobRoute, Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def record_route(
         question,
         seconds,
         waited,
-        outcome=ROUTED,
+        outcome=Outcome.ROUTED,
         miner=candidate.hotkey,
         reservation_id=reservation.pk,
         rank=candidate.rank,
@@ -70,7 +70,7 @@ def record_apart(decision: Decision, *, seconds: float, waited: float) -> None:
     It stands even if the database does not take the record, or not soon; then the log and a counter say so. In a
     transaction of the caller's own the record shares its fate.
     """
-    miner, came_of_it = decision.route.miner.hotkey_ss58 if decision.route else "", outcome(decision)
+    miner, came_of_it = decision.route.miner.hotkey_ss58 if decision.route else "", decision.outcome
     try:
         with hurried_transaction(PATIENCE):
             kept = _kept(decision) if decision.policy and _to_be_kept(decision, came_of_it) else None

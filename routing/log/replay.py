@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from allowance.interface import Window
-from routing.decision.book import Outcome, Reserved
-from routing.decision.pipeline import outcome, settle
+from routing.decision.book import Answer, Reserved
+from routing.decision.model import NOT_REACHED, PASSED_OVER, Candidate, Decision, Gate, Verdict
+from routing.decision.pipeline import settle
 from routing.log.records import load
 from routing.models import DecisionRecord
-from routing.types import NOT_REACHED, PASSED_OVER, Candidate, Decision, Gate, Verdict
 
 UNDER_THE_LOCK = {Gate.ADDRESS, Gate.EXECUTORS, Gate.RESERVATION}
 
@@ -28,7 +28,7 @@ class RecordedBook:
 
     def reserve(
         self, candidates: Sequence[Candidate], question: Decision, window: Window, *, wait: bool
-    ) -> Outcome | None:
+    ) -> Answer | None:
         for candidate in candidates:
             if answer := self.answers.get(candidate.hotkey):
                 return candidate, answer
@@ -66,7 +66,7 @@ def _book(recorded: Decision) -> RecordedBook:
 
 
 def _compare(record: DecisionRecord, recorded: Decision, made: Decision) -> Iterator[str]:
-    if (is_now := outcome(made)) != record.outcome:
+    if (is_now := made.outcome) != record.outcome:
         yield f"outcome: was {record.outcome}, is {is_now}"
     winner = made.route.miner.hotkey_ss58 if made.route else ""
     if winner != record.miner:

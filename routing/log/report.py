@@ -6,10 +6,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from allowance.interface import to_seconds, wei_text
+from allowance.interface import JobTooLong, to_seconds, wei_text
 from allowance.plumbing.console import WIDE
-from routing.decision.pipeline import outcome, refusal
-from routing.types import Candidate, Decision, Gate, JobRoute, OrganicJobRequest
+from routing.decision.model import Candidate, Decision, Gate
+from routing.types import JobRoute, OrganicJobRequest
 
 STYLES = {None: "green", Gate.EXECUTORS: "yellow", Gate.RESERVATION: "yellow"}
 
@@ -25,7 +25,7 @@ def as_json(decision: Decision) -> dict[str, object]:
         "block": decision.block,
         "minimum_collateral_wei": policy and str(policy.minimum_wei),
         "window_hours": policy and policy.window.total_seconds() / 3600,
-        "outcome": outcome(decision),
+        "outcome": decision.outcome.value,
         "sentence": sentence(decision),
         "summary": decision.summary,
         "route": decision.route and _route(decision.route),
@@ -44,7 +44,7 @@ def refused_as_json(request: OrganicJobRequest, error: Exception) -> dict[str, o
     return {
         "uuid": request.uuid,
         "executor_class": request.executor_class,
-        "outcome": type(error).__name__,
+        "outcome": "JOB_TOO_LONG" if isinstance(error, JobTooLong) else "BAD_MESSAGE",
         "sentence": str(error),
         "route": None,
         "candidates": [],
@@ -64,7 +64,7 @@ def in_order(decision: Decision) -> list[Candidate]:
 def sentence(decision: Decision) -> str:
     """Return what the job's fate is, in one line."""
     if not decision.route:
-        return str(refusal(decision))
+        return str(decision.refusal)
     miner = decision.route.miner
     blocks = decision.route.allowance_blocks
     paid = f", paid with {len(blocks)} blocks ({blocks[0]} to {blocks[-1]})" if blocks else ", no allowance needed"

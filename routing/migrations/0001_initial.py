@@ -65,7 +65,7 @@ class Migration(migrations.Migration):
                 ('executor_class', models.CharField(max_length=64)),
                 ('seconds', models.FloatField()),
                 ('block', models.PositiveBigIntegerField(null=True)),
-                ('outcome', models.CharField(max_length=32)),
+                ('outcome', models.CharField(choices=[('ROUTED', 'routed'), ('NOT_ENOUGH_ALLOWANCE', 'not enough allowance'), ('NOT_ENOUGH_COLLATERAL', 'not enough collateral'), ('ALL_MINERS_BUSY', 'all miners busy'), ('LOCK_TIMEOUT', 'lock timeout')], max_length=32)),
                 ('miner', models.CharField(blank=True, max_length=48, verbose_name='hotkey')),
                 ('reservation_id', models.BigIntegerField(null=True, verbose_name='reservation')),
                 ('rank', models.PositiveIntegerField(null=True)),

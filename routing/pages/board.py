@@ -16,10 +16,10 @@ from django.views.decorators.http import require_safe
 from allowance.interface import MAX_JOB_RUN_TIME, BadInputError, ExecutorClass, WeiFormField, validation, wei_text
 from routing.decision import in_force
 from routing.decision.dry import dry_run
+from routing.decision.model import Decision, Gate, Policy, Remedies
 from routing.dynamic import MAX_WINDOW_HOURS
 from routing.log import report
 from routing.pages import SEE_MINER, SEE_MINERS, needs, show
-from routing.types import Decision, Gate, Policy, Remedies
 
 
 class BoardForm(forms.Form):

@@ -15,8 +15,7 @@ from routing.log.report import in_order
 from routing.models import DecisionRecord
 from routing.pages import SEE_MINER, SEE_RECEIPTS
 from routing.pages.filters import Filter, ModelAdmin
-from routing.types import ROUTED
-from routing.watch.status import REFUSALS
+from routing.types import Outcome
 
 
 class DecidedFilter(Filter):
@@ -39,7 +38,7 @@ class OutcomeFilter(Filter):
     everything = "all outcomes"
 
     def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
-        return [(outcome, outcome) for outcome in (ROUTED, *REFUSALS)]
+        return [(outcome.value, str(outcome.label)) for outcome in Outcome]
 
     def narrowed(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
         return queryset.filter(outcome=value)

@@ -41,13 +41,14 @@ from receipts.interface import JobAcceptedReceipt, JobFinishedReceipt, JobStarte
 from routing.decision import in_force
 from routing.decision.book import DryBook
 from routing.decision.dry import Cost, costs, dry_run
+from routing.decision.model import Candidate, Decision, Policy
 from routing.decision.ongoing import Jobs
 from routing.decision.reliability import incidents_by_type
 from routing.log.records import that_passed_over
 from routing.models import DecisionRecord, MinerIncident
 from routing.pages import SEE_MINER, needs, show
 from routing.pages.charts import Chart
-from routing.types import Candidate, Decision, MinerIncidentType, Policy
+from routing.types import MinerIncidentType
 
 DAYS = 30
 """So many days of incidents are shown."""

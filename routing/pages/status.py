@@ -16,14 +16,17 @@ from allowance.plumbing.lists import link
 from routing.models import DecisionRecord
 from routing.pages import SEE_STATUS, needs, show
 from routing.pages.charts import Chart
-from routing.types import ROUTED
-from routing.watch.status import HOUR, REFUSALS, Work, status
+from routing.types import REFUSALS, Outcome
+from routing.watch.measures import HOUR, Work
+from routing.watch.status import status
 
 HOURS = 24
 
 FIXED = "fixed route"
 
-LABELS = {ROUTED: ROUTED, FIXED: FIXED, **{outcome: refusal.label for outcome, refusal in REFUSALS.items()}}
+LABELS: dict[str, str] = {Outcome.ROUTED: "routed", FIXED: FIXED} | {
+    outcome: str(outcome.label) for outcome in REFUSALS
+}
 """What charts call the outcomes, in the order in which they are stacked."""
 
 ByHour = Mapping[dt.datetime, Counter[str]]
@@ -76,7 +79,7 @@ def decisions_chart(by_hour: ByHour) -> Chart:
 def refusals_chart(by_hour: ByHour) -> Chart:
     """Return the refusals of all hours by reason."""
     total = sum(by_hour.values(), Counter[str]())
-    refused = {outcome: total[outcome] for outcome in sorted(total, key=_place) if outcome not in {ROUTED, FIXED}}
+    refused = {each: total[each] for each in sorted(total, key=_place) if each not in {Outcome.ROUTED, FIXED}}
     labels = [LABELS.get(outcome, outcome) for outcome in refused]
     return Chart(
         "refusals", f"Refusals of the last {HOURS} hours by reason", "bars", labels, {"refusals": [*refused.values()]}

@@ -15,7 +15,7 @@ from pydantic_core import from_json
 from allowance.interface import BadInputError, JobTooLong, LockTimeout, NotEnoughAllowanceException
 from routing.access.admission import Visitor
 from routing.access.signatures import SignatureRefused
-from routing.decision.pipeline import refusal
+from routing.decision.model import Decision
 from routing.requests import MAX_MESSAGE_LENGTH, V2JobRequest, first_problem
 from routing.sockets import jobs, metrics, statements
 from routing.sockets.hints import SOON, retry_after
@@ -37,15 +37,7 @@ from routing.sockets.messages import (
     Said,
     type_of,
 )
-from routing.types import (
-    AllMinersBusy,
-    Decision,
-    JobFinished,
-    JobTaken,
-    JobUnknown,
-    NotEnoughCollateralException,
-    RouteGivenUp,
-)
+from routing.types import AllMinersBusy, JobFinished, JobTaken, JobUnknown, NotEnoughCollateralException, RouteGivenUp
 
 logger = logging.getLogger(__name__)
 
@@ -248,12 +240,11 @@ def _routed(offer: Offer) -> Routed:
 
 
 def _rejected(decision: Decision) -> Answer:
-    error = refusal(decision)
     return Answer(
         Rejected(
             uuid=decision.job.uuid,
-            reason=_reason(error),
-            sentence=str(error),
+            reason=Reason(decision.outcome),
+            sentence=str(decision.refusal),
             counts=decision.counts,
             retry_after_seconds=retry_after(decision, timezone.now()),
         )

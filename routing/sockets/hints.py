@@ -12,15 +12,13 @@ from django.db.models import Exists, Min, OuterRef, QuerySet
 from allowance.interface import (
     BLOCK_DURATION_US,
     Block,
-    LockTimeout,
-    NotEnoughAllowanceException,
     Reservation,
     held_at,
     to_seconds,
 )
 from receipts.interface import JobFinishedReceipt, ends
-from routing.decision.pipeline import refusal
-from routing.types import AllMinersBusy, Decision, Gate
+from routing.decision.model import Decision, Gate
+from routing.types import Outcome
 
 SOON = 1.0
 """Seconds after which a lock, or a crowd, is likely to be gone."""
@@ -34,12 +32,12 @@ def retry_after(decision: Decision, now: dt.datetime) -> float | None:
     Nobody can promise it: jobs end early, and others want the same miner. For lack of allowance it is when the next
     hold lapses that could make the difference, or else the next block; for busy miners, when an executor comes free.
     """
-    match refusal(decision):
-        case LockTimeout():
+    match decision.outcome:
+        case Outcome.LOCK_TIMEOUT:
             return SOON
-        case AllMinersBusy():
+        case Outcome.ALL_MINERS_BUSY:
             at = _next_executor(decision, now)
-        case NotEnoughAllowanceException():
+        case Outcome.NOT_ENOUGH_ALLOWANCE:
             at = _next_allowance(decision, now)
         case _:
             at = None

@@ -40,11 +40,12 @@ from routing.access import signatures
 from routing.access.admission import Visitor
 from routing.access.signatures import SignatureRefused
 from routing.decision.fixed import fixed_route
+from routing.decision.model import Decision, Remedies
 from routing.models import RoutedJob, UsedSignature
 from routing.requests import Signature, V2JobRequest
 from routing.service import pick
 from routing.sockets.messages import Retry
-from routing.types import Decision, JobFinished, JobRoute, JobTaken, JobUnknown, OrganicJobRequest, Remedies
+from routing.types import JobFinished, JobRoute, JobTaken, JobUnknown, OrganicJobRequest
 
 RACES = 8
 """How often somebody else may be faster before a caller gives up with LockTimeout: once is rare."""

@@ -12,8 +12,9 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from allowance.interface import RESERVATION_IDS, ReservationState
 from receipts.interface import Hotkey, Time, Ttl
+from routing.decision.model import Gate
 from routing.requests import V2JobRequest
-from routing.types import Gate, MinerIncidentType
+from routing.types import MinerIncidentType
 
 
 class Reason(StrEnum):

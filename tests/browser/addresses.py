@@ -8,7 +8,7 @@ from django.contrib.admin.utils import quote
 
 from routing.models import DecisionRecord, MinerIncident
 from routing.pages import MENU
-from routing.types import ROUTED
+from routing.types import Outcome
 from tests.browser.scene import NASTY
 from tests.browser.visits import page
 from tests.factories import CLASS
@@ -21,7 +21,7 @@ def pages() -> dict[str, str]:
     incident = MinerIncident.objects.filter(voided_at=None).order_by("timestamp")[0]
     voided = MinerIncident.objects.filter(voided_at__isnull=False)[0]
     kept = DecisionRecord.objects.filter(candidates__isnull=False)
-    routed, refused = kept.get(outcome=ROUTED), kept.exclude(outcome=ROUTED).get()
+    routed, refused = kept.get(outcome=Outcome.ROUTED), kept.exclude(outcome=Outcome.ROUTED).get()
     return {
         "the admin's index": page("index"),
         "the index of routing": page("app_list", "routing"),

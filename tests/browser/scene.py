@@ -14,7 +14,7 @@ from receipts import receipts
 from receipts.schemas import JobStarted
 from routing import routing
 from routing.models import DecisionRecord, MinerIncident
-from routing.types import ROUTED, MinerIncidentType
+from routing.types import MinerIncidentType, Outcome
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command
 
 NASTY = (
@@ -52,7 +52,12 @@ INCIDENTS = (
 )
 """Each by a miner, of a type, so many hours ago, in a class."""
 
-OUTCOMES = ((ROUTED, 2, 4), (ROUTED, 3, 2), ("NotEnoughAllowanceException", 2, 1), ("AllMinersBusy", 5, 3))
+OUTCOMES = (
+    (Outcome.ROUTED, 2, 4),
+    (Outcome.ROUTED, 3, 2),
+    ("NOT_ENOUGH_ALLOWANCE", 2, 1),
+    ("ALL_MINERS_BUSY", 5, 3),
+)
 """Decisions of the past: how they ended, how many hours ago, how many."""
 
 
@@ -109,7 +114,7 @@ def decision(outcome: str, at: dt.datetime) -> DecisionRecord:
         seconds=30,
         block=FIRST_BLOCK,
         outcome=outcome,
-        miner=NASTY[0] if outcome == ROUTED else "",
+        miner=NASTY[0] if outcome == Outcome.ROUTED else "",
         window_hours=24,
         microseconds=5000,
     )

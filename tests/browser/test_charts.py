@@ -16,7 +16,7 @@ from playwright.async_api import Position, expect
 from allowance.models import Account, Block, Reservation, ReservationState
 from allowance.plumbing.threads import in_database_thread
 from routing.models import DecisionRecord, MinerIncident
-from routing.types import ROUTED
+from routing.types import Outcome
 from tests.browser.scene import DAY, FAILED, HORDE, LONG, MINERS, NASTY, REJECTED
 from tests.browser.visits import Drawn, Visit, page
 from tests.factories import CLASS
@@ -54,7 +54,7 @@ def by_miner_per_executor() -> Numbers:
 
 def decisions() -> Numbers:
     rows = DecisionRecord.objects.all()
-    outcomes = [ROUTED, "NotEnoughAllowanceException", "AllMinersBusy"]
+    outcomes = [Outcome.ROUTED, "NOT_ENOUGH_ALLOWANCE", "ALL_MINERS_BUSY"]
     return by_label(Counter((f"{row.at:%H}:00", row.outcome) for row in rows), outcomes)
 
 
@@ -155,8 +155,8 @@ async def test_decisions_by_hour_and_outcome(visit: Visit) -> None:
     await visit.go(STATUS)
     charts = await visit.charts()
     assert charts["decisions"].numbers == await ask(decisions)
-    assert list(charts["decisions"].series) == ["routed", "no allowance", "all busy"]
-    assert charts["refusals"].numbers == {"no allowance": (2,), "all busy": (3,)}
+    assert list(charts["decisions"].series) == ["routed", "not enough allowance", "all miners busy"]
+    assert charts["refusals"].numbers == {"not enough allowance": (2,), "all miners busy": (3,)}
     assert charts["most-jobs"].numbers == {"anna": (1,)}
     assert charts["most-seconds"].numbers == {"anna": (30,)}
     for name, chart in charts.items():

@@ -106,8 +106,8 @@ async def test_decisions_are_filtered_and_searched(visit: Visit) -> None:
     lately = [row for row in records if row.at > timezone.now() - HOUR]
     expected: list[tuple[dict[str, str], list[DecisionRecord]]] = [
         ({}, records),
-        ({"Outcome": "AllMinersBusy"}, [row for row in records if row.outcome == "AllMinersBusy"]),
-        ({"Outcome": "routed", "Time": "last hour"}, [row for row in lately if row.outcome == "routed"]),
+        ({"Outcome": "ALL_MINERS_BUSY"}, [row for row in records if row.outcome == "ALL_MINERS_BUSY"]),
+        ({"Outcome": "routed", "Time": "last hour"}, [row for row in lately if row.outcome == "ROUTED"]),
         ({"Executor class": OTHER_CLASS}, []),
         ({"Hotkey or its beginning, or a job's uuid or its first 6 digits": str(records[-1].job_uuid)}, records[-1:]),
         (

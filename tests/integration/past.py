@@ -47,7 +47,7 @@ def fill(*hotkeys: str) -> None:
 
 
 def decide(at: dt.datetime, **what: Any) -> None:
-    said = {"executor_class": CLASS, "seconds": 1, "outcome": "routed", "microseconds": 1, **what}
+    said = {"executor_class": CLASS, "seconds": 1, "outcome": "ROUTED", "microseconds": 1, **what}
     DecisionRecord.objects.create(job_uuid=uuid4(), at=at, **said)
 
 

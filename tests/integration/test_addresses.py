@@ -22,12 +22,13 @@ from allowance.models import Account, Reservation, new_version
 from allowance.types import Miner as MinerValue
 from routing import routing
 from routing.decision.book import DryBook, LiveBook
+from routing.decision.model import Gate
 from routing.decision.pipeline import decide
 from routing.log import replay
 from routing.models import DecisionRecord
 from routing.sockets import answers
 from routing.sockets.messages import Reason, Rejected
-from routing.types import AllMinersBusy, Gate, NotEnoughCollateralException
+from routing.types import AllMinersBusy, NotEnoughCollateralException
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command
 from tests.jobs import ME
 
@@ -145,7 +146,7 @@ def test_a_record_keeps_whether_an_address_was_known_and_is_decided_alike_again(
     with pytest.raises(AllMinersBusy):
         routing().pick(job_request(12), exclude=["bert"])
     record = DecisionRecord.objects.get()
-    assert (record.outcome, record.counts) == ("AllMinersBusy", {"excluded": 1, "address": 1})
+    assert (record.outcome, record.counts) == ("ALL_MINERS_BUSY", {"excluded": 1, "address": 1})
     announce(anna={"address": "10.0.0.1", "ip_version": 4, "port": 9000})  # what it announces later changes nothing
     assert replay.differences(record) == []
     assert record.candidates is not None
@@ -161,7 +162,7 @@ def test_the_board_the_dry_run_and_the_socket_say_so(admin_client: Client) -> No
     assert page.count('<span class="bad">address</span>') == 2
     assert "address: 2" in page
     told = json.loads(run_command("dry_run_routing", *JOB, "--format", "json").out)
-    assert (told["outcome"], told["counts"]) == ("AllMinersBusy", {"address": 2})
+    assert (told["outcome"], told["counts"]) == ("ALL_MINERS_BUSY", {"address": 2})
     assert (
         "none</span>: 0.0.0.0:0 (IPv4) can"
         in admin_client.get(reverse("admin:routing_miner", args=["anna"])).content.decode()

@@ -180,7 +180,7 @@ def test_bad_input_is_told_at_its_field_and_nothing_is_decided(field: str, value
 def test_the_highest_collateral_is_taken_exactly(wei: int, admin_client: Client) -> None:
     said = board(admin_client, minimum_wei=wei, format="json").json()
     assert said["minimum_collateral_wei"] == str(wei)
-    assert said["outcome"] == "NotEnoughCollateralException"
+    assert said["outcome"] == "NOT_ENOUGH_COLLATERAL"
 
 
 def test_the_advice_names_the_field_that_refused(admin_client: Client) -> None:

@@ -19,7 +19,7 @@ from routing import routing
 from routing.log import explain, replay
 from routing.models import DecisionRecord
 from routing.types import AllMinersBusy
-from routing.watch.alerts import Finding, Level
+from routing.watch.findings import Finding, Level
 from routing.watch.status import status
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command
 

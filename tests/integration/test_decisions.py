@@ -28,17 +28,10 @@ from receipts import receipts
 from receipts.schemas import JobFinished, JobStarted
 from routing import routing
 from routing.decision import book, in_force, pipeline
+from routing.decision.model import Candidate, Job, Policy
 from routing.log import records, replay
 from routing.models import DecisionRecord
-from routing.types import (
-    TRUSTED_MINER_FAKE_KEY,
-    AllMinersBusy,
-    Candidate,
-    Job,
-    MinerIncidentType,
-    NotEnoughCollateralException,
-    Policy,
-)
+from routing.types import TRUSTED_MINER_FAKE_KEY, AllMinersBusy, MinerIncidentType, NotEnoughCollateralException
 from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, Finished, fill_ledger, job_request, run_command
 from tests.integration.test_locks import Holder, needs_row_locks
 from tests.integration.test_metrics import counted
@@ -74,7 +67,7 @@ def test_a_route_leaves_a_record_of_why() -> None:
     (record,) = DecisionRecord.objects.all()
     reservation = Reservation.objects.get()
     assert (record.job_uuid, record.executor_class, record.seconds) == (UUID(request.uuid), CLASS, 30)
-    assert (record.outcome, record.miner, record.reservation_id) == ("routed", "cleo", route.allowance_reservation_id)
+    assert (record.outcome, record.miner, record.reservation_id) == ("ROUTED", "cleo", route.allowance_reservation_id)
     assert (record.rank, record.score, record.block) == (1, 0.0, FIRST_BLOCK + 20)
     assert (record.asked, record.counts) == (3, {"excluded": 1})
     assert (record.minimum_wei, record.window_hours) == (0, 24.0)
@@ -95,9 +88,9 @@ def test_of_refusals_all_candidates_are_kept_whatever_the_sample(
     ask_for_collateral(monkeypatch, 10**30)
     outcomes.append(refused(NotEnoughCollateralException))
     assert [(o.outcome, o.miner, o.reservation_id, o.counts) for o in outcomes] == [
-        ("NotEnoughAllowanceException", "", None, {"allowance": 2}),
-        ("AllMinersBusy", "", None, {"executors": 2}),
-        ("NotEnoughCollateralException", "", None, {"collateral": 2}),
+        ("NOT_ENOUGH_ALLOWANCE", "", None, {"allowance": 2}),
+        ("ALL_MINERS_BUSY", "", None, {"executors": 2}),
+        ("NOT_ENOUGH_COLLATERAL", "", None, {"collateral": 2}),
     ]
     for record in outcomes:
         decision = records.load(record)
@@ -145,8 +138,8 @@ def test_of_many_refusals_the_first_of_a_kind_in_a_minute_have_their_candidates(
     routing().pick(job_request(12), now=now)
     refuse(5, 12, at=now)
     assert kept_candidates() == 6
-    assert DecisionRecord.objects.exclude(outcome="routed").count() == 20
-    assert all(record.counts for record in DecisionRecord.objects.exclude(outcome="routed"))
+    assert DecisionRecord.objects.exclude(outcome="ROUTED").count() == 20
+    assert all(record.counts for record in DecisionRecord.objects.exclude(outcome="ROUTED"))
 
 
 def test_one_job_that_is_refused_again_and_again_is_sampled_each_time(
@@ -186,7 +179,7 @@ def test_a_fixed_route_is_recorded_whatever_its_uuid(uuid: str) -> None:
     routing().pick(job_request(uuid=uuid, on_trusted_miner=True, executor_class="c\0" * 100))
     (record,) = DecisionRecord.objects.all()
     assert str(record.job_uuid) == (uuid if len(uuid) == 36 else "None")
-    assert (record.outcome, record.miner, record.window_hours) == ("routed", TRUSTED_MINER_FAKE_KEY, None)
+    assert (record.outcome, record.miner, record.window_hours) == ("ROUTED", TRUSTED_MINER_FAKE_KEY, None)
     assert replay.differences(record) is None
 
 
@@ -273,7 +266,7 @@ def test_who_is_passed_over_for_a_lock_is_said_to_have_been(settings: Settings) 
         ({"score": -1.0}, "rank and score of the winner"),
         ({"asked": 4}, "candidates: were 4"),
         ({"counts": {"lock": 1}}, "candidates: were 3, failed {'lock': 1}; are 3, failed {}"),
-        ({"outcome": "AllMinersBusy"}, "outcome: was AllMinersBusy, is routed"),
+        ({"outcome": "ALL_MINERS_BUSY"}, "outcome: was ALL_MINERS_BUSY, is ROUTED"),
     ],
 )
 def test_a_replay_believes_no_column(changed: dict[str, object], told: str) -> None:
@@ -309,7 +302,7 @@ def test_a_pick_for_which_all_accounts_stay_locked_is_recorded(monkeypatch: pyte
     fill_ledger("anna", "bert")
     monkeypatch.setattr(book, "lock_account", lambda **_: None)
     record = refused(LockTimeout)
-    assert (record.outcome, record.counts) == ("LockTimeout", {"lock": 2})
+    assert (record.outcome, record.counts) == ("LOCK_TIMEOUT", {"lock": 2})
     assert replay.differences(record) == []
 
 
@@ -334,7 +327,7 @@ standing, judge = ledger.standing, pipeline.judge
         ("routing.log.records.score", better_score, "winner: was bert, is anna"),
         ("routing.log.records.score", better_score, "anna: was rank 3, score -0.5"),
         ("routing.log.records.ledger.standing", backwards, "order of the allowance: number 2 was bert, is cleo"),
-        ("routing.decision.pipeline.judge", nobody_passes, "outcome: was routed, is NotEnoughAllowanceException"),
+        ("routing.decision.pipeline.judge", nobody_passes, "outcome: was ROUTED, is NOT_ENOUGH_ALLOWANCE"),
         ("routing.decision.pipeline.judge", nobody_passes, "winner: was bert, is nobody"),
     ],
 )

@@ -23,6 +23,7 @@ from allowance.types import ExecutorClass, LockTimeout
 from routing.access import admission, tokens
 from routing.access.admission import Visitor
 from routing.conf import conf
+from routing.decision.model import Gate
 from routing.sockets import answers, base, jobs
 from routing.sockets.messages import (
     INCOMING_MODELS,
@@ -37,7 +38,6 @@ from routing.sockets.messages import (
     Retry,
     Routed,
 )
-from routing.types import Gate
 from tests.factories import fill_ledger, job_request, run_command
 from tests.jobs import ME, note, of, retried, routed
 from tests.sockets import JSON, PATIENCE, answer, following, whole_application

@@ -146,7 +146,7 @@ def test_the_advice_names_the_what_if_that_refused(options: list[object], advice
 
 def test_the_json_has_all_of_the_decision() -> None:
     (decision,) = decisions(*JOB)
-    assert decision["outcome"] == "routed"
+    assert decision["outcome"] == "ROUTED"
     assert decision["route"] == {
         "hotkey": "hot-1",
         "address": "10.0.0.1",
@@ -165,7 +165,7 @@ def test_the_json_has_all_of_the_decision() -> None:
 
 def test_the_json_of_a_refusal_has_no_route_and_counts_the_gates() -> None:
     (decision,) = decisions(*JOB, "--min-collateral", 1, "--exclude", "hot-2")
-    assert (decision["outcome"], decision["route"]) == ("NotEnoughCollateralException", None)
+    assert (decision["outcome"], decision["route"]) == ("NOT_ENOUGH_COLLATERAL", None)
     assert decision["counts"] == {"excluded": 1, "collateral": 1}
     assert verdicts(decision) == {"hot-1": "collateral", "hot-2": "excluded"}
 
@@ -183,7 +183,7 @@ def test_each_of_many_jobs_sees_the_reservations_of_those_before(tmp_path: Path)
     assert ended.out.splitlines()[-1] == "4 of 5 jobs routed."
     told = decisions("--jobs", jobs)
     assert [d["route"] and d["route"]["hotkey"] for d in told] == ["hot-1", "hot-1", "hot-2", "hot-2", None]
-    assert told[-1]["outcome"] == "AllMinersBusy"
+    assert told[-1]["outcome"] == "ALL_MINERS_BUSY"
     assert told[-1]["counts"] == {"executors": 2}
     blocks = [d["route"]["allowance_blocks"][0] for d in told[:-1]]
     assert blocks == [FIRST_BLOCK, FIRST_BLOCK + 3] * 2
@@ -194,7 +194,7 @@ def test_the_only_executor_takes_one_job(tmp_path: Path) -> None:
     axon = {"address": "10.0.0.1", "ip_version": 4, "port": 9000}
     allowance().record_manifests(block=FIRST_BLOCK, axons={"hot-1": axon}, executors={"hot-1": {CLASS: 1}})
     first, second = decisions("--jobs", jobs, "--exclude", "hot-2")
-    assert (first["outcome"], second["outcome"]) == ("routed", "AllMinersBusy")
+    assert (first["outcome"], second["outcome"]) == ("ROUTED", "ALL_MINERS_BUSY")
     assert "1 job ongoing on 1 executor" in dry_run("--jobs", jobs, "--exclude", "hot-2").out
 
 

@@ -20,8 +20,8 @@ from allowance.oversight import forgetting
 from allowance.types import BadInputError, BlocksInUse
 from routing import routing
 from routing.decision.book import LiveBook
+from routing.decision.model import Gate
 from routing.decision.pipeline import decide
-from routing.types import Gate
 from routing.watch.exposition import exposition
 from routing.watch.health import read_ledger
 from routing.watch.status import status

@@ -16,8 +16,8 @@ from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from receipts.voiding import void_receipt
 from routing import service
 from routing.decision.in_force import InForce, make_policy
+from routing.decision.model import Decision, Gate, Verdict
 from routing.sockets.hints import retry_after
-from routing.types import Decision, Gate, Verdict
 from tests.factories import CLASS, fill_ledger, job_request
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -290,7 +290,7 @@ def test_without_incidents_no_hotkey_is_found(admin_client: Client) -> None:
     assert hotkeys(admin_client, q="5") == []
 
 
-def decision(job: UUID | None, miner: str, ago: dt.timedelta = HOUR, outcome: str = "routed") -> int:
+def decision(job: UUID | None, miner: str, ago: dt.timedelta = HOUR, outcome: str = "ROUTED") -> int:
     record = DecisionRecord.objects.create(
         job_uuid=job, at=NOW - ago, executor_class=CLASS, seconds=30, outcome=outcome, miner=miner, microseconds=1
     )
@@ -300,7 +300,7 @@ def decision(job: UUID | None, miner: str, ago: dt.timedelta = HOUR, outcome: st
 def test_a_row_leads_to_the_decision_that_sent_the_job_there(admin_client: Client) -> None:
     told = incident("anna")
     decision(told.job_uuid, "bert")
-    decision(told.job_uuid, "", outcome="AllMinersBusy")
+    decision(told.job_uuid, "", outcome="ALL_MINERS_BUSY")
     decision(None, "anna")
     decision(told.job_uuid, "anna", 2 * HOUR)
     newest = decision(told.job_uuid, "anna", HOUR)

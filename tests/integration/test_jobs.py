@@ -19,12 +19,13 @@ from allowance.models import Reservation
 from allowance.types import RESERVATION_IDS, BadInputError, JobTooLong, LockTimeout
 from receipts.models import JobFinishedReceipt
 from routing import service
+from routing.decision.model import Decision, Gate
 from routing.decision.pipeline import decide
 from routing.models import RoutedJob
 from routing.sockets import jobs
 from routing.sockets.jobs import Claim, Offer
 from routing.sockets.messages import Failed, Finished, Retry
-from routing.types import Decision, Gate, JobFinished, JobUnknown
+from routing.types import JobFinished, JobUnknown
 from tests.factories import fill_ledger, job_request
 from tests.jobs import HOLD, MINERS, VALIDATOR, note, of, retried, retry, route, routed, states
 from tests.programs import DEADLINE

@@ -285,7 +285,7 @@ def test_jobs_lead_to_their_decisions_for_whoever_may_see_those(treasurer: Clien
     address = f"{reverse('admin:routing_decisionrecord_changelist')}?q={LAPSED_JOB}"
     assert address not in see(treasurer)
     DecisionRecord.objects.create(
-        job_uuid=LAPSED_JOB, at=NOW, executor_class=CLASS, seconds=30, outcome="routed", microseconds=1
+        job_uuid=LAPSED_JOB, at=NOW, executor_class=CLASS, seconds=30, outcome="ROUTED", microseconds=1
     )
     client = clerk(*SEE_LEDGER, *SEE_DECISIONS)
     assert f'<a href="{address}">{LAPSED_JOB}</a>' in see(client)

@@ -343,7 +343,7 @@ def test_incidents_that_count_are_shown_by_day_and_type(admin_client: Client) ->
 
 
 def decided(miner: str, at: dt.datetime, **fields: object) -> DecisionRecord:
-    usual = {"executor_class": CLASS, "seconds": 30, "outcome": "routed", "microseconds": 1, "window_hours": 24}
+    usual = {"executor_class": CLASS, "seconds": 30, "outcome": "ROUTED", "microseconds": 1, "window_hours": 24}
     return DecisionRecord.objects.create(miner=miner, at=at, job_uuid=uuid4(), **{**usual, **fields})
 
 
@@ -385,7 +385,7 @@ def test_lists_lead_to_the_page_but_from_fixed_routes(model: str, admin_client: 
     RoutedJob.objects.create(uuid=uuid4(), miner="fixed", **routed)
     decided("anna", NOW)
     decided("fixed", NOW, window_hours=None)
-    decided("", NOW, outcome="AllMinersBusy")
+    decided("", NOW, outcome="ALL_MINERS_BUSY")
     content = admin_client.get(reverse(f"admin:routing_{model}_changelist")).content.decode()
     assert f'<a href="{address("anna")}">anna</a>' in content
     assert "fixed" in content

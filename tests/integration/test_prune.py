@@ -19,8 +19,9 @@ from allowance.types import ReservationNotFound
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from routing.access import signatures, tokens
 from routing.decision import in_force, reliability
+from routing.decision.model import Policy
 from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
-from routing.types import JobFinished, Policy
+from routing.types import JobFinished
 from routing.upkeep import pruning
 from routing.upkeep.pruning import SLACK
 from tests.factories import CLASS, FIRST_BLOCK, job_request

@@ -51,7 +51,7 @@ def record_many() -> list[type[models.Model]]:
         at = NOW - 2 * DAY if i < ROWS / 10 else NOW
         job = {"job_uuid": uuid4()}
         of_class = {"executor_class": CLASS}
-        add(DecisionRecord, **job, **of_class, at=at, seconds=1, outcome="routed", microseconds=1)
+        add(DecisionRecord, **job, **of_class, at=at, seconds=1, outcome="ROUTED", microseconds=1)
         fault = {"type": "MINER_JOB_FAILED", "hotkey_ss58address": "miner_1"}
         add(MinerIncident, **job, **of_class, **fault, timestamp=at)
         add(Rejection, **job, **of_class, miner="miner_1", timestamp=at, excused=True)

@@ -27,12 +27,13 @@ from receipts.ongoing import LONGEST, RUNNING_JOBS
 from routing import routing
 from routing.decision import in_force, pipeline
 from routing.decision.book import DryBook
+from routing.decision.model import Candidate
 from routing.decision.ongoing import OCCUPATION, ONGOING
 from routing.decision.pipeline import decide
 from routing.decision.reliability import INCIDENT_COUNTS
 from routing.models import MinerIncident
 from routing.pages import incident_counts
-from routing.types import Candidate, MinerIncidentType
+from routing.types import MinerIncidentType
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 from tests.jobs import route
 

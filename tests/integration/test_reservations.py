@@ -23,9 +23,10 @@ from receipts.schemas import JobFinished, JobStarted
 from routing import routing
 from routing.decision import book
 from routing.decision.book import DryBook, LiveBook
+from routing.decision.model import Decision, Gate, Verdict
 from routing.decision.ongoing import Observed, observe
 from routing.decision.pipeline import check_request, decide, gather
-from routing.types import AllMinersBusy, Decision, Gate, Verdict
+from routing.types import AllMinersBusy
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")

@@ -62,7 +62,7 @@ def test_every_pick_is_counted_and_logged_by_its_outcome(caplog: pytest.LogCaptu
         return REGISTRY.get_sample_value("router_pick_seconds_count", {"outcome": outcome}) or 0
 
     fill_ledger("anna", executors=1)
-    before = {outcome: counted(outcome) for outcome in ("routed", "AllMinersBusy", "NotEnoughAllowanceException")}
+    before = {outcome: counted(outcome) for outcome in ("ROUTED", "ALL_MINERS_BUSY", "NOT_ENOUGH_ALLOWANCE")}
     first, second, third = job_request(12), job_request(12), job_request(3600)
     with caplog.at_level(logging.INFO):
         route = routing().pick(first)

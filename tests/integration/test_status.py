@@ -29,8 +29,9 @@ from routing.management.commands import routing_status
 from routing.models import DecisionRecord
 from routing.pages import SEE_STATUS
 from routing.pages.status import outcomes_by_hour
-from routing.watch.alerts import MEASURES, Finding, Level, amount, default_limits
-from routing.watch.status import FEW, Status, status
+from routing.watch.findings import Finding, Level, amount
+from routing.watch.measures import FEW, MEASURES
+from routing.watch.status import Status, status
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, run_command
 from tests.visitors import clerk
 
@@ -49,10 +50,10 @@ VALUES: dict[str, float] = {
     "collateral_filter": 0,
     "manifest_age": 240,
     "refusals": 40,
-    "refused_for_allowance": 20,
-    "refused_for_collateral": 10,
-    "refused_as_busy": 7.5,
-    "refused_for_locks": 2.5,
+    "not_enough_allowance": 20,
+    "not_enough_collateral": 10,
+    "all_miners_busy": 7.5,
+    "lock_timeout": 2.5,
     "lapses": 15,
     "live_reservations": 50,
     "lock_waits": 10,
@@ -70,7 +71,7 @@ NEVER: dict[str, list[float]] = {name: [10**9, 10**9] for name in VALUES}
 """Limits that nothing is above."""
 
 
-def decide(number: int = 1, outcome: str = "routed", miner: str = "", **fields: Any) -> None:
+def decide(number: int = 1, outcome: str = "ROUTED", miner: str = "", **fields: Any) -> None:
     """Store so many decisions."""
     what = {"job_uuid": uuid4(), "at": NOW - MINUTE, "executor_class": CLASS, "seconds": 30, "window_hours": 24}
     DecisionRecord.objects.bulk_create(
@@ -105,15 +106,15 @@ def scene() -> None:
     decide(14, miner="hot-1")
     decide(1, miner="hot-1", at=NOW)
     decide(9, miner="hot-2", seconds=100, at=NOW - HOUR + SECOND)
-    decide(4, "NotEnoughAllowanceException")
-    decide(4, "NotEnoughAllowanceException", waited_us=250_000)
-    decide(4, "NotEnoughCollateralException")
-    decide(3, "AllMinersBusy")
-    decide(1, "LockTimeout")
+    decide(4, "NOT_ENOUGH_ALLOWANCE")
+    decide(4, "NOT_ENOUGH_ALLOWANCE", waited_us=250_000)
+    decide(4, "NOT_ENOUGH_COLLATERAL")
+    decide(3, "ALL_MINERS_BUSY")
+    decide(1, "LOCK_TIMEOUT")
     newest = DecisionRecord.objects.filter(waited_us__gt=0).latest("pk")
     DecisionRecord.objects.filter(pk=newest.pk).update(waited_us=1_500_000)
     for outside in (NOW - HOUR, NOW + SECOND):
-        decide(50, "AllMinersBusy", at=outside, waited_us=9_000_000)
+        decide(50, "ALL_MINERS_BUSY", at=outside, waited_us=9_000_000)
     decide(50, miner="debug", window_hours=None)
     later = NOW + HOUR
     reserve(15, SPENT, NOW, later)
@@ -139,7 +140,7 @@ def find(name: str) -> Finding:
 
 def test_every_measure_is_there_once_and_the_scene_tests_them_all() -> None:
     names = [finding.name for finding in status(NOW).findings]
-    assert sorted(names) == sorted(VALUES) == sorted(MEASURES) == sorted(default_limits())
+    assert sorted(names) == sorted(VALUES) == sorted(MEASURES)
 
 
 @pytest.mark.usefixtures("scene")
@@ -171,7 +172,7 @@ def test_a_value_above_a_limit_is_told_with_what_to_do_and_at_a_limit_all_is_wel
 def test_limits_that_are_not_set_stay_as_they_are(settings: Settings) -> None:
     settings.ROUTING_STATUS_LIMITS = {"refusals": [1, 2]}
     limits = {name: finding.limits for name, finding in by_name(status(NOW)).items()}
-    assert limits == {**default_limits(), "refusals": (1, 2)}
+    assert limits == {name: measure.limits() for name, measure in MEASURES.items()} | {"refusals": (1, 2)}
 
 
 @pytest.mark.parametrize(
@@ -232,11 +233,11 @@ def test_a_chain_without_manifests_is_critical() -> None:
 
 
 def test_a_few_refusals_at_a_quiet_hour_are_no_alarm() -> None:
-    decide(FEW - 1, "AllMinersBusy", waited_us=10)
-    names = ("refusals", "refused_as_busy", "lock_waits")
+    decide(FEW - 1, "ALL_MINERS_BUSY", waited_us=10)
+    names = ("refusals", "all_miners_busy", "lock_waits")
     assert [(find(name).level, find(name).value) for name in names] == [("ok", None)] * 3
     assert find("refusals").sentence == "19 of 19 picks in the last hour were refused, too few to tell."
-    decide(1, "AllMinersBusy", waited_us=10)
+    decide(1, "ALL_MINERS_BUSY", waited_us=10)
     assert [(find(name).level, find(name).value) for name in names] == [("critical", 100)] * 3
 
 
@@ -270,10 +271,10 @@ def test_the_worst_is_told_first(settings: Settings) -> None:
 
 
 @pytest.mark.usefixtures("scene")
-def test_it_takes_thirteen_queries() -> None:
+def test_it_takes_twelve_queries() -> None:
     with CaptureQueriesContext(connection) as captured:
         status(NOW)
-    assert len(captured) == 13
+    assert len(captured) == 12
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="EXPLAIN of PostgreSQL")
@@ -430,8 +431,8 @@ def test_the_page_shows_what_the_function_says() -> None:
 
 @pytest.mark.usefixtures("scene", "at_noon")
 def test_the_page_charts_a_day_of_decisions_and_the_work_of_an_hour() -> None:
-    decide(3, "AllMinersBusy", at=NOW.replace(minute=0) - 23 * HOUR)
-    decide(5, "AllMinersBusy", at=NOW.replace(minute=0) - 23 * HOUR - SECOND)
+    decide(3, "ALL_MINERS_BUSY", at=NOW.replace(minute=0) - 23 * HOUR)
+    decide(5, "ALL_MINERS_BUSY", at=NOW.replace(minute=0) - 23 * HOUR - SECOND)
     decide(2, "SomethingNew", at=NOW)
     _, context = page(clerk(*SEE_STATUS))
     decisions, refusals = context["decisions"], context["refusals"]
@@ -440,24 +441,24 @@ def test_the_page_charts_a_day_of_decisions_and_the_work_of_an_hour() -> None:
     by_outcome = {
         "routed": (9, 15),
         "fixed route": (0, 50),
-        "no allowance": (0, 8),
-        "low collateral": (0, 4),
-        "all busy": (50, 3),
-        "locked": (0, 1),
+        "not enough allowance": (0, 8),
+        "not enough collateral": (0, 4),
+        "all miners busy": (50, 3),
+        "lock timeout": (0, 1),
         "SomethingNew": (0, 2),
     }
     expected = {
         name: [eleven * a + twelve * b for a, b in zip(at_eleven, at_twelve, strict=True)]
         for name, (eleven, twelve) in by_outcome.items()
     }
-    expected["all busy"][0] = 3
+    expected["all miners busy"][0] = 3
     assert decisions.series == expected
     assert list(decisions.series) == list(by_outcome)
     assert dict(zip(refusals.labels, refusals.series["refusals"], strict=True)) == {
-        "no allowance": 8,
-        "low collateral": 4,
-        "all busy": 56,
-        "locked": 1,
+        "not enough allowance": 8,
+        "not enough collateral": 4,
+        "all miners busy": 56,
+        "lock timeout": 1,
         "SomethingNew": 2,
     }
     assert (context["most_jobs"].labels, context["most_jobs"].series) == (["hot-1", "hot-2"], {"jobs": [15, 9]})
@@ -486,12 +487,12 @@ def test_a_hotkey_that_is_html_is_shown_as_text_and_leads_to_its_miner() -> None
 
 
 @pytest.mark.usefixtures("scene")
-def test_the_page_takes_eighteen_queries() -> None:
+def test_the_page_takes_seventeen_queries() -> None:
     """Those of the function, one for the charts, and four to know who is asking."""
     client = clerk(*SEE_STATUS)
     with CaptureQueriesContext(connection) as captured:
         page(client)
-    assert len(captured) == 13 + 1 + 4
+    assert len(captured) == 12 + 1 + 4
 
 
 @pytest.mark.parametrize("missing", SEE_STATUS)

@@ -15,9 +15,10 @@ from allowance.oversight.audit import check_ledger
 from allowance.types import AllowanceException, CannotReserveAllowanceException, NotEnoughAllowanceException
 from routing import routing, service
 from routing.decision.book import DryBook
-from routing.decision.pipeline import decide, refusal
+from routing.decision.model import Decision
+from routing.decision.pipeline import decide
 from routing.requests import V2JobRequest
-from routing.types import TRUSTED_MINER_FAKE_KEY, Decision, JobRoutingException
+from routing.types import TRUSTED_MINER_FAKE_KEY, JobRoutingException
 from routing.upkeep import pruning
 from routing.upkeep.lines import parse
 from tests.factories import job_request
@@ -66,7 +67,7 @@ def pick(do: Do, decisions: list[Decision]) -> tuple[Route, int | None]:
         decision = service.pick(request(do), exclude=do["exclude"])
         decisions.append(decision)
         if decision.route is None:
-            raise refusal(decision)
+            raise decision.refusal
         route = decision.route
     else:
         route = routing().pick(request(do), exclude=do["exclude"])
@@ -147,7 +148,7 @@ def same_as_dry(dry: Decision | Refusal, answer: Any, live: list[Decision]) -> b
     if any(decision.candidates != dry.candidates for decision in live):
         return False
     if dry.route is None:
-        return bool(refused(refusal(dry)) == answer)
+        return bool(refused(dry.refusal) == answer)
     blocks = dry.route.allowance_blocks
     said = Route(dry.route.miner.hotkey_ss58, None if blocks is None else tuple(blocks))
     return not isinstance(answer, Refusal) and bool(answer[0] == said)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from routing.decision.pipeline import refusal
 from routing.log import replay
 from routing.log.records import load
 from routing.models import DecisionRecord
-from routing.types import ROUTED
+from routing.types import Outcome
 from tests.naive import Refusal, Route
 from tests.properties.asks import refused
 from tests.properties.judge import REFUSED_BY, Call, Violation
@@ -48,12 +47,12 @@ def is_of(record: DecisionRecord, call: Call) -> bool:
 
 def answer(record: DecisionRecord, call: Call) -> Route | Refusal:
     """Return the answer that a record tells, with the blocks that its pick booked."""
-    if record.outcome == ROUTED:
+    if record.outcome == Outcome.ROUTED:
         return Route(record.miner, call.booked.blocks if call.booked else None)
     decision = load(record)
     if decision is None:
         raise Violation(f"{record} says {record.outcome} and not why.")
-    return refused(refusal(decision))
+    return refused(decision.refusal)
 
 
 def decided(call: Call) -> bool:

@@ -16,7 +16,8 @@ from allowance.ledger import Balance, Steps, Window
 from allowance.models import Account, Block, Reservation, ReservationState
 from allowance.state import Lapsed
 from routing.decision.book import LiveBook, busy
-from routing.types import Verdict
+from routing.decision.model import Decision, Verdict
+from routing.types import Outcome
 from tests.factories import read_account
 from tests.properties.chain import MINERS
 from tests.properties.coverage import Tally
@@ -162,7 +163,9 @@ def trusted_means_any(patch: pytest.MonkeyPatch) -> None:
 
 
 def fixed_means_refused(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("routing.log.records.outcome", lambda _: "AllMinersBusy")
+    cached: Any = vars(Decision)["outcome"]
+    outcome = cached.func
+    patch.setattr(Decision, "outcome", property(lambda d: outcome(d) if d.policy else Outcome.ALL_MINERS_BUSY))
 
 
 def run_until_found(routers: list[Router], *, tries: int) -> None:

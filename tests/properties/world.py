@@ -15,7 +15,7 @@ from typing import Any
 
 import time_machine
 
-from routing.types import Decision
+from routing.decision.model import Decision
 from tests.factories import empty_tables
 from tests.naive import Booking, Subnet
 from tests.properties import asks, notes

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from allowance.models import ReservationState
 from allowance.types import BadInputError, JobTooLong, LockTimeout, NotEnoughAllowanceException
 from routing.access.signatures import SignatureRefused
+from routing.decision.model import Decision, Gate, Job, Policy
 from routing.requests import V2JobRequest
 from routing.sockets import answers, jobs, statements
 from routing.sockets.messages import (
@@ -35,18 +36,7 @@ from routing.sockets.messages import (
     schema,
     type_of,
 )
-from routing.types import (
-    AllMinersBusy,
-    Decision,
-    Gate,
-    Job,
-    JobFinished,
-    JobTaken,
-    JobUnknown,
-    NotEnoughCollateralException,
-    Policy,
-    RouteGivenUp,
-)
+from routing.types import AllMinersBusy, JobFinished, JobTaken, JobUnknown, NotEnoughCollateralException, RouteGivenUp
 from tests.jobs import ME
 from tests.sockets import JSON, job
 

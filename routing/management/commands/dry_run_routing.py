@@ -19,11 +19,11 @@ from allowance.plumbing.console import wide_console
 from allowance.plumbing.programs import AnsweringCommand
 from routing.decision import in_force
 from routing.decision.book import DryBook
+from routing.decision.model import Decision, Policy, Remedies
 from routing.decision.pipeline import decide
 from routing.log import report
 from routing.management.times import moment
 from routing.requests import V2JobRequest, first_problem, plain_request
-from routing.types import Decision, Policy, Remedies
 
 
 class Command(AnsweringCommand):

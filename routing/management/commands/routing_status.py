@@ -14,8 +14,9 @@ from rich.text import Text
 
 from allowance.plumbing.console import wide_console
 from allowance.plumbing.programs import AnsweringCommand
-from routing.watch.alerts import Level
-from routing.watch.status import Status, Work, status
+from routing.watch.findings import Level
+from routing.watch.measures import Work
+from routing.watch.status import Status, status
 
 STYLES = {
     Level.OK: "green",

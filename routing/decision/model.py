@@ -1,0 +1,246 @@
+"""A decision as a value: the job, the policy, each candidate with its verdict, the route, and how all ended."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import NamedTuple
+
+from allowance.interface import LockTimeout, Miner, Standing, not_enough, to_seconds, wei_text
+from allowance.plumbing.errors import RefusedError
+from routing.dynamic import MINIMUM_WEI
+from routing.types import AllMinersBusy, JobRoute, NotEnoughCollateralException, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a request comes down to."""
+
+    uuid: str
+    executor_class: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The dynamic settings in force: least collateral in Wei (0: any), length of the reliability window."""
+
+    minimum_wei: int
+    window: dt.timedelta
+
+
+class Gate(StrEnum):
+    """What a candidate may fail at, in the order in which it is asked."""
+
+    EXCLUDED = "excluded"
+    ALLOWANCE = "allowance"
+    COLLATERAL = "collateral"
+    ADDRESS = "address"
+    EXECUTORS = "executors"
+    RESERVATION = "reservation"
+    LOCK = "lock"
+
+
+SUMMARY = {
+    Gate.EXCLUDED: "excluded by the caller",
+    Gate.ALLOWANCE: "without allowance",
+    Gate.COLLATERAL: "below the collateral of {minimum_wei}",
+    Gate.ADDRESS: "without an address",
+    Gate.EXECUTORS: "busy",
+    Gate.RESERVATION: "taken by another job meanwhile",
+    Gate.LOCK: "locked or just changed by others",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a candidate: the gate it failed at (None: at none), what was required and seen there.
+
+    Who gets the job has passed the last gate, at which its seconds were required; nothing was of those ranked below it.
+    """
+
+    gate: Gate | None
+    required: float
+    observed: float
+
+    @property
+    def sentence(self) -> str:
+        """Why, in words."""
+        match self.gate:
+            case Gate.EXCLUDED:
+                return "excluded by the caller"
+            case Gate.ALLOWANCE:
+                return f"{self.observed:g} s free, {self.required:g} s needed"
+            case Gate.COLLATERAL:
+                return f"{wei_text(int(self.observed))} posted, {wei_text(int(self.required))} needed"
+            case Gate.ADDRESS:
+                return "it announces no address that can be reached"
+            case Gate.EXECUTORS:
+                return f"{_count(self.required - 1, 'job')} ongoing on {_count(self.observed, 'executor')}"
+            case Gate.RESERVATION:
+                return f"only {self.observed:g} s left when its turn came"
+            case Gate.LOCK:
+                return "others had its account locked, or had just changed it"
+        return "gets the job" if self.required else "ranked below the one that gets it"
+
+
+def _count(number: float, thing: str) -> str:
+    return f"{number:g} {thing}{'' if number == 1 else 's'}"
+
+
+NOT_REACHED = Verdict(None, 0, 0)
+PASSED_OVER = Verdict(Gate.LOCK, 0, 1)
+NO_ADDRESS = Verdict(Gate.ADDRESS, 1, 0)
+
+
+@dataclass(slots=True)
+class Candidate:
+    """One miner as the decision saw it. `rank` counts from 1, and is None for who was not ranked."""
+
+    standing: Standing
+    reachable: bool
+    ongoing: int
+    incidents: int
+    score: float
+    verdict: Verdict
+    rank: int | None = None
+
+    @property
+    def miner(self) -> Miner:
+        return self.standing.balance.miner
+
+    @property
+    def hotkey(self) -> str:
+        return self.standing.balance.hotkey
+
+    @property
+    def executors(self) -> int:
+        return self.standing.balance.executors
+
+    @property
+    def wei(self) -> int:
+        return self.standing.balance.wei
+
+    @property
+    def free_seconds(self) -> float:
+        return to_seconds(self.standing.free)
+
+    def chosen(self, job: Job) -> Verdict:
+        """Return the verdict on who gets the job."""
+        return Verdict(None, job.seconds, self.free_seconds)
+
+
+class Remedies(NamedTuple):
+    """What the one who asks can change after a refusal: the collateral needed, and which miners are excluded."""
+
+    collateral: str = f"lower {MINIMUM_WEI}"
+    excluded: str = "exclude fewer miners"
+
+
+OF_THE_SETTINGS = Remedies()
+"""What callers of the router can change: the setting in force, and the miners that they exclude."""
+
+
+class Timings(NamedTuple):
+    """How many seconds the stages of a decision took."""
+
+    gather: float
+    rank: float
+    reserve: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Why a job goes where it goes, or nowhere: the one value that the pick, the dry run and the refusals read.
+
+    Debug and trusted miners are fixed routes: nothing was asked, so `policy` is None and there are no candidates, nor
+    `timings`. The hotkeys `excluded` are those that the caller did not want. `causes` say what of the chain keeps
+    allowance from miners, if nobody takes the job.
+    """
+
+    job: Job
+    at: dt.datetime
+    block: int | None
+    policy: Policy | None
+    candidates: tuple[Candidate, ...]
+    route: JobRoute | None
+    excluded: frozenset[str] = frozenset()
+    timings: Timings | None = field(default=None, compare=False)
+    remedies: Remedies = field(default=OF_THE_SETTINGS, compare=False)
+    causes: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> dict[Gate, int]:
+        """How many candidates failed at each gate; gates at which none did are left out."""
+        counted = Counter(c.verdict.gate for c in self.candidates)
+        return {gate: counted[gate] for gate in Gate if counted[gate]}
+
+    @cached_property
+    def outcome(self) -> Outcome:
+        """How the decision ended: lack of allowance counts before collateral, and that before the rest.
+
+        If others kept a candidate locked, it was not asked, so it would be wrong to call all miners busy.
+        """
+        if self.route:
+            return Outcome.ROUTED
+        gates = {candidate.verdict.gate for candidate in self.candidates}
+        if gates <= {Gate.EXCLUDED, Gate.ALLOWANCE}:
+            return Outcome.NOT_ENOUGH_ALLOWANCE
+        if gates <= {Gate.EXCLUDED, Gate.ALLOWANCE, Gate.COLLATERAL}:
+            return Outcome.NOT_ENOUGH_COLLATERAL
+        return Outcome.LOCK_TIMEOUT if Gate.LOCK in gates else Outcome.ALL_MINERS_BUSY
+
+    @cached_property
+    def refusal(self) -> RefusedError:
+        """The exception for a decision without a route. Raises ValueError if there is one."""
+        match self.outcome:
+            case Outcome.NOT_ENOUGH_ALLOWANCE:
+                asked = [c.standing for c in self.candidates if c.verdict.gate is Gate.ALLOWANCE]
+                return not_enough(
+                    self.job.seconds,
+                    asked,
+                    excluded=len(self.candidates) - len(asked),
+                    instead=self.remedies.excluded,
+                    causes=self.causes,
+                )
+            case Outcome.NOT_ENOUGH_COLLATERAL:
+                return NotEnoughCollateralException(self)
+            case Outcome.ALL_MINERS_BUSY:
+                return AllMinersBusy(self)
+            case Outcome.LOCK_TIMEOUT:
+                return LockTimeout()
+        raise ValueError("A decision with a route has no refusal.")
+
+    @property
+    def advice(self) -> str:
+        """What the caller of a refused job can do: to wait helps if a miner is busy."""
+        counts = self.counts
+        if self.outcome is Outcome.NOT_ENOUGH_COLLATERAL:
+            advice = f"{self.remedies.collateral}, or wait until miners post more"
+        elif Gate.ADDRESS in counts and not counts.keys() & {Gate.EXECUTORS, Gate.RESERVATION}:
+            advice = "retry when one of those without an address announces where it listens"
+        else:
+            advice = "retry when a job has finished or a reservation lapses"
+        advice += f", or {self.remedies.excluded}" if Gate.EXCLUDED in counts else ""
+        return f"{advice[:1].upper()}{advice[1:]}."
+
+    @property
+    def summary(self) -> str:
+        """One line: how many miners could take the job, and what the others failed at."""
+        return summarise(self.policy, len(self.candidates), self.counts)
+
+
+def summarise(policy: Policy | None, candidates: int, counts: Mapping[Gate, int]) -> str:
+    """Return in one line how many of so many candidates fit, and how many failed at which gate."""
+    if policy is None:
+        return "a fixed route, no miner was asked"
+    passed = candidates - sum(counts.values())
+    failed = ", ".join(
+        f"{n} {SUMMARY[gate].format(minimum_wei=wei_text(policy.minimum_wei))}"
+        for gate, n in sorted(counts.items(), key=lambda item: -item[1])
+    )
+    return f"{passed} of {candidates} miners{' fit' if passed else ''}" + (f": {failed}" if failed else "")

@@ -1,0 +1,148 @@
+"""Findings: what was measured, how that stands between its limits, and what to do about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Generic, NamedTuple, TypeVar
+
+from django.core.exceptions import ImproperlyConfigured
+
+from routing.conf import conf
+
+DAY = 24 * 3600.0
+
+Seen = TypeVar("Seen")
+"""What all measures look at."""
+
+
+class Level(StrEnum):
+    """How a measure stands. `INFO` is worth to know, and no reason to worry."""
+
+    OK = "ok"
+    INFO = "info"
+    WARNING = "warning"
+    CRITICAL = "critical"
+    UNKNOWN = "unknown"
+
+    @property
+    def exit_code(self) -> int:
+        """What a monitor's check ends with, from 0 to 3."""
+        return EXIT_CODES[self]
+
+    @property
+    def badness(self) -> int:
+        """What to compare levels by. Not to know is worse than to know that all is well, and better than the rest."""
+        return (Level.OK, Level.INFO, Level.UNKNOWN, Level.WARNING, Level.CRITICAL).index(self)
+
+
+EXIT_CODES = {Level.OK: 0, Level.INFO: 0, Level.WARNING: 1, Level.CRITICAL: 2, Level.UNKNOWN: 3}
+
+
+class Limits(NamedTuple):
+    """A value above `warning` is worth a look, one above `critical` is harm being done. At a limit all is well.
+
+    A value below 0 is critical: it is a time that is still to come, by our clock.
+    """
+
+    warning: float
+    critical: float
+
+    def level(self, value: float) -> Level:
+        """Return how a value stands."""
+        if value < 0 or value > self.critical:
+            return Level.CRITICAL
+        return Level.WARNING if value > self.warning else Level.OK
+
+
+@dataclass(frozen=True, slots=True)
+class Measure(Generic[Seen]):
+    """Something that is measured in `unit`: seconds (s), percent (%), or a mere number ("").
+
+    `take` returns its value, None if there is nothing to measure, and the fact in words. `limits` hold unless
+    ROUTING_STATUS_LIMITS has others. `without` is how a missing value stands.
+    """
+
+    name: str
+    unit: str
+    advice: str
+    limits: Callable[[], Limits]
+    without: Level
+    take: Callable[[Seen], tuple[float | None, str]]
+
+    def find(self, seen: Seen, own: Mapping[str, Limits]) -> Finding:
+        """Return the finding for what is there to be seen."""
+        value, fact = self.take(seen)
+        limits = own.get(self.name) or self.limits()
+        level = self.without if value is None else limits.level(value)
+        sentence = fact if level is Level.OK else f"{fact} {self.advice}"
+        return Finding(self.name, value, self.unit, level, limits, sentence)
+
+
+def own_limits(names: Collection[str]) -> dict[str, Limits]:
+    """Return the limits that ROUTING_STATUS_LIMITS has for measures of these names. Raises ImproperlyConfigured."""
+    own = conf.ROUTING_STATUS_LIMITS
+    if not isinstance(own, Mapping):
+        raise ImproperlyConfigured(f"ROUTING_STATUS_LIMITS is {own!r:.80}, not limits by name.")
+    for name, pair in own.items():
+        if name not in names:
+            raise ImproperlyConfigured(f"ROUTING_STATUS_LIMITS: {name!r:.80} is none of {', '.join(names)}.")
+        if not _are_limits(pair):
+            raise ImproperlyConfigured(
+                f"ROUTING_STATUS_LIMITS: {name} is {pair!r:.80}, not [warning, critical]: two numbers from 0 up, the "
+                "second not less."
+            )
+    return {name: Limits(*pair) for name, pair in own.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a measure says now: its `value`, None if there is nothing to measure, and in words what to do about it."""
+
+    name: str
+    value: float | None
+    unit: str
+    level: Level
+    limits: Limits
+    sentence: str
+
+    @property
+    def title(self) -> str:
+        """The name as people write it."""
+        return self.name.replace("_", " ")
+
+    @property
+    def amounts(self) -> tuple[str, str, str]:
+        """The value, and the limits of a warning and of what is critical, as people read them."""
+        value = "–" if self.value is None else amount(self.value, self.unit)
+        return value, amount(self.limits.warning, self.unit), amount(self.limits.critical, self.unit)
+
+    @property
+    def data(self) -> dict[str, object]:
+        """The finding as JSON values."""
+        return {**asdict(self), "limits": self.limits._asdict()}
+
+
+def amount(value: float, unit: str) -> str:
+    """Return a value with its unit; seconds as minutes, hours or days if they are many."""
+    if unit == "s":
+        for size, name in ((DAY, "d"), (3600, "h"), (60, "min")):
+            if abs(value) >= 2 * size:
+                return f"{digits(value / size)} {name}"
+    return f"{digits(value)} {unit}".strip()
+
+
+def digits(value: float) -> str:
+    """Return a number with three digits, or all that it has before the point."""
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+
+
+def _are_limits(pair: object) -> bool:
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        return False
+    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in pair):
+        return False
+    warning, critical = pair
+    return bool(0 <= warning <= critical < math.inf)
