@@ -159,7 +159,7 @@ def decisions_lost(patch: pytest.MonkeyPatch) -> None:
 
 
 def trusted_means_any(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("routing.decision.fixed.fixed_route", lambda _: None)
+    patch.setattr("routing.decision.pipeline.fixed_route", lambda _: None)
 
 
 def fixed_means_refused(patch: pytest.MonkeyPatch) -> None:
