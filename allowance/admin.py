@@ -22,6 +22,8 @@ from allowance.models import (
     Reservation,
     ReservationState,
 )
+from allowance.oversight import fates
+from allowance.oversight.fates import Fate
 from allowance.plumbing.console import to_the_second
 from allowance.plumbing.lists import JOB_OR_HOTKEY, ModelAdmin, ReadOnlyAdmin, link
 from allowance.state import held_at, lapsed_at, state_at, window
@@ -140,10 +142,10 @@ class AccountAdmin(ReadOnlyAdmin):
         lapsed = account.reservation_set.filter(lapsed_at(timezone.now()))
         for blocks in lapsed.values_list("blocks", flat=True):
             balance = ledger.free_again(balance, blocks)
-        (standing,) = ledger.survey(window(None), [balance])
-        held = ledger.to_seconds(standing.unspent - standing.free)
-        free, spent, earned = (ledger.to_seconds(ns) for ns in (standing.free, standing.spent, standing.earned))
-        return f"{free:.3f} free\n{held:.3f} held\n{spent:.3f} spent\n{earned:.3f} earned in the window of a job"
+        totals = fates.totals(balance, window(None))
+        parts = {fate: ledger.to_seconds(totals[fate].ns) for fate in (Fate.FREE, Fate.HELD, Fate.SPENT)}
+        lines = [f"{seconds:.3f} {fate}" for fate, seconds in parts.items()]
+        return "\n".join([*lines, f"{sum(parts.values()):.3f} earned in the window of a job"])
 
     @admin.display(description="reservations")
     def taken(self, account: Account) -> str:

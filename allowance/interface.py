@@ -12,10 +12,9 @@ from allowance.locks import bound_waits, hurried_transaction, ledger_transaction
 from allowance.losses import CHECK_MANIFESTS, CHECK_NEURONS, Absence, Silence, absence, silences
 from allowance.models import Account, Block, LedgerCheck, ManifestSync, Reservation, ReservationState, new_version
 from allowance.models import Miner as MinerRow
-from allowance.oversight import pruning
+from allowance.oversight import fates, pruning
+from allowance.oversight.fates import Fate, Run, Total
 from allowance.oversight.pruning import Batch, delete_in_batches
-from allowance.oversight.strip import BlockState, Run, Total, strip
-from allowance.oversight.strip import totals as block_totals
 from allowance.oversight.totals import LISTED, SOON, LiveHold, MinerTotals, Totals, totals
 from allowance.reading import Entry, Hold
 from allowance.service import not_enough

@@ -12,7 +12,10 @@ from uuid import UUID
 from django.db.models import Count, QuerySet, Value
 
 from allowance import ledger
+from allowance.ledger import Balance, Window
 from allowance.models import Reservation, ReservationState
+from allowance.oversight import fates
+from allowance.oversight.fates import Fate
 from allowance.plumbing.buckets import UtcHour
 from allowance.reading import Reading, read
 from allowance.state import lapsed_at
@@ -37,26 +40,8 @@ class LiveHold(NamedTuple):
     expires_at: dt.datetime
 
 
-@dataclass(slots=True)
-class Amounts:
-    """What became of all that was earned in the window of a job that starts now, in nanoseconds."""
-
-    free: int = 0
-    held: int = 0
-    spent: int = 0
-    voided: int = 0
-
-    @property
-    def earned(self) -> int:
-        """All of it, whatever became of it."""
-        return self.free + self.held + self.spent + self.voided
-
-    def add(self, other: Amounts) -> None:
-        """Add another's to these."""
-        self.free += other.free
-        self.held += other.held
-        self.spent += other.spent
-        self.voided += other.voided
+Amounts = Counter[Fate]
+"""What became of all that was earned in the window of a job that starts now: nanoseconds by fate."""
 
 
 @dataclass(slots=True)
@@ -97,10 +82,7 @@ class Totals:
     @property
     def amounts(self) -> Amounts:
         """The allowance of all the miners together."""
-        together = Amounts()
-        for miner in self.miners:
-            together.add(miner.amounts)
-        return together
+        return sum((miner.amounts for miner in self.miners), Amounts())
 
 
 def totals(now: dt.datetime, *, executor_class: ExecutorClass | None = None) -> Totals:
@@ -122,21 +104,9 @@ def totals(now: dt.datetime, *, executor_class: ExecutorClass | None = None) -> 
     )
 
 
-def amounts(reading: Reading) -> Iterator[tuple[str, Amounts]]:
-    """Yield what became of each account's allowance in an executor class, by hotkey."""
-    balances = list(reading.balances.values())
-    never_dropped = [balance._replace(voided_before=0) for balance in balances]
-    standings, wholes = (ledger.survey(reading.window, each) for each in (balances, never_dropped))
-    for standing, whole in zip(standings, wholes, strict=True):
-        yield (
-            standing.balance.hotkey,
-            Amounts(
-                free=standing.free,
-                held=standing.unspent - standing.free,
-                spent=standing.spent,
-                voided=whole.earned - standing.earned,
-            ),
-        )
+def amounts(balance: Balance, window: Window) -> Amounts:
+    """Return what became of an account's allowance."""
+    return Amounts({fate: total.ns for fate, total in fates.totals(balance, window).items()})
 
 
 def _holds(executor_class: str, reading: Reading) -> Iterator[LiveHold]:
@@ -180,10 +150,9 @@ def _newest_lapsed(now: dt.datetime) -> list[Reservation]:
 def _miners(readings: Mapping[ExecutorClass, Reading], now: dt.datetime) -> list[MinerTotals]:
     found: dict[str, MinerTotals] = {}
     for reading in readings.values():
-        for hotkey, parts in amounts(reading):
-            registered = reading.balances[hotkey].registered
-            miner = found.setdefault(hotkey, MinerTotals(hotkey, registered, Amounts()))
-            miner.amounts.add(parts)
+        for hotkey, balance in reading.balances.items():
+            miner = found.setdefault(hotkey, MinerTotals(hotkey, balance.registered, Amounts()))
+            miner.amounts += amounts(balance, reading.window)
             miner.live += len(reading.holds.get(hotkey, ()))
     for rows in _lapsed(now):
         of_a_day = rows.filter(expires_at__gt=now - DAY, account__executor_class__in=readings)

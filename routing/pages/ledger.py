@@ -16,6 +16,7 @@ from allowance.interface import (
     LISTED,
     SOON,
     ExecutorClass,
+    Fate,
     LedgerCheck,
     LiveHold,
     MinerTotals,
@@ -43,12 +44,15 @@ class Column(NamedTuple):
     is_time: bool = True
 
 
+def _amount_of(fate: Fate) -> Callable[[MinerTotals], int]:
+    return lambda miner: miner.amounts[fate]
+
+
+PARTS = Fate.FREE, Fate.HELD, Fate.SPENT, Fate.VOIDED
+
 COLUMNS = {
-    "free": Column("free s", lambda miner: miner.amounts.free),
-    "held": Column("held s", lambda miner: miner.amounts.held),
-    "spent": Column("spent s", lambda miner: miner.amounts.spent),
-    "voided": Column("voided s", lambda miner: miner.amounts.voided),
-    "earned": Column("earned s", lambda miner: miner.amounts.earned),
+    **{fate.value: Column(f"{fate} s", _amount_of(fate)) for fate in PARTS},
+    "earned": Column("earned s", lambda miner: miner.amounts.total()),
     "live": Column("live now", lambda miner: miner.live, is_time=False),
     "lapsed": Column("lapsed in 24 h", lambda miner: miner.lapsed, is_time=False),
 }
@@ -171,25 +175,23 @@ def _ended_by_hour(found: Totals) -> Chart:
 
 
 def _shares(found: Totals, executor_class: str) -> Chart:
-    parts = found.amounts
     return Chart(
         "allowance-by-fate",
         f"What became of the allowance in {executor_class or 'all classes'}, in seconds",
         "ring",
-        ["Free", "Held", "Spent", "Voided"],
-        {"seconds": [seconds(ns) for ns in (parts.free, parts.held, parts.spent, parts.voided)]},
+        [fate.title() for fate in PARTS],
+        {"seconds": [seconds(found.amounts[fate]) for fate in PARTS]},
     )
 
 
 def _most_spent(found: Totals, executor_class: str) -> Chart:
-    most = [miner for miner in _sorted(found.miners, BY_SPENT)[:TOP] if miner.amounts.spent]
-    parts = ("free", "held", "spent", "voided")
+    most = [miner for miner in _sorted(found.miners, BY_SPENT)[:TOP] if miner.amounts[Fate.SPENT]]
     return Chart(
         "most-spent",
         f"The {TOP} miners with the most spent in {executor_class or 'all classes'}, in seconds",
         "bars",
         [miner.hotkey for miner in most],
-        {part.title(): [seconds(COLUMNS[part].value(miner)) for miner in most] for part in parts},
+        {fate.title(): [seconds(miner.amounts[fate]) for miner in most] for fate in PARTS},
     )
 
 

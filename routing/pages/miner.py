@@ -21,17 +21,16 @@ from allowance.interface import (
     MAX_JOB_RUN_TIME,
     Account,
     BadInputError,
-    BlockState,
+    Fate,
     MinerRow,
     Reservation,
     Run,
     Steps,
     Total,
-    block_totals,
     causes,
+    fates,
     held_at,
     present,
-    strip,
     validation,
 )
 from allowance.plumbing.buckets import UtcDay
@@ -90,6 +89,7 @@ class InClass:
 
     account: Account
     runs: Sequence[Run]
+    amounts: Sequence[tuple[Fate, Total]]
     incidents: int
     ongoing: Sequence[OngoingJob]
     decision: Decision
@@ -104,10 +104,6 @@ class InClass:
     def blocks(self) -> int:
         """How many blocks the strip has."""
         return sum(run.blocks for run in self.runs)
-
-    @property
-    def amounts(self) -> list[tuple[BlockState, Total]]:
-        return list(block_totals(self.runs).items())
 
     @property
     def ranked(self) -> int:
@@ -186,10 +182,12 @@ def in_classes(hotkey: str, seconds: int, now: dt.datetime, policy: Policy) -> l
         decision = dry_run(account.executor_class, seconds, now=now, policy=policy, seen=there)
         candidate = next((c for c in decision.candidates if c.hotkey == hotkey), None)
         types = by_type.get(account.executor_class, {})
+        totals = fates.totals(there.balances[hotkey], there.window)
         found.append(
             InClass(
                 account=account,
-                runs=strip(there.balances[hotkey], there.window),
+                runs=fates.runs(there.balances[hotkey], there.window),
+                amounts=[(fate, total) for fate, total in totals.items() if fate is not Fate.AGED_OUT],
                 incidents=sum(types.values()),
                 ongoing=ongoing[account],
                 decision=decision,

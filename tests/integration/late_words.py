@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from django.utils import timezone
 from allowance import allowance, reading, state
 from allowance.ledger import Window
 from allowance.models import Account, Reservation, ReservationState
-from allowance.oversight import audit
+from allowance.oversight import audit, fates
 from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing import routing
@@ -172,8 +172,8 @@ def see_reservation(world: World) -> dict[str, str]:
     row = Reservation.objects.filter(pk=world.reservation).first()
     balance = reading.read(CLASS, now).balances["anna"]
     window = state.window(None)
-    parts = asdict(audit.sums(balance, Window(BLOCKS[0], window.ns[: len(BLOCKS)], window.newest)))
-    (blocks,) = (name for name, ns in parts.items() if ns and name != "earned")
+    parts = fates.totals(balance, Window(BLOCKS[0], window.ns[: len(BLOCKS)], window.newest))
+    (blocks,) = (fate.value for fate, total in parts.items() if total.ns)
     if blocks == "held" and (row is None or state.state_at(row, now) is not ReservationState.HELD):
         blocks = "taken"
     ongoing = as_text(JOB) in LiveBook().read(CLASS, now).ongoing.get("anna", ())

@@ -24,7 +24,7 @@ from allowance import allowance, reservations
 from allowance.amounts import wei_text
 from allowance.ledger import Steps
 from allowance.models import Account, Miner, Reservation
-from allowance.oversight.strip import BlockState
+from allowance.oversight.fates import Fate
 from allowance.types import ExecutorClass
 from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
@@ -96,7 +96,7 @@ def seconds(client: Client, hotkey: str = "anna") -> dict[str, float]:
     assert sum(bar.run.blocks for bar in found.bars) == found.blocks
     content = show(client, hotkey).content.decode()
     told = {state: float(n) for state, n in re.findall(r"(free|held|spent|voided): ([\d.]+) s in \d+ block", content)}
-    assert told == {state.value: total.ns / 1e9 for state, total in found.amounts if state is not BlockState.NONE}
+    assert told == {state.value: total.ns / 1e9 for state, total in found.amounts if state is not Fate.NONE}
     return told
 
 

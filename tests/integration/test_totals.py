@@ -13,7 +13,8 @@ from django.test.utils import CaptureQueriesContext
 
 from allowance import allowance, ledger, reservations
 from allowance.models import Account, Reservation, ReservationState
-from allowance.oversight import audit, totals
+from allowance.oversight import totals
+from allowance.oversight.fates import Fate
 from allowance.oversight.totals import DAY, LISTED, SOON, Amounts
 from allowance.reading import read
 from allowance.state import lapsed_at, window
@@ -69,8 +70,8 @@ def drop(miner: str, *, executors: int, at: int) -> None:
 
 
 def seconds(amounts: Amounts) -> dict[str, float]:
-    parts = {name: getattr(amounts, name) for name in ("free", "held", "spent", "voided", "earned")}
-    return {name: ledger.to_seconds(ns) for name, ns in parts.items()}
+    parts = {fate.value: amounts[fate] for fate in (Fate.FREE, Fate.HELD, Fate.SPENT, Fate.VOIDED)}
+    return {name: ledger.to_seconds(ns) for name, ns in (parts | {"earned": amounts.total()}).items()}
 
 
 def test_an_empty_ledger_comes_to_nothing() -> None:
@@ -93,22 +94,26 @@ def test_what_became_of_a_miner_s_allowance() -> None:
 
 @pytest.mark.parametrize("at", [3, 10, 19])
 @pytest.mark.parametrize("executors", [0, 1])
-def test_amounts_are_those_of_the_audit(at: int, executors: int) -> None:
+def test_amounts_are_those_of_the_rows_and_of_the_survey(at: int, executors: int) -> None:
     """Held, spent, lapsed without a word, tidied and voided, some of each before and after the drop."""
     reserve(NOW - HOUR, seconds=20)
     reserve(NOW - HOUR, miner="bert", seconds=20)
     reservations.spend(reserve(seconds=40), now=NOW)
     reserve(seconds=70)
     drop("anna", executors=executors, at=FIRST_BLOCK + at)
-    for hotkey, amounts in totals.amounts(read(CLASS, NOW)):
+    reading = read(CLASS, NOW)
+    for hotkey, balance in reading.balances.items():
         account = Account.objects.get(miner=hotkey)
-        balance = account.balance
+        stored = account.balance
         for gone in account.reservation_set.filter(lapsed_at(NOW)):
-            balance = ledger.free_again(balance, gone.blocks)
-        sums = audit.sums(balance, window(None))
-        assert sums.lapsed_out == 0
-        assert amounts == Amounts(free=sums.free, held=sums.held, spent=sums.spent, voided=sums.voided)
-        assert amounts.earned == sums.earned > 0
+            stored = ledger.free_again(stored, gone.blocks)
+        amounts = totals.amounts(balance, reading.window)
+        assert amounts == totals.amounts(stored, window(None))
+        (standing,) = ledger.survey(reading.window, [balance])
+        assert (amounts[Fate.FREE], amounts[Fate.SPENT]) == (standing.free, standing.spent)
+        assert amounts[Fate.HELD] == standing.unspent - standing.free
+        assert amounts[Fate.AGED_OUT] == amounts[Fate.NONE] == 0
+        assert amounts.total() == ledger.earned_by_block(reading.window, balance).sum() > 0
 
 
 def test_classes_are_added_up_unless_one_is_asked_for() -> None:
@@ -118,7 +123,7 @@ def test_classes_are_added_up_unless_one_is_asked_for() -> None:
     reserve()
     remember(LAPSED, NOW - HOUR)
     by_class = {c: totals.totals(NOW, executor_class=c) for c in (None, ExecutorClass(CLASS), OTHER)}
-    earned = {c: [(m.hotkey, ledger.to_seconds(m.amounts.earned)) for m in t.miners] for c, t in by_class.items()}
+    earned = {c: [(m.hotkey, ledger.to_seconds(m.amounts.total())) for m in t.miners] for c, t in by_class.items()}
     assert earned == {
         None: [("anna", 300), ("bert", 240)],
         CLASS: [("anna", 240), ("bert", 240)],
@@ -137,10 +142,10 @@ def test_holds_are_live_until_their_instant_and_the_next_to_lapse_comes_first() 
     first = found.holds[0]
     assert (first.hotkey, first.executor_class, first.job, first.blocks) == ("bert", CLASS, UUID(int=7), 3)
     assert (ledger.to_seconds(first.ns), first.expires_at) == (36, lapses)
-    assert [(m.live, m.lapsed, m.amounts.held) for m in found.miners] == [(1, 0, 36 * ledger.NS)] * 2
+    assert [(m.live, m.lapsed, m.amounts[Fate.HELD]) for m in found.miners] == [(1, 0, 36 * ledger.NS)] * 2
     found = totals.totals(lapses)
     assert [hold.pk for hold in found.holds] == [late]
-    assert [(m.live, m.lapsed, m.amounts.held) for m in found.miners] == [(1, 0, 36 * ledger.NS), (0, 1, 0)]
+    assert [(m.live, m.lapsed, m.amounts[Fate.HELD]) for m in found.miners] == [(1, 0, 36 * ledger.NS), (0, 1, 0)]
 
 
 def test_a_hold_is_about_to_lapse_up_to_the_edge() -> None:
@@ -175,7 +180,7 @@ def test_what_lapsed_has_lapsed_whether_or_not_its_row_says_so(tidied: bool) -> 
     assert (found.lapsed, [row.pk for row in found.newest_lapsed], found.miners[0].lapsed) == (1, [pk], 1)
     hour = lapsed_at_instant.replace(minute=0, second=0)
     assert {at: dict(ends) for at, ends in found.ended.items() if ends} == {hour: {"lapsed": 1}}
-    assert found.miners[0].amounts.held == (36 * ledger.NS if tidied else 0)
+    assert found.miners[0].amounts[Fate.HELD] == (36 * ledger.NS if tidied else 0)
 
 
 @pytest.mark.parametrize("end", [SPENT, RELEASED, LAPSED])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import astuple
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +11,8 @@ from django.db.models import F
 from allowance import allowance, ledger, reading, state
 from allowance.ledger import Balance, Window
 from allowance.models import Account, Block, Miner, Reservation
-from allowance.oversight.audit import KEPT_BEFORE, check_ledger, sums
+from allowance.oversight.audit import KEPT_BEFORE, check_ledger
+from allowance.oversight.fates import Fate, totals
 from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt
 from routing.models import MinerIncident
@@ -74,19 +74,17 @@ def compare_balance(balance: Balance, window: Window, model: Subnet, now: dt.dat
     same(f"{name} executors", balance.executors, model.executors(miner, cls))
     same(f"{name} voided before", balance.voided_before, model.voided_before(miner, cls))
     same(f"{name} collateral", balance.wei, model.wei.get(miner, 0))
-    parts = astuple(sums(balance, window))
+    parts = {fate.value: total.ns for fate, total in totals(balance, window).items() if fate is not Fate.NONE}
     same(f"{name} sums", parts, model_sums(model, miner, cls, earned, now))
-    tally[STATES, EXPIRED] += bool(parts[4])
+    tally[STATES, EXPIRED] += bool(parts["aged out"])
     tally[STATES, FORGOTTEN] += balance.base > min(model.blocks)
 
 
-def model_sums(
-    model: Subnet, miner: str, cls: str, earned: dict[int, int], now: dt.datetime
-) -> tuple[int, int, int, int, int, int]:
-    """Return what was earned, is free, held, spent, lapsed out and voided (invariant 3)."""
+def model_sums(model: Subnet, miner: str, cls: str, earned: dict[int, int], now: dt.datetime) -> dict[str, int]:
+    """Return what is free, held, spent, voided and aged out (invariant 3)."""
     oldest = model.newest - BLOCK_EXPIRY
     held, spent = (model.taken(miner, cls, now, what) for what in ("held", "spent"))
-    parts = dict.fromkeys(("free", "held", "spent", "out", "voided"), 0)
+    parts = dict.fromkeys(("free", "held", "spent", "voided", "aged out"), 0)
     voided_before = model.voided_before(miner, cls)
     for n, ns in earned.items():
         if n < voided_before:
@@ -94,8 +92,8 @@ def model_sums(
         elif n in spent or n in held:
             parts["spent" if n in spent else "held"] += ns
         else:
-            parts["out" if n < oldest else "free"] += ns
-    return sum(parts.values()), parts["free"], parts["held"], parts["spent"], parts["out"], parts["voided"]
+            parts["aged out" if n < oldest else "free"] += ns
+    return parts
 
 
 def compare_the_rest(model: Subnet) -> None:
