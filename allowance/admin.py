@@ -26,7 +26,7 @@ from allowance.oversight import fates
 from allowance.oversight.fates import Fate
 from allowance.plumbing.console import to_the_second
 from allowance.plumbing.lists import JOB_OR_HOTKEY, ModelAdmin, ReadOnlyAdmin, link
-from allowance.state import held_at, lapsed_at, state_at, window
+from allowance.state import expired_at, held_at, state_at, window
 
 
 @admin.register(NeuronList)
@@ -139,8 +139,8 @@ class AccountAdmin(ReadOnlyAdmin):
     def seconds(self, account: Account) -> str:
         """Return what a job that starts now could have, and who has the rest."""
         balance = account.balance
-        lapsed = account.reservation_set.filter(lapsed_at(timezone.now()))
-        for blocks in lapsed.values_list("blocks", flat=True):
+        expired = account.reservation_set.filter(expired_at(timezone.now()))
+        for blocks in expired.values_list("blocks", flat=True):
             balance = ledger.free_again(balance, blocks)
         totals = fates.totals(balance, window(None))
         parts = {fate: ledger.to_seconds(totals[fate].ns) for fate in (Fate.FREE, Fate.HELD, Fate.SPENT)}
@@ -153,7 +153,7 @@ class AccountAdmin(ReadOnlyAdmin):
 
 
 class StateFilter(admin.SimpleListFilter):
-    """The states as of now: a row that nobody has touched since it lapsed still says held."""
+    """The states as of now: a row that nobody has touched since it expired still says held."""
 
     title = "state"
     parameter_name = "state"
@@ -168,8 +168,8 @@ class StateFilter(admin.SimpleListFilter):
                 return queryset
             case ReservationState.HELD:
                 return queryset.filter(held_at(now))
-            case ReservationState.LAPSED:
-                return queryset.filter(Q(state=ReservationState.LAPSED) | lapsed_at(now))
+            case ReservationState.EXPIRED:
+                return queryset.filter(Q(state=ReservationState.EXPIRED) | expired_at(now))
             case state:
                 return queryset.filter(state=state)
 

@@ -15,27 +15,26 @@ from allowance.models import Miner as MinerRow
 from allowance.oversight import fates, pruning
 from allowance.oversight.fates import Fate, Run, Total
 from allowance.oversight.pruning import Batch, delete_in_batches
-from allowance.oversight.totals import LISTED, SOON, LiveHold, MinerTotals, Totals, totals
+from allowance.oversight.totals import LISTED, SOON, LiveReservation, MinerTotals, Totals, totals
 from allowance.reading import Entry, Hold
 from allowance.service import not_enough
 from allowance.state import (
     CHAIN_LOCK,
+    EXPIRED_AT,
     HELD,
-    LAPSED_AT,
     MINER,
     RESERVATION,
-    Lapsed,
+    Expired,
     as_list,
+    expired_at,
     held_at,
     in_list,
-    lapsed_at,
     state_at,
     window,
 )
 from allowance.types import (
     BLOCK_DURATION_US,
     EXECUTOR_CLASSES,
-    HOLD_MARGIN,
     HOTKEY_LENGTH,
     MAX_AHEAD,
     MAX_BLOCK_NUMBER,
@@ -43,6 +42,7 @@ from allowance.types import (
     MAX_JOB_RUN_TIME,
     MAX_WEI,
     RESERVATION_IDS,
+    RESERVATION_MARGIN,
     BadInputError,
     ExecutorClass,
     JobTooLong,

@@ -14,7 +14,7 @@ from django.db.models import Q
 
 from allowance.fields import BitsField, StepsField, WeiField
 from allowance.ledger import Balance
-from allowance.types import HOLD_MARGIN, HOTKEY_LENGTH, RESERVATION_ID_BITS, RESERVATION_IDS
+from allowance.types import HOTKEY_LENGTH, RESERVATION_ID_BITS, RESERVATION_IDS, RESERVATION_MARGIN
 from allowance.types import Miner as MinerValue
 
 
@@ -159,14 +159,14 @@ class ReservationState(models.TextChoices):
     HELD = "held"
     SPENT = "spent"
     RELEASED = "released"
-    LAPSED = "lapsed"
+    EXPIRED = "expired"
 
 
 class Reservation(models.Model):
     """Blocks of one account that are spoken for, and how that ended.
 
-    A reservation is lapsed from `expires_at` on, whether or not its row says so yet: ask `state_at`. Its id is drawn by
-    lot, so the order of ids says nothing about the order of reservations.
+    A reservation is expired from `expires_at` on, whether or not its row says so yet: ask `state_at`. Its id is drawn
+    at random, so ids are in no order.
     """
 
     id = models.BigIntegerField(primary_key=True, default=new_reservation_id, editable=False)
@@ -197,7 +197,7 @@ class Reservation(models.Model):
             models.Index(fields=("account", "-created_at"), name="reservation_of_account"),
             models.Index(fields=("job_uuid",), name="reservation_of_job"),
             models.Index(fields=("ended_at",), name="reservation_ended", condition=Q(ended_at__isnull=False)),
-            models.Index(fields=("-expires_at",), name="reservation_lapsed", condition=Q(state="lapsed")),
+            models.Index(fields=("-expires_at",), name="reservation_expired", condition=Q(state="expired")),
         )
 
     def __str__(self) -> str:
@@ -206,7 +206,7 @@ class Reservation(models.Model):
     @property
     def seconds(self) -> int:
         """The seconds of the job that it was made for."""
-        return round((self.expires_at - self.created_at - HOLD_MARGIN).total_seconds())
+        return round((self.expires_at - self.created_at - RESERVATION_MARGIN).total_seconds())
 
 
 class ChainLock(models.Model):

@@ -50,7 +50,7 @@ class Hold(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """An account as it is at one version; what of its holds has lapsed is for the clock to say."""
+    """An account as it is at one version; what of its holds has expired is for the clock to say."""
 
     version: int
     balance: Balance
@@ -60,14 +60,14 @@ class Entry(NamedTuple):
 class Reading(NamedTuple):
     """What the ledger says of an executor class; all but the window by hotkey.
 
-    The `balances` have the blocks of `lapsed` holds free; `holds` are the others. Miners without any are left out.
+    The `balances` have the blocks of `expired` holds free; `holds` are the others. Miners without any are left out.
     """
 
     window: Window
     balances: dict[str, Balance]
     entries: Mapping[str, Entry]
     holds: dict[str, list[Hold]]
-    lapsed: dict[str, dict[int, list[int]]]
+    expired: dict[str, dict[int, list[int]]]
 
 
 class Memory(NamedTuple):
@@ -82,7 +82,7 @@ _memory: dict[str, Memory] = {}
 
 
 def read(executor_class: str, now: dt.datetime) -> Reading:
-    """Return what the ledger says of a class, with the blocks of holds that lapsed by `now` free.
+    """Return what the ledger says of a class, with the blocks of holds that expired by `now` free.
 
     One statement, three if the chain has changed. An unknown class has no balances.
     """
@@ -95,7 +95,7 @@ def read(executor_class: str, now: dt.datetime) -> Reading:
             if hold.expires_at > now:
                 found.holds.setdefault(hotkey, []).append(hold)
             else:
-                found.lapsed.setdefault(hotkey, {})[hold.pk] = hold.blocks
+                found.expired.setdefault(hotkey, {})[hold.pk] = hold.blocks
                 balance = found.balances[hotkey]
                 found.balances[hotkey] = balance._replace(held=balance.held & ~hold.bits)
     return found

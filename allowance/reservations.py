@@ -15,11 +15,11 @@ from allowance.chain import newest_block
 from allowance.ledger import Balance
 from allowance.locks import ledger_transaction, lock_account, lock_chain
 from allowance.models import Account, Miner, Reservation, ReservationState
-from allowance.state import Lapsed, lapsed_at, state_at, window
+from allowance.state import Expired, expired_at, state_at, window
 from allowance.types import (
     EXECUTOR_CLASSES,
-    HOLD_MARGIN,
     RESERVATION_IDS,
+    RESERVATION_MARGIN,
     CannotReserveAllowanceException,
     ReservationAlreadySpent,
     ReservationException,
@@ -29,13 +29,13 @@ from allowance.types import (
 )
 
 
-def tidy(account: Account, balance: Balance, lapsed: Lapsed) -> Balance:
-    """Store that reservations of a locked account have lapsed and their blocks are free; return its balance then."""
-    for blocks in lapsed.values():
+def tidy(account: Account, balance: Balance, expired: Expired) -> Balance:
+    """Store that reservations of a locked account have expired and their blocks are free; return its balance then."""
+    for blocks in expired.values():
         balance = ledger.free_again(balance, blocks)
-    if lapsed:
+    if expired:
         _store(account, balance)
-        Reservation.objects.filter(pk__in=lapsed).update(state=ReservationState.LAPSED, ended_at=F("expires_at"))
+        Reservation.objects.filter(pk__in=expired).update(state=ReservationState.EXPIRED, ended_at=F("expires_at"))
     return balance
 
 
@@ -51,7 +51,7 @@ def hold(
 ) -> Reservation:
     """Hold `blocks` of a locked account from `now` on, for a job of `seconds` and the margin."""
     stored = ledger.rebase(ledger.hold(balance, blocks), newest)
-    expires_at = now + dt.timedelta(seconds=seconds) + HOLD_MARGIN
+    expires_at = now + dt.timedelta(seconds=seconds) + RESERVATION_MARGIN
     reservation = Reservation(
         account=account, job_uuid=job_uuid, blocks=list(blocks), created_at=now, expires_at=expires_at
     )
@@ -81,7 +81,7 @@ def reserve(
                 miner=miner, executor_class=executor_class, required=seconds, available=0.0
             )
         now = now or timezone.now()
-        gone = Reservation.objects.filter(lapsed_at(now), account=account).values_list("pk", "blocks")
+        gone = Reservation.objects.filter(expired_at(now), account=account).values_list("pk", "blocks")
         balance = tidy(account, account.balance, dict(gone))
         usable = window(job_start_block)
         blocks = ledger.take(usable, balance, ledger.to_ns(seconds)) if balance.registered else None
@@ -103,8 +103,8 @@ def release(reservation_id: int, *, now: dt.datetime | None = None) -> None:
     _end(reservation_id, ReservationState.RELEASED, now)
 
 
-def give_back(reservation_id: int) -> None:
-    """Release a reservation that never reached its caller, unless it has lapsed by itself."""
+def release_undelivered(reservation_id: int) -> None:
+    """Release a reservation that never reached its caller, unless it has expired by itself."""
     with suppress(ReservationExpired):
         release(reservation_id)
 
@@ -112,7 +112,7 @@ def give_back(reservation_id: int) -> None:
 REFUSALS: dict[ReservationState, type[ReservationException]] = {
     ReservationState.SPENT: ReservationAlreadySpent,
     ReservationState.RELEASED: ReservationReleased,
-    ReservationState.LAPSED: ReservationExpired,
+    ReservationState.EXPIRED: ReservationExpired,
 }
 
 
@@ -127,7 +127,7 @@ def _end(reservation_id: int, end: ReservationState, now: dt.datetime | None) ->
         now = now or timezone.now()
         reservation = Reservation.objects.get(pk=reservation_id)
         state = state_at(reservation, now)
-        if state is ReservationState.LAPSED and reservation.state == ReservationState.HELD:
+        if state is ReservationState.EXPIRED and reservation.state == ReservationState.HELD:
             # Whoever is told so may rely on it, even if the next word comes by a clock that is behind.
             tidy(account, account.balance, {reservation.pk: reservation.blocks})
         elif state is ReservationState.HELD:

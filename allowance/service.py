@@ -129,7 +129,7 @@ class Allowance:
         job_uuid: UUID | str | None = None,
     ) -> tuple[int, list[int]]:
         return await in_database_thread(
-            self.reserve_allowance, give_back=lambda reserved: reservations.give_back(reserved[0])
+            self.reserve_allowance, release_undelivered=lambda reserved: reservations.release_undelivered(reserved[0])
         )(
             miner=miner,
             executor_class=executor_class,

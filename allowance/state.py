@@ -20,7 +20,7 @@ ACCOUNT, BLOCK, CHAIN_LOCK, MINER, RESERVATION = (
 
 # When a hold ends by itself is said here only: for SQL, where `r` is a reservation, for queries, and for a row at hand.
 HELD = f"r.state = '{ReservationState.HELD.value}'"
-LAPSED_AT = "r.expires_at <= %(at)s"
+EXPIRED_AT = "r.expires_at <= %(at)s"
 
 
 def held_at(now: dt.datetime) -> Q:
@@ -28,16 +28,16 @@ def held_at(now: dt.datetime) -> Q:
     return Q(state=ReservationState.HELD, expires_at__gt=now)
 
 
-def lapsed_at(now: dt.datetime) -> Q:
-    """Select the reservations that lapsed by `now` and whose blocks nobody has tidied up yet."""
+def expired_at(now: dt.datetime) -> Q:
+    """Select the reservations that expired by `now` and whose blocks nobody has tidied up yet."""
     return Q(state=ReservationState.HELD, expires_at__lte=now)
 
 
 def state_at(reservation: Reservation, now: dt.datetime) -> ReservationState:
     """Return what has become of a reservation by `now`."""
     state = ReservationState(reservation.state)
-    lapsed = state is ReservationState.HELD and reservation.expires_at <= now
-    return ReservationState.LAPSED if lapsed else state
+    expired = state is ReservationState.HELD and reservation.expires_at <= now
+    return ReservationState.EXPIRED if expired else state
 
 
 def in_list(column: str, parameter: str, kind: str) -> str:
@@ -63,8 +63,8 @@ _BLOCKS = f"""
 """  # noqa: S608 (only our tables' names are filled in)
 
 
-Lapsed = Mapping[int, Sequence[int]]
-"""Reservations that lapsed and whose rows do not say so yet: their blocks by their ids."""
+Expired = Mapping[int, Sequence[int]]
+"""Reservations that expired and whose rows do not say so yet: their blocks by their ids."""
 
 
 def window(job_start_block: int | None, *, before: int = 0) -> Window:

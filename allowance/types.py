@@ -15,7 +15,7 @@ BLOCK_EXPIRY = 722
 MAX_JOB_RUN_TIME = 3600
 """The longest job there is, in seconds."""
 
-HOLD_MARGIN = dt.timedelta(seconds=100)
+RESERVATION_MARGIN = dt.timedelta(seconds=100)
 """A reservation holds for the job's seconds and this much more."""
 
 MAX_BLOCK_DURATION_US = 12_500_000
@@ -132,7 +132,7 @@ class NotEnoughAllowanceException(AllowanceException):
             were = "miner was" if excluded == 1 else "miners were"
             advice.append(f"{excluded} excluded {were} not asked: {instead}.")
         if highest_unspent_allowance >= required_allowance:
-            advice.append("Retry when a reservation is released or lapses.")
+            advice.append("Retry when a reservation is released or expires.")
         elif highest_unspent_allowance:
             advice.append("Retry with a shorter job, or when more blocks have been minted.")
         elif not causes and not excluded:
@@ -234,4 +234,4 @@ class ReservationAlreadySpent(ReservationException):
 class ReservationExpired(ReservationException):
     """The reservation's time was over before it was spent; its blocks are free, and its job is not paid for."""
 
-    sentence = "Reservation {id} lapsed unspent, its blocks are free again. Pick a miner anew."
+    sentence = "Reservation {id} expired unspent, its blocks are free again. Pick a miner anew."

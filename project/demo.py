@@ -61,7 +61,7 @@ STREAM = dt.timedelta(minutes=10)
 """How long the stream of jobs takes on the subnet's clock. It ends now, so that dry runs find a living subnet."""
 
 WAITING = 24
-"""So many last jobs of the stream are still to be answered, each longer than the one before: one is soon to lapse."""
+"""So many last jobs of the stream are still to be answered, each longer than the one before: one is soon to expire."""
 
 EARLIER_BLOCKS = 10_000
 """How much higher the demo's block numbers are than the journal's: blocks of a day before them have numbers, too."""
@@ -172,7 +172,7 @@ class Stream:
         if chance < 0.05:
             self.report(MinerIncidentType.MINER_JOB_REJECTED, hotkey, uuid, executor_class)
             reservations.release(reservation, now=self.now)
-        elif chance < 0.92:  # the others keep their reservation without a word, until it lapses
+        elif chance < 0.92:  # the others keep their reservation without a word, until it expires
             receipts().record(started(uuid, hotkey, executor_class, self.now, ttl=int(decision.job.seconds) + 60))
             reservations.spend(reservation, now=self.now)
             over = self.now + dt.timedelta(seconds=decision.job.seconds * self.rng.uniform(0.2, 1))

@@ -14,7 +14,7 @@ from django.db import transaction
 
 from allowance import allowance, reservations
 from allowance.models import Account, Block, Reservation, ReservationState
-from allowance.types import BLOCK_EXPIRY, HOLD_MARGIN, ExecutorClass
+from allowance.types import BLOCK_EXPIRY, RESERVATION_MARGIN, ExecutorClass
 from receipts import receipts
 from receipts.schemas import JobStarted
 from routing.decision.model import Gate
@@ -95,19 +95,19 @@ def _remember_a_day(rng: random.Random, now: dt.datetime, asked: int) -> None:
     """
     accounts = rng.choices(Account.objects.filter(executors__gt=0).order_by("pk"), k=PAST_JOBS)
     ends = rng.choices(list(ReservationState), (0, 80, 14, 6), k=PAST_JOBS)
-    longest = HOLD_MARGIN + dt.timedelta(seconds=900)  # all of them are over when the stream begins
+    longest = RESERVATION_MARGIN + dt.timedelta(seconds=900)  # all of them are over when the stream begins
     begins = sorted(_moment(rng, now - longest, DAY - longest) for _ in range(PAST_JOBS))
     newest, unused = Block.objects.latest("number").number, Counter[int]()
     decisions = [_refusal(rng, _moment(rng, now, DAY), asked) for _ in range(PAST_REFUSALS)]
     for pk, (account, end, created_at) in enumerate(zip(accounts, ends, begins, strict=True), 1):
-        job, seconds, early = new_uuid(rng), rng.choice([60, 300, 900]), HOLD_MARGIN * rng.random()
+        job, seconds, early = new_uuid(rng), rng.choice([60, 300, 900]), RESERVATION_MARGIN * rng.random()
         started_at = newest - math.ceil((now - created_at) / MINTED_EACH)
         first = max(unused[account.pk], started_at - BLOCK_EXPIRY)
         blocks = range(first, first + math.ceil(seconds / (BLOCK_WORTH * account.executors)))
         if blocks.stop > started_at:  # this miner has not earned enough: the job went nowhere
             continue
         unused[account.pk] = blocks.stop
-        expires_at = created_at + HOLD_MARGIN + dt.timedelta(seconds=seconds)
+        expires_at = created_at + RESERVATION_MARGIN + dt.timedelta(seconds=seconds)
         reservation = Reservation(
             pk=pk,
             job_uuid=job,
@@ -115,7 +115,7 @@ def _remember_a_day(rng: random.Random, now: dt.datetime, asked: int) -> None:
             created_at=created_at,
             expires_at=expires_at,
             state=end,
-            ended_at=expires_at if end is ReservationState.LAPSED else created_at + early,
+            ended_at=expires_at if end is ReservationState.EXPIRED else created_at + early,
         )
         reservations.restore(reservation, miner=account.miner_id, executor_class=account.executor_class)
         what = {"job_uuid": job, "executor_class": account.executor_class, "seconds": seconds, "asked": asked}

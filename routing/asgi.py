@@ -9,7 +9,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.routing import URLRouter
 from django.urls import path, re_path
 
-from routing.sockets.consumers import EventConsumer, JobConsumer
+from routing.sockets.consumers import JobConsumer, NewsConsumer
 
 
 class NoSuchSocket(AsyncWebsocketConsumer):
@@ -25,7 +25,7 @@ def sockets(*more: Any) -> Any:
     Who may connect is the sockets' own business: see `routing.access.admission`.
     """
     jobs: Any = JobConsumer.as_asgi()
-    events: Any = EventConsumer.as_asgi()
+    events: Any = NewsConsumer.as_asgi()
     nowhere: Any = NoSuchSocket.as_asgi()
     return AuthMiddlewareStack(
         URLRouter([path("ws/jobs/", jobs), path("ws/events/", events), *more, re_path("", nowhere)])

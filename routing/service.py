@@ -48,7 +48,9 @@ class Routing:
 
         If the caller is cancelled meanwhile, its reservation is released by the thread that made it.
         """
-        return await in_database_thread(self.pick, give_back=give_back)(request, exclude=exclude, now=now)
+        return await in_database_thread(self.pick, release_undelivered=release_undelivered)(
+            request, exclude=exclude, now=now
+        )
 
     def pick(
         self, request: OrganicJobRequest, *, exclude: Collection[str] = (), now: dt.datetime | None = None
@@ -90,10 +92,10 @@ class Routing:
         )
 
 
-def give_back(route: JobRoute) -> None:
+def release_undelivered(route: JobRoute) -> None:
     """Release what a route holds that never reached its caller."""
     if route.allowance_reservation_id is not None:
-        reservations.give_back(route.allowance_reservation_id)
+        reservations.release_undelivered(route.allowance_reservation_id)
 
 
 def pick(

@@ -130,7 +130,7 @@ class NotEnoughCollateralException(NoEligibleMiner):
     """Every miner that has the allowance posted less collateral than required."""
 
 
-class JobFinished(JobRoutingException):
+class JobAlreadyOver(JobRoutingException):
     """A job is over or paid for, so it is not routed again."""
 
     def __init__(self, job_uuid: UUID) -> None:
@@ -156,7 +156,7 @@ class JobUnknown(JobRoutingException):
         super().__init__(f"Job {job_uuid} never had {route}. Check the uuid and the id that job.routed carried.")
 
 
-class RouteGivenUp(JobRoutingException):
+class RouteReleased(JobRoutingException):
     """A job has gone on to another miner, under the reservation `present_id`."""
 
     def __init__(self, job_uuid: UUID, reservation_id: int | None, present_id: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 BLOCK_EXPIRY = 722
 KEPT_BLOCKS = BLOCK_EXPIRY + 3600 // 12
 AHEAD = dt.timedelta(minutes=15)
-HOLD_MARGIN = dt.timedelta(seconds=100)
+RESERVATION_MARGIN = dt.timedelta(seconds=100)
 EVER = 10**12
 
 Gate = Literal["absent", "excluded", "allowance", "collateral", "address", "executors"]
@@ -222,7 +222,7 @@ class Subnet:
         return {n: ns for n, ns in self.earned(miner, cls).items() if n >= low}
 
     def state(self, pk: int, now: dt.datetime) -> str:
-        return self.ends.get(pk) or ("lapsed" if now >= self.bookings[pk].expires_at else "held")
+        return self.ends.get(pk) or ("expired" if now >= self.bookings[pk].expires_at else "held")
 
     def taken(self, miner: str, cls: str, now: dt.datetime, *states: str) -> set[int]:
         mine = [pk for pk, b in self.bookings.items() if b.holds(miner, cls) and self.state(pk, now) in states]
@@ -327,19 +327,19 @@ class Subnet:
                 need -= ns
         return tuple(blocks) if need <= 0 else ()
 
-    def lapsed(self, miner: str, cls: str, now: dt.datetime) -> set[int]:
-        """Return the holds that lapsed and of which no row says so."""
+    def expired(self, miner: str, cls: str, now: dt.datetime) -> set[int]:
+        """Return the holds that expired and of which no row says so."""
         return {
             pk
             for pk, b in self.bookings.items()
-            if b.holds(miner, cls) and pk not in self.ends and self.state(pk, now) == "lapsed"
+            if b.holds(miner, cls) and pk not in self.ends and self.state(pk, now) == "expired"
         }
 
     def ending(self, pk: int, now: dt.datetime) -> Refusal | None:
         """Return why a reservation can't be spent or released, or None if it can."""
         if pk not in self.bookings:
             return Refusal("ReservationNotFound")
-        names = {"spent": "AlreadySpent", "released": "Released", "lapsed": "Expired"}
+        names = {"spent": "AlreadySpent", "released": "Released", "expired": "Expired"}
         state = self.state(pk, now)
         return None if state == "held" else Refusal(f"Reservation{names[state]}")
 

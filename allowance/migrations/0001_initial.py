@@ -110,7 +110,7 @@ class Migration(migrations.Migration):
                 ('blocks', models.JSONField()),
                 ('created_at', models.DateTimeField()),
                 ('expires_at', models.DateTimeField()),
-                ('state', models.CharField(choices=[('held', 'Held'), ('spent', 'Spent'), ('released', 'Released'), ('lapsed', 'Lapsed')], default='held', max_length=8)),
+                ('state', models.CharField(choices=[('held', 'Held'), ('spent', 'Spent'), ('released', 'Released'), ('expired', 'Expired')], default='held', max_length=8)),
                 ('ended_at', models.DateTimeField(blank=True, null=True)),
                 ('account', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, to='allowance.account')),
             ],
@@ -149,7 +149,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='reservation',
-            index=models.Index(condition=models.Q(('state', 'lapsed')), fields=['-expires_at'], name='reservation_lapsed'),
+            index=models.Index(condition=models.Q(('state', 'expired')), fields=['-expires_at'], name='reservation_expired'),
         ),
         migrations.AddConstraint(
             model_name='reservation',
@@ -157,7 +157,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='reservation',
-            constraint=models.CheckConstraint(condition=models.Q(('state__in', ['held', 'spent', 'released', 'lapsed'])), name='reservation_has_a_known_state'),
+            constraint=models.CheckConstraint(condition=models.Q(('state__in', ['held', 'spent', 'released', 'expired'])), name='reservation_has_a_known_state'),
         ),
         migrations.AddConstraint(
             model_name='reservation',

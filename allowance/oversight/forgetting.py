@@ -25,14 +25,14 @@ BATCH = 1000
 class Forgotten:
     """What is forgotten: how many blocks and manifest syncs; and the ids of reservations that use such blocks.
 
-    Those `held` are released, those `lapsed` are noted as such; `spent` ones stand in the way.
+    Those `held` are released, those `expired` are noted as such; `spent` ones stand in the way.
     """
 
     first: int
     blocks: int
     syncs: int
     held: list[int] = field(default_factory=list)
-    lapsed: list[int] = field(default_factory=list)
+    expired: list[int] = field(default_factory=list)
     spent: list[int] = field(default_factory=list)
     spent_up_to: int | None = None
 
@@ -51,7 +51,7 @@ def find(first: int, *, now: dt.datetime | None = None) -> Forgotten:
         ManifestSync.objects.filter(block__gte=first).count(),
     )
     at = now or timezone.now()
-    ends = {ReservationState.HELD: found.held, ReservationState.LAPSED: found.lapsed}
+    ends = {ReservationState.HELD: found.held, ReservationState.EXPIRED: found.expired}
     with reading_transaction():
         for reservation in _holding().only("state", "expires_at", "blocks").iterator():
             newest = max(reservation.blocks)
@@ -78,8 +78,8 @@ def forget_blocks(first: int, *, release_held: bool = False, now: dt.datetime | 
         found = find(first, now=at)
         if refusal := found.refusal(release_held=release_held):
             raise refusal
-        for pks in _batches(found.lapsed):
-            Reservation.objects.filter(pk__in=pks).update(state=ReservationState.LAPSED, ended_at=F("expires_at"))
+        for pks in _batches(found.expired):
+            Reservation.objects.filter(pk__in=pks).update(state=ReservationState.EXPIRED, ended_at=F("expires_at"))
         for pks in _batches(found.held):
             Reservation.objects.filter(pk__in=pks).update(state=ReservationState.RELEASED, ended_at=at)
         ManifestSync.objects.filter(block__gte=first).delete()

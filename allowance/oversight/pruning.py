@@ -17,7 +17,7 @@ from allowance import ledger, reservations, rows
 from allowance.chain import newest_block
 from allowance.locks import bound_waits, ledger_transaction, lock_account, lock_chain, lock_timeout, reading_transaction
 from allowance.models import Account, Block, LedgerCheck, NeuronList, Reservation, ReservationState
-from allowance.state import lapsed_at
+from allowance.state import expired_at
 from allowance.types import LockTimeout
 
 
@@ -56,21 +56,21 @@ def delete_in_batches(
         rest = old.filter(**{f"{by}__gte": reached}).exclude(**{by: reached, "pk__lte": last})
 
 
-def lapsed_holds(now: dt.datetime) -> QuerySet[Reservation]:
-    """Return the holds that lapsed by `now` and whose rows do not say so yet."""
-    return Reservation.objects.filter(lapsed_at(now))
+def expired_reservations(now: dt.datetime) -> QuerySet[Reservation]:
+    """Return the holds that expired by `now` and whose rows do not say so yet."""
+    return Reservation.objects.filter(expired_at(now))
 
 
-def tidy_lapsed(now: dt.datetime) -> Iterator[Batch]:
-    """Store of all holds that lapsed by `now` that they have, and that their blocks are free, account by account."""
-    with_lapsed = Account.objects.filter(Exists(lapsed_holds(now).filter(account=OuterRef("pk"))))
-    for account in with_lapsed.order_by("pk"):
+def tidy_expired(now: dt.datetime) -> Iterator[Batch]:
+    """Store of all holds that expired by `now` that they have, and that their blocks are free, account by account."""
+    with_expired = Account.objects.filter(Exists(expired_reservations(now).filter(account=OuterRef("pk"))))
+    for account in with_expired.order_by("pk"):
         yield _under_lock(account, partial(_tidy, now))
 
 
 def count_reservations(before: dt.datetime, unreferenced: Q) -> int:
-    """Return how many reservations are past use, once the holds that lapsed are tidied; see `prune_reservations`."""
-    found = _ended(before, unreferenced, Q(ended_at__lte=before) | lapsed_at(before))
+    """Return how many reservations are past use, once the holds that expired are tidied; see `prune_reservations`."""
+    found = _ended(before, unreferenced, Q(ended_at__lte=before) | expired_at(before))
     with reading_transaction():
         return len(_unneeded(found.values_list("pk", "state", "blocks").iterator()))
 
@@ -79,7 +79,7 @@ def prune_reservations(before: dt.datetime, unreferenced: Q, batch: int) -> Iter
     """Delete reservations that ended by `before`, and that are `unreferenced` by others, under their account's lock.
 
     A spent one stays until no balance remembers its blocks: until then its row is what says that they are gone. One
-    that lapsed stays until its row says so.
+    that expired stays until its row says so.
     """
     past_use = _ended(before, unreferenced, Q(ended_at__lte=before))
     for account in Account.objects.order_by("pk"):  # by account there is an index
@@ -164,9 +164,9 @@ def _under_lock(which: Account, work: Callable[[Account], int]) -> Batch:
 
 
 def _tidy(now: dt.datetime, account: Account) -> int:
-    lapsed = dict(lapsed_holds(now).filter(account=account).values_list("pk", "blocks"))
-    reservations.tidy(account, account.balance, lapsed)
-    return len(lapsed)
+    expired = dict(expired_reservations(now).filter(account=account).values_list("pk", "blocks"))
+    reservations.tidy(account, account.balance, expired)
+    return len(expired)
 
 
 def _forget(past_use: QuerySet[Reservation], account: Account) -> int:

@@ -18,17 +18,17 @@ from allowance.oversight import fates
 from allowance.oversight.fates import Fate
 from allowance.plumbing.buckets import UtcHour
 from allowance.reading import Reading, read
-from allowance.state import lapsed_at
+from allowance.state import expired_at
 from allowance.types import ExecutorClass
 
 SOON = dt.timedelta(seconds=60)
-"""What lapses so soon is about to lapse."""
+"""What expires so soon is about to expire."""
 
 DAY = dt.timedelta(hours=24)
 LISTED = 20
 
 
-class LiveHold(NamedTuple):
+class LiveReservation(NamedTuple):
     """A reservation that is held: by how many blocks of whom, until when, and what they give, in nanoseconds."""
 
     pk: int
@@ -46,32 +46,33 @@ Amounts = Counter[Fate]
 
 @dataclass(slots=True)
 class MinerTotals:
-    """A miner's allowance in one executor class or several, its live reservations, and how many lapsed in a day."""
+    """A miner's allowance in one executor class or several, its live reservations, and how many expired in a day."""
 
     hotkey: str
     registered: bool
     amounts: Amounts
     live: int = 0
-    lapsed: int = 0
+    expired: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
     """The ledger at a moment.
 
-    `holds` are all live ones, the next to lapse first; `ended` has how many ended in which way in each hour of the last
-    24, `lapsed` how many ever did without a word, `newest_lapsed` the last of them; `miners` are by hotkey.
+    `holds` are the live reservations, the next to expire first. `ended` has how many ended in which way in each hour of
+    the last 24. `expired` is how many ever expired unclaimed, `newest_expired` the last of them. `miners` are by
+    hotkey.
     """
 
     at: dt.datetime
-    holds: Sequence[LiveHold]
+    holds: Sequence[LiveReservation]
     ended: Mapping[dt.datetime, Counter[str]]
-    lapsed: int
-    newest_lapsed: Sequence[Reservation]
+    expired: int
+    newest_expired: Sequence[Reservation]
     miners: Sequence[MinerTotals]
 
     @property
-    def about_to_lapse(self) -> list[LiveHold]:
+    def about_to_expire(self) -> list[LiveReservation]:
         """The holds that end by themselves within SOON."""
         return [hold for hold in self.holds if hold.expires_at <= self.at + SOON]
 
@@ -98,8 +99,8 @@ def totals(now: dt.datetime, *, executor_class: ExecutorClass | None = None) -> 
         at=now,
         holds=sorted(holds, key=lambda hold: (hold.expires_at, hold.pk)),
         ended=_ended(now),
-        lapsed=sum(rows.count() for rows in _lapsed(now)),
-        newest_lapsed=_newest_lapsed(now),
+        expired=sum(rows.count() for rows in _expired(now)),
+        newest_expired=_newest_expired(now),
         miners=_miners(asked, now),
     )
 
@@ -109,13 +110,13 @@ def amounts(balance: Balance, window: Window) -> Amounts:
     return Amounts({fate: total.ns for fate, total in fates.totals(balance, window).items()})
 
 
-def _holds(executor_class: str, reading: Reading) -> Iterator[LiveHold]:
+def _holds(executor_class: str, reading: Reading) -> Iterator[LiveReservation]:
     live = [(hotkey, hold) for hotkey, holds in reading.holds.items() for hold in holds]
     alone = [reading.balances[hotkey]._replace(held=hold.bits, spent=0) for hotkey, hold in live]
     for (hotkey, hold), standing in zip(live, ledger.survey(reading.window, alone), strict=True):
         job = None if hold.job is None else UUID(hold.job)
         held = standing.unspent - standing.free
-        yield LiveHold(hold.pk, job, hotkey, executor_class, len(hold.blocks), held, hold.expires_at)
+        yield LiveReservation(hold.pk, job, hotkey, executor_class, len(hold.blocks), held, hold.expires_at)
 
 
 def _ended(now: dt.datetime) -> dict[dt.datetime, Counter[str]]:
@@ -127,23 +128,23 @@ def _ended(now: dt.datetime) -> dict[dt.datetime, Counter[str]]:
     first, last = (time.replace(minute=0, second=0, microsecond=0) for time in (since, now))
     hours = {first + dt.timedelta(hours=i): Counter[str]() for i in range((last - first) // dt.timedelta(hours=1) + 1)}
     ended = Reservation.objects.filter(ended_at__gt=since).values_list(UtcHour("ended_at"), "state")
-    lapsed = Reservation.objects.filter(lapsed_at(now), expires_at__gt=since)
-    untidied = lapsed.values_list(UtcHour("expires_at"), Value(ReservationState.LAPSED.value))
+    expired = Reservation.objects.filter(expired_at(now), expires_at__gt=since)
+    unnoted = expired.values_list(UtcHour("expires_at"), Value(ReservationState.EXPIRED.value))
     # Each part has an index of its own; in one statement a row that is tidied up meanwhile counts once.
-    parts = [rows.annotate(Count("pk")).order_by() for rows in (ended, untidied)]
+    parts = [rows.annotate(Count("pk")).order_by() for rows in (ended, unnoted)]
     found = parts[0].union(parts[1], all=True)
     for hour, fate, count in found:
         hours[min(hour, last)][fate] += count
     return hours
 
 
-def _lapsed(now: dt.datetime) -> tuple[QuerySet[Reservation], QuerySet[Reservation]]:
-    """Return the reservations that lapsed by `now`: those whose rows say so, and the others. Each has its index."""
-    return Reservation.objects.filter(state=ReservationState.LAPSED), Reservation.objects.filter(lapsed_at(now))
+def _expired(now: dt.datetime) -> tuple[QuerySet[Reservation], QuerySet[Reservation]]:
+    """Return the reservations that expired by `now`: those whose rows say so, and the others. Each has its index."""
+    return Reservation.objects.filter(state=ReservationState.EXPIRED), Reservation.objects.filter(expired_at(now))
 
 
-def _newest_lapsed(now: dt.datetime) -> list[Reservation]:
-    newest = [row for rows in _lapsed(now) for row in rows.select_related("account").order_by("-expires_at")[:LISTED]]
+def _newest_expired(now: dt.datetime) -> list[Reservation]:
+    newest = [row for rows in _expired(now) for row in rows.select_related("account").order_by("-expires_at")[:LISTED]]
     return sorted(newest, key=lambda row: (row.expires_at, row.pk), reverse=True)[:LISTED]
 
 
@@ -154,9 +155,9 @@ def _miners(readings: Mapping[ExecutorClass, Reading], now: dt.datetime) -> list
             miner = found.setdefault(hotkey, MinerTotals(hotkey, balance.registered, Amounts()))
             miner.amounts += amounts(balance, reading.window)
             miner.live += len(reading.holds.get(hotkey, ()))
-    for rows in _lapsed(now):
+    for rows in _expired(now):
         of_a_day = rows.filter(expires_at__gt=now - DAY, account__executor_class__in=readings)
         for hotkey, count in of_a_day.values_list("account__miner").annotate(Count("pk")):
             if hotkey in found:  # it may have come since its class was read
-                found[hotkey].lapsed += count
+                found[hotkey].expired += count
     return sorted(found.values(), key=lambda miner: miner.hotkey)

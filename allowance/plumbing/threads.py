@@ -28,21 +28,21 @@ def database_pool() -> ThreadPoolExecutor:
 
 
 def in_database_thread(
-    function: Callable[P, R], *, give_back: Callable[[R], None] | None = None
+    function: Callable[P, R], *, release_undelivered: Callable[[R], None] | None = None
 ) -> Callable[P, Awaitable[R]]:
     """Return the coroutine function that runs `function` in the pool, with Django's care for old connections.
 
     The default of Channels is one thread for all, in which one slow query holds up every socket.
 
     If the caller is cancelled before its call has begun, nothing is done. A thread can't be stopped: what it has begun
-    it ends. The result then reaches nobody, and `give_back` is called with it, in the pool.
+    it ends. The result then reaches nobody, and `release_undelivered` is called with it, in the pool.
     """
-    if give_back is None:
+    if release_undelivered is None:
         return database_sync_to_async(function, thread_sensitive=False, executor=database_pool())
-    return _cancellable(function, give_back)
+    return _cancellable(function, release_undelivered)
 
 
-def _cancellable(function: Callable[P, R], give_back: Callable[[R], None]) -> Callable[P, Awaitable[R]]:
+def _cancellable(function: Callable[P, R], release_undelivered: Callable[[R], None]) -> Callable[P, Awaitable[R]]:
     @wraps(function)
     async def call(*args: P.args, **kwargs: P.kwargs) -> R:
         handover: Handover[R] = Handover()
@@ -50,35 +50,35 @@ def _cancellable(function: Callable[P, R], give_back: Callable[[R], None]) -> Ca
         def run() -> R:
             result = function(*args, **kwargs)
             if not handover.leave(result):
-                _dispose(give_back, result)
+                _dispose(release_undelivered, result)
             return result
 
         try:
             return await in_database_thread(run)()
         except BaseException:  # a cancellation, or the end of the loop; if `function` itself failed, nothing was left
             for result in handover.go():
-                give_back_later(give_back, result)
+                dispose_later(release_undelivered, result)
             raise
 
     return call
 
 
-def give_back_later(give_back: Callable[[R], None], result: R) -> None:
-    """Call `give_back` in the pool; nobody waits for it, so what fails there is logged."""
-    database_pool().submit(_dispose_in_pool, give_back, result)
+def dispose_later(release_undelivered: Callable[[R], None], result: R) -> None:
+    """Call `release_undelivered` in the pool; nobody waits for it, so what fails there is logged."""
+    database_pool().submit(_dispose_in_pool, release_undelivered, result)
 
 
-def _dispose_in_pool(give_back: Callable[[R], None], result: R) -> None:
+def _dispose_in_pool(release_undelivered: Callable[[R], None], result: R) -> None:
     close_old_connections()
     try:
-        _dispose(give_back, result)
+        _dispose(release_undelivered, result)
     finally:
         close_old_connections()
 
 
-def _dispose(give_back: Callable[[R], None], result: R) -> None:
+def _dispose(release_undelivered: Callable[[R], None], result: R) -> None:
     try:
-        give_back(result)
+        release_undelivered(result)
     except Exception:  # nobody is left to tell, and what is not given back must end by itself anyway
         logger.exception("Could not give back %r, which nobody has.", result)
 

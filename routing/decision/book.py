@@ -15,11 +15,11 @@ from django.db import connection
 from django.utils import timezone
 
 from allowance.interface import (
-    HOLD_MARGIN,
+    RESERVATION_MARGIN,
     Account,
     Balance,
     Entry,
-    Lapsed,
+    Expired,
     LockTimeout,
     Miner,
     Reservation,
@@ -66,17 +66,17 @@ SHORTEST_WAIT = 0.001
 """Seconds; what is over sooner is no wait for others, but the way to a database nearby and back."""
 
 READING_LASTS = 1.0
-"""So many seconds after it was read a reservation may be made as of that moment, and so lapse sooner by as much."""
+"""So many seconds after it was read a reservation may be made as of that moment, and so expire sooner by as much."""
 
 
 class Known(NamedTuple):
-    """What decides a reservation with a locked account: as of when, the blocks, its balance, jobs, and lapsed holds."""
+    """What decides a reservation with a locked account: the moment, the blocks, its balance, jobs and expired holds."""
 
     at: dt.datetime
     window: Window
     balance: Balance
     ongoing: int
-    lapsed: Lapsed
+    expired: Expired
 
 
 class Reserver(Protocol):
@@ -108,7 +108,7 @@ class LiveBook:
     told of it, and `record` of who got it in answer to what; either may raise to undo it. `patience` are the seconds
     left to wait for locks, of all candidates together. `waited` are the seconds waited so far, `waits` how often, and
     `skipped` how many candidates were passed over because others had locked or just changed their accounts. `entries`
-    and `lapsed` are what was read at the moment `read_at`. A monotonic clock says how long that is `good_until`;
+    and `expired` are what was read at the moment `read_at`. A monotonic clock says how long that is `good_until`;
     whoever has waited since reads again.
     """
 
@@ -120,12 +120,12 @@ class LiveBook:
     waits: int = 0
     skipped: int = 0
     entries: Mapping[str, Entry] = field(default_factory=dict)
-    lapsed: Mapping[str, Lapsed] = field(default_factory=dict)
+    expired: Mapping[str, Expired] = field(default_factory=dict)
     read_at: dt.datetime | None = None
     good_until: float = -math.inf
 
     def read(self, executor_class: str, now: dt.datetime) -> Seen:
-        usable, balances, self.entries, holds, self.lapsed = reading.read(executor_class, now)
+        usable, balances, self.entries, holds, self.expired = reading.read(executor_class, now)
         self.read_at = now = self._clock(now)
         self.good_until = time.monotonic() + READING_LASTS
         return Seen(usable, balances, *observe(executor_class if balances else "", now, holds))
@@ -159,8 +159,8 @@ class LiveBook:
             self.skipped += place
             candidate = candidates[place]
             known = self._as_read(candidate, account, window) or self._read_again(account, question.at, window)
-            now, window, balance, jobs, lapsed = known
-            balance = reservations.tidy(account, balance, lapsed)
+            now, window, balance, jobs, expired = known
+            balance = reservations.tidy(account, balance, expired)
             blocks = admit(balance, jobs, job, window)
             if isinstance(blocks, Verdict):
                 return candidate, blocks
@@ -186,14 +186,14 @@ class LiveBook:
 
         As long as its version is the same, the account is as it was read, reservations and all. So is what was ongoing
         there at that moment, because that was read later: a job stops being held only by a change of the version, and
-        by then its receipt, if any, was there. What started since without being held, because its hold had lapsed, is
+        by then its receipt, if any, was there. What started since without being held, because its hold had expired, is
         ongoing too; nobody who decides by that moment could know it, and whoever waited for a lock must.
         """
         same = account.version == self.entries[candidate.hotkey].version
         if self.read_at is None or not same or time.monotonic() > self.good_until:
             return None
-        lapsed = self.lapsed.get(candidate.hotkey, {})
-        return Known(self.read_at, window, candidate.standing.balance, candidate.ongoing, lapsed)
+        expired = self.expired.get(candidate.hotkey, {})
+        return Known(self.read_at, window, candidate.standing.balance, candidate.ongoing, expired)
 
     def _read_again(self, account: Account, now: dt.datetime, window: Window) -> Known:
         """Return what there is to know of a locked account by the clock as it is under the lock.
@@ -205,7 +205,7 @@ class LiveBook:
         account.miner = occupied.miner
         if occupied.chain_version != window.version:
             window = usable_blocks(None)
-        return Known(now, window, account.balance, len(occupied.jobs), occupied.lapsed)
+        return Known(now, window, account.balance, len(occupied.jobs), occupied.expired)
 
     def _clock(self, now: dt.datetime) -> dt.datetime:
         """Return what time it is: never before `now`, when the decision began."""
@@ -282,7 +282,7 @@ class DryBook:
         blocks = admit(balance, candidate.ongoing, job, window)
         if isinstance(blocks, Verdict):
             return candidate, blocks
-        expires_at = question.at + dt.timedelta(seconds=job.seconds) + HOLD_MARGIN
+        expires_at = question.at + dt.timedelta(seconds=job.seconds) + RESERVATION_MARGIN
         bits = ledger.to_bits(blocks, balance.base)
         assumed = Assumed(balance.base, bits, as_text(UUID(job.uuid)), expires_at)
         self.assumed[job.executor_class, candidate.hotkey].append(assumed)

@@ -224,7 +224,7 @@ class Decision:
         elif Gate.ADDRESS in counts and not counts.keys() & {Gate.EXECUTORS, Gate.RESERVATION}:
             advice = "retry when one of those without an address announces where it listens"
         else:
-            advice = "retry when a job has finished or a reservation lapses"
+            advice = "retry when a job has finished or a reservation expires"
         advice += f", or {self.remedies.excluded}" if Gate.EXCLUDED in counts else ""
         return f"{advice[:1].upper()}{advice[1:]}."
 

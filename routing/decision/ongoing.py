@@ -1,4 +1,4 @@
-"""Which jobs keep miners' executors busy, and which holds of a miner have lapsed."""
+"""Which jobs keep miners' executors busy, and which holds of a miner have expired."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from django.db import connection
 
 from allowance.interface import (
     CHAIN_LOCK,
+    EXPIRED_AT,
     HELD,
-    LAPSED_AT,
     MINER,
     RESERVATION,
     Account,
@@ -40,15 +40,15 @@ ONGOING = f"""
     {in_force.IN_FORCE}
 """  # noqa: S608
 
-# The miner comes once for each of its jobs and lapsed holds, or once alone.
+# The miner comes once for each of its jobs and expired holds, or once alone.
 OCCUPATION = f"""
     SELECT m.address, m.ip_version, m.port, m.wei, m.presence, (SELECT version FROM {CHAIN_LOCK}),
            j.job, j.reservation, j.blocks
     FROM {MINER} m LEFT JOIN (
         SELECT '' AS hotkey, CAST(r.job_uuid AS text) AS job, r.id AS reservation,
-               CASE WHEN {LAPSED_AT} THEN r.blocks END AS blocks
+               CASE WHEN {EXPIRED_AT} THEN r.blocks END AS blocks
         FROM {RESERVATION} r LEFT JOIN {FINISHED} f ON f.job_uuid = r.job_uuid AND f.voided_at IS NULL
-        WHERE {HELD} AND r.account_id = %(account)s AND ({LAPSED_AT} OR f.job_uuid IS NULL)
+        WHERE {HELD} AND r.account_id = %(account)s AND ({EXPIRED_AT} OR f.job_uuid IS NULL)
         UNION ALL
         SELECT running.*, NULL FROM ({RUNNING_JOBS_OF_MINER}) running
     ) j ON TRUE
@@ -91,7 +91,7 @@ def observe(executor_class: str, now: dt.datetime, holds: Mapping[str, Iterable[
 
 @dataclass(slots=True)
 class Occupation:
-    """A miner, its ongoing jobs in a class, and its holds there that lapsed and that nobody has tidied up.
+    """A miner, its ongoing jobs in a class, and its holds there that expired and that nobody has tidied up.
 
     `chain_version` is the chain's at that moment.
     """
@@ -99,7 +99,7 @@ class Occupation:
     miner: MinerRow
     chain_version: int
     jobs: Jobs = field(default_factory=set)
-    lapsed: dict[int, list[int]] = field(default_factory=dict)
+    expired: dict[int, list[int]] = field(default_factory=dict)
 
 
 def occupation(account: Account, now: dt.datetime) -> Occupation:
@@ -110,7 +110,7 @@ def occupation(account: Account, now: dt.datetime) -> Occupation:
     found = Occupation(miner, chain_version)
     for *_, job, reservation, blocks in rows:
         if blocks is not None:
-            found.lapsed[reservation] = json.loads(blocks)
+            found.expired[reservation] = json.loads(blocks)
         elif job or reservation:
             found.jobs.add(job or reservation)
     return found

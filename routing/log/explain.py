@@ -106,8 +106,8 @@ def _by_now(reservation: Reservation, now: dt.datetime) -> str:
     state = state_at(reservation, now)
     if state is ReservationState.HELD:
         return f"is held until {to_the_second(reservation.expires_at)}"
-    if state is ReservationState.LAPSED:
-        return f"lapsed without word at {to_the_second(reservation.expires_at)}"
+    if state is ReservationState.EXPIRED:
+        return f"expired unclaimed at {to_the_second(reservation.expires_at)}"
     return f"was {state.value} at {to_the_second(reservation.ended_at or now)}"
 
 

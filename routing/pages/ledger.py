@@ -18,7 +18,7 @@ from allowance.interface import (
     ExecutorClass,
     Fate,
     LedgerCheck,
-    LiveHold,
+    LiveReservation,
     MinerTotals,
     Reservation,
     ReservationState,
@@ -54,7 +54,7 @@ COLUMNS = {
     **{fate.value: Column(f"{fate} s", _amount_of(fate)) for fate in PARTS},
     "earned": Column("earned s", lambda miner: miner.amounts.total()),
     "live": Column("live now", lambda miner: miner.live, is_time=False),
-    "lapsed": Column("lapsed in 24 h", lambda miner: miner.lapsed, is_time=False),
+    "expired": Column("expired in 24 h", lambda miner: miner.expired, is_time=False),
 }
 BY_NAME, BY_SPENT = "miner", "spent"
 
@@ -95,8 +95,8 @@ def ledger_page(request: HttpRequest) -> HttpResponse:
         choice=choice,
         headings=_headings(chosen, sort),
         miners=[_miner_row(miner, links) for miner in _sorted(found.miners, sort)],
-        next_to_lapse=[_hold_row(hold, found, links) for hold in found.holds[:LISTED]],
-        lapsed=[_lapsed_row(reservation, links) for reservation in found.newest_lapsed],
+        next_to_expire=[_hold_row(hold, found, links) for hold in found.holds[:LISTED]],
+        expired=[_expired_row(reservation, links) for reservation in found.newest_expired],
     )
     response.status_code = 200 if understood else 400
     return response
@@ -137,22 +137,22 @@ class Figure(NamedTuple):
 
 def _figures(found: Totals) -> list[Figure]:
     ended = {state: found.ended_as(state) for state in ReservationState}
-    about = found.about_to_lapse
-    lapsed = ended[ReservationState.LAPSED]
-    share = f"{lapsed / sum(ended.values()):.0%} of all that ended" if lapsed else "every caller spoke"
+    about = found.about_to_expire
+    expired = ended[ReservationState.EXPIRED]
+    share = f"{expired / sum(ended.values()):.0%} of all that ended" if expired else "every caller spoke"
     return [
         Figure("Live", len(found.holds), f"hold {_text(hold.ns for hold in found.holds)} now"),
         Figure(
-            "About to lapse",
+            "About to expire",
             len(about),
             f"within {SOON.seconds} s, with {_text(hold.ns for hold in about)}",
             "warn" if about else "",
         ),
         Figure(
-            "Lapsed without word",
-            lapsed,
-            f"in 24 h, {share}; {found.lapsed:,} ever",
-            "warn" if lapsed else "good",
+            "Expired unclaimed",
+            expired,
+            f"in 24 h, {share}; {found.expired:,} ever",
+            "warn" if expired else "good",
         ),
         Figure("Spent", ended[ReservationState.SPENT], f"in 24 h; {ended[ReservationState.RELEASED]:,} were released"),
     ]
@@ -164,7 +164,7 @@ def _text(ns: Iterable[int]) -> str:
 
 def _ended_by_hour(found: Totals) -> Chart:
     """Chart the ends of reservations, spent ones in the colour that they have in the other charts."""
-    ends = (ReservationState.RELEASED, ReservationState.LAPSED, ReservationState.SPENT)
+    ends = (ReservationState.RELEASED, ReservationState.EXPIRED, ReservationState.SPENT)
     return Chart(
         "ended-by-hour",
         "How reservations ended, by the hour (UTC)",
@@ -230,7 +230,7 @@ def _miner_row(miner: MinerTotals, links: Links) -> dict[str, object]:
     return {"link": links.miner(miner.hotkey), "registered": miner.registered, "values": values}
 
 
-def _hold_row(hold: LiveHold, found: Totals, links: Links) -> dict[str, object]:
+def _hold_row(hold: LiveReservation, found: Totals, links: Links) -> dict[str, object]:
     return {
         "left": (hold.expires_at - found.at).total_seconds(),
         "is_soon": hold.expires_at <= found.at + SOON,
@@ -242,7 +242,7 @@ def _hold_row(hold: LiveHold, found: Totals, links: Links) -> dict[str, object]:
     }
 
 
-def _lapsed_row(reservation: Reservation, links: Links) -> dict[str, object]:
+def _expired_row(reservation: Reservation, links: Links) -> dict[str, object]:
     return {
         "at": reservation.expires_at,
         "job": links.job(reservation.job_uuid),

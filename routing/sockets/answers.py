@@ -34,10 +34,17 @@ from routing.sockets.messages import (
     RejectedByMiner,
     Retry,
     Routed,
-    Said,
+    Statement,
     type_of,
 )
-from routing.types import AllMinersBusy, JobFinished, JobTaken, JobUnknown, NotEnoughCollateralException, RouteGivenUp
+from routing.types import (
+    AllMinersBusy,
+    JobAlreadyOver,
+    JobTaken,
+    JobUnknown,
+    NotEnoughCollateralException,
+    RouteReleased,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +56,10 @@ REASONS: dict[type[Exception], Reason] = {
     NotEnoughCollateralException: Reason.NOT_ENOUGH_COLLATERAL,
     AllMinersBusy: Reason.ALL_MINERS_BUSY,
     LockTimeout: Reason.LOCK_TIMEOUT,
-    JobFinished: Reason.JOB_FINISHED,
+    JobAlreadyOver: Reason.JOB_ALREADY_OVER,
     JobTaken: Reason.JOB_TAKEN,
     JobUnknown: Reason.JOB_UNKNOWN,
-    RouteGivenUp: Reason.ROUTE_GIVEN_UP,
+    RouteReleased: Reason.ROUTE_RELEASED,
 }
 
 MAX_VALUES = 5000
@@ -90,10 +97,10 @@ class Answer(NamedTuple):
         return not isinstance(self.message, Routed) and self.message.reason is Reason.UNAVAILABLE
 
 
-def give_back(answer: Answer) -> None:
+def release_undelivered(answer: Answer) -> None:
     """Give back the route that could not be told, if there is one."""
     if answer.offer:
-        jobs.give_back(answer.offer)
+        jobs.release_undelivered(answer.offer)
 
 
 def to_question(question: V2JobRequest | Retry, by: Visitor) -> Answer:
@@ -105,21 +112,23 @@ def to_question(question: V2JobRequest | Retry, by: Visitor) -> Answer:
         return Answer(_failed(question, error), decided=False)
 
 
-def to_said(said: Said, by: Visitor) -> Acknowledged | Rejected | Refused:
+def to_statement(statement: Statement, by: Visitor) -> Acknowledged | Rejected | Refused:
     """Return the acknowledgement of what a client said of its job, or why it could not be recorded."""
-    reservation = said.allowance_reservation_id
+    reservation = statement.allowance_reservation_id
     try:
-        state = statements.note(said, by=by)
-        rejection = statements.rejection(said, by=by) if isinstance(said, RejectedByMiner) else None
+        state = statements.note(statement, by=by)
+        rejection = statements.rejection(statement, by=by) if isinstance(statement, RejectedByMiner) else None
     except FORESEEN as error:
-        return _failed(said, error)
-    logger.info("Job '%s': %s", said.uuid, said.type, extra={"job": str(said.uuid), "reservation": reservation})
+        return _failed(statement, error)
+    logger.info(
+        "Job '%s': %s", statement.uuid, statement.type, extra={"job": str(statement.uuid), "reservation": reservation}
+    )
     return Acknowledged(
-        uuid=said.uuid,
-        of=said.type,
+        uuid=statement.uuid,
+        of=statement.type,
         allowance_reservation_id=reservation,
         reservation=state,
-        incident=isinstance(said, Failed) or (rejection is not None and not rejection.excused),
+        incident=isinstance(statement, Failed) or (rejection is not None and not rejection.excused),
         excused=None if rejection is None else rejection.excused,
         sentence=(rejection and rejection.sentence) or None,
     )

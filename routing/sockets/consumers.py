@@ -6,8 +6,8 @@ from time import monotonic
 from typing import Any
 from uuid import UUID
 
-from allowance.interface import HOLD_MARGIN, MAX_JOB_RUN_TIME
-from allowance.plumbing.threads import give_back_later, in_database_thread
+from allowance.interface import MAX_JOB_RUN_TIME, RESERVATION_MARGIN
+from allowance.plumbing.threads import dispose_later, in_database_thread
 from routing.access.admission import Visitor
 from routing.access.tokens import Scope
 from routing.requests import V2JobRequest
@@ -71,7 +71,9 @@ class JobConsumer(Socket):
                 slot.free()
                 await self.answer(answers.refused_too_often(message, wait))
                 return
-            answer = await in_database_thread(answers.to_question, give_back=answers.give_back)(message, visitor)
+            answer = await in_database_thread(answers.to_question, release_undelivered=answers.release_undelivered)(
+                message, visitor
+            )
             slot.free()
             if not (answer.offer or answer.unavailable):
                 await quotas.refusals.count(visitor.owner)
@@ -80,9 +82,11 @@ class JobConsumer(Socket):
                 self.follow(answer.offer.uuid)
             self.publish(news.of_answer(answer.message), to_followers=answer.decided)
         else:
-            acknowledged = await in_database_thread(answers.to_said)(message, visitor)
+            acknowledged = await in_database_thread(answers.to_statement)(message, visitor)
             slot.free()
-            self.publish(news.of_said(message, acknowledged))  # it is recorded, whether or not the client reads that
+            self.publish(
+                news.of_statement(message, acknowledged)
+            )  # it is recorded, whether the client reads that or not
             await self.answer(acknowledged)
 
     def publish(self, happened: Happened | None, *, to_followers: bool = True) -> None:
@@ -96,21 +100,21 @@ class JobConsumer(Socket):
     async def pass_on(self, answer: Answer) -> None:
         """Tell where a job goes, or why nowhere. A route that can't be told holds nothing any more.
 
-        One that the client may have got, and only was slow to read, stays until it lapses: it would be told again.
+        One that the client may have got, and only was slow to read, stays until it expires: it would be told again.
         """
         try:
             await self.answer(answer.message)
         except NotRead:
             raise
         except BaseException:
-            give_back_later(answers.give_back, answer)
+            dispose_later(answers.release_undelivered, answer)
             raise
 
     def follow(self, job: UUID) -> None:
         """Hear what is said of a job elsewhere, for as long as it may take, or until MOST_FOLLOWED more have come."""
         now = monotonic()
         self.followed.pop(job, None)
-        self.followed[job] = now + MAX_JOB_RUN_TIME + HOLD_MARGIN.total_seconds()
+        self.followed[job] = now + MAX_JOB_RUN_TIME + RESERVATION_MARGIN.total_seconds()
         self.subscription.join(news.group_of(job))
         while len(self.followed) > MOST_FOLLOWED or next(iter(self.followed.values())) < now:
             past = next(iter(self.followed))
@@ -124,7 +128,7 @@ class JobConsumer(Socket):
         await self.tell(message.model_dump_json())
 
 
-class EventConsumer(Socket):
+class NewsConsumer(Socket):
     """Tell all that happens to jobs, on any socket, to whoever may see them. It listens to nothing."""
 
     scope_needed = Scope.EVENTS

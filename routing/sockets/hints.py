@@ -30,7 +30,7 @@ def retry_after(decision: Decision, now: dt.datetime) -> float | None:
     """Return in how many seconds a refused job may find a miner, None if nothing known will change that.
 
     Nobody can promise it: jobs end early, and others want the same miner. For lack of allowance it is when the next
-    hold lapses that could make the difference, or else the next block; for busy miners, when an executor comes free.
+    hold expires that could make the difference, or else the next block; for busy miners, when an executor comes free.
     """
     match decision.outcome:
         case Outcome.LOCK_TIMEOUT:
@@ -47,8 +47,8 @@ def retry_after(decision: Decision, now: dt.datetime) -> float | None:
 def _next_allowance(decision: Decision, now: dt.datetime) -> dt.datetime | None:
     short = [c for c in decision.candidates if c.verdict.gate is Gate.ALLOWANCE]
     holding = [c.hotkey for c in short if to_seconds(c.standing.unspent) >= decision.job.seconds]
-    if lapse := _next_lapse(decision, holding, now):
-        return lapse
+    if expire := _next_expiry(decision, holding, now):
+        return expire
     newest = Block.objects.order_by("-number").first() if any(c.executors for c in short) else None
     return max(newest.timestamp + BLOCK_DURATION, now) if newest else None
 
@@ -77,10 +77,10 @@ def _ends(executor_class: str, miners: list[str], now: dt.datetime) -> dict[str,
     return jobs
 
 
-def _next_lapse(decision: Decision, miners: Iterable[str], now: dt.datetime) -> dt.datetime | None:
+def _next_expiry(decision: Decision, miners: Iterable[str], now: dt.datetime) -> dt.datetime | None:
     held = _held(decision.job.executor_class, miners, now)
-    lapse: dt.datetime | None = held.aggregate(at=Min("expires_at"))["at"]
-    return lapse
+    expire: dt.datetime | None = held.aggregate(at=Min("expires_at"))["at"]
+    return expire
 
 
 def _held(executor_class: str, miners: Iterable[str], now: dt.datetime) -> QuerySet[Reservation]:

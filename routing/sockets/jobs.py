@@ -45,7 +45,7 @@ from routing.models import RoutedJob, UsedSignature
 from routing.requests import Signature, V2JobRequest
 from routing.service import pick
 from routing.sockets.messages import Retry
-from routing.types import JobFinished, JobRoute, JobTaken, JobUnknown, OrganicJobRequest
+from routing.types import JobAlreadyOver, JobRoute, JobTaken, JobUnknown, OrganicJobRequest
 
 RACES = 8
 """How often somebody else may be faster before a caller gives up with LockTimeout: once is rare."""
@@ -70,9 +70,9 @@ class Overtaken(Exception):
 def route(request: V2JobRequest, *, by: Visitor, now: dt.datetime | None = None) -> Offer | Decision:
     """Return the route of a job, or the decision that refuses it. As long as a route is held, it is told again.
 
-    A new job belongs to the client that it is sent `by`. Raises JobTaken if it is another client's, JobFinished for a
-    job that is over or paid for, ValueError for bad input, a signature that does not hold, or a uuid that another job
-    has, and what `decide` raises.
+    A new job belongs to the client that it is sent `by`. Raises JobTaken for another client's job, JobAlreadyOver if it
+    is over or paid for, ValueError for bad input, for a signature that does not hold, and for a uuid that another job
+    has. Raises what `decide` raises.
     """
     at = now or timezone.now()
     signature = signatures.check(request, at)
@@ -87,28 +87,28 @@ def route(request: V2JobRequest, *, by: Visitor, now: dt.datetime | None = None)
     raise LockTimeout
 
 
-def retry(said: Retry, *, by: Visitor, now: dt.datetime | None = None) -> Offer | Decision:
+def retry(asked: Retry, *, by: Visitor, now: dt.datetime | None = None) -> Offer | Decision:
     """Release the route that is given up, and pick among the miners that have not had the job yet.
 
-    If the job has gone on to another route, that one is told again. Raises JobFinished, JobUnknown (for another
+    If the job has gone on to another route, that one is told again. Raises JobAlreadyOver, JobUnknown (for another
     client's job too), or BadInputError for a fixed route, to which there is no other.
     """
-    if said.allowance_reservation_id is None:
+    if asked.allowance_reservation_id is None:
         raise BadInputError("A job on a fixed route has no other miner. Send it as a new job, or not to a fixed one.")
     for _ in range(RACES):
         try:
-            job = _find(said.uuid, by)
+            job = _find(asked.uuid, by)
         except JobTaken:
-            raise JobUnknown(said.uuid, said.allowance_reservation_id) from None
-        had = Reservation.objects.filter(pk=said.allowance_reservation_id, job_uuid=said.uuid).exists()
+            raise JobUnknown(asked.uuid, asked.allowance_reservation_id) from None
+        had = Reservation.objects.filter(pk=asked.allowance_reservation_id, job_uuid=asked.uuid).exists()
         if job is None or job.reservation is None or not had:
-            raise JobUnknown(said.uuid, said.allowance_reservation_id)
+            raise JobUnknown(asked.uuid, asked.allowance_reservation_id)
         with suppress(Overtaken):
-            given_up = job.reservation_id == said.allowance_reservation_id
+            given_up = job.reservation_id == asked.allowance_reservation_id
             if given_up:
-                refusal = end_route(reservations.release, said.allowance_reservation_id, now)
+                refusal = end_route(reservations.release, asked.allowance_reservation_id, now)
                 if isinstance(refusal, ReservationAlreadySpent):
-                    raise JobFinished(said.uuid)
+                    raise JobAlreadyOver(asked.uuid)
                 job.claim = None
             elif job.claim and state_at(job.reservation, now or timezone.now()) is ReservationState.HELD:
                 return _tell_again(job, job.reservation)
@@ -118,13 +118,13 @@ def retry(said: Retry, *, by: Visitor, now: dt.datetime | None = None) -> Offer 
     raise LockTimeout
 
 
-def give_back(offer: Offer) -> None:
+def release_undelivered(offer: Offer) -> None:
     """Release what a route holds that could not be passed on, unless it has been told to somebody else since."""
     if offer.claim is None:
         return
     # The claim before the release, so that nobody is told of a route that is about to end.
     if _replace_claim(offer.uuid, offer.claim, None) and offer.route.allowance_reservation_id is not None:
-        reservations.give_back(offer.route.allowance_reservation_id)
+        reservations.release_undelivered(offer.route.allowance_reservation_id)
 
 
 def end_route(end: Callable[..., None], reservation_id: int, now: dt.datetime | None) -> ReservationException | None:
@@ -137,7 +137,7 @@ def end_route(end: Callable[..., None], reservation_id: int, now: dt.datetime | 
         refusal = None
         try:
             end(reservation_id, now=now)
-        except ReservationException as error:  # not to be raised here: that it lapsed is to be stored
+        except ReservationException as error:  # not to be raised here: that it expired is to be stored
             refusal = error
         if end is reservations.release and not isinstance(refusal, ReservationAlreadySpent):
             reservation = Reservation.objects.select_related("account").filter(pk=reservation_id).first()
@@ -183,7 +183,7 @@ def restore(job: RoutedJob) -> None:
 
 
 def _find(uuid: UUID, by: Visitor) -> RoutedJob | None:
-    """Return what is known of a job; one statement if that is nothing. Raises JobTaken, JobFinished.
+    """Return what is known of a job; one statement if that is nothing. Raises JobTaken, JobAlreadyOver.
 
     A job that has a reservation and no owner is for clients that may speak of all jobs. For them it gets a row.
     """
@@ -198,7 +198,7 @@ def _find(uuid: UUID, by: Visitor) -> RoutedJob | None:
         job = _adopt(uuid)
     paid = job and job.reservation and job.reservation.state == ReservationState.SPENT
     if paid or "finished" in known:
-        raise JobFinished(uuid)
+        raise JobAlreadyOver(uuid)
     return job
 
 

@@ -27,10 +27,10 @@ class Reason(StrEnum):
     NOT_ENOUGH_COLLATERAL = "NOT_ENOUGH_COLLATERAL"
     ALL_MINERS_BUSY = "ALL_MINERS_BUSY"
     LOCK_TIMEOUT = "LOCK_TIMEOUT"
-    JOB_FINISHED = "JOB_FINISHED"
+    JOB_ALREADY_OVER = "JOB_ALREADY_OVER"
     JOB_TAKEN = "JOB_TAKEN"
     JOB_UNKNOWN = "JOB_UNKNOWN"
-    ROUTE_GIVEN_UP = "ROUTE_GIVEN_UP"
+    ROUTE_RELEASED = "ROUTE_RELEASED"
     OVERLOADED = "OVERLOADED"
     RATE_LIMITED = "RATE_LIMITED"
     REFUSED_TOO_OFTEN = "REFUSED_TOO_OFTEN"
@@ -49,7 +49,7 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Event(Message):
+class AboutRoute(Message):
     """Something happened to a job on the route that `allowance_reservation_id` names; null names a fixed route.
 
     The id tells which attempt is meant, so that a late word about one miner never ends the route to the next. The job
@@ -60,7 +60,7 @@ class Event(Message):
     allowance_reservation_id: ReservationId | None
 
 
-class Started(Event):
+class Started(AboutRoute):
     """The job was sent to its miner, which keeps an executor busy for `ttl` seconds (left out: the job's own)."""
 
     type: Literal["job.started"] = "job.started"
@@ -69,7 +69,7 @@ class Started(Event):
     ttl: Ttl | None = None
 
 
-class Accepted(Event):
+class Accepted(AboutRoute):
     """The miner took the job, which keeps its executor busy for another `ttl` seconds (left out: the job's own)."""
 
     type: Literal["job.accepted"] = "job.accepted"
@@ -79,7 +79,7 @@ class Accepted(Event):
     ttl: Ttl | None = None
 
 
-class Finished(Event):
+class Finished(AboutRoute):
     """The job is over and to be paid for: its reservation is spent."""
 
     type: Literal["job.finished"] = "job.finished"
@@ -90,7 +90,7 @@ class Finished(Event):
     score_str: Annotated[str, Field(max_length=64, pattern=r"^[^\x00]*$")] = ""
 
 
-class Failed(Event):
+class Failed(AboutRoute):
     """The miner, or its horde, failed the job: an incident is recorded, the reservation released."""
 
     type: Literal["job.failed"] = "job.failed"
@@ -99,7 +99,7 @@ class Failed(Event):
     )
 
 
-class RejectedByMiner(Event):
+class RejectedByMiner(AboutRoute):
     """The miner would not take the job: the reservation is released, and an incident recorded.
 
     There is no incident if `receipts`, those of other jobs that the miner showed, account for all its executors.
@@ -109,7 +109,7 @@ class RejectedByMiner(Event):
     receipts: list[Any] = Field([], description="receipts that the miner showed, in their wire form")
 
 
-class Retry(Event):
+class Retry(AboutRoute):
     """Give up the route named and pick another miner, none of those that had the job before."""
 
     type: Literal["job.retry"] = "job.retry"
@@ -184,10 +184,10 @@ class Refused(Message):
     retry_after_seconds: float | None = None
 
 
-Said = Started | Accepted | Finished | Failed | RejectedByMiner
+Statement = Started | Accepted | Finished | Failed | RejectedByMiner
 """What is acknowledged. A V2JobRequest and a Retry are answered with a route, or with why there is none."""
 
-Incoming = V2JobRequest | Retry | Said
+Incoming = V2JobRequest | Retry | Statement
 
 NEW_JOB = "job.new"
 QUESTIONS = (NEW_JOB, "job.retry")

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from allowance.interface import ReservationState
 from routing.conf import redis_prefix
-from routing.sockets.messages import Acknowledged, Happened, Refused, Rejected, Routed, Said
+from routing.sockets.messages import Acknowledged, Happened, Refused, Rejected, Routed, Statement
 
 PATIENCE = 2.0
 """Seconds that the channel layer has for one thing, and that pass before it is asked for the same again."""
@@ -54,12 +54,14 @@ def of_answer(message: Routed | Rejected | Refused) -> Happened | None:
         return None
 
 
-def of_said(said: Said, answer: Acknowledged | Rejected | Refused) -> Happened | None:
+def of_statement(statement: Statement, answer: Acknowledged | Rejected | Refused) -> Happened | None:
     """Return the news of what was said of a job; None if it was not recorded."""
     if not isinstance(answer, Acknowledged):
         return None
     reservation = answer.allowance_reservation_id
-    return Happened(uuid=said.uuid, of=said.type, allowance_reservation_id=reservation, reservation=answer.reservation)
+    return Happened(
+        uuid=statement.uuid, of=statement.type, allowance_reservation_id=reservation, reservation=answer.reservation
+    )
 
 
 def publish(happened: Happened, *, origin: str | None = None, to_followers: bool = True) -> None:

@@ -15,7 +15,7 @@ from django.utils import timezone
 from pydantic import ValidationError
 
 from allowance.interface import (
-    HOLD_MARGIN,
+    RESERVATION_MARGIN,
     BadInputError,
     Reservation,
     ReservationState,
@@ -32,8 +32,8 @@ from routing.models import Rejection, RoutedJob
 from routing.requests import first_problem
 from routing.sockets import rejections
 from routing.sockets.jobs import end_route, owned
-from routing.sockets.messages import Accepted, Event, Failed, Finished, RejectedByMiner, Said, Started
-from routing.types import JobUnknown, MinerIncidentType, RouteGivenUp
+from routing.sockets.messages import AboutRoute, Accepted, Failed, Finished, RejectedByMiner, Started, Statement
+from routing.types import JobUnknown, MinerIncidentType, RouteReleased
 
 
 class Attempt(NamedTuple):
@@ -50,7 +50,7 @@ class Attempt(NamedTuple):
     @property
     def most_seconds(self) -> int:
         """The longest ttl that a receipt of this attempt can have: as long as its blocks were held."""
-        return self.seconds + HOLD_MARGIN // dt.timedelta(seconds=1)
+        return self.seconds + RESERVATION_MARGIN // dt.timedelta(seconds=1)
 
     def ttl(self, asked: int | None, timestamp: dt.datetime) -> int:
         """Return the ttl of a receipt of this attempt: as asked, or the job's seconds, to the attempt's end at most.
@@ -63,64 +63,64 @@ class Attempt(NamedTuple):
         return max(0, min(self.seconds if asked is None else asked, left))
 
 
-def note(said: Said, *, by: Visitor, now: dt.datetime | None = None) -> ReservationState | None:
+def note(statement: Statement, *, by: Visitor, now: dt.datetime | None = None) -> ReservationState | None:
     """Record what happened to a job, and return what its reservation is then; None on a fixed route.
 
-    Raises JobUnknown if the job never had the route or is another client's, RouteGivenUp for the receipt of a route
+    Raises JobUnknown if the job never had the route or is another client's, RouteReleased for the receipt of a route
     that another has replaced, BadInputError for times that make no sense, LockTimeout if others keep locked what is to
     be written: then the same may be said again.
     """
-    attempt, at = attempt_of(said, by), now or timezone.now()
-    match said:
+    attempt, at = attempt_of(statement, by), now or timezone.now()
+    match statement:
         case Started() | Accepted() | Finished():
-            receipt = _receipt(said, attempt, at)
+            receipt = _receipt(statement, attempt, at)
             with ledger_transaction():
                 bound_waits(lock_timeout())
-                if isinstance(said, Finished):  # before the job's row is locked: it waits for the account
+                if isinstance(statement, Finished):  # before the job's row is locked: it waits for the account
                     _end(reservations.spend, attempt, now)
-                _insist_on_the_route(said, at)
+                _insist_on_the_route(statement, at)
                 try:
                     receipts().record(receipt, most=attempt.most_seconds, now=at)
                 except BadReceiptError as error:
                     raise BadInputError(str(error)) from error
         case Failed():
-            _record_incident(said.incident, said, attempt, at)
+            _record_incident(statement.incident, statement, attempt, at)
             _end(reservations.release, attempt, now)
         case RejectedByMiner():
             judged = rejections.judge(
-                said.receipts,
-                job_uuid=said.uuid,
+                statement.receipts,
+                job_uuid=statement.uuid,
                 miner=attempt.miner,
                 executor_class=attempt.executor_class,
                 routed_at=attempt.made_at,
                 now=at,
             )
             if not judged.excused:
-                _record_incident(MinerIncidentType.MINER_JOB_REJECTED, said, attempt, at)
+                _record_incident(MinerIncidentType.MINER_JOB_REJECTED, statement, attempt, at)
             _end(reservations.release, attempt, now)
     if attempt.reservation_id is None:
         return None
     return state_at(Reservation.objects.get(pk=attempt.reservation_id), now or timezone.now())
 
 
-def rejection(said: RejectedByMiner, by: Visitor) -> Rejection:
+def rejection(statement: RejectedByMiner, by: Visitor) -> Rejection:
     """Return what was found when a rejection was noted. Raises JobUnknown."""
-    return Rejection.objects.get(miner=attempt_of(said, by).miner, job_uuid=said.uuid)
+    return Rejection.objects.get(miner=attempt_of(statement, by).miner, job_uuid=statement.uuid)
 
 
-def attempt_of(said: Event, by: Visitor) -> Attempt:
+def attempt_of(statement: AboutRoute, by: Visitor) -> Attempt:
     """Return the route that is meant. Raises JobUnknown, for what is another client's too: both look alike."""
-    if said.allowance_reservation_id is None:
-        job = owned(by).filter(pk=said.uuid, reservation=None).first()
+    if statement.allowance_reservation_id is None:
+        job = owned(by).filter(pk=statement.uuid, reservation=None).first()
         if job is None:
-            raise JobUnknown(said.uuid, None)
+            raise JobUnknown(statement.uuid, None)
         return Attempt(job.miner, job.executor_class, job.seconds, [], None, job.routed_at)
     made = Reservation.objects.select_related("account")
     if not by.all_jobs:
-        made = made.filter(Exists(owned(by).filter(pk=said.uuid)))
-    reservation = made.filter(pk=said.allowance_reservation_id, job_uuid=said.uuid).first()
+        made = made.filter(Exists(owned(by).filter(pk=statement.uuid)))
+    reservation = made.filter(pk=statement.allowance_reservation_id, job_uuid=statement.uuid).first()
     if reservation is None:
-        raise JobUnknown(said.uuid, said.allowance_reservation_id)
+        raise JobUnknown(statement.uuid, statement.allowance_reservation_id)
     account = reservation.account
     return Attempt(
         miner=account.miner_id,
@@ -134,62 +134,63 @@ def attempt_of(said: Event, by: Visitor) -> Attempt:
 
 
 def _receipt(
-    said: Started | Accepted | Finished, attempt: Attempt, at: dt.datetime
+    statement: Started | Accepted | Finished, attempt: Attempt, at: dt.datetime
 ) -> JobStarted | JobAccepted | JobFinished:
     """Return the receipt of what was said `at` a time. Raises BadInputError if its times make no sense."""
-    timestamp = said.timestamp or at
-    if not isinstance(said, Finished) and (said.ttl or 0) > attempt.most_seconds:
+    timestamp = statement.timestamp or at
+    if not isinstance(statement, Finished) and (statement.ttl or 0) > attempt.most_seconds:
         raise BadInputError(
             f"ttl: this job can last {attempt.most_seconds} s: its own {attempt.seconds} s and a margin. "
-            f"Send at most that, not {said.ttl}, or leave it out."
+            f"Send at most that, not {statement.ttl}, or leave it out."
         )
     sides = {
-        "job_uuid": said.uuid,
+        "job_uuid": statement.uuid,
         "miner_hotkey": attempt.miner,
-        "validator_hotkey": said.validator_hotkey,
+        "validator_hotkey": statement.validator_hotkey,
         "timestamp": timestamp,
     }
     try:
-        match said:
+        match statement:
             case Started():
-                ttl = attempt.ttl(said.ttl, timestamp)
+                ttl = attempt.ttl(statement.ttl, timestamp)
                 return JobStarted(**sides, executor_class=attempt.executor_class, ttl=ttl)
             case Accepted():
-                ttl = attempt.ttl(said.ttl, timestamp)
-                return JobAccepted(**sides, time_accepted=said.time_accepted or timestamp, ttl=ttl)
+                ttl = attempt.ttl(statement.ttl, timestamp)
+                return JobAccepted(**sides, time_accepted=statement.time_accepted or timestamp, ttl=ttl)
             case Finished():
                 return JobFinished(
                     **sides,
-                    time_started=said.time_started or timestamp - dt.timedelta(microseconds=said.time_took_us),
-                    time_took_us=said.time_took_us,
-                    score_str=said.score_str,
+                    time_started=statement.time_started
+                    or timestamp - dt.timedelta(microseconds=statement.time_took_us),
+                    time_took_us=statement.time_took_us,
+                    score_str=statement.score_str,
                     block_numbers=attempt.blocks,
                 )
     except ValidationError as error:
         raise BadInputError(first_problem(error)) from error
 
 
-def _record_incident(kind: MinerIncidentType, said: Event, attempt: Attempt, at: dt.datetime) -> None:
+def _record_incident(kind: MinerIncidentType, statement: AboutRoute, attempt: Attempt, at: dt.datetime) -> None:
     record_incident(
         incident_type=kind,
         hotkey=attempt.miner,
-        job_uuid=said.uuid,
+        job_uuid=statement.uuid,
         executor_class=attempt.executor_class,
         timestamp=at,
     )
 
 
-def _insist_on_the_route(said: Event, at: dt.datetime) -> None:
-    """Raise RouteGivenUp if the job has gone on: it has one receipt of each kind, which is its present miner's.
+def _insist_on_the_route(statement: AboutRoute, at: dt.datetime) -> None:
+    """Raise RouteReleased if the job has gone on: it has one receipt of each kind, which is its present miner's.
 
     Its row stays locked until the transaction ends, so that it does not go on before the receipt is there. The
     reservation is read in a statement of its own: joined, it would be that of before the wait for the lock, or none.
     """
-    job = RoutedJob.objects.select_for_update().filter(pk=said.uuid).first()
-    if job is None or job.reservation is None or job.reservation_id == said.allowance_reservation_id:
+    job = RoutedJob.objects.select_for_update().filter(pk=statement.uuid).first()
+    if job is None or job.reservation is None or job.reservation_id == statement.allowance_reservation_id:
         return
     if state_at(job.reservation, at) in {ReservationState.HELD, ReservationState.SPENT}:
-        raise RouteGivenUp(said.uuid, said.allowance_reservation_id, job.reservation.pk)
+        raise RouteReleased(statement.uuid, statement.allowance_reservation_id, job.reservation.pk)
 
 
 def _end(end: Callable[..., None], attempt: Attempt, now: dt.datetime | None) -> None:

@@ -1,4 +1,4 @@
-"""A subnet's history as lines of JSON: how they get in and out. What they may say is in `routing.upkeep.lines`."""
+"""A subnet's history as lines of JSON: how they get in and out. What they may say is in `routing.upkeep.entries`."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from allowance.interface import (
 from allowance.plumbing.connections import renew_connection
 from receipts.interface import MAX_TTL, JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt, Voidable
 from routing.models import MinerIncident, RoutedJob
-from routing.upkeep.lines import (
-    AcceptedLine,
-    BlockLine,
-    CollateralLine,
-    FinishedLine,
-    IncidentLine,
-    JobLine,
-    ManifestsLine,
-    ReservationLine,
-    StartedLine,
+from routing.upkeep.entries import (
+    AcceptedEntry,
+    BlockEntry,
+    CollateralEntry,
+    FinishedEntry,
+    IncidentEntry,
+    JobEntry,
+    ManifestsEntry,
+    ReservationEntry,
+    StartedEntry,
     parse,
 )
 
@@ -84,13 +84,13 @@ def replay(lines: Iterable[bytes], *, batch: int = 100) -> Iterator[str]:
                     break
                 try:
                     with transaction.atomic():
-                        event = parse(line)
-                        event.apply()
+                        entry = parse(line)
+                        entry.apply()
                 except ValueError as error:
                     problem = JournalError(number, str(error))
                     break
-                kinds.append(event.event)
-                clipped += isinstance(event, StartedLine | AcceptedLine) and event.ttl > MAX_TTL
+                kinds.append(entry.event)
+                clipped += isinstance(entry, StartedEntry | AcceptedEntry) and entry.ttl > MAX_TTL
         yield from kinds
     if clipped:
         logger.warning("The ttl of %d receipts of a journal was clipped to %d s.", clipped, MAX_TTL)
@@ -137,26 +137,26 @@ def _lines() -> Iterator[BaseModel]:
     return joined(
         _chain(),
         _rows(
-            MinerRow.objects.exclude(wei=0).order_by("pk"), lambda m: CollateralLine(hotkey=m.hotkey, wei=str(m.wei))
+            MinerRow.objects.exclude(wei=0).order_by("pk"), lambda m: CollateralEntry(hotkey=m.hotkey, wei=str(m.wei))
         ),
         _rows(MinerIncident.objects.order_by("pk"), _incident),
-        _rows(JobStartedReceipt.objects.order_by("pk"), _receipt(StartedLine)),
-        _rows(JobAcceptedReceipt.objects.order_by("pk"), _receipt(AcceptedLine)),
-        _rows(JobFinishedReceipt.objects.order_by("pk"), _receipt(FinishedLine)),
+        _rows(JobStartedReceipt.objects.order_by("pk"), _receipt(StartedEntry)),
+        _rows(JobAcceptedReceipt.objects.order_by("pk"), _receipt(AcceptedEntry)),
+        _rows(JobFinishedReceipt.objects.order_by("pk"), _receipt(FinishedEntry)),
         _rows(Reservation.objects.select_related("account").order_by("created_at", "pk"), _reservation),
         _rows(RoutedJob.objects.order_by("routed_at", "pk"), _job),
     )
 
 
 def _chain() -> Iterator[BaseModel]:
-    syncs = _rows(ManifestSync.objects.order_by("block", "pk"), _like(ManifestsLine))
+    syncs = _rows(ManifestSync.objects.order_by("block", "pk"), _like(ManifestsEntry))
     sync = next(syncs, None)
     for row in Block.objects.select_related("neurons").order_by("number").iterator():
         while sync is not None and sync.block < row.number:
             yield sync
             sync = next(syncs, None)
         hotkeys = row.neurons.hotkeys if row.neurons else None
-        yield BlockLine(number=row.number, timestamp=row.timestamp, stake_share=row.stake_share, hotkeys=hotkeys)
+        yield BlockEntry(number=row.number, timestamp=row.timestamp, stake_share=row.stake_share, hotkeys=hotkeys)
     if sync is not None:
         yield sync
         yield from syncs
@@ -171,8 +171,8 @@ def _like(kind: type[Shaped]) -> Callable[[Model], Shaped]:
     return lambda row: kind.model_validate(row, from_attributes=True)
 
 
-def _incident(row: MinerIncident) -> IncidentLine:
-    return IncidentLine(
+def _incident(row: MinerIncident) -> IncidentEntry:
+    return IncidentEntry(
         type=row.type,
         hotkey=row.hotkey_ss58address,
         job_uuid=row.job_uuid,
@@ -197,8 +197,8 @@ def _void(row: Voidable) -> dict[str, Any]:
     }
 
 
-def _reservation(row: Reservation) -> ReservationLine:
-    return ReservationLine(
+def _reservation(row: Reservation) -> ReservationEntry:
+    return ReservationEntry(
         id=row.pk,
         miner=row.account.miner_id,
         executor_class=row.account.executor_class,
@@ -211,8 +211,8 @@ def _reservation(row: Reservation) -> ReservationLine:
     )
 
 
-def _job(row: RoutedJob) -> JobLine:
-    return JobLine(
+def _job(row: RoutedJob) -> JobEntry:
+    return JobEntry(
         uuid=row.uuid,
         owner=row.owner or None,
         executor_class=row.executor_class,

@@ -15,8 +15,8 @@ from typing import Any
 from django.db.models import Exists, OuterRef, Q, QuerySet
 
 from allowance.interface import (
-    HOLD_MARGIN,
     MAX_JOB_RUN_TIME,
+    RESERVATION_MARGIN,
     Batch,
     LockTimeout,
     Reservation,
@@ -34,7 +34,7 @@ from routing.models import AccessToken, DecisionRecord, MinerIncident, Rejection
 KEEP = tuple(name for name in conf.table if name.startswith("ROUTING_KEEP_"))
 """The settings that say for how many days each kind is kept."""
 
-SLACK = dt.timedelta(seconds=MAX_JOB_RUN_TIME) + HOLD_MARGIN
+SLACK = dt.timedelta(seconds=MAX_JOB_RUN_TIME) + RESERVATION_MARGIN
 """The time for which everything is kept, whatever the settings say: a job takes no longer, and no host's clock is
 further behind ours."""
 
@@ -49,7 +49,7 @@ Find = Callable[[dt.datetime], Old]
 class Kind:
     """One kind of row: the setting that says how long to keep it, how many rows are past use, and what prunes them.
 
-    Lapsed holds have no setting: they are tidied, not deleted. What `count` says holds once the kinds before are done.
+    Expired holds have no setting: they are tidied, not deleted. What `count` says holds once the kinds before are done.
     """
 
     name: str
@@ -113,7 +113,7 @@ def kinds(now: dt.datetime, batch: int) -> list[Kind]:
             partial(receipts.finished, _unused(jobs, used)),
             counted=partial(receipts.finished, _unused(jobs_left, used)),
         ),
-        Kind("lapsed holds", None, ledger.lapsed_holds(now).count, lambda: ledger.tidy_lapsed(now)),
+        Kind("expired holds", None, ledger.expired_reservations(now).count, lambda: ledger.tidy_expired(now)),
         Kind(
             "reservations",
             "ROUTING_KEEP_RESERVATIONS_DAYS",

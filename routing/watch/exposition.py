@@ -45,11 +45,11 @@ class LedgerCollector:
             return
         reservations = GaugeMetricFamily(
             "router_reservations",
-            "Reservations that nobody ended: live ones, and lapsed ones that are not tidied up yet.",
+            "Reservations that nobody ended: live ones, and expired ones that are not tidied up yet.",
             labels=["state"],
         )
         reservations.add_metric(["live"], self._ledger.live)
-        reservations.add_metric(["lapsed"], self._ledger.lapsed)
+        reservations.add_metric(["expired"], self._ledger.expired)
         yield reservations
         if self._ledger.age is not None:
             yield GaugeMetricFamily(

@@ -12,7 +12,7 @@ from django.db import connection
 from django.utils import timezone
 from redis.exceptions import RedisError
 
-from allowance.interface import HELD, LAPSED_AT, RESERVATION, Block
+from allowance.interface import EXPIRED_AT, HELD, RESERVATION, Block
 from allowance.plumbing.threads import in_database_thread
 
 PATIENCE = 2.0
@@ -20,18 +20,18 @@ PATIENCE = 2.0
 
 OK = "ok"
 
-HOLDS = f"SELECT COUNT(*), COUNT(CASE WHEN {LAPSED_AT} THEN 1 END) FROM {RESERVATION} r WHERE {HELD}"  # noqa: S608
+HOLDS = f"SELECT COUNT(*), COUNT(CASE WHEN {EXPIRED_AT} THEN 1 END) FROM {RESERVATION} r WHERE {HELD}"  # noqa: S608
 
 logger = logging.getLogger(__name__)
 
 
 class Ledger(NamedTuple):
-    """The newest block, and how many seconds ago it was minted; holds that are live, and lapsed ones not tidied yet."""
+    """The newest block and its age in seconds; the reservations that are live, and the expired ones not tidied yet."""
 
     block: int | None
     age: float | None
     live: int
-    lapsed: int
+    expired: int
 
 
 class NoAnswer(Exception):
@@ -80,9 +80,9 @@ def read_ledger() -> Ledger:
     newest = Block.objects.order_by("-number").first()
     with connection.cursor() as cursor:
         cursor.execute(HOLDS, {"at": connection.ops.adapt_datetimefield_value(now)})
-        held, lapsed = cursor.fetchone()
+        held, expired = cursor.fetchone()
     number, age = (newest.number, (now - newest.timestamp).total_seconds()) if newest else (None, None)
-    return Ledger(number, age, held - lapsed, lapsed)
+    return Ledger(number, age, held - expired, expired)
 
 
 async def reach_channel_layer() -> None:

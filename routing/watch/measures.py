@@ -28,8 +28,8 @@ from allowance.interface import (
     Silence,
     absence,
     earning,
+    expired_at,
     held_at,
-    lapsed_at,
     lock_timeout,
     silences,
     wei_text,
@@ -147,8 +147,8 @@ class Hour:
     def ended(self) -> Counter[str]:
         """How many reservations ended in each state. An expired one counts by its time, whatever its row says."""
         ended = Reservation.objects.filter(ended_at__gt=self.now - HOUR, ended_at__lte=self.now)
-        untidied = Reservation.objects.filter(lapsed_at(self.now), expires_at__gt=self.now - HOUR)
-        by_state = [rows.values_list("state").annotate(number=Count("pk")) for rows in (ended, untidied)]
+        unnoted = Reservation.objects.filter(expired_at(self.now), expires_at__gt=self.now - HOUR)
+        by_state = [rows.values_list("state").annotate(number=Count("pk")) for rows in (ended, unnoted)]
         # Each part has an index of its own, and one statement counts a row once that is tidied up meanwhile.
         return Counter(dict(by_state[0].union(by_state[1], all=True)))
 
@@ -301,9 +301,9 @@ _measure_refusals(
 
 
 @measure("%", "Find the caller that neither spends nor releases what it reserves.", Limits(5, 20))
-def lapses(hour: Hour) -> Taken:
-    lapsed = hour.ended[ReservationState.LAPSED] + hour.ended[ReservationState.HELD]
-    return _share(lapsed, hour.ended.total(), "reservations that ended", "lapsed without a word")
+def expired_reservations(hour: Hour) -> Taken:
+    expired = hour.ended[ReservationState.EXPIRED] + hour.ended[ReservationState.HELD]
+    return _share(expired, hour.ended.total(), "reservations that ended", "expired unclaimed")
 
 
 @measure(

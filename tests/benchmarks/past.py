@@ -41,13 +41,13 @@ INCIDENTS = f"""
 RESERVATIONS = f"""
     WITH {_ACCOUNTS}, jobs AS (
         SELECT id, 3 * (i / (SELECT count(*) FROM accounts)) AS block,
-               (ARRAY['spent', 'released', 'lapsed'])[1 + i %% 3] AS state,
+               (ARRAY['spent', 'released', 'expired'])[1 + i %% 3] AS state,
                now() - interval '1 day' - i * interval '9 s' AS began {_EACH}
     )
     INSERT INTO allowance_reservation (id, account_id, job_uuid, blocks, created_at, expires_at, state, ended_at)
     SELECT 1 + floor(random() * (2 ^ 53 - 1))::bigint, id, gen_random_uuid(),
            jsonb_build_array(block, block + 1, block + 2), began, began + interval '130 s', state,
-           began + CASE state WHEN 'lapsed' THEN interval '130 s' ELSE interval '2 s' END
+           began + CASE state WHEN 'expired' THEN interval '130 s' ELSE interval '2 s' END
     FROM jobs
 """  # noqa: S608
 """Reservations that ended."""

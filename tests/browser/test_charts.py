@@ -59,12 +59,12 @@ def decisions() -> Numbers:
 
 
 def ends() -> Numbers:
-    """Return how reservations ended by the hour; nobody has swept those that lapsed."""
+    """Return how reservations ended by the hour; nobody has swept those that expired."""
     now = timezone.now()
     ended = Counter((f"{row.ended_at:%a %H}:00", row.state) for row in Reservation.objects.exclude(ended_at=None))
-    lapsed = Reservation.objects.filter(state=ReservationState.HELD, expires_at__lte=now)
-    ended.update((f"{row.expires_at:%a %H}:00", ReservationState.LAPSED.value) for row in lapsed)
-    return by_label(ended, [state.value for state in (ReservationState.RELEASED, ReservationState.LAPSED)] + ["spent"])
+    expired = Reservation.objects.filter(state=ReservationState.HELD, expires_at__lte=now)
+    ended.update((f"{row.expires_at:%a %H}:00", ReservationState.EXPIRED.value) for row in expired)
+    return by_label(ended, [state.value for state in (ReservationState.RELEASED, ReservationState.EXPIRED)] + ["spent"])
 
 
 def amounts(*hotkeys: str) -> list[float]:
@@ -168,7 +168,7 @@ async def test_ends_of_reservations_by_hour_and_what_became_of_the_allowance(vis
     await visit.go(LEDGER)
     charts = await visit.charts()
     assert charts["ended-by-hour"].numbers == await ask(ends)
-    assert list(charts["ended-by-hour"].series) == ["Released", "Lapsed", "Spent"]
+    assert list(charts["ended-by-hour"].series) == ["Released", "Expired", "Spent"]
     expected = in_database_thread(amounts)
     assert charts["allowance-by-fate"].series == {"seconds": await expected(*MINERS)}
     most = charts["most-spent"]

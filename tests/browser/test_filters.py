@@ -175,9 +175,9 @@ async def test_the_ledger_s_miners_are_chosen_by_class_and_sorted(visit: Visit) 
     spent = [float(row[3]) for row in at_first]
     assert spent == sorted(spent, reverse=True)
     assert spent[0] > spent[-1]
-    await visit.follow(visit.page.locator(".tall").get_by_role("link", name="lapsed in 24 h"))
+    await visit.follow(visit.page.locator(".tall").get_by_role("link", name="expired in 24 h"))
     assert [row[7] for row in await visit.rows(miners)] == ["1"] * 3 + ["0"] * 6
-    heading = visit.page.get_by_role("columnheader", name="lapsed in 24 h")
+    heading = visit.page.get_by_role("columnheader", name="expired in 24 h")
     await expect(heading).to_have_attribute("aria-sort", "descending")
     await visit.page.get_by_label("sorted by").select_option(label="miner")
     await visit.follow(visit.page.get_by_role("button", name="Show"))

@@ -27,7 +27,7 @@ PATIENCE = 0.005
 class Caller:
     """Somebody who picks as fast as it can, and ends what it was given in every way there is, or forgets it.
 
-    How long holds last follows from its `pace`, the seconds that its last route took: many end, and many lapse, on a
+    How long holds last follows from its `pace`, the seconds that its last route took: many end, and many expire, on a
     busy machine too.
     """
 
@@ -53,7 +53,7 @@ class Caller:
                 time.sleep(PATIENCE)
 
     def pick(self) -> Word:
-        """Ask for a short job or for a long one; either way the hold lapses soon, to see many of them do so."""
+        """Ask for a short job or for a long one; either way the hold expires soon, to see many of them do so."""
         seconds = self.dice.choice([self.dice.randint(6, 30), self.dice.randint(6, 30), self.dice.randint(300, 900)])
         life = self.pace * self.dice.uniform(1, 12)
         return operations.pick(seconds, self.dice.choice(CLASSES), life=life)

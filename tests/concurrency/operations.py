@@ -16,7 +16,7 @@ from django.test import override_settings
 from allowance import allowance, locks, reservations
 from allowance.models import Reservation
 from allowance.oversight.audit import check_ledger
-from allowance.types import HOLD_MARGIN
+from allowance.types import RESERVATION_MARGIN
 from receipts import receipts
 from receipts.schemas import JobFinished, JobStarted
 from routing import routing
@@ -54,10 +54,10 @@ def attempt(what: str, call: Callable[[], object], **about: object) -> Word:
 def pick(seconds: float, executor_class: str = CLASS, life: float | None = None) -> Word:
     """Pick a miner for a new job; with `life` its hold ends so many seconds from now."""
     request = job_request(executor_class=executor_class, execution_time_limit=seconds)
-    margin = HOLD_MARGIN if life is None else dt.timedelta(seconds=life - seconds)
+    margin = RESERVATION_MARGIN if life is None else dt.timedelta(seconds=life - seconds)
 
     def call() -> Word:
-        with mock.patch.object(reservations, "HOLD_MARGIN", margin):
+        with mock.patch.object(reservations, "RESERVATION_MARGIN", margin):
             route = routing().pick(request)
         return {
             "miner": route.miner.hotkey_ss58,
@@ -83,7 +83,7 @@ def reserve(seconds: float, miner: str, start: int) -> Word:
 def restore(reservation: int, miner: str, blocks: list[int]) -> Word:
     """Store a hold as an exported journal has it, as those do who import one."""
     now = clock()
-    row = Reservation(pk=reservation, blocks=blocks, created_at=now, expires_at=now + HOLD_MARGIN)
+    row = Reservation(pk=reservation, blocks=blocks, created_at=now, expires_at=now + RESERVATION_MARGIN)
     return attempt("restore", lambda: reservations.restore(row, miner=miner, executor_class=CLASS))
 
 

@@ -104,7 +104,7 @@ def held() -> tuple[int, list[int]]:
     )
 
 
-def lapse(reservation: int) -> None:
+def expire(reservation: int) -> None:
     """Let a hold end at this instant, which saves waiting for it."""
     with connection.cursor() as cursor:
         now = timezone.now()
@@ -166,11 +166,11 @@ def test_pick_and_end(race: Race, end: str) -> None:
 
 @lock("lock_account")
 def test_spend_and_lapse(race: Race) -> None:
-    """A has read its hold as held; it lapses and B picks. Without the lock A spends the blocks that B is given."""
+    """A has read its hold as held; it expires and B picks. Without the lock A spends the blocks that B is given."""
     fill_ledger("anna", blocks=BLOCKS)
     mine, blocks = held()
     race.stops("spend", HELD_AS_READ, reservation=mine)
-    lapse(mine)
+    expire(mine)
     _, theirs = race.meets("pick", seconds=12)
     assert theirs["error"] is None
     race.harmed({*blocks} & {*theirs["result"]["blocks"]})
@@ -178,11 +178,11 @@ def test_spend_and_lapse(race: Race) -> None:
 
 @lock("lock_account")
 def test_undo_and_lapse(race: Race) -> None:
-    """A has read its hold as held; it lapses and B picks. Without the lock A frees the blocks that B is given."""
+    """A has read its hold as held; it expires and B picks. Without the lock A frees the blocks that B is given."""
     fill_ledger("anna", executors=3, blocks=BLOCKS)
     mine, _ = held()
     race.stops("undo", HELD_AS_READ, reservation=mine)
-    lapse(mine)
+    expire(mine)
     _, theirs = race.meets("pick", seconds=12)
     next_blocks = routing().pick(job_request(12)).allowance_blocks or []
     race.harmed({*theirs["result"]["blocks"]} & {*next_blocks})
@@ -328,7 +328,7 @@ def test_finished_and_retry(crew: Crew, job: Word) -> None:
     second.ask("retry", **job)
     assert second.answer()["error"] is None
     first.go_on()
-    assert first.answer()["error"] == "RouteGivenUp"
+    assert first.answer()["error"] == "RouteReleased"
     assert not JobFinishedReceipt.objects.exists()
 
 
@@ -341,4 +341,4 @@ def test_retry_and_late_word(crew: Crew, job: Word, kind: str) -> None:
     second.ask("say_of_job", kind=kind, **job)
     assert second.waits_for(first)
     first.go_on()
-    assert [word["error"] for word in (first.answer(), second.answer())] == [None, "RouteGivenUp"]
+    assert [word["error"] for word in (first.answer(), second.answer())] == [None, "RouteReleased"]

@@ -77,13 +77,13 @@ LIES = [
     "evidence",
     [
         history(row(1, 0), row(2, 10)),
-        history(row(1, 0, "lapsed", 10), row(2, 10)),
+        history(row(1, 0, "expired", 10), row(2, 10)),
         history(row(1, 0, "released", 5), row(2, 5)),
         history(row(1, 0, "spent", 5), row(2, 5, blocks=OTHER)),
         history(row(1, 0), row(2, 1, blocks=OTHER), executors=2),
         history(row(1, 0), row(2, 1, miner="bert"), syncs=BOTH, neurons=ALL),
     ],
-    ids=["lapsed unseen", "lapsed", "released", "spent", "two executors", "two miners"],
+    ids=["expired unseen", "expired", "released", "spent", "two executors", "two miners"],
 )
 def test_a_right_history_has_no_fault(evidence: Evidence) -> None:
     assert kinds(evidence) == []
@@ -93,11 +93,11 @@ def test_a_right_history_has_no_fault(evidence: Evidence) -> None:
     ("first", "second"),
     [
         (row(1, 0), row(2, 9)),
-        (row(1, 0, "lapsed", 10), row(2, 9)),
+        (row(1, 0, "expired", 10), row(2, 9)),
         (row(1, 0, "released", 5), row(2, 4)),
         (row(1, 0, "spent", 5), row(2, 99)),
     ],
-    ids=["held", "lapsed", "released", "spent"],
+    ids=["held", "expired", "released", "spent"],
 )
 def test_a_block_given_twice(first: Row, second: Row) -> None:
     assert kinds(history(first, second, executors=2)) == ["block given twice"]
@@ -186,7 +186,7 @@ def test_an_end_that_did_not_last() -> None:
 
 def test_an_end_after_the_lapse() -> None:
     assert kinds(history(row(1, 0, "spent", 10))) == ["ended too late"]
-    assert kinds(history(row(1, 0, "lapsed", 9))) == ["lapsed at another instant"]
+    assert kinds(history(row(1, 0, "expired", 9))) == ["expired at another instant"]
 
 
 @pytest.mark.parametrize(("error", "reservation"), LIES, ids=[error for error, _ in LIES])
@@ -200,7 +200,7 @@ def test_an_untrue_refusal(error: str, reservation: Row) -> None:
     [
         ("ReservationAlreadySpent", row(1, 0, "spent", 1)),
         ("ReservationReleased", row(1, 0, "released", 1)),
-        ("ReservationExpired", row(1, -6, "lapsed", 4)),
+        ("ReservationExpired", row(1, -6, "expired", 4)),
         ("ReservationExpired", row(1, -6)),
         ("ReservationNotFound", row(1, 5)),
         ("LockTimeout", row(1, 0)),

@@ -214,8 +214,8 @@ def ends_misreported(evidence: Evidence) -> Iterator[str]:
             yield f"end differs: callers were told otherwise of {row}"
         if told and not row.made <= (row.ended or FOR_EVER) < row.expires:
             yield f"ended too late: {row}"
-        if row.state == "lapsed" and row.ended != row.expires:
-            yield f"lapsed at another instant: {row}"
+        if row.state == "expired" and row.ended != row.expires:
+            yield f"expired at another instant: {row}"
     for reservation in ends:
         yield f"end differs: {reservation} was ended and is not in the table"
 
@@ -226,7 +226,7 @@ def refused_rightly(refusal: Said, row: Row | None, given: Mapping[int, Moment])
     if row is None:
         return False
     if refusal.error == "ReservationExpired":
-        return row.state in {"lapsed", "held"} and row.expires <= refusal.done
+        return row.state in {"expired", "held"} and row.expires <= refusal.done
     return row.state == {"ReservationAlreadySpent": "spent", "ReservationReleased": "released"}[refusal.error or ""]
 
 

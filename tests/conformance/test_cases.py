@@ -23,8 +23,8 @@ from allowance.types import AllowanceException, NotEnoughAllowanceException
 from routing import routing
 from routing.requests import V2JobRequest
 from routing.types import TRUSTED_MINER_FAKE_KEY, JobRoute, JobRoutingException
+from routing.upkeep.entries import parse
 from routing.upkeep.journal import replay
-from routing.upkeep.lines import parse
 
 FOLDERS = [Path(__file__).parent / "cases", *(Path(extra) for extra in [os.environ.get("CONFORMANCE_DIR")] if extra)]
 CASES = sorted(case.parent for folder in FOLDERS for case in folder.glob("*/expected.jsonl"))

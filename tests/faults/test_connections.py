@@ -93,7 +93,7 @@ def test_an_acknowledgement_that_is_lost() -> None:
     """Break the connection after the server has done the COMMIT, and before the client hears of it.
 
     This is the one thing that no caller can be told: the pick raises, as if nothing were held, and yet there is a
-    reservation. Nobody spends it, so it lapses by itself, and its blocks are free again. The caller picks anew.
+    reservation. Nobody spends it, so it expires by itself, and its blocks are free again. The caller picks anew.
     """
     fill_ledger("anna", executors=20)
 
@@ -110,5 +110,5 @@ def test_an_acknowledgement_that_is_lost() -> None:
     again = routing().pick(job_request(), now=reservation.expires_at)
     assert again.allowance_blocks == reservation.blocks
     reservation.refresh_from_db()
-    assert (reservation.state, reservation.ended_at) == (ReservationState.LAPSED, reservation.expires_at)
+    assert (reservation.state, reservation.ended_at) == (ReservationState.EXPIRED, reservation.expires_at)
     assert_unharmed(pick_here)

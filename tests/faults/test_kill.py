@@ -31,7 +31,7 @@ def router(django_db_setup: None) -> Iterator[Child]:
 
 
 def set_scene() -> Scene:
-    """Fill the ledger; each miner had a hold that lapsed, and anna has one that lives."""
+    """Fill the ledger; each miner had a hold that expired, and anna has one that lives."""
     fill_ledger(*MINERS, blocks=BLOCKS, executors=2)
     now = timezone.now()
     others = {name: [other for other in MINERS if other != name] for name in MINERS}

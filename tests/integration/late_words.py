@@ -73,13 +73,13 @@ def held(world: World) -> None:
     world.reservation = routing().pick(job_request(SECONDS, uuid=str(JOB))).allowance_reservation_id or 0
 
 
-def lapsed(world: World) -> None:
+def expired(world: World) -> None:
     held(world)
-    lapse(world)
+    expire(world)
 
 
 def noticed(world: World) -> None:
-    lapsed(world)
+    expired(world)
     passing = routing().pick(job_request(SECONDS))
     allowance().undo_allowance_reservation(passing.allowance_reservation_id or 0)
 
@@ -107,7 +107,7 @@ def undo(world: World) -> None:
     allowance().undo_allowance_reservation(world.reservation)
 
 
-def lapse(world: World) -> None:
+def expire(world: World) -> None:
     world.clock.shift(HELD_FOR)
 
 
@@ -184,8 +184,8 @@ RESERVATIONS = Table(
     states={
         "never made": never_made,
         "held": held,
-        "lapsed": lapsed,
-        "lapsed, noticed": noticed,
+        "expired": expired,
+        "expired, noticed": noticed,
         "spent": spent,
         "released": released,
         "held, voided": voided,
@@ -193,7 +193,7 @@ RESERVATIONS = Table(
     events={
         "spend": spend,
         "undo": undo,
-        "its time is over": lapse,
+        "its time is over": expire,
         "the clock steps back": lambda world: world.clock.shift(-HELD_FOR),
         "another pick": pick,
         "a drop": drop,

@@ -134,7 +134,7 @@ def test_an_address_that_is_gone_before_the_lock_is_seen_under_it() -> None:
 
     class Late(LiveBook):
         def read(self, executor_class: str, now: Any) -> Any:
-            self.entries, self.lapsed, self.read_at = book.entries, book.lapsed, book.read_at
+            self.entries, self.expired, self.read_at = book.entries, book.expired, book.read_at
             return seen
 
     decision = decide(job_request(12), Late(), now=timezone.now(), exclude=["bert"])

@@ -49,7 +49,7 @@ OF_MINERS: list[Model] = [Miner, Account, RoutedJob, *OF_JOBS]
 
 HTML = "<b>'hot'&amp;</b>"
 ESCAPED = "&lt;b&gt;&#x27;hot&#x27;&amp;amp;&lt;/b&gt;"
-JOB, LAPSED_JOB = uuid4(), uuid4()
+JOB, EXPIRED_JOB = uuid4(), uuid4()
 
 
 def each(models: list[Model]) -> pytest.MarkDecorator:
@@ -58,15 +58,15 @@ def each(models: list[Model]) -> pytest.MarkDecorator:
 
 @pytest.fixture(autouse=True)
 def rows(db: None) -> Iterator[None]:
-    """At least a row of everything, with a hotkey that is HTML; a reservation that is held, and one that lapsed."""
+    """At least a row of everything, with a hotkey that is HTML; a reservation that is held, and one that expired."""
     fill_ledger(HTML, "plain")
     now = timezone.now()
-    reserve("plain", LAPSED_JOB, now - dt.timedelta(hours=1))
+    reserve("plain", EXPIRED_JOB, now - dt.timedelta(hours=1))
     reserve(HTML, JOB, now)
     record_job(HTML, JOB)
     record_job("plain", uuid4())
     route(HTML, JOB)
-    route("plain", LAPSED_JOB)
+    route("plain", EXPIRED_JOB)
     tokens.issue(HTML, ["jobs"], dt.timedelta(days=1))
     run_command("check_ledger")
     with pytest.raises(NotEnoughAllowanceException):
@@ -275,24 +275,26 @@ def test_odd_terms_find_nothing_and_harm_nothing(model: Model, admin_client: Cli
 
 def test_a_reservation_is_shown_as_it_is_by_now(admin_client: Client) -> None:
     assert set(Reservation.objects.values_list("state", flat=True)) == {"held"}
-    by_state = {s: [r.job_uuid for r in found(admin_client, Reservation, state=s)] for s in ("held", "lapsed", "spent")}
-    assert by_state == {"held": [JOB], "lapsed": [LAPSED_JOB], "spent": []}
-    lapsed, held = Reservation.objects.get(job_uuid=LAPSED_JOB), Reservation.objects.get(job_uuid=JOB)
-    for address in (page(Reservation, "changelist", q=LAPSED_JOB), page(Reservation, "change", lapsed.pk)):
+    by_state = {
+        s: [r.job_uuid for r in found(admin_client, Reservation, state=s)] for s in ("held", "expired", "spent")
+    }
+    assert by_state == {"held": [JOB], "expired": [EXPIRED_JOB], "spent": []}
+    expired, held = Reservation.objects.get(job_uuid=EXPIRED_JOB), Reservation.objects.get(job_uuid=JOB)
+    for address in (page(Reservation, "changelist", q=EXPIRED_JOB), page(Reservation, "change", expired.pk)):
         content = text(admin_client, address)
-        assert ">Lapsed<" in content
+        assert ">Expired<" in content
         assert "s left" not in content
     assert "s left" in text(admin_client, page(Reservation, "change", held.pk))
     assert page(Account, "change", held.account_id) in text(admin_client, page(Reservation, "changelist"))
 
 
 def test_an_account_tells_its_seconds(admin_client: Client) -> None:
-    """20 blocks of 12 s; a lapsed reservation's are free."""
-    held, lapsed = Account.objects.get(miner=HTML), Account.objects.get(miner="plain")
+    """20 blocks of 12 s; a expired reservation's are free."""
+    held, expired = Account.objects.get(miner=HTML), Account.objects.get(miner="plain")
     assert "204.000 free<br>36.000 held<br>0.000 spent<br>240.000 earned" in text(
         admin_client, page(Account, "change", held.pk)
     )
-    assert "240.000 free<br>0.000 held" in text(admin_client, page(Account, "change", lapsed.pk))
+    assert "240.000 free<br>0.000 held" in text(admin_client, page(Account, "change", expired.pk))
 
 
 def test_an_incident_leads_to_its_miner_and_the_reservations_of_its_job(admin_client: Client) -> None:

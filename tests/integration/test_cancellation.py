@@ -235,7 +235,7 @@ async def test_what_can_t_be_released_lapses_and_is_told(
     def fail(_pk: int) -> None:
         raise OperationalError("the connection is lost")
 
-    monkeypatch.setattr(reservations, "give_back", fail)
+    monkeypatch.setattr(reservations, "release_undelivered", fail)
     with stopped(monkeypatch, service, "decide", after=True) as gate:
         task = pick()
         await asyncio.to_thread(gate.reached.wait, DEADLINE)

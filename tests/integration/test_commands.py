@@ -16,7 +16,7 @@ from django.db import connection
 from allowance import allowance, reservations
 from allowance.models import Account, Block, LedgerCheck, Miner, Reservation, ReservationState
 from allowance.oversight import audit
-from allowance.types import HOLD_MARGIN
+from allowance.types import RESERVATION_MARGIN
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, run_command, stored
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
@@ -27,7 +27,7 @@ Corrupt = Callable[[], object]
 
 @pytest.fixture(autouse=True)
 def ledger(db: None) -> Iterator[None]:
-    """Two miners; hot-1 has a reservation that is held, one that is spent, and one that lapsed unnoticed."""
+    """Two miners; hot-1 has a reservation that is held, one that is spent, and one that expired unnoticed."""
     with time_machine.travel(NOW, tick=False):
         fill_ledger("hot-1", "hot-2")
         reserve(NOW - dt.timedelta(minutes=1))
@@ -53,7 +53,7 @@ def overlap(state: ReservationState) -> None:
         account=Account.objects.get(miner="hot-1"),
         blocks=[FIRST_BLOCK, FIRST_BLOCK + 9],
         created_at=NOW,
-        expires_at=NOW + HOLD_MARGIN,
+        expires_at=NOW + RESERVATION_MARGIN,
         state=state,
         ended_at=None if state is ReservationState.HELD else NOW,
     )
@@ -153,7 +153,7 @@ def test_reservations_that_overlap_are_told_and_no_repair_mends_them(state: Rese
 
 def test_a_reservation_that_is_over_may_share_its_blocks() -> None:
     overlap(ReservationState.RELEASED)
-    overlap(ReservationState.LAPSED)
+    overlap(ReservationState.EXPIRED)
     assert run_command("check_ledger").code == 0
 
 
@@ -200,7 +200,7 @@ def test_live_reservations_are_listed_the_next_to_lapse_first() -> None:
     ended = run_command("reservations")
     header, *rows = ended.out.splitlines()
     assert ended.code == 0
-    assert header.split() == ["id", "miner", "executor", "class", "job", "blocks", "lapses", "in"]
+    assert header.split() == ["id", "miner", "executor", "class", "job", "blocks", "expires", "in"]
     first, second = Reservation.objects.filter(state=ReservationState.HELD).order_by("expires_at")
     assert rows[0].split() == [str(first.pk), "hot-1", CLASS, str(JOB), "3", "70", "s"]
     assert rows[1].split() == [str(second.pk), "hot-2", CLASS, "3", "130", "s"]
@@ -225,10 +225,10 @@ def test_live_reservations_are_listed_in_json_one_a_line() -> None:
 
 
 def test_a_reservation_is_live_until_the_instant_at_which_it_lapses() -> None:
-    lapses = NOW + dt.timedelta(seconds=130)
-    with time_machine.travel(lapses - dt.timedelta(microseconds=1), tick=False):
+    expires = NOW + dt.timedelta(seconds=130)
+    with time_machine.travel(expires - dt.timedelta(microseconds=1), tick=False):
         assert "hot-2" in run_command("reservations").out
-    with time_machine.travel(lapses, tick=False):
+    with time_machine.travel(expires, tick=False):
         assert run_command("reservations") == (0, "No live reservations.\n", "")
         assert run_command("reservations", "--format", "json") == (0, "", "")
 
@@ -271,7 +271,7 @@ def test_a_lapsed_reservation_can_t_be_ended(option: str) -> None:
     with time_machine.travel(NOW + dt.timedelta(hours=1), tick=False):
         ended = run_command("reservations", option, pk)
         assert (ended.code, ended.out) == (1, "")
-        assert f"Reservation {pk} lapsed" in ended.err
+        assert f"Reservation {pk} expired" in ended.err
         free, *_ = allowance().find_miners_with_allowance(
             allowance_seconds=240, executor_class=CLASS, job_start_block=FIRST_BLOCK
         )

@@ -407,15 +407,15 @@ def test_a_job_that_nothing_is_known_of_is_told_as_such(arguments: Sequence[str]
 
 def test_a_reservation_that_is_pruned_or_has_lapsed_is_told_as_such() -> None:
     fill_ledger("anna")
-    gone, lapsed = job_request(12), job_request(12)
+    gone, expired = job_request(12), job_request(12)
     routing().pick(gone)
-    held = routing().pick(lapsed, now=timezone.now() - dt.timedelta(hours=1))
+    held = routing().pick(expired, now=timezone.now() - dt.timedelta(hours=1))
     assert held.allowance_reservation_id
     released = Reservation.objects.exclude(pk=held.allowance_reservation_id).get()
     allowance().undo_allowance_reservation(released.pk)
     released.delete()
     assert "is not there any more" in explain(gone.uuid).out
-    assert "lapsed without word" in explain(lapsed.uuid).out
+    assert "expired unclaimed" in explain(expired.uuid).out
 
 
 def page(record: DecisionRecord) -> str:

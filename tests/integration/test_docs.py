@@ -250,7 +250,7 @@ def taken(_: object) -> JSON:
 def given_up(_: object) -> JSON:
     first = routed(job_request())
     retried(first)
-    return told(answers.to_said(of(first, Finished), ME))
+    return told(answers.to_statement(of(first, Finished), ME))
 
 
 REFUSED: dict[Reason, Callable[[pytest.MonkeyPatch], JSON]] = {
@@ -261,10 +261,10 @@ REFUSED: dict[Reason, Callable[[pytest.MonkeyPatch], JSON]] = {
     Reason.NOT_ENOUGH_COLLATERAL: without_collateral,
     Reason.ALL_MINERS_BUSY: busy,
     Reason.LOCK_TIMEOUT: raised(LockTimeout()),
-    Reason.JOB_FINISHED: over,
+    Reason.JOB_ALREADY_OVER: over,
     Reason.JOB_TAKEN: taken,
     Reason.JOB_UNKNOWN: unknown,
-    Reason.ROUTE_GIVEN_UP: given_up,
+    Reason.ROUTE_RELEASED: given_up,
     Reason.OVERLOADED: lambda _: told(answers.overloaded(job_request())),
     Reason.RATE_LIMITED: lambda _: told(answers.RATE_LIMITED),
     Reason.REFUSED_TOO_OFTEN: lambda _: told(answers.refused_too_often(job_request(), 40.0)),
@@ -292,7 +292,7 @@ ENDS: dict[str, Callable[[int], None]] = {
     "held": lambda _: None,
     "spent": lambda reservation: allowance().spend_allowance(reservation),
     "released": lambda reservation: allowance().undo_allowance_reservation(reservation),
-    "lapsed": lambda _: None,
+    "expired": lambda _: None,
 }
 WORDS = [kind for kind, model in MODELS.items() if model in INCOMING_MODELS and kind not in QUESTIONS]
 
@@ -306,8 +306,8 @@ def test_every_word_is_listed() -> None:
 def test_a_late_word_is_acknowledged_as_it_is_listed(word: str, end: str, noon: time_machine.Traveller) -> None:
     offer = routed(job_request())
     ENDS[end](offer.route.allowance_reservation_id or 0)
-    if end == "lapsed":
+    if end == "expired":
         noon.shift(131)
-    acknowledged = answers.to_said(of(offer, MODELS[word]), ME)
+    acknowledged = answers.to_statement(of(offer, MODELS[word]), ME)
     assert isinstance(acknowledged, Acknowledged)
     assert acknowledged.reservation == table("## Late words")[word][list(ENDS).index(end)]

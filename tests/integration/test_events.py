@@ -22,7 +22,7 @@ from routing.models import MinerIncident
 from routing.sockets import jobs, statements
 from routing.sockets.jobs import Offer
 from routing.sockets.messages import Accepted, Failed, Finished, RejectedByMiner, Retry, Started
-from routing.types import JobFinished, JobUnknown, MinerIncidentType, RouteGivenUp
+from routing.types import JobAlreadyOver, JobUnknown, MinerIncidentType, RouteReleased
 from tests.factories import CLASS, fill_ledger, job_request
 from tests.jobs import HOLD, MINERS, VALIDATOR, note, of, retried, retry, route, routed, states
 
@@ -92,8 +92,8 @@ def test_saying_something_again_changes_nothing() -> None:
 
 def test_a_late_word_is_recorded_and_told_what_became_of_the_reservation() -> None:
     now = timezone.now()
-    lapsed, released, spent = (routed(job_request(), now=now) for _ in range(3))
-    assert note(of(lapsed, Finished), now=now + HOLD) == "lapsed"
+    expired, released, spent = (routed(job_request(), now=now) for _ in range(3))
+    assert note(of(expired, Finished), now=now + HOLD) == "expired"
     assert note(of(released, Failed), now=now) == "released"
     assert note(of(released, Finished), now=now) == "released"
     assert note(of(spent, Finished), now=now) == "spent"
@@ -107,7 +107,7 @@ def test_a_receipt_of_a_miner_that_gave_the_job_up_is_refused_and_the_next_one_s
 ) -> None:
     first = routed(job_request())
     second = retried(first)
-    with pytest.raises(RouteGivenUp):
+    with pytest.raises(RouteReleased):
         note(of(first, kind))
     assert states()[second.route.miner.hotkey_ss58] == "held"
     note(of(second, kind))
@@ -150,7 +150,7 @@ def test_a_job_that_is_finished_while_it_is_routed_anew_is_over(
         return pick(*args, **how)
 
     monkeypatch.setattr(jobs, "pick", finish_first)
-    with pytest.raises(JobFinished):
+    with pytest.raises(JobAlreadyOver):
         retry(of(first, Retry)) if by_retry else route(request)
     assert states() == {first.route.miner.hotkey_ss58: "released"}
 

@@ -58,7 +58,7 @@ def offer(clock: object) -> Offer:
 
 def reject(offer: Offer, *shown: Wire) -> Acknowledged:
     """Say that the miner rejected the job, and insist that the answer tells what is on record."""
-    answer = answers.to_said(of(offer, RejectedByMiner, receipts=list(shown)), ME)
+    answer = answers.to_statement(of(offer, RejectedByMiner, receipts=list(shown)), ME)
     assert isinstance(answer, Acknowledged)
     assert answer.incident is (not answer.excused)
     assert MinerIncident.objects.filter(job_uuid=offer.uuid).exists() is answer.incident
@@ -102,7 +102,7 @@ def test_nothing_that_a_miner_shows_refuses_what_is_said_of_it(shown: str, offer
     text = json.dumps({**said, "receipts": "SHOWN"}).replace('"SHOWN"', shown)
     message = answers.read(text)
     assert isinstance(message, RejectedByMiner)
-    answer = answers.to_said(message, ME)
+    answer = answers.to_statement(message, ME)
     assert isinstance(answer, Acknowledged)
     assert (answer.incident, answer.reservation) == (True, "released")
 
@@ -220,7 +220,7 @@ def test_of_two_statements_at_once_one_decides(offer: Offer) -> None:
     def say(name: str, shown: list[Wire]) -> None:
         start.wait()
         try:
-            told[name] = answers.to_said(of(offer, RejectedByMiner, receipts=shown), ME)
+            told[name] = answers.to_statement(of(offer, RejectedByMiner, receipts=shown), ME)
         finally:
             connection.close()
 
@@ -277,7 +277,7 @@ def test_without_the_extra_nothing_is_excused_and_the_answer_says_so(
 
 def test_a_fixed_route_has_no_executors_to_account_for(clock: object) -> None:
     offer = routed(job_request(30, on_trusted_miner=True))
-    answer = answers.to_said(of(offer, RejectedByMiner, receipts=busy()), ME)
+    answer = answers.to_statement(of(offer, RejectedByMiner, receipts=busy()), ME)
     assert isinstance(answer, Acknowledged)
     assert (answer.excused, answer.incident) == (False, True)
     assert "Nothing is known" in (answer.sentence or "")
@@ -285,7 +285,7 @@ def test_a_fixed_route_has_no_executors_to_account_for(clock: object) -> None:
 
 def test_a_failure_has_no_excuse(offer: Offer) -> None:
     reject(offer, *busy())
-    answer = answers.to_said(of(offer, Failed), ME)
+    answer = answers.to_statement(of(offer, Failed), ME)
     assert isinstance(answer, Acknowledged)
     assert (answer.incident, answer.excused, answer.sentence) == (True, None, None)
     assert MinerIncident.objects.get().type == "MINER_JOB_FAILED"

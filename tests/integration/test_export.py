@@ -53,13 +53,13 @@ def make_history() -> None:
     allowance().record_collateral(hotkey="elsewhere", wei=10**18 + 1)
     for number, (miner, age, end) in enumerate(
         [
-            ("hot-1", HOUR, None),  # lapsed, and noted as such when the next one is made
+            ("hot-1", HOUR, None),  # expired, and noted as such when the next one is made
             ("hot-1", HOUR / 60, reservations.spend),
             ("hot-1", HOUR / 60, reservations.release),
             ("hot-1", HOUR / 60, None),
             ("hot-2", HOUR / 60, None),  # held, and void by the drop below
             ("hot-2", HOUR / 60, reservations.spend),  # spent, and void too
-            ("hot-3", HOUR, None),  # lapsed, and nobody has noted it
+            ("hot-3", HOUR, None),  # expired, and nobody has noted it
         ]
     ):
         job = JOBS[number] if number != 3 else None

@@ -113,8 +113,8 @@ def test_the_block_before_earns_nothing_until_the_next_one_comes_again() -> None
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_live_reservation_is_in_the_way_unless_it_may_be_released(form: str) -> None:
     held, earlier = reserve(NEWEST + 715), reserve(NEWEST)  # one has late blocks, the other the oldest
-    lapsed = reserve(NEWEST + 720)
-    Reservation.objects.filter(pk=lapsed).update(created_at=NOW - MINUTE, expires_at=NOW)
+    expired = reserve(NEWEST + 720)
+    Reservation.objects.filter(pk=expired).update(created_at=NOW - MINUTE, expires_at=NOW)
     first, before = max(Reservation.objects.get(pk=earlier).blocks) + 1, stored()
     refused = run_command("forget_blocks", "--from", first, "--format", form)
     assert refused.code == 1
@@ -127,11 +127,11 @@ def test_a_live_reservation_is_in_the_way_unless_it_may_be_released(form: str) -
         assert json.loads(refused.out)["forgotten"] is False
         found = json.loads(ended.out)
         assert (found["forgotten"], found["blocks"]) == (True, NEWEST - first + 1)
-        assert found["reservations"] == {"held": [held], "lapsed": [lapsed], "spent": []}
+        assert found["reservations"] == {"held": [held], "expired": [expired], "spent": []}
     else:
         assert "released 1 live reservations" in ended.out
     states = dict(Reservation.objects.values_list("pk", "state"))
-    assert states == {held: "released", earlier: "held", lapsed: "lapsed"}
+    assert states == {held: "released", earlier: "held", expired: "expired"}
 
 
 def test_what_was_spent_can_t_be_forgotten() -> None:
@@ -173,7 +173,7 @@ def test_a_pick_that_read_the_blocks_before_reserves_none_of_them() -> None:
 
     class Late(LiveBook):
         def read(self, executor_class: str, now: dt.datetime) -> Any:
-            self.entries, self.lapsed, self.read_at = book.entries, book.lapsed, book.read_at
+            self.entries, self.expired, self.read_at = book.entries, book.expired, book.read_at
             self.good_until = math.inf
             return seen
 

@@ -25,7 +25,7 @@ from routing.models import RoutedJob
 from routing.sockets import jobs
 from routing.sockets.jobs import Claim, Offer
 from routing.sockets.messages import Failed, Finished, Retry
-from routing.types import JobFinished, JobUnknown
+from routing.types import JobAlreadyOver, JobUnknown
 from tests.factories import fill_ledger, job_request
 from tests.jobs import HOLD, MINERS, VALIDATOR, note, of, retried, retry, route, routed, states
 from tests.programs import DEADLINE
@@ -100,9 +100,9 @@ def test_a_job_that_is_over_is_refused() -> None:
             note(of(offer, end))
         else:
             allowance().spend_allowance(offer.route.allowance_reservation_id or 0)
-        with pytest.raises(JobFinished):
+        with pytest.raises(JobAlreadyOver):
             route(request)
-        with pytest.raises(JobFinished):
+        with pytest.raises(JobAlreadyOver):
             retry(of(offer, Retry))
 
 
@@ -116,7 +116,7 @@ def test_a_job_that_a_receipt_ends_is_refused_whoever_routed_it() -> None:
         time_started=timezone.now(),
         time_took_us=1,
     )
-    with pytest.raises(JobFinished):
+    with pytest.raises(JobAlreadyOver):
         route(request)
 
 
@@ -234,7 +234,7 @@ def test_a_retry_asks_for_as_much_as_the_job_did() -> None:
 def test_a_retry_does_not_pass_over_miners_that_nobody_was_told_of() -> None:
     first = routed(job_request())
     for _ in range(2 * len(MINERS)):
-        jobs.give_back(retried(first))
+        jobs.release_undelivered(retried(first))
     assert retried(first).route.miner != first.route.miner
 
 
@@ -276,9 +276,9 @@ def test_a_fixed_route_has_no_other_miner() -> None:
 def test_a_route_that_could_not_be_told_is_given_back_and_the_job_routed_anew() -> None:
     request = job_request()
     offer = routed(request)
-    jobs.give_back(offer)
+    jobs.release_undelivered(offer)
     assert states() == {offer.route.miner.hotkey_ss58: "released"}
-    jobs.give_back(offer)
+    jobs.release_undelivered(offer)
     again = routed(request)
     assert again.route.allowance_reservation_id != offer.route.allowance_reservation_id
     assert Reservation.objects.filter(state="held").count() == 1
@@ -287,20 +287,20 @@ def test_a_route_that_could_not_be_told_is_given_back_and_the_job_routed_anew() 
 def test_a_route_that_somebody_else_may_rely_on_is_not_given_back() -> None:
     request = job_request()
     for offer in [routed(request) for _ in range(3)]:  # the first can't be passed on, nor can the last
-        jobs.give_back(offer)
+        jobs.release_undelivered(offer)
     assert set(states().values()) == {"held"}
 
 
 def test_a_route_that_is_being_given_back_is_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the claim and the release somebody asks for the job."""
     request = job_request()
-    offer, release, told = routed(request), reservations.give_back, []
+    offer, release, told = routed(request), reservations.release_undelivered, []
 
     def ask_first(reservation_id: int) -> None:
         told.append(routed(request))
         release(reservation_id)
 
-    monkeypatch.setattr(reservations, "give_back", ask_first)
-    jobs.give_back(offer)
+    monkeypatch.setattr(reservations, "release_undelivered", ask_first)
+    jobs.release_undelivered(offer)
     assert told[0].route.allowance_reservation_id != offer.route.allowance_reservation_id
     assert ids(told) == [Reservation.objects.get(state="held").pk]

@@ -18,7 +18,7 @@ from django.utils.html import escape
 
 from allowance import allowance, reservations
 from allowance.models import Account, Reservation
-from allowance.types import HOLD_MARGIN, ExecutorClass
+from allowance.types import RESERVATION_MARGIN, ExecutorClass
 from routing.models import DecisionRecord
 from routing.pages import SEE_DECISIONS, SEE_LEDGER, SEE_MINER, ledger, miner_link
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, run_command
@@ -30,7 +30,7 @@ NOW = dt.datetime(2026, 1, 1, 12, 30, tzinfo=dt.UTC)
 ADDRESS = reverse("admin:routing_ledger")
 HTML = "<b>'hot'&amp;</b>"
 ESCAPED = "&lt;b&gt;&#x27;hot&#x27;&amp;amp;&lt;/b&gt;"
-LIVE_JOB, SPENT_JOB, LAPSED_JOB = (UUID(int=i) for i in (1, 2, 3))
+LIVE_JOB, SPENT_JOB, EXPIRED_JOB = (UUID(int=i) for i in (1, 2, 3))
 SECOND = dt.timedelta(seconds=1)
 
 
@@ -46,7 +46,7 @@ def rows(db: None) -> None:
     fill_ledger(HTML, "plain")
     reserve(HTML, LIVE_JOB, NOW - 80 * SECOND)
     reservations.spend(reserve(HTML, SPENT_JOB, NOW, seconds=60), now=NOW)
-    reserve("plain", LAPSED_JOB, NOW - dt.timedelta(hours=1))
+    reserve("plain", EXPIRED_JOB, NOW - dt.timedelta(hours=1))
 
 
 def reserve(miner: str, job: UUID | None, now: dt.datetime, *, seconds: float = 30) -> int:
@@ -89,16 +89,16 @@ def miners(client: Client, **query: str) -> list[list[str]]:
 def test_the_figures_say_what_became_of_reservations(treasurer: Client) -> None:
     assert figures(treasurer) == {
         "Live": (1, "hold 36.0 s now"),
-        "About to lapse": (1, "within 60 s, with 36.0 s"),
-        "Lapsed without word": (1, "in 24 h, 50% of all that ended; 1 ever"),
+        "About to expire": (1, "within 60 s, with 36.0 s"),
+        "Expired unclaimed": (1, "in 24 h, 50% of all that ended; 1 ever"),
         "Spent": (1, "in 24 h; 0 were released"),
     }
     page = see(treasurer)
-    assert '<dt>Lapsed without word</dt><dd><strong class="warn">1</strong> in 24 h, 50% of all that ended' in page
+    assert '<dt>Expired unclaimed</dt><dd><strong class="warn">1</strong> in 24 h, 50% of all that ended' in page
 
 
 def test_a_page_without_anything_says_so(treasurer: Client) -> None:
-    assert figures(treasurer)["Lapsed without word"] == (0, "in 24 h, every caller spoke; 0 ever")
+    assert figures(treasurer)["Expired unclaimed"] == (0, "in 24 h, every caller spoke; 0 ever")
     page = see(treasurer)
     for said in (
         "Nothing is held.",
@@ -118,7 +118,7 @@ def test_the_charts_draw_what_the_ledger_says(treasurer: Client) -> None:
     drawn = {series["name"]: dict(zip(ends["labels"], series["values"], strict=True)) for series in ends["series"]}
     assert {name: {hour: n for hour, n in hours.items() if n} for name, hours in drawn.items()} == {
         "Released": {},
-        "Lapsed": {"Thu 11:00": 1},
+        "Expired": {"Thu 11:00": 1},
         "Spent": {"Thu 12:00": 1},
     }
     shares = context["shares"]
@@ -159,16 +159,16 @@ def test_holds_are_listed_the_next_to_lapse_first(treasurer: Client) -> None:
 
 @pytest.mark.usefixtures("rows")
 def test_what_lapsed_without_a_word_is_listed(treasurer: Client) -> None:
-    page = section(see(treasurer), "lapsed-title")
+    page = section(see(treasurer), "expired-title")
     assert "The newest 1 of 1" in page
-    assert table(page)[1:] == [["Jan 1, 11:32:10", str(LAPSED_JOB), "plain", CLASS, "3", "130 s"]]
+    assert table(page)[1:] == [["Jan 1, 11:32:10", str(EXPIRED_JOB), "plain", CLASS, "3", "130 s"]]
 
 
 @pytest.mark.usefixtures("rows")
 def test_miners_are_listed_with_what_became_of_their_allowance(treasurer: Client) -> None:
     heading, *listed = table(section(see(treasurer), "miners"))
     assert heading == [
-        *("miner", "free s", "held s", "spent s ▾", "voided s", "earned s", "live now", "lapsed in 24 h"),
+        *("miner", "free s", "held s", "spent s ▾", "voided s", "earned s", "live now", "expired in 24 h"),
     ]
     assert listed == [
         [ESCAPED, "144.0", "36.0", "60.0", "0.0", "240.0", "1", "0"],
@@ -176,7 +176,7 @@ def test_miners_are_listed_with_what_became_of_their_allowance(treasurer: Client
     ]
 
 
-FIRST = {"miner": ESCAPED, **dict.fromkeys(ledger.COLUMNS, ESCAPED), "free": "plain", "lapsed": "plain"}
+FIRST = {"miner": ESCAPED, **dict.fromkeys(ledger.COLUMNS, ESCAPED), "free": "plain", "expired": "plain"}
 """Who comes first by a column; equals come in the order of their hotkeys."""
 
 
@@ -282,14 +282,14 @@ def test_who_may_see_it_has_a_link_to_it(treasurer: Client) -> None:
 
 @pytest.mark.usefixtures("rows")
 def test_jobs_lead_to_their_decisions_for_whoever_may_see_those(treasurer: Client) -> None:
-    address = f"{reverse('admin:routing_decisionrecord_changelist')}?q={LAPSED_JOB}"
+    address = f"{reverse('admin:routing_decisionrecord_changelist')}?q={EXPIRED_JOB}"
     assert address not in see(treasurer)
     DecisionRecord.objects.create(
-        job_uuid=LAPSED_JOB, at=NOW, executor_class=CLASS, seconds=30, outcome="ROUTED", microseconds=1
+        job_uuid=EXPIRED_JOB, at=NOW, executor_class=CLASS, seconds=30, outcome="ROUTED", microseconds=1
     )
     client = clerk(*SEE_LEDGER, *SEE_DECISIONS)
-    assert f'<a href="{address}">{LAPSED_JOB}</a>' in see(client)
-    assert [row.job_uuid for row in client.get(address).context["cl"].result_list] == [LAPSED_JOB]
+    assert f'<a href="{address}">{EXPIRED_JOB}</a>' in see(client)
+    assert [row.job_uuid for row in client.get(address).context["cl"].result_list] == [EXPIRED_JOB]
 
 
 @pytest.mark.usefixtures("rows")
@@ -310,7 +310,7 @@ def test_the_page_takes_as_many_queries_for_many_as_for_few(treasurer: Client) -
         see(treasurer)
     for i in range(4):
         reserve("plain", UUID(int=9 + i), NOW)
-        reserve("plain", UUID(int=90 + i), NOW - HOLD_MARGIN - 40 * SECOND, seconds=12)
+        reserve("plain", UUID(int=90 + i), NOW - RESERVATION_MARGIN - 40 * SECOND, seconds=12)
     with CaptureQueriesContext(connection) as many:
         see(treasurer)
     assert len(many) == len(few)

@@ -170,7 +170,7 @@ def test_a_scrape_counts_the_reservations_that_live_and_those_that_lapsed_untidi
         )
         samples = scraped(client, headers)
     assert value(samples, "router_reservations", state="live") == 1
-    assert value(samples, "router_reservations", state="lapsed") == 2
+    assert value(samples, "router_reservations", state="expired") == 2
     assert 612 <= (value(samples, "router_newest_block_age_seconds") or 0) < 660
     assert value(samples, "router_database_up") == 1
 

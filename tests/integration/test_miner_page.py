@@ -164,7 +164,7 @@ def test_without_a_threshold_there_is_nothing_to_compare(admin_client: Client) -
 
 
 def test_the_strip_tells_what_became_of_the_blocks(admin_client: Client) -> None:
-    """20 blocks of 12 s; a hold that lapsed is free."""
+    """20 blocks of 12 s; a hold that expired is free."""
     allowance().spend_allowance(reserve(seconds=24))
     reserve(seconds=60)
     reserve(seconds=12, at=NOW - HOUR)
@@ -185,12 +185,12 @@ def test_a_drop_voids_what_is_older(admin_client: Client) -> None:
 
 
 def test_ongoing_jobs_are_listed_with_what_says_so(admin_client: Client) -> None:
-    held, started, accepted, both, paid, moved, over, lapsed = (uuid4() for _ in range(8))
+    held, started, accepted, both, paid, moved, over, expired = (uuid4() for _ in range(8))
     hold = reserve(seconds=12, job=held)
     nameless = reserve(seconds=12)
     reserve(seconds=12, job=both)
     reserve(seconds=12, job=moved)
-    reserve(seconds=12, job=lapsed, at=NOW - HOUR)
+    reserve(seconds=12, job=expired, at=NOW - HOUR)
     allowance().spend_allowance(reserve(seconds=12, job=paid))
     for job in (started, both, paid, over):
         receive(JobStarted, job, NOW - SECOND, executor_class=CLASS, ttl=60)

@@ -24,7 +24,7 @@ from routing.access.tokens import Scope
 from routing.models import MinerIncident, RoutedJob
 from routing.sockets import answers, jobs, statements
 from routing.sockets.messages import Accepted, Failed, Finished, Refused, Rejected, RejectedByMiner, Retry, Started
-from routing.types import JobFinished, JobTaken, JobUnknown
+from routing.types import JobAlreadyOver, JobTaken, JobUnknown
 from routing.upkeep.journal import JournalError, export, replay
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
 from tests.jobs import HOLD, ME, MINERS, note, of, retried, route, routed
@@ -56,9 +56,9 @@ def said(answered: Any) -> dict[str, object]:
 def test_what_others_say_of_a_job_is_answered_as_if_there_were_none(kind: Any, fixed: bool) -> None:
     offer = routed(job_request(on_trusted_miner=fixed))
     message = of(offer, kind)
-    told = answers.to_said(message, OTHER)
+    told = answers.to_statement(message, OTHER)
     assert isinstance(told, Refused)
-    assert said(told) == said(answers.to_said(message.model_copy(update={"uuid": uuid4()}), OTHER))
+    assert said(told) == said(answers.to_statement(message.model_copy(update={"uuid": uuid4()}), OTHER))
     assert told.reason == "JOB_UNKNOWN"
     assert not MinerIncident.objects.exists()
     assert not JobStartedReceipt.objects.exists()
@@ -79,11 +79,11 @@ def test_another_client_gets_no_other_miner_for_a_job(over: bool) -> None:
     assert told.reason == "JOB_UNKNOWN"
 
 
-@pytest.mark.parametrize("state", ["held", "lapsed", "finished", "fixed", "another"])
+@pytest.mark.parametrize("state", ["held", "expired", "finished", "fixed", "another"])
 def test_another_client_is_told_no_route_by_a_uuid(state: str) -> None:
     now = timezone.now()
     request = job_request(on_trusted_miner=state == "fixed")
-    offer = routed(request, now=now - HOLD if state == "lapsed" else now)
+    offer = routed(request, now=now - HOLD if state == "expired" else now)
     if state == "finished":
         note(of(offer, Finished))
     asked = request.model_copy(update={"execution_time_limit": 31}) if state == "another" else request
@@ -193,7 +193,7 @@ def test_a_finished_job_without_an_owner_is_told_to_be_over_to_who_may_speak_of_
     RoutedJob.objects.all().delete()
     with pytest.raises(JobTaken):
         route(request)
-    with pytest.raises(JobFinished):
+    with pytest.raises(JobAlreadyOver):
         jobs.route(request, by=OPERATOR)
 
 

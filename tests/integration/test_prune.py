@@ -21,7 +21,7 @@ from routing.access import signatures, tokens
 from routing.decision import in_force, reliability
 from routing.decision.model import Policy
 from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIncident, RoutedJob, UsedSignature
-from routing.types import JobFinished
+from routing.types import JobAlreadyOver
 from routing.upkeep import pruning
 from routing.upkeep.pruning import SLACK
 from tests.factories import CLASS, FIRST_BLOCK, job_request
@@ -201,7 +201,7 @@ def test_a_finished_receipt_stays_while_its_job_is_known_so_that_it_is_not_route
     reservations.release(offer.route.allowance_reservation_id or 0, now=NOW - DAY)
     finish(NOW - DAY, offer.uuid)
     assert prune() == {}
-    with pytest.raises(JobFinished):
+    with pytest.raises(JobAlreadyOver):
         route(request)
     assert prune(NOW + 2 * DAY) == {"routed jobs": 1, "finished receipts": 1, "reservations": 1}
 
@@ -213,7 +213,7 @@ def test_a_job_stays_until_the_time_is_over_that_was_reserved_for_it(end: Any) -
     assert offer.expires_at
     if end:
         end(offer.route.allowance_reservation_id, now=NOW)
-    assert prune(offer.expires_at + SLACK - LEAST) == ({} if end else {"lapsed holds": 1})
+    assert prune(offer.expires_at + SLACK - LEAST) == ({} if end else {"expired holds": 1})
     assert prune(offer.expires_at + SLACK)["routed jobs"] == 1
 
 
@@ -226,7 +226,7 @@ def test_a_job_stays_while_a_receipt_says_that_it_runs() -> None:
         record(PAST, offer.uuid)
         reservations.spend(offer.route.allowance_reservation_id or 0, now=NOW - 2 * DAY)
         assert "routed jobs" not in prune()
-        with pytest.raises(JobFinished):
+        with pytest.raises(JobAlreadyOver):
             route(request)
         assert prune(NOW + LEAST)["routed jobs"] == 1
 
@@ -272,9 +272,9 @@ def test_every_hold_that_lapsed_is_tidied_whatever_its_age(age: dt.timedelta, se
     for miner in ("anna", "bert"):
         reserve(NOW - hold - age + LEAST, miner)
     held = reserve(NOW, "bert")  # which tidies bert's other hold
-    assert prune() == {"lapsed holds": 1}
+    assert prune() == {"expired holds": 1}
     assert dict(Reservation.objects.values_list("pk", "state")).pop(held) == State.HELD
-    assert set(Reservation.objects.exclude(pk=held).values_list("state", flat=True)) == {State.LAPSED}
+    assert set(Reservation.objects.exclude(pk=held).values_list("state", flat=True)) == {State.EXPIRED}
     assert not Account.objects.get(miner="anna").held
 
 
@@ -285,7 +285,7 @@ def test_a_reservation_goes_once_it_has_ended_for_its_days(settings: Settings) -
         reservations.release(reserve(edge - LEAST), now=edge)
         reserve(edge - dt.timedelta(seconds=106))
         reservations.spend(reserve(edge - LEAST), now=edge)
-    assert prune() == {"lapsed holds": 1, "reservations": 2}
+    assert prune() == {"expired holds": 1, "reservations": 2}
     jump()
     assert prune() == {"reservations": 1, "blocks": 20}
     assert {r.ended_at for r in Reservation.objects.all()} == {NOW - 90 * DAY + LEAST}
@@ -337,7 +337,7 @@ def test_a_lapsed_hold_that_could_not_be_tidied_is_not_pruned(monkeypatch: pytes
     """Its blocks are held as long as its row is."""
     fill("anna")
     reserve(NOW - 2 * DAY)
-    monkeypatch.setattr("allowance.oversight.pruning.tidy_lapsed", lambda now: iter(()))
+    monkeypatch.setattr("allowance.oversight.pruning.tidy_expired", lambda now: iter(()))
     assert sum(batch.rows for kind in pruning.kinds(NOW, 10) for batch in kind.prune()) == 0
     assert Reservation.objects.get().state == State.HELD
 

@@ -65,7 +65,7 @@ def test_people_get_a_table(settings: Settings) -> None:
         assert (ended.code, head) == (0, ["kind", "kept days", deleted])
         assert ["decisions", "1.5", "6"] in rows
         assert ["their candidates", "0", "1"] in rows
-        assert ["lapsed holds", "–", noted] in rows
+        assert ["expired holds", "–", noted] in rows
         assert len(rows) == 15
 
 

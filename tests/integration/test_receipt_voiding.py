@@ -29,7 +29,7 @@ from routing.decision.book import DryBook, LiveBook
 from routing.decision.ongoing import occupation
 from routing.log.explain import happenings
 from routing.types import AllMinersBusy
-from routing.types import JobFinished as JobIsOver
+from routing.types import JobAlreadyOver as JobIsOver
 from routing.upkeep import voiding
 from routing.upkeep.journal import JournalError, export, replay
 from tests.factories import CLASS, fill_ledger, job_request, run_command, stored

@@ -1,4 +1,4 @@
-"""The life of a reservation: held, then spent, released or lapsed, once."""
+"""The life of a reservation: held, then spent, released or expired, once."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def test_a_hold_lapses_by_itself_at_its_instant() -> None:
         clock.shift(0.000001)
         assert free() == 120
         assert reserve(120)[1] == blocks
-        lapsed = Reservation.objects.get(pk=held)
-        assert (lapsed.state, lapsed.ended_at) == ("lapsed", lapsed.expires_at)
+        expired = Reservation.objects.get(pk=held)
+        assert (expired.state, expired.ended_at) == ("expired", expired.expires_at)
 
 
 def test_a_lapsed_job_keeps_no_executor_busy() -> None:
@@ -144,12 +144,12 @@ def test_reads_compute_expiry_before_anything_swept() -> None:
         held, _ = reserve(30)
     row = Reservation.objects.get(pk=held)
     assert state.state_at(row, row.expires_at - dt.timedelta(microseconds=1)) == "held"
-    assert state.state_at(row, row.expires_at) == "lapsed"
+    assert state.state_at(row, row.expires_at) == "expired"
     assert row.state == "held"
 
 
 def test_a_refusal_under_the_lock_leaves_lapsed_blocks_free() -> None:
-    """A lapsed hold is tidied by a pick that is then refused: the row and the balance must both say so."""
+    """A expired hold is tidied by a pick that is then refused: the row and the balance must both say so."""
     fill_ledger("anna", executors=1)
     now = dt.datetime.now(dt.UTC)
     live = LiveBook(pinned=now + dt.timedelta(seconds=200))
@@ -165,7 +165,7 @@ def test_a_refusal_under_the_lock_leaves_lapsed_blocks_free() -> None:
     )
     _, verdict = live.reserve([candidate], question(12, now), state.window(None), wait=True) or (None, None)
     assert isinstance(verdict, Verdict)
-    assert Reservation.objects.get(pk=held).state == "lapsed"
+    assert Reservation.objects.get(pk=held).state == "expired"
     assert free() == 20 * 6
     assert blocks == [1000, 1001]
 
@@ -188,7 +188,7 @@ def test_the_clock_is_read_under_the_lock() -> None:
 
 @pytest.fixture
 def job_that_starts_unheld(monkeypatch: pytest.MonkeyPatch) -> dict[str, dt.datetime]:
-    """Let a job whose hold has lapsed start at anna right after each reading; the account's version can't tell."""
+    """Let a job whose hold has expired start at anna right after each reading; the account's version can't tell."""
     begun: dict[str, dt.datetime] = {}
 
     def observe_and_start(*args: Any) -> Observed:

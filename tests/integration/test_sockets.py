@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError as RedisAway
 from allowance.plumbing.threads import in_database_thread
 from routing.access.admission import Visitor
 from routing.sockets import answers, base, news
-from routing.sockets.consumers import EventConsumer, JobConsumer
+from routing.sockets.consumers import JobConsumer, NewsConsumer
 from tests.factories import fill_ledger
 from tests.programs import DEADLINE
 from tests.sockets import JSON, PATIENCE, answer, ask, following, job, permitted, reservations, socket
@@ -45,7 +45,7 @@ def operator(transactional_db: None) -> User:
 
 @asynccontextmanager
 async def all_events(user: User) -> AsyncIterator[WebsocketCommunicator]:
-    communicator = WebsocketCommunicator(EventConsumer.as_asgi(), "/ws/events/")
+    communicator = WebsocketCommunicator(NewsConsumer.as_asgi(), "/ws/events/")
     cast(JSON, communicator.scope)["user"] = user
     async with following():
         assert (await communicator.connect(PATIENCE))[0]
@@ -195,7 +195,7 @@ async def test_a_job_is_followed_to_its_end(facilitator: User) -> None:
             }
         assert await communicator.receive_nothing(0.05)  # it hears no news of what it said itself
         again = await ask(communicator, uuid=routed["uuid"])
-    assert (again["type"], again["reason"]) == ("job.rejected", "JOB_FINISHED")
+    assert (again["type"], again["reason"]) == ("job.rejected", "JOB_ALREADY_OVER")
 
 
 async def test_a_rejected_job_is_retried_with_another_miner(facilitator: User) -> None:
@@ -242,7 +242,7 @@ async def test_what_is_said_elsewhere_reaches_who_asked_for_the_route(facilitato
 
 
 async def test_events_are_for_whoever_may_see_them(facilitator: User) -> None:
-    communicator = WebsocketCommunicator(EventConsumer.as_asgi(), "/ws/events/")
+    communicator = WebsocketCommunicator(NewsConsumer.as_asgi(), "/ws/events/")
     cast(JSON, communicator.scope)["user"] = facilitator
     await communicator.connect(PATIENCE)
     assert (await communicator.receive_output(PATIENCE))["code"] == 4403

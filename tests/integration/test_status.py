@@ -39,7 +39,7 @@ pytestmark = pytest.mark.django_db
 
 NOW = dt.datetime(2026, 1, 2, 12, 30, tzinfo=dt.UTC)
 SECOND, MINUTE, HOUR = (dt.timedelta(seconds=n) for n in (1, 60, 3600))
-SPENT, RELEASED, LAPSED = ReservationState.SPENT, ReservationState.RELEASED, ReservationState.LAPSED
+SPENT, RELEASED, EXPIRED = ReservationState.SPENT, ReservationState.RELEASED, ReservationState.EXPIRED
 
 VALUES: dict[str, float] = {
     "block_age": 12,
@@ -54,7 +54,7 @@ VALUES: dict[str, float] = {
     "not_enough_collateral": 10,
     "all_miners_busy": 7.5,
     "lock_timeout": 2.5,
-    "lapses": 15,
+    "expired_reservations": 15,
     "live_reservations": 50,
     "lock_waits": 10,
     "longest_lock_wait": 1.5,
@@ -119,13 +119,13 @@ def scene() -> None:
     later = NOW + HOUR
     reserve(15, SPENT, NOW, later)
     reserve(2, RELEASED, NOW - HOUR + SECOND, later)
-    reserve(1, LAPSED, NOW - MINUTE, NOW - MINUTE)
+    reserve(1, EXPIRED, NOW - MINUTE, NOW - MINUTE)
     reserve(1, ReservationState.HELD, None, NOW)
     reserve(1, ReservationState.HELD, None, NOW - HOUR + SECOND)
     reserve(50, ReservationState.HELD, None, NOW + SECOND)
     reserve(50, ReservationState.HELD, None, NOW - HOUR)
     reserve(50, SPENT, NOW - HOUR, later)
-    reserve(50, LAPSED, NOW - HOUR, NOW - HOUR)
+    reserve(50, EXPIRED, NOW - HOUR, NOW - HOUR)
     check(at=NOW - 4 * HOUR, left=9)
     check()
 
@@ -222,7 +222,7 @@ def test_without_anything_there_is_no_chain_no_work_and_no_check() -> None:
         "collateral_filter": "info",
     }
     assert found["refusals"].sentence == found["lock_waits"].sentence == "There were no picks in the last hour."
-    assert found["lapses"].sentence == "There were no reservations that ended in the last hour."
+    assert found["expired_reservations"].sentence == "There were no reservations that ended in the last hour."
     assert found["most_jobs"].sentence == "No jobs were routed in the last hour, too few to tell."
     assert found["ledger_differences"].sentence.startswith("The ledger was never checked. Run manage.py check_ledger")
 
@@ -261,12 +261,12 @@ def test_the_miners_with_most_of_the_work_are_named_by_jobs_and_by_seconds() -> 
 @pytest.mark.usefixtures("scene")
 def test_the_worst_is_told_first(settings: Settings) -> None:
     LedgerCheck.objects.all().delete()
-    settings.ROUTING_STATUS_LIMITS = NEVER | {"lapses": [0, 100], "most_jobs": [0, 0]}
+    settings.ROUTING_STATUS_LIMITS = NEVER | {"expired_reservations": [0, 100], "most_jobs": [0, 0]}
     found = status(NOW)
     assert [finding.level for finding in found.findings][:5] == ["critical", "warning", "unknown", "unknown", "ok"]
     assert (found.level, found.sentence) == (
         "critical",
-        "4 of 20 findings: most jobs, lapses, ledger differences, ledger check age.",
+        "4 of 20 findings: most jobs, expires, ledger differences, ledger check age.",
     )
 
 
@@ -321,8 +321,8 @@ def at_noon() -> Iterator[None]:
 
 LIMITS_OF_CODES: dict[int, tuple[bool, dict[str, list[float]]]] = {
     0: (True, NEVER),
-    1: (True, NEVER | {"lapses": [0, 100]}),
-    2: (True, NEVER | {"lapses": [0, 100], "refusals": [0, 1]}),
+    1: (True, NEVER | {"expired_reservations": [0, 100]}),
+    2: (True, NEVER | {"expired_reservations": [0, 100], "refusals": [0, 1]}),
     3: (False, NEVER),
 }
 

@@ -17,8 +17,8 @@ from allowance.oversight import totals
 from allowance.oversight.fates import Fate
 from allowance.oversight.totals import DAY, LISTED, SOON, Amounts
 from allowance.reading import read
-from allowance.state import lapsed_at, window
-from allowance.types import HOLD_MARGIN, ExecutorClass
+from allowance.state import expired_at, window
+from allowance.types import RESERVATION_MARGIN, ExecutorClass
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger
 from tests.integration.test_queries import postgresql, scans
 
@@ -27,7 +27,7 @@ SECOND = dt.timedelta(seconds=1)
 HOUR = dt.timedelta(hours=1)
 INSTANT = dt.timedelta(microseconds=1)
 OTHER = ExecutorClass.always_on__test
-HELD, SPENT, RELEASED, LAPSED = ReservationState
+HELD, SPENT, RELEASED, EXPIRED = ReservationState
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,7 @@ def remember(end: ReservationState, ended_at: dt.datetime, *, held_for: dt.timed
         account=Account.objects.get(miner="anna", executor_class=CLASS),
         blocks=[1],
         created_at=ended_at - held_for,
-        expires_at=ended_at if end is LAPSED else ended_at + SECOND,
+        expires_at=ended_at if end is EXPIRED else ended_at + SECOND,
         state=end,
         ended_at=ended_at,
     )
@@ -77,7 +77,7 @@ def seconds(amounts: Amounts) -> dict[str, float]:
 def test_an_empty_ledger_comes_to_nothing() -> None:
     Account.objects.all().delete()
     found = totals.totals(NOW)
-    assert (found.holds, found.lapsed, found.newest_lapsed, found.miners) == ([], 0, [], [])
+    assert (found.holds, found.expired, found.newest_expired, found.miners) == ([], 0, [], [])
     assert not any(found.ended.values())
 
 
@@ -95,7 +95,7 @@ def test_what_became_of_a_miner_s_allowance() -> None:
 @pytest.mark.parametrize("at", [3, 10, 19])
 @pytest.mark.parametrize("executors", [0, 1])
 def test_amounts_are_those_of_the_rows_and_of_the_survey(at: int, executors: int) -> None:
-    """Held, spent, lapsed without a word, tidied and voided, some of each before and after the drop."""
+    """Held, spent, expired unclaimed, tidied and voided, some of each before and after the drop."""
     reserve(NOW - HOUR, seconds=20)
     reserve(NOW - HOUR, miner="bert", seconds=20)
     reservations.spend(reserve(seconds=40), now=NOW)
@@ -105,7 +105,7 @@ def test_amounts_are_those_of_the_rows_and_of_the_survey(at: int, executors: int
     for hotkey, balance in reading.balances.items():
         account = Account.objects.get(miner=hotkey)
         stored = account.balance
-        for gone in account.reservation_set.filter(lapsed_at(NOW)):
+        for gone in account.reservation_set.filter(expired_at(NOW)):
             stored = ledger.free_again(stored, gone.blocks)
         amounts = totals.amounts(balance, reading.window)
         assert amounts == totals.amounts(stored, window(None))
@@ -121,7 +121,7 @@ def test_classes_are_added_up_unless_one_is_asked_for() -> None:
     declared = {CLASS: 2, OTHER: 1}
     allowance().record_manifests(block=FIRST_BLOCK + 10, axons={"anna": axon}, executors={"anna": declared})
     reserve()
-    remember(LAPSED, NOW - HOUR)
+    remember(EXPIRED, NOW - HOUR)
     by_class = {c: totals.totals(NOW, executor_class=c) for c in (None, ExecutorClass(CLASS), OTHER)}
     earned = {c: [(m.hotkey, ledger.to_seconds(m.amounts.total())) for m in t.miners] for c, t in by_class.items()}
     assert earned == {
@@ -129,30 +129,30 @@ def test_classes_are_added_up_unless_one_is_asked_for() -> None:
         CLASS: [("anna", 240), ("bert", 240)],
         OTHER: [("anna", 60)],
     }
-    assert [(t.miners[0].live, t.miners[0].lapsed) for t in by_class.values()] == [(1, 1), (1, 1), (0, 0)]
+    assert [(t.miners[0].live, t.miners[0].expired) for t in by_class.values()] == [(1, 1), (1, 1), (0, 0)]
     assert {len(t.holds) for t in by_class.values()} == {1}
-    assert {t.ended_as(LAPSED) for t in by_class.values()} == {1}
+    assert {t.ended_as(EXPIRED) for t in by_class.values()} == {1}
 
 
 def test_holds_are_live_until_their_instant_and_the_next_to_lapse_comes_first() -> None:
     late, early = reserve(NOW, seconds=30), reserve(NOW - 10 * SECOND, seconds=30, miner="bert")
-    lapses = NOW + HOLD_MARGIN + 20 * SECOND
-    found = totals.totals(lapses - INSTANT)
+    expires = NOW + RESERVATION_MARGIN + 20 * SECOND
+    found = totals.totals(expires - INSTANT)
     assert [hold.pk for hold in found.holds] == [early, late]
     first = found.holds[0]
     assert (first.hotkey, first.executor_class, first.job, first.blocks) == ("bert", CLASS, UUID(int=7), 3)
-    assert (ledger.to_seconds(first.ns), first.expires_at) == (36, lapses)
-    assert [(m.live, m.lapsed, m.amounts[Fate.HELD]) for m in found.miners] == [(1, 0, 36 * ledger.NS)] * 2
-    found = totals.totals(lapses)
+    assert (ledger.to_seconds(first.ns), first.expires_at) == (36, expires)
+    assert [(m.live, m.expired, m.amounts[Fate.HELD]) for m in found.miners] == [(1, 0, 36 * ledger.NS)] * 2
+    found = totals.totals(expires)
     assert [hold.pk for hold in found.holds] == [late]
-    assert [(m.live, m.lapsed, m.amounts[Fate.HELD]) for m in found.miners] == [(1, 0, 36 * ledger.NS), (0, 1, 0)]
+    assert [(m.live, m.expired, m.amounts[Fate.HELD]) for m in found.miners] == [(1, 0, 36 * ledger.NS), (0, 1, 0)]
 
 
 def test_a_hold_is_about_to_lapse_up_to_the_edge() -> None:
     reserve(seconds=30)
-    edge = NOW + HOLD_MARGIN + 30 * SECOND - SOON
-    assert totals.totals(edge - INSTANT).about_to_lapse == []
-    assert len(totals.totals(edge).about_to_lapse) == 1
+    edge = NOW + RESERVATION_MARGIN + 30 * SECOND - SOON
+    assert totals.totals(edge - INSTANT).about_to_expire == []
+    assert len(totals.totals(edge).about_to_expire) == 1
 
 
 def test_each_hold_is_worth_its_own_blocks() -> None:
@@ -172,47 +172,47 @@ def test_a_hold_is_worth_what_its_blocks_still_give() -> None:
 @pytest.mark.parametrize("tidied", [False, True])
 def test_what_lapsed_has_lapsed_whether_or_not_its_row_says_so(tidied: bool) -> None:
     pk = reserve(NOW - HOUR, seconds=20)
-    lapsed_at_instant = NOW - HOUR + HOLD_MARGIN + 20 * SECOND
+    lapsed_at_instant = NOW - HOUR + RESERVATION_MARGIN + 20 * SECOND
     if tidied:
         reserve(miner="anna")
-    assert (Reservation.objects.get(pk=pk).state == LAPSED) is tidied
+    assert (Reservation.objects.get(pk=pk).state == EXPIRED) is tidied
     found = totals.totals(NOW)
-    assert (found.lapsed, [row.pk for row in found.newest_lapsed], found.miners[0].lapsed) == (1, [pk], 1)
+    assert (found.expired, [row.pk for row in found.newest_expired], found.miners[0].expired) == (1, [pk], 1)
     hour = lapsed_at_instant.replace(minute=0, second=0)
-    assert {at: dict(ends) for at, ends in found.ended.items() if ends} == {hour: {"lapsed": 1}}
+    assert {at: dict(ends) for at, ends in found.ended.items() if ends} == {hour: {"expired": 1}}
     assert found.miners[0].amounts[Fate.HELD] == (36 * ledger.NS if tidied else 0)
 
 
-@pytest.mark.parametrize("end", [SPENT, RELEASED, LAPSED])
+@pytest.mark.parametrize("end", [SPENT, RELEASED, EXPIRED])
 def test_a_day_ends_at_its_edge(end: ReservationState) -> None:
     remember(end, NOW - DAY + INSTANT)
     remember(end, NOW - DAY)
     found = totals.totals(NOW)
     assert found.ended_as(end) == 1
-    assert found.lapsed == (2 if end is LAPSED else 0)
-    assert found.miners[0].lapsed == (1 if end is LAPSED else 0)
+    assert found.expired == (2 if end is EXPIRED else 0)
+    assert found.miners[0].expired == (1 if end is EXPIRED else 0)
 
 
 def test_ends_are_counted_by_the_hour() -> None:
-    for end, ago in ((SPENT, 0), (SPENT, 29), (RELEASED, 31), (SPENT, 90), (LAPSED, 90), (SPENT, 23 * 60 + 59)):
+    for end, ago in ((SPENT, 0), (SPENT, 29), (RELEASED, 31), (SPENT, 90), (EXPIRED, 90), (SPENT, 23 * 60 + 59)):
         remember(end, NOW - dt.timedelta(minutes=ago))
     remember(RELEASED, NOW + HOUR)  # by a clock ahead of ours
     found = totals.totals(NOW)
     assert list(found.ended) == [NOW.replace(minute=0) - i * HOUR for i in range(24, -1, -1)]
     assert {at.isoformat()[:13]: dict(ends) for at, ends in found.ended.items() if ends} == {
         "2025-12-31T12": {"spent": 1},
-        "2026-01-01T11": {"spent": 1, "lapsed": 1, "released": 1},
+        "2026-01-01T11": {"spent": 1, "expired": 1, "released": 1},
         "2026-01-01T12": {"spent": 2, "released": 1},
     }
     assert [found.ended_as(end) for end in ReservationState] == [0, 4, 2, 1]
 
 
 def test_the_newest_that_lapsed_are_listed() -> None:
-    pks = [remember(LAPSED, NOW - i * SECOND) for i in range(LISTED + 3)]
-    pks.insert(2, reserve(NOW - 2 * SECOND - HOLD_MARGIN - 20 * SECOND + INSTANT, seconds=20))
+    pks = [remember(EXPIRED, NOW - i * SECOND) for i in range(LISTED + 3)]
+    pks.insert(2, reserve(NOW - 2 * SECOND - RESERVATION_MARGIN - 20 * SECOND + INSTANT, seconds=20))
     found = totals.totals(NOW)
-    assert [row.pk for row in found.newest_lapsed] == pks[:LISTED]
-    assert found.lapsed == LISTED + 4
+    assert [row.pk for row in found.newest_expired] == pks[:LISTED]
+    assert found.expired == LISTED + 4
 
 
 def test_a_miner_that_left_is_told_from_those_that_are_there() -> None:
@@ -226,7 +226,7 @@ def test_it_takes_as_many_queries_for_many_reservations_as_for_none() -> None:
         totals.totals(NOW)
     for i in range(5):
         reserve(NOW - i * SECOND)
-        remember(LAPSED, NOW - i * SECOND)
+        remember(EXPIRED, NOW - i * SECOND)
     with CaptureQueriesContext(connection) as many:
         totals.totals(NOW)
     assert len(none) == len(many) == len(ExecutorClass) + 7
@@ -243,7 +243,7 @@ def test_ends_and_lapses_are_found_by_indexes() -> None:
             blocks=list(range(60)),
             created_at=at - SECOND,
             expires_at=at,
-            state=SPENT if i % 50 else LAPSED,
+            state=SPENT if i % 50 else EXPIRED,
             ended_at=at,
         )
         for i, at in enumerate(past)
@@ -254,12 +254,12 @@ def test_ends_and_lapses_are_found_by_indexes() -> None:
     read_by = [scans(sql, None) for sql in asked]
     assert len(read_by) == 7
     assert not any("allowance_reservation" in read for read in read_by)
-    assert [read & {"reservation_ended", "reservation_lapsed", "reservation_held"} for read in read_by] == [
+    assert [read & {"reservation_ended", "reservation_expired", "reservation_held"} for read in read_by] == [
         {"reservation_ended", "reservation_held"},
-        {"reservation_lapsed"},
+        {"reservation_expired"},
         {"reservation_held"},
-        {"reservation_lapsed"},
+        {"reservation_expired"},
         {"reservation_held"},
-        {"reservation_lapsed"},
+        {"reservation_expired"},
         {"reservation_held"},
     ]

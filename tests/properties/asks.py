@@ -20,7 +20,7 @@ from routing.decision.pipeline import decide
 from routing.requests import V2JobRequest
 from routing.types import TRUSTED_MINER_FAKE_KEY, JobRoutingException
 from routing.upkeep import pruning
-from routing.upkeep.lines import parse
+from routing.upkeep.entries import parse
 from tests.factories import job_request
 from tests.naive import Job, Refusal, Route, Subnet, bad_seconds
 from tests.properties.history import Do

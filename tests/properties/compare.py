@@ -60,7 +60,7 @@ def compare_balances(model: Subnet, now: dt.datetime, tally: Tally) -> None:
 
 
 def compare_balance(balance: Balance, window: Window, model: Subnet, now: dt.datetime, tally: Tally) -> None:
-    """Compare one account with the model's, as it stands once what lapsed by `now` is free."""
+    """Compare one account with the model's, as it stands once what expired by `now` is free."""
     miner, cls = balance.hotkey, balance.executor_class
     name, oldest = f"{miner}'s {cls}", model.newest - KEPT_BLOCKS
     numbers = range(window.low, window.low + window.ns.size)

@@ -93,7 +93,7 @@ COMMON = {
     "undo": 6,
     "find": 6,
     "clock": 8,
-    "lapse": 6,
+    "expire": 6,
     "manifests": 4,
     "job_started": 4,
     "job_accepted": 3,
@@ -176,7 +176,7 @@ class Author:
         if chance < 0.22:
             return [self.burst(TOGETHER)]
         if chance < 0.25:
-            return [Step((Action(self.router(), self.lapse()),)), self.burst(PICKS)]
+            return [Step((Action(self.router(), self.expire()),)), self.burst(PICKS)]
         (kind,) = self.random.choices(list(COMMON), list(COMMON.values()))
         return [Step((Action(self.router(), self.do(kind)),))]
 
@@ -228,8 +228,8 @@ class Author:
         first = self.chain.number - self.random.choice([-1, 0, 0, 1, 2, 3, 5, 8, 40, 2000])
         return {"ask": "forget", "first": max(0, first), "release": self.random.random() < 0.7}
 
-    def lapse(self) -> Do:
-        return {"ask": "lapse", "back": self.back(), "us": self.random.choice([-1, 0, 0, 1, 1])}
+    def expire(self) -> Do:
+        return {"ask": "expire", "back": self.back(), "us": self.random.choice([-1, 0, 0, 1, 1])}
 
     def policy(self) -> Do:
         wei = self.random.choice([0, 0, 0, 0, 5, 6, 10**18, 2**256 - 1])

@@ -99,7 +99,7 @@ def check_hold(call: Call, booking: Booking, policy: Policy) -> None:
     if cls != do["executor_class"] or booking.job_uuid != do["uuid"]:
         raise Violation(f"{call} stored {booking}, which is another job.")
     if booking.expires_at != call.now + dt.timedelta(seconds=seconds + 100):
-        raise Violation(f"{call} stored {booking}, which lapses at the wrong time; its clock says {call.now}.")
+        raise Violation(f"{call} stored {booking}, which expires at the wrong time; its clock says {call.now}.")
     if miner not in now.registered():
         raise Violation(f"{call} stored {booking}, but the newest neurons are {sorted(now.registered())}.")
     offers = [

@@ -131,15 +131,15 @@ EVENTS = {
 }
 
 
-def booked(tally: Tally, booking: Booking, lapsed: Sequence[Booking]) -> None:
-    """Note a new reservation, and those that lapsed and that were tidied up for it."""
-    tally[STATES, seen.LAPSED_AND_TAKEN] += any(set(booking.blocks) & set(old.blocks) for old in lapsed)
+def booked(tally: Tally, booking: Booking, expired: Sequence[Booking]) -> None:
+    """Note a new reservation, and those that expired and that were tidied up for it."""
+    tally[STATES, seen.LAPSED_AND_TAKEN] += any(set(booking.blocks) & set(old.blocks) for old in expired)
 
 
 def happened(tally: Tally, do: Do) -> None:
     """Note what was not asked of a router."""
     tally[OPERATIONS, do["ask"]] += 1
-    tally[STATES, seen.AT_THE_EDGE] += do["ask"] == "lapse"
+    tally[STATES, seen.AT_THE_EDGE] += do["ask"] == "expire"
     tally[STATES, seen.BACKWARDS] += do["ask"] == "clock" and do["seconds"] < 0
 
 

@@ -48,11 +48,11 @@ def races(schedules: int) -> list[Step]:
 
 
 def races_with_a_prune(schedules: int) -> list[Step]:
-    """Return bursts of a pick and a prune that both have a lapsed hold of the same miner to tidy."""
+    """Return bursts of a pick and a prune that both have a expired hold of the same miner to tidy."""
     steps = []
     for schedule in range(schedules):
         reserve = {"ask": "reserve", "miner": "anna", "executor_class": CLASSES[0], "start": 1011, "seconds": 30}
-        steps += [plain({**reserve, "uuid": None}), plain({"ask": "lapse", "back": 0, "us": 0})]
+        steps += [plain({**reserve, "uuid": None}), plain({"ask": "expire", "back": 0, "us": 0})]
         dos = [pick(schedule) | {"exclude": ["bert", "cleo", "dora"]}, {"ask": "prune", "batch": 100}]
         steps.append(Step(tuple(Action(i + 1, do) for i, do in enumerate(dos)), schedule))
         steps.append(plain({"ask": "undo", "back": 0}))
@@ -93,10 +93,10 @@ def act(kind: str, go: int) -> tuple[list[Do], Do, list[Do]]:  # noqa: PLR0912 (
         case "job_finished":
             how = {"time_started": 0, "time_took_us": 1, "score_str": "1", "block_numbers": []}
             return [], {**receipt, **how}, []
-        case "pick":  # after a hold that lapsed, which it is to tidy up
-            lapse = {"ask": "lapse", "back": 0, "us": 0}
+        case "pick":  # after a hold that expired, which it is to tidy up
+            expire = {"ask": "expire", "back": 0, "us": 0}
             return (
-                [{**reserve, "miner": "anna", "uuid": None}, lapse],
+                [{**reserve, "miner": "anna", "uuid": None}, expire],
                 pick(go),
                 [undo],
             )
@@ -104,7 +104,7 @@ def act(kind: str, go: int) -> tuple[list[Do], Do, list[Do]]:  # noqa: PLR0912 (
             return [], {**reserve, "uuid": uuid}, [undo]
         case "spend" | "undo":  # what is spent is gone, so a new block comes each time
             return [block(BLOCKS + go), {**reserve, "seconds": 1, "uuid": None}], {"ask": kind, "back": 0}, []
-        case "prune":  # of a hold that lapsed, and of what the last one was too early for
+        case "prune":  # of a hold that expired, and of what the last one was too early for
             number = BLOCKS + KEPT_BLOCKS * (go + 1)
             at_this_block = {**reserve, "start": 1000 + number + 1, "seconds": 1, "uuid": None}
             told = [act(event, go)[1] for event in ("job_started", "job_accepted", "job_finished", "incident")]

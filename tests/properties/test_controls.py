@@ -14,7 +14,7 @@ from allowance import ledger, reading, reservations, rows
 from allowance.chain import newest_block
 from allowance.ledger import Balance, Steps, Window
 from allowance.models import Account, Block, Reservation, ReservationState
-from allowance.state import Lapsed
+from allowance.state import Expired
 from routing.decision.book import LiveBook, busy
 from routing.decision.model import Decision, Verdict
 from routing.types import Outcome
@@ -49,8 +49,8 @@ def ends_unchecked(patch: pytest.MonkeyPatch) -> None:
 
 
 def lapses_not_stored(patch: pytest.MonkeyPatch) -> None:
-    def tidy(account: Account, balance: Balance, lapsed: Lapsed) -> Balance:
-        for blocks in lapsed.values():
+    def tidy(account: Account, balance: Balance, expired: Expired) -> Balance:
+        for blocks in expired.values():
             balance = ledger.free_again(balance, blocks)
         return balance
 

@@ -18,8 +18,8 @@ from allowance.models import Account, Block, ManifestSync, Miner, Reservation, R
 from allowance.oversight import forgetting
 from allowance.oversight.audit import check_ledger
 from allowance.types import AllowanceException, BlocksInUse
+from routing.upkeep.entries import BlockEntry, ManifestsEntry, parse
 from routing.upkeep.journal import export, replay
-from routing.upkeep.lines import BlockLine, ManifestsLine, parse
 from tests.factories import empty_tables
 from tests.properties.chain import CLASSES, MINERS, START, Chain, Event
 
@@ -50,9 +50,9 @@ def taken(event: Event) -> bool:
 
 def number_of(line: object) -> int:
     match line:
-        case BlockLine():
+        case BlockEntry():
             return line.number
-        case ManifestsLine():
+        case ManifestsEntry():
             return line.block
     return -1
 
@@ -142,7 +142,7 @@ def test_the_ledger_is_as_if_they_had_never_come(seed: int, back: int) -> None:
         for event in told:
             line = parse(json.dumps(event))
             number = (
-                line.number if isinstance(line, BlockLine) else line.block if isinstance(line, ManifestsLine) else -1
+                line.number if isinstance(line, BlockEntry) else line.block if isinstance(line, ManifestsEntry) else -1
             )
             if number < first:
                 line.apply()

@@ -139,7 +139,7 @@ class World:
         match do.get("ask"):
             case "clock":
                 self.clock += dt.timedelta(seconds=do["seconds"])
-            case "lapse":
+            case "expire":
                 edge = self.model.bookings[do["id"]].expires_at + dt.timedelta(microseconds=do["us"])
                 self.clock = max(self.clock, edge - self.skews[action.router])
             case "skew":
@@ -244,7 +244,7 @@ class World:
             call.states.append(self.model.copy())
             check_hold(call, booking, self.policy)
             call.booked, call.booked_as = booking, pk
-            notes.booked(self.tally, booking, [self.model.bookings[lapsed] for lapsed in ended])
+            notes.booked(self.tally, booking, [self.model.bookings[expired] for expired in ended])
             self.model.bookings[pk] = booking
         self.rows = rows
 
@@ -253,12 +253,12 @@ class World:
         rows = stored_reservations()
         gone = self.rows.keys() - rows.keys()
         noted = {pk: end for pk, (_, end) in rows.items() if self.rows[pk] != rows[pk]}
-        noted |= dict.fromkeys(gone - self.model.ends.keys(), "lapsed")  # noted and forgotten since
-        lapsed = {
-            pk for b in self.model.bookings.values() for pk in self.model.lapsed(b.miner, b.executor_class, call.now)
+        noted |= dict.fromkeys(gone - self.model.ends.keys(), "expired")  # noted and forgotten since
+        expired = {
+            pk for b in self.model.bookings.values() for pk in self.model.expired(b.miner, b.executor_class, call.now)
         }
-        if not noted.items() <= dict.fromkeys(lapsed, "lapsed").items():
-            raise Violation(f"{call} ended reservations {noted}; lapsed are {lapsed}.")
+        if not noted.items() <= dict.fromkeys(expired, "expired").items():
+            raise Violation(f"{call} ended reservations {noted}; expired are {expired}.")
         self.model.ends.update(noted)
         forget(self.model, gone, call.now, self.policy)
         self.rows = rows
@@ -275,15 +275,15 @@ class World:
         self.rows = rows
 
     def adopt_ends(self, call: Call, ended: dict[int, str], made: dict[int, Booking]) -> None:
-        """Check that reservations ended as they may: the one that was asked for, and those that lapsed unnoticed."""
+        """Check that reservations ended as they may: the one that was asked for, and those that expired unnoticed."""
         expected: dict[int, str] = {}
         if call.do.get("ask") in {"spend", "undo"} and call.do["id"] in self.model.bookings.keys() - self.model.ends:
             how = "spent" if call.do["ask"] == "spend" else "released"
-            expected = {call.do["id"]: how if self.model.ending(call.do["id"], call.now) is None else "lapsed"}
+            expected = {call.do["id"]: how if self.model.ending(call.do["id"], call.now) is None else "expired"}
         elif call.do.get("ask") in {"pick", "reserve"} and (made or ended):
             touched = [*made.values(), *(self.model.bookings[pk] for pk in ended)][0]
-            lapsed = self.model.lapsed(touched.miner, touched.executor_class, call.now)
-            expected = dict.fromkeys(lapsed, "lapsed")
+            expired = self.model.expired(touched.miner, touched.executor_class, call.now)
+            expected = dict.fromkeys(expired, "expired")
         if ended != expected:
             raise Violation(f"{call} ended reservations {ended}, the model says {expected}.")
         self.model.ends.update(ended)

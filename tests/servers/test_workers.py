@@ -147,7 +147,7 @@ async def test_a_job_that_two_workers_hear_different_things_of_at_once_ends_once
             told[paid.allowance_reservation_id] = paid.reservation
             refused = await ask(other, {**job(), "uuid": str(routed.uuid)})
             assert isinstance(refused, Rejected)
-            assert refused.reason == "JOB_FINISHED"
+            assert refused.reason == "JOB_ALREADY_OVER"
     assert {row.pk: row.state for row in await reservations()} == told
     assert await in_database_thread(JobFinishedReceipt.objects.count)() == len(told)
 

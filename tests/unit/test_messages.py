@@ -36,7 +36,14 @@ from routing.sockets.messages import (
     schema,
     type_of,
 )
-from routing.types import AllMinersBusy, JobFinished, JobTaken, JobUnknown, NotEnoughCollateralException, RouteGivenUp
+from routing.types import (
+    AllMinersBusy,
+    JobAlreadyOver,
+    JobTaken,
+    JobUnknown,
+    NotEnoughCollateralException,
+    RouteReleased,
+)
 from tests.jobs import ME
 from tests.sockets import JSON, job
 
@@ -102,10 +109,10 @@ RAISED: dict[Reason, Exception] = {
     Reason.NOT_ENOUGH_COLLATERAL: NotEnoughCollateralException(DECISION),
     Reason.ALL_MINERS_BUSY: AllMinersBusy(DECISION),
     Reason.LOCK_TIMEOUT: LockTimeout(),
-    Reason.JOB_FINISHED: JobFinished(UUID(JOB)),
+    Reason.JOB_ALREADY_OVER: JobAlreadyOver(UUID(JOB)),
     Reason.JOB_TAKEN: JobTaken(UUID(JOB)),
     Reason.JOB_UNKNOWN: JobUnknown(UUID(JOB), 17),
-    Reason.ROUTE_GIVEN_UP: RouteGivenUp(UUID(JOB), 17, 18),
+    Reason.ROUTE_RELEASED: RouteReleased(UUID(JOB), 17, 18),
     Reason.UNAVAILABLE: db.OperationalError("the password of router is secret"),
 }
 
@@ -217,7 +224,7 @@ def test_every_foreseen_error_has_its_reason(reason: Reason, monkeypatch: pytest
     monkeypatch.setattr(jobs, "route", fail)
     monkeypatch.setattr(statements, "note", fail)
     rejected = answers.to_question(V2JobRequest(**job(uuid=JOB)), ME).message
-    refused = answers.to_said(Failed(**ROUTE), ME)
+    refused = answers.to_statement(Failed(**ROUTE), ME)
     assert isinstance(rejected, Rejected)
     assert isinstance(refused, Refused)
     assert (rejected.uuid, rejected.reason) == (refused.uuid, refused.reason) == (JOB, reason)

@@ -57,7 +57,7 @@ def as_json(found: Forgotten, *, done: bool) -> dict[str, object]:
         "forgotten": done,
         "blocks": found.blocks,
         "manifest_syncs": found.syncs,
-        "reservations": {"held": found.held, "lapsed": found.lapsed, "spent": found.spent},
+        "reservations": {"held": found.held, "expired": found.expired, "spent": found.spent},
     }
 
 

@@ -18,7 +18,7 @@ from allowance.types import ReservationException
 
 class Command(AnsweringCommand):
     help = (
-        "List the live reservations, the next to lapse first; or spend or release one. "
+        "List the live reservations, the next to expire first; or spend or release one. "
         "Exit code: 0 done, 1 the reservation is not held."
     )
 
@@ -66,7 +66,7 @@ class Command(AnsweringCommand):
                     )
                 )
             return
-        table = Table("id", "miner", "executor class", "job", "blocks", "lapses in", box=None, pad_edge=False)
+        table = Table("id", "miner", "executor class", "job", "blocks", "expires in", box=None, pad_edge=False)
         for row in live.iterator():
             table.add_row(
                 str(row.pk),

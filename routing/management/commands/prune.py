@@ -20,7 +20,7 @@ BATCH = 500
 class Command(AnsweringCommand):
     help = (
         "Delete what is past use, for as many days as the settings ROUTING_KEEP_..._DAYS say, and note which holds "
-        "have lapsed. Routing may go on meanwhile, and so may a follower. "
+        "have expired. Routing may go on meanwhile, and so may a follower. "
         "Exit code: 0 pruned, 1 something was passed over because others kept it locked (prune again), 2 bad input."
     )
 

@@ -29,7 +29,7 @@ STYLES = {
 
 class Command(AnsweringCommand):
     help = (
-        "Tell how routing stands: the chain, refusals, lapses, locks and miners of the last hour, and the ledger. "
+        "Tell how routing stands: the chain, refusals, expires, locks and miners of the last hour, and the ledger. "
         "ROUTING_STATUS_LIMITS says what is too much. "
         "Exit code, for monitors: 0 ok, 1 warning, 2 critical, or no database, or bad arguments, 3 unknown."
     )

@@ -50,7 +50,7 @@ Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 """Text that the database takes."""
 
 
-class Line(BaseModel):
+class Entry(BaseModel):
     """One event of a journal."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -60,7 +60,7 @@ class Line(BaseModel):
         raise NotImplementedError
 
 
-class BlockLine(Line):
+class BlockEntry(Entry):
     event: Literal["block"] = "block"
     number: int
     timestamp: AwareDatetime
@@ -73,7 +73,7 @@ class BlockLine(Line):
         )
 
 
-class ManifestsLine(Line):
+class ManifestsEntry(Entry):
     event: Literal["manifests"] = "manifests"
     block: int
     axons: dict[str, dict[str, str | int]]
@@ -88,7 +88,7 @@ class ManifestsLine(Line):
         allowance().record_manifests(block=self.block, axons=self.axons, executors=self.executors)
 
 
-class CollateralLine(Line):
+class CollateralEntry(Entry):
     event: Literal["collateral"] = "collateral"
     hotkey: str
     wei: str
@@ -97,7 +97,7 @@ class CollateralLine(Line):
         allowance().record_collateral(hotkey=self.hotkey, wei=self.wei)
 
 
-class VoidableLine(BaseModel):
+class VoidableEntry(BaseModel):
     """What a line says of evidence that was voided: when, by whom and why, or nothing."""
 
     voided_at: AwareDatetime | None = None
@@ -112,7 +112,7 @@ class VoidableLine(BaseModel):
         return self
 
 
-class IncidentLine(Line, VoidableLine):
+class IncidentEntry(Entry, VoidableEntry):
     event: Literal["incident"] = "incident"
     type: str
     hotkey: str
@@ -136,28 +136,28 @@ class IncidentLine(Line, VoidableLine):
                 void_incident(incident.pk, by=self.voided_by, reason=self.void_reason, now=self.voided_at)
 
 
-class StartedLine(VoidableLine, JobStarted):
+class StartedEntry(VoidableEntry, JobStarted):
     event: Literal["job_started"] = "job_started"
 
     def apply(self) -> None:
         _record_receipt(self)
 
 
-class AcceptedLine(VoidableLine, JobAccepted):
+class AcceptedEntry(VoidableEntry, JobAccepted):
     event: Literal["job_accepted"] = "job_accepted"
 
     def apply(self) -> None:
         _record_receipt(self)
 
 
-class FinishedLine(VoidableLine, JobFinished):
+class FinishedEntry(VoidableEntry, JobFinished):
     event: Literal["job_finished"] = "job_finished"
 
     def apply(self) -> None:
         _record_receipt(self)
 
 
-def _record_receipt(line: StartedLine | AcceptedLine | FinishedLine) -> None:
+def _record_receipt(line: StartedEntry | AcceptedEntry | FinishedEntry) -> None:
     receipts().record(bounded(line))
     if line.voided_at is not None:
         sides = {"miner_hotkey": line.miner_hotkey, "validator_hotkey": line.validator_hotkey}
@@ -168,7 +168,7 @@ def _record_receipt(line: StartedLine | AcceptedLine | FinishedLine) -> None:
             void_receipt(receipt, by=line.voided_by, reason=line.void_reason, now=line.voided_at)
 
 
-class ReservationLine(Line):
+class ReservationEntry(Entry):
     event: Literal["reservation"] = "reservation"
     id: int = Field(gt=0, lt=RESERVATION_IDS)
     miner: str
@@ -202,7 +202,7 @@ class ReservationLine(Line):
         reservations.restore(reservation, miner=self.miner, executor_class=self.executor_class)
 
 
-class JobLine(Line):
+class JobEntry(Entry):
     event: Literal["job"] = "job"
     uuid: UUID
     owner: Text | None = None
@@ -228,22 +228,22 @@ class JobLine(Line):
         )
 
 
-Event = Annotated[
-    BlockLine
-    | ManifestsLine
-    | CollateralLine
-    | IncidentLine
-    | StartedLine
-    | AcceptedLine
-    | FinishedLine
-    | ReservationLine
-    | JobLine,
+AnyEntry = Annotated[
+    BlockEntry
+    | ManifestsEntry
+    | CollateralEntry
+    | IncidentEntry
+    | StartedEntry
+    | AcceptedEntry
+    | FinishedEntry
+    | ReservationEntry
+    | JobEntry,
     Field(discriminator="event"),
 ]
-_EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+_EVENT: TypeAdapter[AnyEntry] = TypeAdapter(AnyEntry)
 
 
-def parse(line: bytes | str) -> Event:
+def parse(line: bytes | str) -> AnyEntry:
     """Return the event that a line tells. Raises ValueError, in one sentence, for anything else."""
     try:
         return _EVENT.validate_json(line)
