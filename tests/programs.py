@@ -66,15 +66,14 @@ class Program:
         out: int | None = None,
         err: int | None = None,
     ) -> None:
-        given = {name: str(value) for name, value in environment.items()}
-        given.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
+        given = {"DJANGO_SETTINGS_MODULE": "tests.settings", **environment}
         if "DATABASE_URL" not in given:
             given["DATABASE_URL"] = database_url()
         self._out, self._err = TemporaryFile(), TemporaryFile()  # noqa: SIM115 (they live as long as the process)
         self.process = subprocess.Popen(
             list(map(str, command)),
             cwd=cwd,
-            env={**os.environ, **given},
+            env={**os.environ, **{name: str(value) for name, value in given.items()}},
             stdin=subprocess.PIPE,
             stdout=self._out if out is None else out,
             stderr=self._err if err is None else err,
@@ -170,6 +169,7 @@ class Worker(Program):
         """Return what the program says next. Raises Died if it has ended without a word."""
         line = self.lines.get(timeout=patience)
         if not line:
+            self.lines.put(line)  # so that whoever asks again hears the same
             raise Died(self.log)
         return json.loads(line)
 

@@ -22,9 +22,8 @@ from routing.models import AccessToken, Rejection, UsedSignature
 from routing.types import MinerIncidentType
 from tests.factories import CLASS, EXECUTOR_CLASS, fill_ledger, job_request
 from tests.jobs import routed
-from tests.programs import Program, database_url
+from tests.programs import ROOT, Program, database_url
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "taking-over.md").read_text()
 COMMANDS = re.findall(r"^\$ (.*)$", PAGE, re.MULTILINE)
 
