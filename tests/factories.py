@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import secrets
 from io import StringIO
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from django.apps import apps
@@ -18,6 +18,7 @@ from allowance.models import Account
 from allowance.types import RESERVATION_ID_BITS, ExecutorClass
 from routing.models import DecisionRecord
 from routing.requests import V2JobRequest, plain_request
+from tests.programs import Finished
 
 EXECUTOR_CLASS = ExecutorClass.always_on__gpu_24gb
 CLASS = EXECUTOR_CLASS.value
@@ -91,14 +92,6 @@ def read_account(*, wait: float | None = None, **which: Any) -> Account | None:
     if first_of := which.pop("first_of", None):
         which["miner"] = next(iter(first_of))
     return Account.objects.select_related("miner").filter(**which).first()
-
-
-class Finished(NamedTuple):
-    """How a command ended, what it printed, and what it complained about."""
-
-    code: int
-    out: str
-    err: str
 
 
 def run_command(name: str, *arguments: object) -> Finished:

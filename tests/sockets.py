@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -21,7 +20,7 @@ from project.asgi import application
 from routing.sockets.consumers import JobConsumer
 from routing.sockets.news import everything
 from tests.factories import CLASS
-from tests.programs import DEADLINE
+from tests.programs import DEADLINE, wait_until
 
 JSON = dict[str, Any]
 PATIENCE = DEADLINE
@@ -59,15 +58,9 @@ async def following() -> AsyncIterator[None]:
     def followers() -> int:
         return len(layer.groups.get(everything(), {}))
 
-    def wait() -> None:
-        deadline = time.monotonic() + PATIENCE
-        while followers() <= before:
-            assert time.monotonic() < deadline, "the socket does not follow"
-            time.sleep(0.005)
-
     before = followers()
     yield
-    await asyncio.to_thread(wait)
+    await asyncio.to_thread(wait_until, lambda: followers() > before)
 
 
 async def ask(communicator: WebsocketCommunicator, **changes: object) -> JSON:

@@ -12,7 +12,8 @@ from tests.benchmarks.past import PAST
 from tests.benchmarks.progress import Stages
 from tests.benchmarks.server import Server
 from tests.benchmarks.sizes import Scale, Subnet
-from tests.benchmarks.team import Team, Turn, Worker, percentile, take_turns, workers_on
+from tests.benchmarks.team import Team, Turn, percentile, take_turns, workers_on
+from tests.programs import Worker
 
 CHUNK = 50_000
 """So many rows of the past are inserted at once, so that one sees how it goes on."""
@@ -87,7 +88,8 @@ class Bench:
             name = self.server.new_name()
             self.server.create(name, self._migrated)
             with self.stages.stage(f"seeding {subnet}") as advance:
-                self._seeder.do("seed", advance, database=name, **asdict(subnet))
+                self._seeder.tell("seed", database=name, **asdict(subnet))
+                self._seeder.answer(lambda word: advance(word["done"], word["of"]))
             self._templates[subnet] = name
         return self._templates[subnet]
 
@@ -95,5 +97,5 @@ class Bench:
     def _migrated(self) -> str:
         name = self.server.new_name()
         self.server.create(name)
-        self._seeder.do("migrate", database=name)
+        self._seeder.ask("migrate", database=name)
         return name

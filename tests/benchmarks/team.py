@@ -1,4 +1,4 @@
-"""The parent's side of `tests.benchmarks.worker`: tell workers what to do, all at once, and hear what it took."""
+"""Workers that measure: tell them what to do, all at once, and hear what it took."""
 
 from __future__ import annotations
 
@@ -8,38 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from tests.programs import Program
+from tests.programs import Worker
 
 Advance = Callable[[int, int], None]
 """Take note that so many are done, of so many."""
 
 Turn = Callable[[], list[float]]
 """Measure for a while, and return what was measured."""
-
-
-class Worker(Program):
-    """A fresh interpreter on a database."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(
-            "tests.benchmarks.worker", DATABASE_URL=url, DJANGO_SETTINGS_MODULE="tests.settings", LOG_LEVEL="INFO"
-        )
-
-    def ask(self, operation: str, **how: object) -> None:
-        """Tell it what to do."""
-        self.say({"do": operation, "how": how})
-
-    def do(self, operation: str, advance: Advance | None = None, **how: object) -> Any:
-        """Let it do something, and return its answer."""
-        self.ask(operation, **how)
-        return self.answer(advance)
-
-    def answer(self, advance: Advance | None = None) -> Any:
-        """Return the answer to what it was told to do."""
-        while "answer" not in (word := self.hear()):
-            if advance:
-                advance(word["done"], word["of"])
-        return word["answer"]
 
 
 class Team:
@@ -64,7 +39,7 @@ class Team:
     def do(self, operation: str, **how: object) -> list[Any]:
         """Let all do something at the same time, and return their answers."""
         for worker in self._workers:
-            worker.ask(operation, **how)
+            worker.tell(operation, **how)
         return [worker.answer() for worker in self._workers]
 
     def time(self, act: str, count: int | None = None, **how: object) -> Turn:
@@ -96,12 +71,9 @@ class Team:
 @contextmanager
 def workers_on(url: str, number: int) -> Iterator[list[Worker]]:
     """Start so many workers; at the end they are gone."""
-    with ExitStack() as ends:
-        workers = []
-        for _ in range(number):
-            workers.append(Worker(url))
-            ends.callback(workers[-1].end)
-        yield workers
+    with ExitStack() as stack:
+        workers = (Worker("tests.benchmarks.worker", DATABASE_URL=url, LOG_LEVEL="INFO") for _ in range(number))
+        yield [stack.enter_context(worker) for worker in workers]
 
 
 def take_turns(turns: Mapping[str, Turn], rounds: int, advance: Advance) -> dict[str, list[float]]:

@@ -1,4 +1,4 @@
-"""What a process can be told to do. It says a word for each call into the apps: what, when, and what came of it."""
+"""What a process can be told to do. Each call into the apps gives a word: what, when, and what came of it."""
 
 from __future__ import annotations
 
@@ -222,15 +222,10 @@ def lives(times: int, seconds: float) -> Iterator[Word]:
             yield (spend if i % 4 == 1 else undo)(picked["result"]["reservation"])
 
 
-def once(operation: Callable[..., Word]) -> Callable[..., Iterator[Word]]:
-    return lambda **how: iter([operation(**how)])
-
-
-OPERATIONS: dict[str, Callable[..., Iterator[Word]]] = {
-    **{
-        call.__name__: once(call)
-        for call in (pick, reserve, restore, spend, undo, say_of_job, retry, block, manifests, lock, repair, prune)
-    },
-    "picks": picks,
-    "lives": lives,
+OPERATIONS: dict[str, Callable[..., Word | Iterator[Word]]] = {
+    call.__name__: call
+    for call in (
+        *(pick, reserve, restore, spend, undo, say_of_job, retry),
+        *(block, manifests, lock, repair, prune, picks, lives),
+    )
 }

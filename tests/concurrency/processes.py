@@ -1,47 +1,27 @@
-"""The test's side of `tests.concurrency.program`: start processes, tell them what to do, see who waits for whom."""
+"""The test's side of `tests.concurrency.program`: start processes, see who waits for whom."""
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from django.db import connection
 
 from tests.backends import wait_until_gone
-from tests.programs import DEADLINE, Program
+from tests.programs import Worker, wait_until
 
 Word = dict[str, Any]
 
 
-class Process(Program):
-    """A fresh interpreter on the test's database."""
+class Process(Worker):
+    """A worker that can stop on its way. It begins with the name of its connection."""
 
     def __init__(self) -> None:
-        super().__init__("tests.concurrency.program", str(connection.settings_dict["NAME"]))
-        self.busy = True
+        super().__init__("tests.concurrency.program")
         self._backend: int | None = None
+        self.tell("name_connection")
 
     def await_start(self) -> None:
-        self._backend = self.hear()["backend"]
-        self.busy = False
-
-    def ask(
-        self, operation: str, *, stop: str = "", without: str = "", patience: float = DEADLINE, **how: object
-    ) -> None:
-        """Tell it to do something; see `tests.concurrency.program`."""
-        self.busy = True
-        self.say({"do": operation, "how": how, "stop": stop, "without": without, "patience": patience})
-
-    def words(self) -> list[Word]:
-        """Return all that it says until it is done with what it was asked."""
-        words = list(iter(self.hear, "over"))
-        self.busy = False
-        return words
-
-    def answer(self) -> Word:
-        """Return its only word on what it was asked."""
-        (word,) = self.words()
-        return word
+        self._backend = self.answer()
 
     def stopped(self) -> str:
         """Wait until it has stopped, and return where."""
@@ -53,16 +33,14 @@ class Process(Program):
 
     def waits_for(self, other: Process) -> bool:
         """Wait until it has something to say (False), or until the database lets it wait for another (True)."""
-        deadline = time.monotonic() + DEADLINE
-        while time.monotonic() < deadline:
+
+        def look() -> list[bool]:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT %s = ANY (pg_blocking_pids(%s))", [other._backend, self._backend])
-                if cursor.fetchone()[0]:
-                    return True
-            if not self.lines.empty():
-                return False
-            time.sleep(0.01)
-        raise TimeoutError
+                waits: bool = cursor.fetchone()[0]
+            return [waits] if waits or not self.lines.empty() else []
+
+        return wait_until(look)[0]
 
     def end(self) -> None:
         """Kill it, and wait until the database has noticed."""

@@ -1,14 +1,11 @@
-"""A process of its own that a test tells what to do, in lines of JSON: `python -m tests.concurrency.program DATABASE`.
+"""What a worker of the races does: operations, on the way of which it may stop, and without a lock if it is told so.
 
-`{"do": OPERATION, "how": {…}}` is answered with the operation's words, a line each, and `"over"`. With `"stop": "before
-MODULE.FUNCTION"` (or `after`) it stops there, once, says so, and goes on when it gets a line. With `"without": LOCK` it
-does without that lock.
+With `stop="before MODULE.FUNCTION"` (or `after`) it stops there, once, says so, and goes on when it gets a line.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
@@ -16,49 +13,38 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-import django
-from django.conf import settings
+from django.db import connection
+from django.test import override_settings
 
-settings.DATABASES["default"]["NAME"] = sys.argv[1]
-django.setup()
+from allowance import chain, reservations
+from allowance.oversight import audit, pruning
+from routing.decision import book
+from tests.backends import backend_pid
+from tests.concurrency import campaign, operations
+from tests.factories import read_account
+from tests.programs import DEADLINE, say
 
-from django.db import connection  # noqa: E402
-from django.test import override_settings  # noqa: E402
-
-from allowance import chain, reservations  # noqa: E402
-from allowance.oversight import audit, pruning  # noqa: E402
-from routing.decision import book  # noqa: E402
-from tests.concurrency import campaign, operations  # noqa: E402
-from tests.factories import read_account  # noqa: E402
-from tests.programs import say  # noqa: E402
-
-OPERATIONS = {**operations.OPERATIONS, **campaign.OPERATIONS}
+OPERATIONS: dict[str, Callable[..., Any]] = {**operations.OPERATIONS, **campaign.OPERATIONS}
 
 
-def main() -> None:
-    say({"backend": backend()})
-    for line in iter(sys.stdin.readline, ""):
-        request = json.loads(line)
-        with ExitStack() as changes:
-            changes.enter_context(override_settings(ALLOWANCE_LOCK_TIMEOUT=request["patience"]))
-            if request["without"]:
-                changes.enter_context(doing_without(request["without"]))
-            if request["stop"]:
-                changes.enter_context(stopping(*request["stop"].split()))
-            for word in OPERATIONS[request["do"]](**request["how"]):
-                say(word)
-        say("over")
+def do(operation: str, *, stop: str = "", without: str = "", patience: float = DEADLINE, **how: object) -> Any:
+    with ExitStack() as changes:
+        changes.enter_context(override_settings(ALLOWANCE_LOCK_TIMEOUT=patience))
+        if without:
+            changes.enter_context(doing_without(without))
+        if stop:
+            changes.enter_context(stopping(*stop.split()))
+        answer = OPERATIONS[operation](**how)
+        return list(answer) if isinstance(answer, Iterator) else answer
 
 
-def backend() -> int | None:
+def name_connection() -> int | None:
     """Return what this process is called among those that PostgreSQL has waiting for each other."""
-    if connection.vendor != "postgresql":
-        return None
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_backend_pid()")
-        pid: int = cursor.fetchone()[0]
-    return pid
+    connection.ensure_connection()
+    return backend_pid()
 
+
+OPERATIONS["name_connection"] = name_connection
 
 STAND_INS: dict[str, Callable[..., object]] = {
     "lock_account": read_account,
@@ -100,7 +86,3 @@ def stopping(when: str, where: str) -> Iterator[None]:
 
     with mock.patch(where, stopped):
         yield
-
-
-if __name__ == "__main__":
-    main()

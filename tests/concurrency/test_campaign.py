@@ -52,10 +52,10 @@ def run_campaign(crew: Crew, *, seconds: float, processes: int, without: str = "
 
     follower, *callers = crew.call(1 + processes)
     newest: dict[str, Any] = {"number": FIRST_BLOCK + BLOCKS - 1, "minted": minted.isoformat(), "pause": BLOCK_PAUSE}
-    follower.ask("follow", patience=LOCK_TIMEOUT, without=without, seconds=seconds, seed=0, **newest)
+    follower.tell("follow", patience=LOCK_TIMEOUT, without=without, seconds=seconds, seed=0, **newest)
     for seed, caller in enumerate(callers, start=1):
-        caller.ask("call", patience=LOCK_TIMEOUT, without=without, seconds=seconds, pause=pause, seed=seed)
-    told = chain.from_iterable(process.words() for process in (follower, *callers))
+        caller.tell("call", patience=LOCK_TIMEOUT, without=without, seconds=seconds, pause=pause, seed=seed)
+    told = chain.from_iterable(process.answer() for process in (follower, *callers))
     return sorted([*words, *told], key=lambda word: str(word["begun"]))
 
 
@@ -111,8 +111,8 @@ def test_control_a_deadlock_is_counted_and_judged(crew: Crew) -> None:
     before = deadlocks()
     fill_ledger("anna", "bert")
     first, second = crew.call(2)
-    first.ask("lock", first="anna", second="bert", stop="after allowance.locks.lock_account")
-    second.ask("lock", first="bert", second="anna", stop="after allowance.locks.lock_account")
+    first.tell("lock", first="anna", second="bert", stop="after allowance.locks.lock_account")
+    second.tell("lock", first="bert", second="anna", stop="after allowance.locks.lock_account")
     for process in (first, second):
         process.stopped()
     for process in (first, second):

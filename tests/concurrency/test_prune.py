@@ -55,14 +55,14 @@ def test_routing_and_a_follower_go_on_while_a_prune_runs(crew: Crew) -> None:
     old = set(Reservation.objects.values_list("pk", flat=True))
     first, second, follower, pruner = crew.call(4)
     for router in (first, second):
-        router.ask("lives", times=LIVES, seconds=30)
-    pruner.ask("prune", batch=1)
+        router.tell("lives", times=LIVES, seconds=30)
+    pruner.tell("prune", batch=1)
     for number in range(1, 9):
         timestamp = timezone.now() + number * dt.timedelta(seconds=12)
-        follower.ask("block", number=NEWEST + number, timestamp=timestamp.isoformat(), hotkeys=[*MINERS])
-        assert follower.answer()["error"] is None
+        word = follower.ask("block", number=NEWEST + number, timestamp=timestamp.isoformat(), hotkeys=[*MINERS])
+        assert word["error"] is None
     pruned = pruner.answer()
-    words = first.words() + second.words()
+    words = first.answer() + second.answer()
 
     assert [word["error"] for word in words] == [None] * len(words)
     assert pruned["result"]["locked"] == []
@@ -94,9 +94,9 @@ def test_a_pick_waits_for_the_prune_of_its_account(crew: Crew, stop: str, withou
     """The prune has read the account, and will store what is held there."""
     fill()
     pruner, router = crew.call(2)
-    pruner.ask("prune", batch=100, stop=stop, without=without)
+    pruner.tell("prune", batch=100, stop=stop, without=without)
     assert pruner.stopped() == stop
-    router.ask("reserve", seconds=30, miner="anna", start=NEWEST, without=without)
+    router.tell("reserve", seconds=30, miner="anna", start=NEWEST, without=without)
     waited = router.waits_for(pruner)
     picked = None if waited else router.answer()
     pruner.go_on()

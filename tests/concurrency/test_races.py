@@ -42,12 +42,12 @@ class Race:
 
     def stops(self, operation: str, stop: str, **how: Any) -> None:
         """Let A begin and stop on its way."""
-        self.first.ask(operation, stop=stop, without=self.without, **how)
+        self.first.tell(operation, stop=stop, without=self.without, **how)
         assert self.first.stopped() == stop
 
     def meets(self, operation: str, **how: Any) -> tuple[Word, Word]:
         """Let B do its own, unless it has to wait, then A go on. Returns what came of both."""
-        self.second.ask(operation, without=self.without, **how)
+        self.second.tell(operation, without=self.without, **how)
         self.waited = self.second.waits_for(self.first)
         if not self.waited:
             theirs = self.second.answer()
@@ -312,9 +312,9 @@ def job(transactional_db: None) -> Word:
 def test_started_and_retry(crew: Crew, job: Word) -> None:
     """A is about to write that the job was started; B gives its route up, which waits for that."""
     first, second = crew.call(2)
-    first.ask("say_of_job", stop="before routing.sockets.statements.receipts", kind="started", **job)
+    first.tell("say_of_job", stop="before routing.sockets.statements.receipts", kind="started", **job)
     first.stopped()
-    second.ask("retry", **job)
+    second.tell("retry", **job)
     assert second.waits_for(first)
     first.go_on()
     assert [word["error"] for word in (first.answer(), second.answer())] == [None, None]
@@ -323,10 +323,9 @@ def test_started_and_retry(crew: Crew, job: Word) -> None:
 def test_finished_and_retry(crew: Crew, job: Word) -> None:
     """A is about to spend, because the job is over; B gives its route up first. There is no receipt of that route."""
     first, second = crew.call(2)
-    first.ask("say_of_job", stop="before routing.sockets.statements._end", kind="finished", **job)
+    first.tell("say_of_job", stop="before routing.sockets.statements._end", kind="finished", **job)
     first.stopped()
-    second.ask("retry", **job)
-    assert second.answer()["error"] is None
+    assert second.ask("retry", **job)["error"] is None
     first.go_on()
     assert first.answer()["error"] == "RouteReleased"
     assert not JobFinishedReceipt.objects.exists()
@@ -336,9 +335,9 @@ def test_finished_and_retry(crew: Crew, job: Word) -> None:
 def test_retry_and_late_word(crew: Crew, job: Word, kind: str) -> None:
     """A has stored the job's next route; B, who waits for that, says something of the one before: too late."""
     first, second = crew.call(2)
-    first.ask("retry", stop="after routing.sockets.jobs.Claim._store", **job)
+    first.tell("retry", stop="after routing.sockets.jobs.Claim._store", **job)
     first.stopped()
-    second.ask("say_of_job", kind=kind, **job)
+    second.tell("say_of_job", kind=kind, **job)
     assert second.waits_for(first)
     first.go_on()
     assert [word["error"] for word in (first.answer(), second.answer())] == [None, "RouteReleased"]

@@ -37,15 +37,15 @@ def pick_side_by_side(crew: Crew, *, seconds: float) -> list[Picked]:
     """Let all processes pick at once, several times each."""
     processes = crew.call(PROCESSES)
     for process in processes:
-        process.ask("picks", times=PICKS, seconds=seconds, pause=0.04)
-    return picked([word for process in processes for word in process.words()])
+        process.tell("picks", times=PICKS, seconds=seconds, pause=0.04)
+    return picked([word for process in processes for word in process.answer()])
 
 
 def pick_without_lock(crew: Crew, *, seconds: float) -> list[Picked]:
     """Let all processes pick once, without the account's lock: none writes before all have read."""
     processes = crew.call(PROCESSES)
     for process in processes:
-        process.ask("pick", seconds=seconds, stop="before allowance.reservations.hold", without="lock_account")
+        process.tell("pick", seconds=seconds, stop="before allowance.reservations.hold", without="lock_account")
     for process in processes:
         process.stopped()
     for process in processes:

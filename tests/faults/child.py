@@ -1,7 +1,7 @@
-"""The program that faults happen to: `python -m tests.faults.child DATABASE`, fed with a request a line of JSON.
+"""What a router does that faults happen to: an operation, with Django's care for old connections, as in a web request.
 
-`{"do": OPERATION, "scene": {…}}` does it here, with Django's care for old connections, as in a web request. With
-`"die_at": K` a fork does it, and kills itself with SIGKILL at the K-th moment (see `tests.faults.moments`); 0 is never.
+With `die_at=K` a fork does it, and kills itself with SIGKILL at the K-th moment (see `tests.faults.moments`); 0 is
+never.
 """
 
 from __future__ import annotations
@@ -10,33 +10,22 @@ import json
 import os
 import secrets
 import signal
-import sys
 from collections.abc import Callable
 from functools import partial
 from random import Random
 from typing import Any, NoReturn
 
-import django
-from django.conf import settings
+from django.db import close_old_connections, connections
 
-settings.DATABASES["default"].update(json.loads(sys.argv[1]))
-django.setup()
-
-from django.db import close_old_connections, connections  # noqa: E402
-
-from allowance.types import RESERVATION_ID_BITS  # noqa: E402
-from tests.faults.events import backend_pid  # noqa: E402
-from tests.faults.moments import AFTER_COMMIT, each_moment  # noqa: E402
-from tests.faults.operations import OPERATIONS, Scene  # noqa: E402
-from tests.programs import say  # noqa: E402
+from allowance.types import RESERVATION_ID_BITS
+from tests.backends import backend_pid
+from tests.faults.moments import AFTER_COMMIT, each_moment
+from tests.faults.operations import OPERATIONS, Scene
 
 
-def main() -> None:
-    say("ready")
-    for line in iter(sys.stdin.readline, ""):
-        request = json.loads(line)
-        operation = partial(OPERATIONS[request["do"]], Scene(**request["scene"]))
-        say(do_in_fork(operation, request["die_at"]) if "die_at" in request else do_here(operation))
+def do(operation: str, *, die_at: int | None = None, **scene: Any) -> dict[str, Any]:
+    call = partial(OPERATIONS[operation], Scene(**scene))
+    return do_here(call) if die_at is None else do_in_fork(call, die_at)
 
 
 def do_here(operation: Callable[[], object]) -> dict[str, object]:
@@ -85,7 +74,3 @@ def live(operation: Callable[[], object], die_at: int, telling: int) -> NoReturn
     with each_moment(happen):
         last_words(**do_here(operation))
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

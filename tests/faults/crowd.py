@@ -46,10 +46,9 @@ class Crowd:
     def stop(self) -> None:
         """Let all routers come to their ends, of their own accord: none of them has ended before, or begun anew."""
         for router in self.routers:
-            router.say({"do": "stop"})
+            router.say("stop")
         for router in self.routers:
-            while "result" not in (line := router.hear()):
-                self._note(line)
+            assert "result" in router.answer(self._note)
         for router in self.routers:
             assert router.process.poll() is None
         for text, times in self.errors.items():
@@ -87,9 +86,7 @@ class Crowd:
 def crowd(routers: int = 3) -> Iterator[Crowd]:
     """Start routers, and put them to work."""
     with ExitStack() as stack:
-        children = [Child(name=NAME) for _ in range(routers)]
+        children = [stack.enter_context(Child(PGAPPNAME=NAME)) for _ in range(routers)]
         for child in children:
-            stack.enter_context(child)
-        for child in children:
-            child.say({"do": "serve_jobs", "scene": {}})
+            child.tell("serve_jobs")
         yield Crowd(children)

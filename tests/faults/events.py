@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import closing
-from typing import Any
 
 from django.db import connection
 
 from tests.backends import wait_until_gone
-
-
-def backend_pid() -> int | None:
-    """Return the process that serves this thread's connection; SQLite has none."""
-    server: Any = connection.connection if connection.vendor == "postgresql" else None
-    pid: int | None = server and server.info.backend_pid
-    return pid
 
 
 def backends_of(application: str) -> list[int]:

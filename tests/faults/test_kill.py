@@ -82,7 +82,7 @@ def test_killed_at_any_moment_all_or_nothing_is_stored(
         damage_ledger()
     before = Snapshot()
     states = {0: before.state()}
-    unharmed = router.ask(operation, scene, die_at=0)
+    unharmed = router.ask(operation, **scene, die_at=0)
     assert "error" not in unharmed
     assert not unharmed["killed"]
     moments = unharmed["moments"]
@@ -96,7 +96,7 @@ def test_killed_at_any_moment_all_or_nothing_is_stored(
         before.restore()
         if connection.vendor == "sqlite":
             connection.close()  # the dead was the last to have the file open, and the next finds what it left
-        dead = router.ask(operation, scene, die_at=k)
+        dead = router.ask(operation, **scene, die_at=k)
         assert dead["killed"], f"{operation} outlived moment {k}: {moment}"
         assert dead["moments"] == moments[:k]
         if dead["backend"]:

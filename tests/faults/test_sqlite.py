@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from threading import Event
+from urllib.parse import quote
 
 import pytest
 from django.db import OperationalError, connection
@@ -117,7 +118,7 @@ def test_a_full_disk() -> None:
     _, told = set_scene(ENOUGH_BLOCKS)
     with Child() as router:
         pragma("wal_checkpoint(TRUNCATE)")
-        router.ask("limit_files", {"bytes": database().stat().st_size})
+        router.ask("limit_files", bytes=database().stat().st_size)
         while "result" in (answer := router.ask("pick")):
             told.append(Told(Route(*answer["result"]), HELD))
         assert answer["error"] == "OperationalError"
@@ -141,7 +142,7 @@ def test_a_database_that_may_not_be_written() -> None:
 def test_a_file_opened_for_reading_only() -> None:
     """A dry run needs no more than that; a pick says what is wrong."""
     _, told = set_scene()
-    with Child(NAME=f"file:{database()}?mode=ro") as reader:
+    with Child(DATABASE_URL=f"sqlite:///{quote(f'file:{database()}?mode=ro')}") as reader:
         code, out, _ = reader.ask("dry_run")["result"]
         assert code == 0
         assert "Routed to" in out

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from django.db import connection
 
 from tests.benchmarks.rows import ROWS
-from tests.programs import DEADLINE
+from tests.programs import Program
 
 pytestmark = [
     pytest.mark.django_db,
@@ -21,38 +18,26 @@ pytestmark = [
 ]
 
 
-@contextmanager
-def benchmark(**settings: str) -> Iterator[subprocess.Popen[str]]:
-    """Start a small benchmark; at the end, however it comes, it has ended and dropped its databases."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.benchmarks"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "BENCH_SCALE": "small", **settings},
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(DEADLINE)
-            except subprocess.TimeoutExpired:
-                process.kill()
+def benchmark(**settings: str) -> Program:
+    """Start a small benchmark on the server that this process was told of."""
+    given = {"DATABASE_URL": os.environ["DATABASE_URL"], "BENCH_SCALE": "small"}
+    return Program(sys.executable, "-m", "tests.benchmarks", environment={**given, **settings})
 
 
-def databases_of(process: subprocess.Popen[str]) -> list[str]:
+def databases_of(program: Program) -> list[str]:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT datname FROM pg_database WHERE starts_with(datname, %s)", [f"bench_{process.pid}_"])
+        cursor.execute(
+            "SELECT datname FROM pg_database WHERE starts_with(datname, %s)", [f"bench_{program.process.pid}_"]
+        )
         return [name for (name,) in cursor.fetchall()]
 
 
 @pytest.mark.parametrize("rows", [list(ROWS)[part::3] for part in range(3)])
 def test_the_benchmark_has_a_figure_for_every_row_and_leaves_no_database(rows: list[str]) -> None:
-    with benchmark(BENCH_FORMAT="json", BENCH_ROWS=",".join(rows)) as process:
-        out, err = process.communicate(timeout=DEADLINE)
-    assert process.returncode == 0, err
-    report = json.loads(out)
+    program = benchmark(BENCH_FORMAT="json", BENCH_ROWS=",".join(rows))
+    ended = program.finish()
+    assert ended.code == 0, ended.err
+    report = json.loads(ended.out)
     assert {row["row"] for row in report["rows"]} == set(rows)
     for row in report["rows"]:
         if row["goal"] == "≤ 0":
@@ -62,23 +47,18 @@ def test_the_benchmark_has_a_figure_for_every_row_and_leaves_no_database(rows: l
             assert row["ratio"] is None or row["ratio"] > 0, row
     assert all(0 < times["p50"] <= times["p95"] for times in report["times"])
     assert report["machine"]["synchronous_commit"] == "on"
-    assert databases_of(process) == []
+    assert databases_of(program) == []
 
 
 def test_a_benchmark_that_is_told_to_end_leaves_no_database() -> None:
-    with benchmark(BENCH_ROWS="size,pick") as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("2 of 2"):
-                break
-        assert databases_of(process)
-        process.terminate()
-        assert process.wait(DEADLINE) == 130
-    assert databases_of(process) == []
+    with benchmark(BENCH_ROWS="size,pick") as program:
+        program.await_log("^2 of 2")
+        assert databases_of(program)
+        assert program.stop() == 130
+    assert databases_of(program) == []
 
 
 def test_unknown_rows_are_told_with_those_there_are() -> None:
-    with benchmark(BENCH_ROWS="pick,luck") as process:
-        _, err = process.communicate(timeout=DEADLINE)
-    assert process.returncode == 2
-    assert err == f"BENCH_ROWS: no luck; there are: {', '.join(ROWS)}\n"
+    ended = benchmark(BENCH_ROWS="pick,luck").finish()
+    assert ended.code == 2
+    assert ended.err == f"BENCH_ROWS: no luck; there are: {', '.join(ROWS)}\n"

@@ -32,10 +32,10 @@ from routing.decision.model import Candidate, Job, Policy
 from routing.log import records, replay
 from routing.models import DecisionRecord
 from routing.types import TRUSTED_MINER_FAKE_KEY, AllMinersBusy, MinerIncidentType, NotEnoughCollateralException
-from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, Finished, fill_ledger, job_request, run_command
+from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command
 from tests.integration.test_locks import Holder, needs_row_locks
 from tests.integration.test_metrics import counted
-from tests.programs import DEADLINE
+from tests.programs import DEADLINE, Finished
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
 

@@ -20,7 +20,8 @@ from allowance import allowance
 from routing import routing
 from routing.incidents import record_incident
 from routing.types import TRUSTED_MINER_FAKE_KEY
-from tests.factories import CLASS, FIRST_BLOCK, Finished, fill_ledger, job_request, run_command, stored
+from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command, stored
+from tests.programs import Finished
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)

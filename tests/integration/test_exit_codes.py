@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
@@ -20,8 +18,7 @@ from django.core.management import get_commands, load_command_class
 from allowance.models import Miner
 from allowance.plumbing.programs import INTERRUPTED, NO_ANSWER, AnsweringCommand
 from tests.factories import CLASS, fill_ledger
-from tests.programs import DEADLINE
-from tests.servers.server import ROOT, database_url
+from tests.programs import ROOT, Program
 
 APPS = ("allowance", "receipts", "routing")
 COMMANDS = {name: load_command_class(app, name) for name, app in get_commands().items() if app in APPS}
@@ -52,28 +49,12 @@ def start(
     name: str,
     *arguments: str,
     program: Sequence[str] = DJANGO,
-    out: int = subprocess.PIPE,
-    err: int = subprocess.PIPE,
+    out: int | None = None,
+    err: int | None = None,
     **environment: str,
-) -> subprocess.Popen[bytes]:
-    arguments = arguments or ARGUMENTS.get(name, ())
-    return subprocess.Popen(
-        [sys.executable, *program, name, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "DATABASE_URL": database_url(), **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=out,
-        stderr=err,
-    )
-
-
-def ended(program: subprocess.Popen[bytes]) -> tuple[int, str, str]:
-    """Return the exit code of a program and what it printed."""
-    try:
-        out, err = program.communicate(timeout=DEADLINE)
-    finally:
-        program.kill()
-    return program.returncode, (out or b"").decode("latin-1"), (err or b"").decode("latin-1")
+) -> Program:
+    command = sys.executable, *program, name, *(arguments or ARGUMENTS.get(name, ()))
+    return Program(*command, environment=environment, out=out, err=err)
 
 
 @pytest.fixture
@@ -96,7 +77,7 @@ def test_all_commands_answer_by_the_one_mechanism() -> None:
 
 @every_command
 def test_neither_a_closed_pipe_nor_an_encoding_changes_the_code(name: str, ledger: None, closed: int) -> None:
-    code, out, err = ended(start(name))
+    code, out, err = start(name).finish()
     assert "Traceback" not in out + err
     assert "usage:" not in err, f"{name} needs ARGUMENTS here"
     programs = {
@@ -107,13 +88,13 @@ def test_neither_a_closed_pipe_nor_an_encoding_changes_the_code(name: str, ledge
     }
     os.close(closed)
     for how, program in programs.items():
-        assert ended(program)[0] == code, how
+        assert program.finish().code == code, how
 
 
 @every_command
 def test_without_a_database_there_is_no_answer(name: str) -> None:
     nowhere = "postgres://nobody@127.0.0.1:1/nothing"
-    code, out, err = ended(start(name, DATABASE_URL=nowhere))
+    code, out, err = start(name, DATABASE_URL=nowhere).finish()
     assert code == NO_DATABASE.get(name, NO_ANSWER), err
     assert "Traceback" not in out + err
     assert not code or "connection" in err
@@ -133,34 +114,34 @@ def test_help_says_what_no_answer_ends_with(name: str) -> None:
 @pytest.mark.parametrize(("name", "no_answer"), [("check_ledger", NO_ANSWER), ("routing_status", 3)])
 def test_settings_that_can_t_be_read_are_no_answer(name: str, no_answer: int) -> None:
     program = start(name, program=OURS, DJANGO_SETTINGS_MODULE="project.settings", SECRET_KEY="", DEBUG="0")
-    code, out, err = ended(program)
+    code, out, err = program.finish()
     assert (code, out) == (no_answer, "")
     assert "Set SECRET_KEY" in err
     assert "Traceback" not in err
 
 
 def test_a_system_check_that_fails_is_no_answer() -> None:
-    code, _, err = ended(start("check_ledger", ALLOWANCE_THREADS="0"))
+    code, _, err = start("check_ledger", ALLOWANCE_THREADS="0").finish()
     assert code == NO_ANSWER
     assert "routing.E006" in err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_no_answer(ledger: None) -> None:
-    code, _, err = ended(start("check_ledger", out=os.open("/dev/full", os.O_WRONLY)))
+    code, _, err = start("check_ledger", out=os.open("/dev/full", os.O_WRONLY)).finish()
     assert code == NO_ANSWER
     assert err.startswith("OSError: ")
     assert "Traceback" not in err
 
 
 def test_a_defect_of_ours_is_no_answer_and_shows_where_it_is() -> None:
-    code, _, err = ended(start("check_ledger", program=OURS, DJANGO_SETTINGS_MODULE="nowhere.settings"))
+    code, _, err = start("check_ledger", program=OURS, DJANGO_SETTINGS_MODULE="nowhere.settings").finish()
     assert code == NO_ANSWER
     assert "Traceback" in err
 
 
 def test_a_journal_is_the_same_in_every_encoding(ledger: None) -> None:
-    written = [ended(start("export_journal", PYTHONIOENCODING=name)) for name in ("utf-8", "latin-1", "ascii")]
+    written = [start("export_journal", PYTHONIOENCODING=name).finish() for name in ("utf-8", "latin-1", "ascii")]
     assert [code for code, _, _ in written] == [0, 0, 0]
     assert len({out for _, out, _ in written}) == 1
     assert "hot-\\u00e9" in written[0][1]
@@ -168,21 +149,8 @@ def test_a_journal_is_the_same_in_every_encoding(ledger: None) -> None:
 
 def test_an_interrupt_has_its_code_and_no_traceback(ledger: None) -> None:
     """A journal from standard input that never ends, and Ctrl-C."""
-    program = subprocess.Popen(
-        [sys.executable, *DJANGO, "replay_journal", "-"],
-        cwd=ROOT,
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "DATABASE_URL": database_url()},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert program.stdin is not None
-    program.stdin.write(b'{"event": "collateral", "hotkey": "hot-1", "wei": "7"}\n')
-    program.stdin.flush()
-    deadline = time.monotonic() + DEADLINE
-    while not Miner.objects.filter(hotkey="hot-1").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    program.send_signal(signal.SIGINT)
-    code, _, err = ended(program)
-    assert (code, err) == (INTERRUPTED, "")
+    with start("replay_journal", "-") as program:
+        program.say({"event": "collateral", "hotkey": "hot-1", "wei": "7"})
+        program.until(Miner.objects.filter(hotkey="hot-1").exists)
+        assert program.stop(signal.SIGINT) == INTERRUPTED
+        assert program.finish().err == ""

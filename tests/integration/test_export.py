@@ -25,7 +25,8 @@ from routing.decision.book import LiveBook
 from routing.incidents import record_incident, void_incident
 from routing.models import MinerIncident
 from routing.upkeep.journal import export
-from tests.factories import CLASS, FIRST_BLOCK, Finished, draw, fill_ledger, run_command, stored
+from tests.factories import CLASS, FIRST_BLOCK, draw, fill_ledger, run_command, stored
+from tests.programs import Finished
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)

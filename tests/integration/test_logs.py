@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import runpy
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from django.utils.module_loading import import_string
 from routing import routing
 from routing.types import AllMinersBusy
 from tests.factories import fill_ledger, job_request
+from tests.programs import Program
 
 FORGED = '1\n2026-01-01 00:00:00 INFO routing.service: Job 2: routed\r\n{"message": "forged"}\x0b\x85\u2028'
 
@@ -145,14 +145,10 @@ def test_what_the_server_says_is_json_too() -> None:
         for name in ("routing.service", "uvicorn.error", "uvicorn.access"):
             logging.getLogger(name).info('%s - "%s %s HTTP/%s" %d', "10.0.0.1:5", "GET", "/", "1.1", 200)
     """
-    environment = {
-        **os.environ,
-        "LOG_FORMAT": "json",
-        "LOG_LEVEL": "INFO",
-        "DJANGO_SETTINGS_MODULE": "project.settings",
-    }
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    environment = {"LOG_FORMAT": "json", "LOG_LEVEL": "INFO", "DJANGO_SETTINGS_MODULE": "project.settings"}
+    done = Program(sys.executable, "-c", program, environment=environment).finish()
+    assert done.code == 0, done.err
+    lines = [json.loads(line) for line in done.err.splitlines()]
     assert [line["logger"] for line in lines] == ["routing.service", "uvicorn.error", "uvicorn.access"]
     assert {line["message"] for line in lines} == {'10.0.0.1:5 - "GET / HTTP/1.1" 200'}
-    assert done.stdout == ""
+    assert done.out == ""

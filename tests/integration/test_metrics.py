@@ -36,7 +36,7 @@ from routing.watch import health
 from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request
 from tests.integration.test_locks import Holder, needs_row_locks
 from tests.integration.test_queries import postgresql, scans
-from tests.programs import Program
+from tests.programs import Worker
 from tests.sockets import permitted
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
@@ -251,7 +251,6 @@ def test_a_scrape_sums_what_all_processes_counted_and_forgets_what_the_dead_had_
 ) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     headers, names = bearer(), ("router_messages_total", "router_stage_seconds_sum", "router_sockets")
-    workers = [Program("tests.integration.counting") for _ in range(2)]
 
     def seen() -> list[float | None]:
         samples = scraped(client, headers)
@@ -262,15 +261,11 @@ def test_a_scrape_sums_what_all_processes_counted_and_forgets_what_the_dead_had_
             value(samples, sockets),
         ]
 
-    try:
-        for number, worker in enumerate(workers, start=3):
-            worker.say(number)
-            assert worker.hear() == number
+    with Worker("tests.integration.counting") as first, Worker("tests.integration.counting") as second:
+        first.ask("count", number=3)
+        second.ask("count", number=4)
         assert seen() == [7, 7, 7]
-        workers[0].end()
+        first.end()
         assert seen() == [7, 7, 4]
-        assert [*tmp_path.glob("gauge_live*")] == [tmp_path / f"gauge_livesum_{workers[1].process.pid}.db"]
+        assert [*tmp_path.glob("gauge_live*")] == [tmp_path / f"gauge_livesum_{second.process.pid}.db"]
         assert value(scraped(client, headers), "router_database_up") == 1
-    finally:
-        for worker in workers:
-            worker.end()

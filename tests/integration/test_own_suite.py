@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 from django.db import connection
 
-from tests.servers.server import ROOT, database_url
+from tests.programs import ROOT, Program
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -62,13 +61,9 @@ def run(runner: str, folder: Path, database: str, *lines: str) -> str:
     """Run the suite, and return what it printed."""
     Path(folder, "site_settings.py").write_text(SETTINGS.format(name=database) + "\n".join(lines))
     Path(folder, "test_site.py").write_text(TEST)
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{folder}", "DJANGO_SETTINGS_MODULE": "site_settings"}
-    environment["DATABASE_URL"] = database_url()
-    command = [sys.executable, *RUNNERS[runner]]
-    finished = subprocess.run(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
-    return f"{finished.stdout}\nexit code {finished.returncode}"
+    environment = {"PYTHONPATH": f"{ROOT}:{folder}", "DJANGO_SETTINGS_MODULE": "site_settings"}
+    code, out, err = Program(sys.executable, *RUNNERS[runner], cwd=folder, environment=environment).finish()
+    return f"{out}{err}\nexit code {code}"
 
 
 @pytest.mark.parametrize("runner", RUNNERS)

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 
@@ -23,9 +22,8 @@ from routing.models import AccessToken, Rejection, UsedSignature
 from routing.types import MinerIncidentType
 from tests.factories import CLASS, EXECUTOR_CLASS, fill_ledger, job_request
 from tests.jobs import routed
-from tests.servers.server import database_url
+from tests.programs import ROOT, Program, database_url
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "taking-over.md").read_text()
 COMMANDS = re.findall(r"^\$ (.*)$", PAGE, re.MULTILINE)
 
@@ -71,22 +69,15 @@ def test_its_commands_move_a_history_to_another_database(tmp_path: Path) -> None
     (tmp_path / "manage.py").symlink_to(ROOT / "manage.py")
     new = tmp_path / "new.sqlite3"
     environment = {
-        **os.environ,
         "DEBUG": "1",
+        "DATABASE_URL": "sqlite:////nowhere",
         "OLD": database_url(),
         "NEW": f"sqlite:///{new}",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     for command in COMMANDS:
-        ended = subprocess.run(
-            ["/usr/bin/env", "bash", "-c", command],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert ended.returncode == 0, command + ended.stdout + ended.stderr
+        ended = Program("/usr/bin/env", "bash", "-c", command, cwd=tmp_path, environment=environment).finish()
+        assert ended.code == 0, command + ended.out + ended.err
     here = {model._meta.db_table: model._default_manager.count() for model in apps.get_models()}
     with sqlite3.connect(new) as database:
         there = {table: database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in here}  # noqa: S608

@@ -26,7 +26,8 @@ from routing.decision.pipeline import decide
 from routing.incidents import record_incident, void_incident
 from routing.models import IncidentVersion, MinerIncident
 from routing.upkeep import voiding
-from tests.factories import CLASS, Finished, fill_ledger, job_request, run_command, stored
+from tests.factories import CLASS, fill_ledger, job_request, run_command, stored
+from tests.programs import Finished
 from tests.visitors import clerk
 
 pytestmark = pytest.mark.django_db(transaction=True)

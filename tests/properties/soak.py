@@ -13,22 +13,22 @@ import argparse
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
+from traceback import format_exception_only
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from tests.programs import Died, Worker
 from tests.properties.coverage import Tally, missing, summary
 
 console = Console(highlight=False, soft_wrap=True)
@@ -41,55 +41,35 @@ hardly ever."""
 Report = dict[str, Any]
 
 
-class WorkerDied(Exception):
-    """Say that a worker ended without a report, running this seed, or none yet; it printed why."""
-
-    def __init__(self, seed: int | None) -> None:
-        super().__init__(f"A process died {'before its first seed' if seed is None else f'running seed {seed}'}.")
-
-
-class Worker:
-    """A process that runs seeds. Its reports go to `reports`, each with the worker."""
-
-    def __init__(self, database: str, reports: SimpleQueue[tuple[Worker, Report | None]], journal: str = "") -> None:
-        task = json.dumps({"database": database, "journal": journal})
-        command = [sys.executable, "-m", "tests.properties.worker", task]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.seed: int | None = None
-        Thread(target=self._read, args=(reports,), daemon=True).start()
-
-    def run(self, seed: int) -> None:
-        """Let the worker run a seed next."""
-        assert self.process.stdin is not None
-        self.seed = seed
-        self.process.stdin.write(f"{seed}\n")
-        self.process.stdin.flush()
-
-    def close(self) -> None:
-        """Wait until the worker has ended what it does and dropped its database."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-    def _read(self, reports: SimpleQueue[tuple[Worker, Report | None]]) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            reports.put((self, json.loads(line)))
-        reports.put((self, None))
-
-
 @contextmanager
-def workers(number: int, journal: str = "") -> Iterator[tuple[list[Worker], SimpleQueue[tuple[Worker, Report | None]]]]:
-    """Start so many workers; at the end they end, and their databases are gone."""
-    reports: SimpleQueue[tuple[Worker, Report | None]] = SimpleQueue()
+def workers(number: int, journal: str = "") -> Iterator[list[Worker]]:
+    """Start so many workers; at the end they have ended what they do, and their databases are gone."""
     with tempfile.TemporaryDirectory(prefix="soak-") as folder, ExitStack() as stack:
-        os.environ.setdefault("DATABASE_URL", f"sqlite:///{folder}/unused.sqlite3")
-        on_server = os.environ["DATABASE_URL"].startswith("postgres")
-        names = [f"soak_{os.getpid()}_{i}" if on_server else f"{folder}/{i}.sqlite3" for i in range(number)]
-        team = [Worker(name, reports, journal) for name in names]
-        for worker in team:
-            stack.callback(worker.close)
-        yield team, reports
+        url = os.environ.get("DATABASE_URL", f"sqlite:///{folder}/unused.sqlite3")
+        on_server = url.startswith("postgres")
+        usual = {
+            "LOG_LEVEL": "CRITICAL",
+            "ALLOWANCE_LOCK_TIMEOUT": 60,
+            "PGOPTIONS": os.environ.get("PGOPTIONS", "-c synchronous_commit=off"),  # nobody pulls this server's plug
+        }
+        team = []
+        for i in range(number):
+            team.append(Worker("tests.properties.worker", DATABASE_URL=url, **usual))
+            stack.callback(team[-1].finish)
+            name = f"soak_{os.getpid()}_{i}" if on_server else f"{folder}/{i}.sqlite3"
+            team[-1].tell("soak", database=name, journal=journal)
+        yield team
+
+
+def run_seed(worker: Worker, seed: int) -> Report:
+    """Let a worker run a seed, however long it takes, and return its report."""
+    worker.say(seed)
+    try:
+        report: Report = worker.hear(None)
+    except Died as death:
+        death.add_note(f"It was running seed {seed}.")
+        raise
+    return report
 
 
 @dataclass
@@ -106,9 +86,7 @@ class Soak:
 
     def take(self, report: Report) -> None:
         """Add up what a worker reports."""
-        self.vendor = report.get("vendor", self.vendor)
-        if "seed" not in report:
-            return
+        self.vendor = report["vendor"]
         self.ops += report["ops"]
         self.tally.update({(section, name): n for section, name, n in report["tally"]})
         self.done.add(report["seed"])
@@ -125,38 +103,35 @@ def run(soak: Soak, jobs: int) -> None:
     columns = ("{task.description}", "{task.fields[speed]} ops/s", "seed {task.fields[seed]}")
     description, *others = map(TextColumn, columns)
     with (
-        workers(jobs) as (team, reports),
+        ThreadPoolExecutor(jobs) as threads,
+        workers(jobs) as team,
         Progress(
             *(description, BarColumn(), MofNCompleteColumn(), *others, TimeElapsedColumn(), TimeRemainingColumn()),
             console=errors,
         ) as progress,
     ):
         task = progress.add_task("soaking", total=soak.wanted, speed="–", seed=soak.next_seed)
-        began, busy = time.perf_counter(), len(team)
-        while busy:
-            worker, report = reports.get()
-            if report is None:
-                raise WorkerDied(worker.seed)
-            soak.take(report)
-            speed = f"{soak.ops / (time.perf_counter() - began):.0f}"
-            progress.update(task, completed=min(soak.ops, soak.wanted), speed=speed, seed=soak.next_seed)
-            if soak.ops >= soak.wanted or soak.failures:
-                busy -= 1
-            else:
-                worker.run(next(seeds))
+        began = time.perf_counter()
+        running = {threads.submit(run_seed, worker, next(seeds)): worker for worker in team}
+        while running:
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                worker = running.pop(done)
+                soak.take(done.result())
+                speed = f"{soak.ops / (time.perf_counter() - began):.0f}"
+                progress.update(task, completed=min(soak.ops, soak.wanted), speed=speed, seed=soak.next_seed)
+                if soak.ops < soak.wanted and not soak.failures:
+                    running[threads.submit(run_seed, worker, next(seeds))] = worker
 
 
 def replay(journal: str) -> int:
     """Run the history of a file."""
-    with workers(1, journal) as (_, reports):
-        while (report := reports.get()[1]) is not None:
-            if report.get("failure"):
-                console.print(report["failure"]["text"], markup=False)
-                return 1
-            if "seed" in report:
-                console.print(f"{report['ops']} operations, all as the model says.")
-                return 0
-    return 1
+    with workers(1, str(Path(journal).resolve())) as (worker,):
+        report = worker.hear(None)
+    if report["failure"]:
+        console.print(report["failure"]["text"], markup=False)
+        return 1
+    console.print(f"{report['ops']} operations, all as the model says.")
+    return 0
 
 
 def tell(soak: Soak, seconds: float, *, complete: bool) -> int:
@@ -195,8 +170,8 @@ def main() -> int:
         run(soak, number["JOBS"])
     except KeyboardInterrupt:
         return stop_early(soak, time.perf_counter() - began, 130)
-    except WorkerDied as death:
-        errors.print(str(death), style="bold red")
+    except Died as death:
+        errors.print("".join(format_exception_only(death)), style="bold red", markup=False)
         return stop_early(soak, time.perf_counter() - began, 1)
     return tell(soak, time.perf_counter() - began, complete=True)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -15,7 +13,7 @@ from tempfile import TemporaryDirectory
 from django.db import OperationalError, connection
 
 from allowance.plumbing.threads import close_database_pool
-from tests.programs import DEADLINE
+from tests.programs import Program
 
 MISSING = "No PgBouncer on the PATH: install one (on Debian: apt-get install pgbouncer)."
 
@@ -41,12 +39,12 @@ def find() -> str | None:
 def bounced(program: str) -> Iterator[None]:
     """Connect this process to the test's database by way of a PgBouncer, for this context."""
     usual = dict(connection.settings_dict)
-    with TemporaryDirectory(prefix="tests-") as folder, _running(program, folder):
+    with TemporaryDirectory(prefix="tests-") as folder, _running(program, folder) as bouncer:
         connection.close()
         close_database_pool()
         connection.settings_dict.update(HOST=folder, PORT="6432")
         try:
-            _await_answer()
+            bouncer.until(_answers)
             with ExitStack() as stack:
                 for _ in range(POOL):  # each takes one of the server's connections while the others have theirs
                     stack.enter_context(_transaction())
@@ -58,7 +56,7 @@ def bounced(program: str) -> Iterator[None]:
 
 
 @contextmanager
-def _running(program: str, folder: str) -> Iterator[None]:
+def _running(program: str, folder: str) -> Iterator[Program]:
     at = connection.get_connection_params()  # the host may be among the OPTIONS
     names = [name for name in ("host", "port", "dbname", "user", "password") if at.get(name)]
     server = " ".join("{}='{}'".format(name, str(at[name]).replace("'", "''")) for name in names)
@@ -69,12 +67,8 @@ def _running(program: str, folder: str) -> Iterator[None]:
         user = _user(str(at.get("host", "")))
         shutil.chown(folder, user)
         command[1:1] = ["-u", user]
-    process = subprocess.Popen(command)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(DEADLINE)
+    with Program(*command) as bouncer:
+        yield bouncer
 
 
 def _user(host: str) -> str:
@@ -83,15 +77,12 @@ def _user(host: str) -> str:
     return pwd.getpwuid(owner).pw_name if owner else "nobody"
 
 
-def _await_answer() -> None:
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        try:
-            connection.ensure_connection()
-            return
-        except OperationalError:
-            assert time.monotonic() < deadline, "PgBouncer does not answer; its last words are on stderr"
-            time.sleep(0.02)
+def _answers() -> bool:
+    try:
+        connection.ensure_connection()
+    except OperationalError:
+        return False
+    return True
 
 
 @contextmanager

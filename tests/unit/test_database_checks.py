@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,8 +18,7 @@ from pytest_django import Settings
 from allowance.models import Reservation
 from receipts.models import JobStartedReceipt
 from routing.models import IncidentVersion
-
-ROOT = Path(__file__).parents[2]
+from tests.programs import Finished, Program
 
 
 def complaints(**which: Any) -> list[CheckMessage]:
@@ -180,20 +177,18 @@ def test_a_table_that_no_migration_of_ours_made_is_named() -> None:
 @pytest.fixture
 def empty(tmp_path: Path) -> dict[str, str]:
     """The environment of a site with a database of its own, in which nothing is yet."""
-    file = tmp_path / "site.sqlite3"
-    return {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "DATABASE_URL": f"sqlite:///{file}"}
+    return {"DATABASE_URL": f"sqlite:///{tmp_path / 'site.sqlite3'}"}
 
 
-def manage(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "ignore", "manage.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+def manage(environment: dict[str, Any], *arguments: str) -> Finished:
+    return Program(sys.executable, "-W", "ignore", "manage.py", *arguments, environment=environment).finish()
 
 
 def test_a_database_is_fine_before_half_way_through_and_after_its_migrations(empty: dict[str, str]) -> None:
     for migrated in ([], ["routing", "0001"], ["routing"], []):
         if migrated:
-            assert manage(empty, "migrate", "-v0", *migrated).returncode == 0
-        assert manage(empty, "check", "--database", "default").returncode == 0
+            assert manage(empty, "migrate", "-v0", *migrated).code == 0
+        assert manage(empty, "check", "--database", "default").code == 0
 
 
 def tables_in(environment: dict[str, str]) -> list[str]:
@@ -205,13 +200,13 @@ def test_nothing_is_migrated_beside_a_foreign_table(empty: dict[str, str]) -> No
     with closing(sqlite3.connect(empty["DATABASE_URL"].removeprefix("sqlite:///"))) as database:
         database.execute(f"CREATE TABLE {RECEIPTS} (id integer PRIMARY KEY, payload text NOT NULL)")
     finished = manage(empty, "migrate")
-    assert finished.returncode == 1
-    assert "routing.E025" in finished.stderr
+    assert finished.code == 1
+    assert "routing.E025" in finished.err
     assert tables_in(empty) == [RECEIPTS]
 
 
 def test_migrate_refuses_an_unfit_setting_before_it_writes(empty: dict[str, str]) -> None:
     finished = manage({**empty, "DJANGO_SETTINGS_MODULE": "tests.unfit_settings"}, "migrate")
-    assert finished.returncode == 1
-    assert "routing.E022" in finished.stderr
+    assert finished.code == 1
+    assert "routing.E022" in finished.err
     assert tables_in(empty) == []
