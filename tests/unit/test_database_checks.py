@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.checks import CheckMessage, run_checks
 from django.db import DEFAULT_DB_ALIAS, connection, connections, models
 from django.db.migrations.recorder import MigrationRecorder
 from pytest_django import Settings
@@ -20,21 +19,9 @@ from pytest_django import Settings
 from allowance.models import Reservation
 from receipts.models import JobStartedReceipt
 from routing.models import IncidentVersion
+from tests.complaints import assert_only_complaint, complaints
 
 ROOT = Path(__file__).parents[2]
-
-
-def complaints(**which: Any) -> list[CheckMessage]:
-    return [m for m in run_checks(**which) if str(m.id).startswith("routing.")]
-
-
-def assert_only_complaint(identity: str, *mentioned: str, **which: Any) -> None:
-    found = complaints(**which)
-    assert [m.id for m in found] == [identity]
-    assert found[0].is_serious()
-    assert found[0].hint
-    for text in mentioned:
-        assert text in found[0].msg
 
 
 def test_a_database_without_the_statements_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
