@@ -82,18 +82,24 @@ def declare(counts: Mapping[str, int | Mapping[str, int]], block: int = NEWEST, 
     allowance().record_manifests(block=block, axons=dict.fromkeys([*counts, *asked], AXON), executors=executors)
 
 
-def hold(miner: str = "anna", seconds: float = 30, start: int = NEWEST) -> tuple[int, list[int]]:
+def mint(number: int, at: dt.datetime = NOW, *, share: float = 0.5, hotkeys: list[str] | None = None) -> None:
+    """Record a block."""
+    allowance().record_block(number=number, timestamp=at, stake_share=share, hotkeys=hotkeys)
+
+
+def hold(
+    miner: str = "anna", seconds: float = 30, start: int = NEWEST, *, job: UUID | str | None = None
+) -> tuple[int, list[int]]:
     """Reserve allowance of CLASS as a router does; return the reservation's id and its blocks."""
     return allowance().reserve_allowance(
-        miner=miner, executor_class=CLASS, allowance_seconds=seconds, job_start_block=start
+        miner=miner, executor_class=CLASS, allowance_seconds=seconds, job_start_block=start, job_uuid=job
     )
 
 
-def free(seconds: float = 0.001) -> dict[str, float]:
-    """Return the seconds of CLASS that miners have free, if they are so many."""
-    return dict(
-        allowance().find_miners_with_allowance(allowance_seconds=seconds, executor_class=CLASS, job_start_block=NEWEST)
-    )
+def free(seconds: float = 0.001, start: int = NEWEST) -> dict[str, float]:
+    """Return the seconds of CLASS that miners have free from a block on, if they are so many."""
+    what = {"allowance_seconds": seconds, "executor_class": CLASS, "job_start_block": start}
+    return dict(allowance().find_miners_with_allowance(**what))
 
 
 def reserve(

@@ -14,7 +14,7 @@ from tests.sockets import permitted
 
 @pytest.fixture(autouse=True)
 def ledger(request: pytest.FixtureRequest) -> None:
-    """Fill the ledger with the miners that the nearest mark `miners` names, as `fill_ledger` takes them."""
+    """Fill the ledger with the miners that the nearest mark `miners` names, if it names any."""
     mark = request.node.get_closest_marker("miners")
     if mark and mark.args:
         request.getfixturevalue("db")

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, User
 from django.test import Client
 
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger
+from tests.factories import AXON, CLASS, FIRST_BLOCK
 from tests.sockets import (
     JSON,
     PATIENCE,
@@ -17,30 +17,19 @@ from tests.sockets import (
     ask,
     consumer_for,
     job,
-    permitted,
     reservations,
     socket,
     whole_application,
 )
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
+pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners("hot-1")]
 
 LOCALHOST = (b"origin", b"http://localhost")
-
-
-@pytest.fixture(autouse=True)
-def ledger(ledger_clean_at_the_end: None) -> None:
-    fill_ledger("hot-1")
 
 
 @pytest.fixture
 def stranger(transactional_db: None) -> User:
     return User.objects.create_user("stranger")
-
-
-@pytest.fixture
-def facilitator(transactional_db: None) -> User:
-    return permitted("facilitator")
 
 
 async def closed_with(user: AnonymousUser | User | None) -> int:
@@ -82,8 +71,8 @@ async def test_a_job_is_routed_and_its_allowance_reserved(facilitator: User) -> 
     assert routed == {
         "type": "job.routed",
         "uuid": request["uuid"],
-        "miner": {"address": "10.0.0.1", "ip_version": 4, "port": 9000, "hotkey_ss58": "hot-1"},
-        "allowance_blocks": [FIRST_BLOCK, FIRST_BLOCK + 1, FIRST_BLOCK + 2, FIRST_BLOCK + 3, FIRST_BLOCK + 4],
+        "miner": {**AXON, "hotkey_ss58": "hot-1"},
+        "allowance_blocks": list(range(FIRST_BLOCK, FIRST_BLOCK + 5)),
         "allowance_reservation_id": reservation.pk,
         "expires_at": reservation.expires_at.isoformat().replace("+00:00", "Z"),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -38,7 +37,7 @@ from routing.sockets.messages import (
     Routed,
 )
 from routing.types import Gate
-from tests.factories import fill_ledger, job_request, run_command
+from tests.factories import HOUR, NOW, SECOND, fill_ledger, job_request, run_command
 from tests.jobs import ME, note, of, retried, routed
 from tests.sockets import JSON, PATIENCE, answer, following, whole_application
 
@@ -50,7 +49,6 @@ SCHEMA = DOCS / "messages.schema.json"
 SOCKET = (DOCS / "socket.md").read_text()
 README = (DOCS.parent / "README.md").read_text()
 
-NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 MINERS = ("stable_miner_038", "stable_miner_058")
 MODELS = {model.model_fields["type"].default: model for model in (*INCOMING_MODELS, *OUTGOING_MODELS)}
 
@@ -152,7 +150,7 @@ class Conversation:
 @pytest.fixture
 def noon(ledger_clean_at_the_end: None) -> Iterator[time_machine.Traveller]:
     """The time of all that is shown; the newest block is 8 s old."""
-    with time_machine.travel(NOW + dt.timedelta(seconds=4), tick=False) as clock:
+    with time_machine.travel(NOW + 4 * SECOND, tick=False) as clock:
         fill_ledger(*MINERS)
         clock.move_to(NOW, tick=False)
         yield clock
@@ -160,7 +158,7 @@ def noon(ledger_clean_at_the_end: None) -> Iterator[time_machine.Traveller]:
 
 @pytest.fixture
 def token(noon: object) -> str:
-    return tokens.issue("a program", [tokens.Scope.JOBS, tokens.Scope.EVENTS], dt.timedelta(hours=1))[1]
+    return tokens.issue("a program", [tokens.Scope.JOBS, tokens.Scope.EVENTS], HOUR)[1]
 
 
 @asynccontextmanager

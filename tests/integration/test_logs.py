@@ -145,12 +145,8 @@ def test_what_the_server_says_is_json_too() -> None:
         for name in ("routing.service", "uvicorn.error", "uvicorn.access"):
             logging.getLogger(name).info('%s - "%s %s HTTP/%s" %d', "10.0.0.1:5", "GET", "/", "1.1", 200)
     """
-    environment = {
-        **os.environ,
-        "LOG_FORMAT": "json",
-        "LOG_LEVEL": "INFO",
-        "DJANGO_SETTINGS_MODULE": "project.settings",
-    }
+    ours = {"LOG_FORMAT": "json", "LOG_LEVEL": "INFO", "DJANGO_SETTINGS_MODULE": "project.settings"}
+    environment = {**os.environ, **ours}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert [line["logger"] for line in lines] == ["routing.service", "uvicorn.error", "uvicorn.access"]

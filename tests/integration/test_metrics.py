@@ -13,10 +13,9 @@ import pytest
 import time_machine
 from constance import config
 from django.contrib.auth.models import User
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test import Client
-from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
@@ -32,10 +31,10 @@ from routing.decision.pipeline import decide
 from routing.sockets.messages import TYPES, Reason
 from routing.types import AllMinersBusy, Gate, MinerIncidentType, NotEnoughCollateralException
 from routing.watch import health
-from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request
+from tests.factories import CLASS, DAY, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, hold, job_request
 from tests.integration.test_locks import Holder, needs_row_locks
-from tests.integration.test_queries import postgresql, scans
 from tests.programs import Program
+from tests.queries import postgresql, queries, scans
 from tests.sockets import permitted
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
@@ -46,7 +45,7 @@ DETAILS = "connection to postgres://router:hunter2@db:5432/router failed"
 
 def bearer(*scopes: str) -> dict[str, str]:
     """Return the headers of the holder of a new token."""
-    _, token = tokens.issue("scraper", scopes or ["metrics"], dt.timedelta(days=1))
+    _, token = tokens.issue("scraper", scopes or ["metrics"], DAY)
     return {"Authorization": f"Bearer {token}"}
 
 
@@ -100,15 +99,8 @@ def test_what_a_pick_had_left_after_each_gate_is_counted() -> None:
     before = left()
     assert routing().pick(job_request(12), exclude=["anna"]).miner.hotkey_ss58 == "emil"
     passed = {gate: count - before[gate] for gate, count in left().items()}
-    assert passed == {
-        Gate.EXCLUDED: 5,
-        Gate.ALLOWANCE: 4,
-        Gate.COLLATERAL: 3,
-        Gate.ADDRESS: 2,
-        Gate.EXECUTORS: 1,
-        Gate.RESERVATION: 1,
-        Gate.LOCK: 1,
-    }
+    before_executors = {Gate.EXCLUDED: 5, Gate.ALLOWANCE: 4, Gate.COLLATERAL: 3, Gate.ADDRESS: 2}
+    assert passed == {**before_executors, Gate.EXECUTORS: 1, Gate.RESERVATION: 1, Gate.LOCK: 1}
 
 
 @needs_row_locks
@@ -165,9 +157,7 @@ def test_a_scrape_counts_the_reservations_that_live_and_those_that_lapsed_untidi
     allowance().undo_allowance_reservation(Reservation.objects.earliest("pk").pk)
     headers = bearer()
     with time_machine.travel(timezone.now() + dt.timedelta(minutes=10)):
-        allowance().reserve_allowance(
-            miner="bert", executor_class=CLASS, allowance_seconds=6, job_start_block=FIRST_BLOCK + 20
-        )
+        hold("bert", 6)
         samples = scraped(client, headers)
     assert value(samples, "router_reservations", state="live") == 1
     assert value(samples, "router_reservations", state="lapsed") == 2
@@ -196,9 +186,7 @@ def test_counting_the_reservations_reads_the_partial_index() -> None:
 
 
 def test_the_ledger_is_read_in_two_statements() -> None:
-    with CaptureQueriesContext(connection) as captured:
-        health.read_ledger()
-    assert len(captured) == 2
+    assert len(queries(health.read_ledger)) == 2
 
 
 @contextmanager
@@ -256,11 +244,8 @@ def test_a_scrape_sums_what_all_processes_counted_and_forgets_what_the_dead_had_
     def seen() -> list[float | None]:
         samples = scraped(client, headers)
         messages, seconds, sockets = names
-        return [
-            value(samples, messages, type="job.new"),
-            value(samples, seconds, stage="gather"),
-            value(samples, sockets),
-        ]
+        by_label = value(samples, messages, type="job.new"), value(samples, seconds, stage="gather")
+        return [*by_label, value(samples, sockets)]
 
     try:
         for number, worker in enumerate(workers, start=3):

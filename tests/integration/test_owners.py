@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import time
 from typing import Any
@@ -13,7 +12,6 @@ from django.contrib.auth.models import Permission
 from django.utils import timezone
 from pytest_django import Settings
 
-from allowance import allowance
 from allowance.models import Reservation
 from allowance.plumbing.threads import in_database_thread
 from receipts.models import JobFinishedReceipt, JobStartedReceipt
@@ -26,21 +24,16 @@ from routing.sockets import answers, jobs, statements
 from routing.sockets.messages import Accepted, Failed, Finished, Refused, Rejected, RejectedByMiner, Retry, Started
 from routing.types import JobFinished, JobTaken, JobUnknown
 from routing.upkeep.journal import JournalError, export, replay
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
+from tests.factories import CLASS, DAY, hold, job_request
 from tests.jobs import HOLD, ME, MINERS, note, of, retried, route, routed
 from tests.sockets import PATIENCE, answer, ask, job, permitted, socket
 from tests.visitors import RIGHT, bearer, handshake
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
+pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners(*MINERS)]
 
 OTHER = Visitor("other", token_id=UUID(int=2))
 OPERATOR = Visitor("operator", token_id=UUID(int=3), all_jobs=True)
 STATEMENTS = (Started, Accepted, Finished, Failed, RejectedByMiner)
-
-
-@pytest.fixture(autouse=True)
-def ledger(transactional_db: None) -> None:
-    fill_ledger(*MINERS)
 
 
 def said(answered: Any) -> dict[str, object]:
@@ -96,7 +89,7 @@ def test_another_client_is_told_no_route_by_a_uuid(state: str) -> None:
 
 
 def test_another_token_of_the_name_is_the_same_client() -> None:
-    (_, first), (_, second) = (tokens.issue("anna", ["jobs"], dt.timedelta(days=1)) for _ in range(2))
+    (_, first), (_, second) = (tokens.issue("anna", ["jobs"], DAY) for _ in range(2))
     one, two = (admit(handshake(bearer(token)), **RIGHT) for token in (first, second))
     request = job_request()
     offer = jobs.route(request, by=one)
@@ -110,7 +103,7 @@ def test_another_token_of_the_name_is_the_same_client() -> None:
 def test_a_token_with_the_name_of_a_user_is_not_the_user() -> None:
     user = permitted("anna")
     by_user = admit(handshake(user=user), **RIGHT)
-    by_token = admit(handshake(bearer(tokens.issue("anna", ["jobs"], dt.timedelta(days=1))[1])), **RIGHT)
+    by_token = admit(handshake(bearer(tokens.issue("anna", ["jobs"], DAY)[1])), **RIGHT)
     request = job_request()
     jobs.route(request, by=by_user)
     with pytest.raises(JobTaken):
@@ -146,13 +139,7 @@ def test_who_may_speak_of_all_jobs_does_and_leaves_them_their_owner() -> None:
 
 def test_a_job_without_an_owner_is_for_the_scope_of_all_jobs() -> None:
     request = job_request()
-    pk, _ = allowance().reserve_allowance(
-        miner="anna",
-        executor_class=CLASS,
-        allowance_seconds=30,
-        job_start_block=FIRST_BLOCK + 20,
-        job_uuid=request.uuid,
-    )
+    pk, _ = hold(job=request.uuid)
     failed = Failed(uuid=UUID(request.uuid), allowance_reservation_id=pk)
     with pytest.raises(JobTaken):
         route(request)
@@ -217,10 +204,10 @@ def test_two_clients_that_send_one_uuid_at_once_are_told_apart(monkeypatch: pyte
 
 
 def test_the_scope_of_all_jobs_brings_that_of_jobs() -> None:
-    row, token = tokens.issue("ops", ["all-jobs"], dt.timedelta(days=1))
+    row, token = tokens.issue("ops", ["all-jobs"], DAY)
     assert row.scopes == [Scope.JOBS, Scope.ALL_JOBS]
     assert admit(handshake(bearer(token)), **RIGHT).all_jobs
-    assert not admit(handshake(bearer(tokens.issue("a", ["jobs"], dt.timedelta(days=1))[1])), **RIGHT).all_jobs
+    assert not admit(handshake(bearer(tokens.issue("a", ["jobs"], DAY)[1])), **RIGHT).all_jobs
 
 
 def test_a_user_speaks_of_all_jobs_by_permission() -> None:
