@@ -16,9 +16,11 @@ from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedRe
 from routing.access import signatures, tokens
 from routing.models import Rejection, UsedSignature
 from routing.upkeep.pruning import SLACK
-from tests import factories
-from tests.factories import CLASS, DAY, FIRST_BLOCK, HOUR, NEWEST, NOW, decided, fill_ledger, job_request, mint, report
+from tests import rows
+from tests.clock import DAY, HOUR, NOW
+from tests.factories import CLASS, FIRST_BLOCK, NEWEST, fill_ledger, job_request
 from tests.jobs import routed
+from tests.rows import decided, mint, report
 
 PAST = NOW - SLACK
 """What was over by then is past use if it needs not be kept for any days."""
@@ -55,7 +57,7 @@ def finish(at: dt.datetime, job: UUID) -> None:
 
 def reserve(now: dt.datetime, miner: str = "anna", job: UUID | None = None, seconds: float = 6) -> int:
     start = allowance().get_current_block()
-    return factories.reserve(miner, seconds, job=job, now=now, start=start)
+    return rows.reserve(miner, seconds, job=job, now=now, start=start)
 
 
 def jump(number: int = JUMP, at: dt.datetime = NOW, hotkeys: list[str] | None = None) -> None:

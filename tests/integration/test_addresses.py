@@ -28,9 +28,10 @@ from routing.sockets import answers
 from routing.sockets.messages import Reason, Rejected
 from routing.types import AllMinersBusy, Gate, NotEnoughCollateralException
 from tests.complaints import complaints
-from tests.factories import AXON, CLASS, FIRST_BLOCK, free, job_request, run_command
+from tests.factories import CLASS, FIRST_BLOCK, job_request, run_command
 from tests.jobs import ME
 from tests.pages import shown
+from tests.rows import AXON, free
 
 pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners("anna", "bert")]
 

@@ -28,20 +28,10 @@ from routing.decision import in_force
 from routing.dynamic import MINIMUM_WEI, WINDOW_HOURS
 from routing.models import AccessToken, DecisionRecord, MinerIncident, Rejection, RoutedJob, UsedSignature
 from routing.pages import miner_link
-from tests.factories import (
-    CLASS,
-    ESCAPED,
-    FIRST_BLOCK,
-    HOUR,
-    HTML,
-    fill_ledger,
-    job_request,
-    receive,
-    report,
-    reserve,
-    run_command,
-)
+from tests.clock import HOUR
+from tests.factories import CLASS, ESCAPED, FIRST_BLOCK, HTML, fill_ledger, job_request, run_command
 from tests.queries import queries
+from tests.rows import receive, report, reserve
 from tests.visitors import clerk, member
 
 pytestmark = pytest.mark.django_db

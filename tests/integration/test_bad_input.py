@@ -28,7 +28,9 @@ from allowance.types import (
 )
 from routing import routing
 from routing.requests import V2JobRequest
-from tests.factories import AXON, CLASS, FAILED, FIRST_BLOCK, NOW, fill_ledger, job_request, noon, stored
+from tests.clock import NOW, noon
+from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, stored
+from tests.rows import AXON, FAILED
 
 pytestmark = noon
 

@@ -20,9 +20,11 @@ from routing.decision.book import DryBook
 from routing.decision.pipeline import decide
 from routing.log import report
 from routing.pages import SEE_MINER, SEE_MINERS
-from tests.factories import CLASS, FIRST_BLOCK, HOUR, NEWEST, NOW, declare, job_request, noon, stored
-from tests.factories import report as report_incident
+from tests.clock import HOUR, NOW, noon
+from tests.factories import CLASS, FIRST_BLOCK, NEWEST, job_request, stored
 from tests.queries import queries
+from tests.rows import declare
+from tests.rows import report as report_incident
 from tests.visitors import clerk
 
 HTML = "<b>'hot'/&amp;</b>"

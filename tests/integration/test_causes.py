@@ -17,19 +17,10 @@ from routing.models import DecisionRecord
 from routing.types import AllMinersBusy
 from routing.watch.alerts import Finding, Level
 from routing.watch.status import status
-from tests.factories import (
-    CLASS,
-    FIRST_BLOCK,
-    NEWEST,
-    NOW,
-    SECOND,
-    declare,
-    job_request,
-    mint,
-    noon,
-    run_command,
-)
+from tests.clock import NOW, SECOND, noon
+from tests.factories import CLASS, FIRST_BLOCK, NEWEST, job_request, run_command
 from tests.pages import shown
+from tests.rows import declare, mint
 
 NAMES = ["anna", "bert", "cleo", "dora"]
 MORE = ["eric", "fred", "gina"]

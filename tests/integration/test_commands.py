@@ -17,18 +17,9 @@ from allowance import reservations
 from allowance.models import Account, Block, LedgerCheck, Miner, Reservation, ReservationState
 from allowance.oversight import audit
 from allowance.types import HOLD_MARGIN
-from tests.factories import (
-    CLASS,
-    FIRST_BLOCK,
-    MINUTE,
-    NEWEST,
-    NOW,
-    free,
-    noon,
-    reserve,
-    run_command,
-    stored,
-)
+from tests.clock import MINUTE, NOW, noon
+from tests.factories import CLASS, FIRST_BLOCK, NEWEST, run_command, stored
+from tests.rows import free, reserve
 
 JOB = UUID(int=1)
 pytestmark = [pytest.mark.django_db, noon, pytest.mark.miners("hot-1", "hot-2")]

@@ -36,24 +36,12 @@ from routing.types import (
     NotEnoughCollateralException,
     Policy,
 )
-from tests.factories import (
-    CLASS,
-    ESCAPED,
-    FIRST_BLOCK,
-    HTML,
-    REJECTED,
-    Finished,
-    fill_ledger,
-    hold,
-    job_request,
-    receive,
-    report,
-    run_command,
-)
+from tests.factories import CLASS, ESCAPED, FIRST_BLOCK, HTML, Finished, fill_ledger, job_request, run_command
 from tests.integration.test_locks import Holder, needs_row_locks
 from tests.integration.test_metrics import counted
 from tests.pages import shown
 from tests.programs import DEADLINE
+from tests.rows import REJECTED, hold, receive, report
 from tests.visitors import clerk, member
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")

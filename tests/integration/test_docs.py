@@ -37,7 +37,8 @@ from routing.sockets.messages import (
     Routed,
 )
 from routing.types import Gate
-from tests.factories import HOUR, NOW, SECOND, fill_ledger, job_request, run_command
+from tests.clock import HOUR, NOW, SECOND
+from tests.factories import fill_ledger, job_request, run_command
 from tests.jobs import ME, note, of, retried, routed
 from tests.sockets import JSON, PATIENCE, answer, following, whole_application
 

@@ -15,22 +15,10 @@ from pytest_django import Settings
 from allowance import allowance
 from routing import routing
 from routing.types import TRUSTED_MINER_FAKE_KEY
-from tests.factories import (
-    AXON,
-    CLASS,
-    FIRST_BLOCK,
-    HOUR,
-    NOW,
-    Finished,
-    declare,
-    hold,
-    job_request,
-    noon,
-    report,
-    run_command,
-    stored,
-)
+from tests.clock import HOUR, NOW, noon
+from tests.factories import CLASS, FIRST_BLOCK, Finished, job_request, run_command, stored
 from tests.queries import queries
+from tests.rows import AXON, declare, hold, report
 
 JOB: list[object] = ["--executor-class", CLASS, "--seconds", 30]
 MUCH_WEI = 10**30 + 1

@@ -15,7 +15,8 @@ from pytest_django import Settings
 from allowance import allowance
 from allowance.models import Account, Miner
 from allowance.types import MAX_WEI
-from tests.factories import empty_tables, noon, run_command
+from tests.clock import noon
+from tests.factories import empty_tables, run_command
 from tests.integration import past
 
 APPS = ("allowance", "router_receipts", "routing")

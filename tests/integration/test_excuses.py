@@ -22,9 +22,11 @@ from routing.models import MinerIncident, Rejection
 from routing.sockets import answers
 from routing.sockets.jobs import Offer
 from routing.sockets.messages import Acknowledged, Failed, Refused, Rejected, RejectedByMiner, Started
-from tests.factories import NEWEST, NOW, SECOND, declare, fill_ledger, job_request, mint, noon
+from tests.clock import NOW, SECOND, noon
+from tests.factories import NEWEST, fill_ledger, job_request
 from tests.jobs import ME, note, of, routed
 from tests.receipts import GOLDEN, MINER, OTHER, VALIDATOR, Wire, signed, started
+from tests.rows import declare, mint
 from tests.threads import side_by_side
 
 pytestmark = [noon, pytest.mark.usefixtures("ledger_clean_at_the_end")]

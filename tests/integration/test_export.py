@@ -22,27 +22,9 @@ from routing.decision.book import LiveBook
 from routing.incidents import void_incident
 from routing.models import MinerIncident
 from routing.upkeep.journal import export
-from tests.factories import (
-    CLASS,
-    FIRST_BLOCK,
-    HOUR,
-    MINUTE,
-    NOW,
-    REJECTED,
-    SECOND,
-    TICK,
-    Finished,
-    draw,
-    fill_ledger,
-    free,
-    hold,
-    noon,
-    receive,
-    report,
-    reserve,
-    run_command,
-    stored,
-)
+from tests.clock import HOUR, MINUTE, NOW, SECOND, TICK, noon
+from tests.factories import CLASS, FIRST_BLOCK, Finished, draw, fill_ledger, run_command, stored
+from tests.rows import REJECTED, free, hold, receive, report, reserve
 
 pytestmark = noon
 

@@ -23,22 +23,9 @@ from routing.types import Gate
 from routing.watch.exposition import exposition
 from routing.watch.health import read_ledger
 from routing.watch.status import status
-from tests.factories import (
-    AXON,
-    CLASS,
-    FIRST_BLOCK,
-    MINUTE,
-    NEWEST,
-    NOW,
-    SECOND,
-    declare,
-    hold,
-    job_request,
-    mint,
-    noon,
-    run_command,
-    stored,
-)
+from tests.clock import MINUTE, NOW, SECOND, noon
+from tests.factories import CLASS, FIRST_BLOCK, NEWEST, job_request, run_command, stored
+from tests.rows import AXON, declare, hold, mint
 
 pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), noon, pytest.mark.miners("anna", "bert")]
 

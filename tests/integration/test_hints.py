@@ -15,7 +15,9 @@ from routing import service
 from routing.decision.in_force import InForce, make_policy
 from routing.sockets.hints import retry_after
 from routing.types import Decision, Gate, Verdict
-from tests.factories import NOW, SECOND, job_request, noon, receive
+from tests.clock import NOW, SECOND, noon
+from tests.factories import job_request
+from tests.rows import receive
 
 pytestmark = [pytest.mark.django_db(transaction=True), noon, pytest.mark.miners("anna", executors=1)]
 

@@ -19,22 +19,10 @@ from allowance.plumbing.buckets import UtcDay, UtcHour
 from routing.models import DecisionRecord, MinerIncident
 from routing.pages import SEE_INCIDENTS, SEE_MINER, incident_counts
 from routing.pages.incident_counts import Stretch
-from tests.factories import (
-    CLASS,
-    DAY,
-    FAILED,
-    FIRST_BLOCK,
-    HORDE,
-    HOUR,
-    OTHER_CLASS,
-    REJECTED,
-    TICK,
-    decided,
-    declare,
-    fill_ledger,
-    report,
-)
+from tests.clock import DAY, HOUR, TICK
+from tests.factories import CLASS, FIRST_BLOCK, OTHER_CLASS, fill_ledger
 from tests.pages import shown
+from tests.rows import FAILED, HORDE, REJECTED, decided, declare, report
 from tests.visitors import clerk
 
 NOW = dt.datetime(2026, 3, 1, 12, 30, tzinfo=dt.UTC)

@@ -22,9 +22,11 @@ from routing.sockets import jobs
 from routing.sockets.jobs import Claim, Offer
 from routing.sockets.messages import Failed, Finished, Retry
 from routing.types import Decision, Gate, JobFinished, JobUnknown
-from tests.factories import TICK, job_request, receive
+from tests.clock import TICK
+from tests.factories import job_request
 from tests.jobs import HOLD, MINERS, note, of, retried, retry, route, routed, states
 from tests.programs import DEADLINE
+from tests.rows import receive
 from tests.threads import side_by_side
 
 pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners(*MINERS)]

@@ -19,7 +19,8 @@ from django.db import transaction
 
 from allowance.models import Block
 from routing.upkeep.journal import MAX_BLANK, MAX_LINE
-from tests.factories import AXON, CLASS, Finished, run_command, stored
+from tests.factories import CLASS, Finished, run_command, stored
+from tests.rows import AXON
 
 NOW = dt.datetime(2026, 1, 3, 12, tzinfo=dt.UTC)
 JOB = str(UUID(int=1))

@@ -17,20 +17,10 @@ from allowance import allowance, reservations
 from allowance.models import Account, Reservation
 from allowance.types import HOLD_MARGIN, ExecutorClass
 from routing.pages import SEE_DECISIONS, SEE_LEDGER, SEE_MINER, ledger, miner_link
-from tests.factories import (
-    CLASS,
-    ESCAPED,
-    FIRST_BLOCK,
-    HOUR,
-    HTML,
-    SECOND,
-    decided,
-    declare,
-    fill_ledger,
-    reserve,
-    run_command,
-)
+from tests.clock import HOUR, SECOND
+from tests.factories import CLASS, ESCAPED, FIRST_BLOCK, HTML, fill_ledger, run_command
 from tests.queries import queries
+from tests.rows import decided, declare, reserve
 from tests.visitors import clerk
 
 NOW = dt.datetime(2026, 1, 1, 12, 30, tzinfo=dt.UTC)

@@ -27,19 +27,9 @@ from routing.decision import book
 from routing.log import records
 from routing.models import MinerIncident
 from routing.types import AllMinersBusy
-from tests.factories import (
-    CLASS,
-    NEWEST,
-    declare,
-    fill_ledger,
-    hold,
-    job_request,
-    mint,
-    receive,
-    report,
-    stored,
-)
+from tests.factories import CLASS, NEWEST, fill_ledger, job_request, stored
 from tests.programs import DEADLINE
+from tests.rows import declare, hold, mint, receive, report
 from tests.threads import side_by_side
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")

@@ -31,10 +31,12 @@ from routing.decision.pipeline import decide
 from routing.sockets.messages import TYPES, Reason
 from routing.types import AllMinersBusy, Gate, MinerIncidentType, NotEnoughCollateralException
 from routing.watch import health
-from tests.factories import CLASS, DAY, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, hold, job_request
+from tests.clock import DAY
+from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request
 from tests.integration.test_locks import Holder, needs_row_locks
 from tests.programs import Program
 from tests.queries import postgresql, queries, scans
+from tests.rows import hold
 from tests.sockets import permitted
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")

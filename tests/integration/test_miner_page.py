@@ -29,28 +29,10 @@ from routing.incidents import void_incident
 from routing.models import IncidentVersion, MinerIncident, RoutedJob
 from routing.pages import SEE_MINER
 from routing.pages.miner import DAYS, LAST
-from tests.factories import (
-    CLASS,
-    FAILED,
-    FIRST_BLOCK,
-    HORDE,
-    HOUR,
-    NEWEST,
-    NOW,
-    OTHER_CLASS,
-    RECEIPTS,
-    REJECTED,
-    SECOND,
-    decided,
-    declare,
-    mint,
-    noon,
-    receive,
-    report,
-    reserve,
-    stored,
-)
+from tests.clock import HOUR, NOW, SECOND, noon
+from tests.factories import CLASS, FIRST_BLOCK, NEWEST, OTHER_CLASS, stored
 from tests.queries import queries
+from tests.rows import FAILED, HORDE, RECEIPTS, REJECTED, decided, declare, mint, receive, report, reserve
 from tests.visitors import clerk
 
 HTML = "<b>'hot'/&amp;</b>"

@@ -14,7 +14,9 @@ from allowance.models import Block, Miner
 from allowance.types import JobTooLong, NotEnoughAllowanceException
 from receipts.schemas import JobStarted
 from routing import routing
-from tests.factories import AXON, CLASS, FIRST_BLOCK, NEWEST, NOW, job_request, noon, receipt
+from tests.clock import NOW, noon
+from tests.factories import CLASS, FIRST_BLOCK, NEWEST, job_request
+from tests.rows import AXON, receipt
 
 pytestmark = [pytest.mark.django_db, noon, pytest.mark.miners("hot-1")]
 

@@ -22,7 +22,8 @@ from receipts.schemas import JobStarted
 from routing.models import MinerIncident
 from routing.requests import V2JobRequest
 from routing.types import JobRoute
-from tests.factories import CLASS, receive
+from tests.factories import CLASS
+from tests.rows import receive
 from tests.sockets import JSON, PATIENCE, ask, job, reservations
 
 pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners("anna", "bert")]

@@ -24,8 +24,10 @@ from routing.sockets import answers, jobs, statements
 from routing.sockets.messages import Accepted, Failed, Finished, Refused, Rejected, RejectedByMiner, Retry, Started
 from routing.types import JobFinished, JobTaken, JobUnknown
 from routing.upkeep.journal import JournalError, export, replay
-from tests.factories import CLASS, DAY, hold, job_request
+from tests.clock import DAY
+from tests.factories import CLASS, job_request
 from tests.jobs import HOLD, ME, MINERS, note, of, retried, route, routed
+from tests.rows import hold
 from tests.sockets import PATIENCE, answer, ask, job, permitted, socket
 from tests.visitors import RIGHT, bearer, handshake
 

@@ -22,9 +22,11 @@ from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIn
 from routing.types import JobFinished, Policy
 from routing.upkeep import pruning
 from routing.upkeep.pruning import SLACK
-from tests.factories import CLASS, DAY, FIRST_BLOCK, NOW, TICK, decided, declare, job_request, mint, noon, report
+from tests.clock import DAY, NOW, TICK, noon
+from tests.factories import CLASS, FIRST_BLOCK, job_request
 from tests.integration.past import PAST, accept, check, fill, find, finish, jump, reserve, start
 from tests.jobs import route, routed
+from tests.rows import decided, declare, mint, report
 
 pytestmark = [pytest.mark.django_db(transaction=True), noon, pytest.mark.usefixtures("ledger_clean_at_the_end")]
 

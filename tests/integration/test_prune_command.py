@@ -18,10 +18,12 @@ from allowance.models import Reservation
 from allowance.oversight.audit import check_ledger
 from routing.management.commands import prune as command
 from routing.models import RoutedJob
-from tests.factories import CLASS, DAY, NOW, decided, noon, run_command, stored
+from tests.clock import DAY, NOW, noon
+from tests.factories import CLASS, run_command, stored
 from tests.integration.past import find, record_history
 from tests.integration.test_export import forget, replay
 from tests.integration.test_locks import Holder, needs_row_locks
+from tests.rows import decided
 
 pytestmark = [
     *(pytest.mark.django_db(transaction=True), noon),

@@ -17,7 +17,8 @@ from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedRe
 from routing.access.signatures import to_unix_ns
 from routing.models import DecisionRecord, MinerIncident, Rejection, RoutedJob, UsedSignature
 from routing.upkeep import pruning
-from tests.factories import CLASS, DAY, NOW, job_request, noon
+from tests.clock import DAY, NOW, noon
+from tests.factories import CLASS, job_request
 from tests.integration.past import SIDES, fill, reserve
 from tests.integration.test_locks import somebody_waits
 from tests.jobs import routed

@@ -21,7 +21,7 @@ from receipts.models import JobStartedReceipt
 from routing.models import AccessToken, DecisionRecord, MinerIncident
 from routing.pages import MENU
 from tests.browser.settings import POLICY as STRICTEST
-from tests.factories import noon
+from tests.clock import noon
 from tests.integration import past
 
 MODELS = [
