@@ -26,7 +26,7 @@ from tests.integration.test_locks import Holder, needs_row_locks
 from tests.rows import decided
 
 pytestmark = [
-    *(pytest.mark.django_db(transaction=True), noon),
+    noon,
     pytest.mark.usefixtures("ledger_clean_at_the_end", "nothing_kept"),
 ]
 

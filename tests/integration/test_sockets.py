@@ -13,7 +13,6 @@ import pytest
 from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import User
 from django.db import OperationalError
-from prometheus_client import REGISTRY
 from pytest_django import Settings
 from redis.exceptions import ConnectionError as RedisAway
 
@@ -21,21 +20,11 @@ from allowance.plumbing.threads import in_database_thread
 from routing.access.admission import Visitor
 from routing.sockets import answers, base, news
 from routing.sockets.consumers import EventConsumer, JobConsumer
-from tests.factories import fill_ledger
+from tests.integration.test_metrics import counted
 from tests.programs import DEADLINE
 from tests.sockets import JSON, PATIENCE, answer, ask, following, job, permitted, reservations, socket
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
-
-
-@pytest.fixture(autouse=True)
-def ledger(ledger_clean_at_the_end: None) -> None:
-    fill_ledger("anna", "bert", executors=4)
-
-
-@pytest.fixture
-def facilitator(transactional_db: None) -> User:
-    return permitted("facilitator")
+pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners("anna", "bert", executors=4)]
 
 
 @pytest.fixture
@@ -81,16 +70,7 @@ def stuck(monkeypatch: pytest.MonkeyPatch, *uuids: str) -> Iterator[GoOn]:
 
 def about(routed: JSON, kind: str, **more: object) -> JSON:
     """Return a message about a route."""
-    return {
-        "type": kind,
-        "uuid": routed["uuid"],
-        "allowance_reservation_id": routed["allowance_reservation_id"],
-        **more,
-    }
-
-
-def measured(name: str, **labels: str) -> float:
-    return REGISTRY.get_sample_value(name, labels) or 0.0
+    return {"type": kind, **{name: routed[name] for name in ("uuid", "allowance_reservation_id")}, **more}
 
 
 async def test_a_slow_pick_does_not_hold_up_the_next(facilitator: User, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,12 +114,12 @@ async def test_a_process_takes_on_so_much_over_all_sockets(
         with stuck(monkeypatch, slow["uuid"]) as go_on:
             await one.send_json_to(slow)
             assert await asyncio.to_thread(go_on.begun.wait, PATIENCE)
-            assert measured("router_in_flight") == 1
+            assert counted("router_in_flight") == 1
             assert (await ask(other))["reason"] == "OVERLOADED"
             go_on.set()
             assert (await answer(one))["type"] == "job.routed"
         assert (await ask(other))["type"] == "job.routed"
-    assert measured("router_in_flight") == 0
+    assert counted("router_in_flight") == 0
 
 
 async def test_a_client_that_does_not_read_takes_nobody_elses_place(
@@ -185,14 +165,8 @@ async def test_a_job_is_followed_to_its_end(facilitator: User) -> None:
             ("job.finished", {"validator_hotkey": "v", "time_took_us": 5}, "spent"),
         ):
             await communicator.send_json_to(about(routed, kind, **more))
-            assert await answer(communicator) == {
-                **about(routed, "job.acknowledged"),
-                "of": kind,
-                "reservation": reservation,
-                "incident": False,
-                "excused": None,
-                "sentence": None,
-            }
+            told = {"of": kind, "reservation": reservation, "incident": False, "excused": None, "sentence": None}
+            assert await answer(communicator) == about(routed, "job.acknowledged", **told)
         assert await communicator.receive_nothing(0.05)  # it hears no news of what it said itself
         again = await ask(communicator, uuid=routed["uuid"])
     assert (again["type"], again["reason"]) == ("job.rejected", "JOB_FINISHED")
@@ -224,17 +198,12 @@ async def test_a_word_about_an_unknown_route_is_an_error(facilitator: User) -> N
 async def test_what_is_said_elsewhere_reaches_who_asked_for_the_route(facilitator: User, operator: User) -> None:
     async with socket(facilitator) as one, socket(facilitator) as other, all_events(operator) as watching:
         routed = await ask(one)
-        assert await answer(watching) == {
-            **about(routed, "job.event"),
-            "of": "job.routed",
-            "miner": routed["miner"]["hotkey_ss58"],
-            "reservation": "held",
-            "reason": None,
-        }
+        told = {"of": "job.routed", "miner": routed["miner"]["hotkey_ss58"], "reservation": "held", "reason": None}
+        assert await answer(watching) == about(routed, "job.event", **told)
         await other.send_json_to(about(routed, "job.failed"))
         assert (await answer(other))["type"] == "job.acknowledged"
-        event = {**about(routed, "job.event"), "of": "job.failed", "miner": None, "reservation": "released"}
-        assert await answer(one) == await answer(watching) == {**event, "reason": None}
+        told = {"of": "job.failed", "miner": None, "reservation": "released", "reason": None}
+        assert await answer(one) == await answer(watching) == about(routed, "job.event", **told)
         assert await other.receive_nothing(0.05)
         refused = await ask(other, execution_time_limit=3000)
         assert (await answer(watching))["reason"] == refused["reason"] == "NOT_ENOUGH_ALLOWANCE"
@@ -302,9 +271,9 @@ async def test_a_database_that_is_away_throws_nobody_out(
 
 
 async def test_sockets_are_counted_while_they_are_open(facilitator: User) -> None:
-    before = measured("router_sockets")
+    before = counted("router_sockets")
     async with socket(facilitator) as one, socket(facilitator) as other:
         for communicator in (one, other):
             await ask(communicator)
-        assert measured("router_sockets") == before + 2
-    assert measured("router_sockets") == before
+        assert counted("router_sockets") == before + 2
+    assert counted("router_sockets") == before

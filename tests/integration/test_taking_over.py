@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import os
 import re
@@ -14,16 +13,17 @@ from pathlib import Path
 import pytest
 from constance import config
 from django.apps import apps
-from django.contrib.auth.models import Permission, User
-from django.utils import timezone
+from django.contrib.auth.models import User
 
 from routing import routing
 from routing.access import tokens
 from routing.models import AccessToken, Rejection, UsedSignature
-from routing.types import MinerIncidentType
-from tests.factories import CLASS, EXECUTOR_CLASS, fill_ledger, job_request
+from tests.clock import DAY
+from tests.factories import CLASS, fill_ledger, job_request
 from tests.jobs import routed
+from tests.rows import report
 from tests.servers.server import database_url
+from tests.visitors import member
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "taking-over.md").read_text()
@@ -45,14 +45,12 @@ def past(ledger_clean_at_the_end: None) -> None:
     fill_ledger("anna", "bert")
     first = routed(job_request())
     routing().pick(job_request())
-    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", job_request().uuid, EXECUTOR_CLASS)
-    Rejection.objects.create(
-        miner="anna", job_uuid=first.uuid, executor_class=CLASS, timestamp=timezone.now(), excused=False
-    )
+    told = report()
+    of_first = {"miner": "anna", "job_uuid": first.uuid, "executor_class": CLASS}
+    Rejection.objects.create(**of_first, timestamp=told.timestamp, excused=False)
     UsedSignature.objects.create(signatory="anna", signed_at_ns=1, job_uuid=first.uuid)
-    tokens.issue("a program", [tokens.Scope.JOBS], dt.timedelta(days=1))
-    boss = User.objects.create_user("boss")
-    boss.user_permissions.add(Permission.objects.get(codename="view_jobstartedreceipt"))
+    tokens.issue("a program", [tokens.Scope.JOBS], DAY)
+    member("router_receipts.view_jobstartedreceipt")
     config.DYNAMIC_ROUTING_RELIABILITY_WINDOW_HOURS = 5.0
 
 
