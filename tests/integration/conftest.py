@@ -9,6 +9,7 @@ from pytest_django.fixtures import Settings
 
 from routing.upkeep.pruning import KEEP
 from tests.factories import fill_ledger
+from tests.integration import hour as an_hour
 from tests.sockets import permitted
 
 
@@ -39,3 +40,9 @@ def no_types_remembered() -> Iterator[None]:
     """Forget the content type that constance makes at its first save, and that a test takes back."""
     yield
     ContentType.objects.clear_cache()
+
+
+@pytest.fixture
+def hour(db: None) -> None:
+    """An hour of routing, with whatever must not count just outside."""
+    an_hour.fill()

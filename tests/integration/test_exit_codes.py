@@ -77,7 +77,7 @@ def ended(program: subprocess.Popen[bytes]) -> tuple[int, str, str]:
 
 
 @pytest.fixture
-def ledger(transactional_db: None) -> None:
+def odd_hotkeys(transactional_db: None) -> None:
     fill_ledger("hot-é", "hot-–", "hot-𝄞")
 
 
@@ -95,7 +95,7 @@ def test_all_commands_answer_by_the_one_mechanism() -> None:
 
 
 @every_command
-def test_neither_a_closed_pipe_nor_an_encoding_changes_the_code(name: str, ledger: None, closed: int) -> None:
+def test_neither_a_closed_pipe_nor_an_encoding_changes_the_code(name: str, odd_hotkeys: None, closed: int) -> None:
     code, out, err = ended(start(name))
     assert "Traceback" not in out + err
     assert "usage:" not in err, f"{name} needs ARGUMENTS here"
@@ -146,7 +146,7 @@ def test_a_system_check_that_fails_is_no_answer() -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_is_no_answer(ledger: None) -> None:
+def test_a_full_disk_is_no_answer(odd_hotkeys: None) -> None:
     code, _, err = ended(start("check_ledger", out=os.open("/dev/full", os.O_WRONLY)))
     assert code == NO_ANSWER
     assert err.startswith("OSError: ")
@@ -159,14 +159,14 @@ def test_a_defect_of_ours_is_no_answer_and_shows_where_it_is() -> None:
     assert "Traceback" in err
 
 
-def test_a_journal_is_the_same_in_every_encoding(ledger: None) -> None:
+def test_a_journal_is_the_same_in_every_encoding(odd_hotkeys: None) -> None:
     written = [ended(start("export_journal", PYTHONIOENCODING=name)) for name in ("utf-8", "latin-1", "ascii")]
     assert [code for code, _, _ in written] == [0, 0, 0]
     assert len({out for _, out, _ in written}) == 1
     assert "hot-\\u00e9" in written[0][1]
 
 
-def test_an_interrupt_has_its_code_and_no_traceback(ledger: None) -> None:
+def test_an_interrupt_has_its_code_and_no_traceback(odd_hotkeys: None) -> None:
     """A journal from standard input that never ends, and Ctrl-C."""
     program = subprocess.Popen(
         [sys.executable, *DJANGO, "replay_journal", "-"],
