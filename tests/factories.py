@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
+from collections.abc import Callable
 from io import StringIO
 from typing import Any, NamedTuple
 
@@ -118,3 +119,12 @@ def run_command(name: str, *arguments: object) -> Finished:
     except SystemExit as end:
         return Finished(int(end.code or 0), out.getvalue(), err.getvalue())
     return Finished(0, out.getvalue(), err.getvalue())
+
+
+def raising(error: type[Exception] | Exception) -> Callable[..., Any]:
+    """Return a function that raises an error, however it is called."""
+
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise error
+
+    return fail

@@ -9,6 +9,8 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from tests.factories import stored
+
 postgresql = pytest.mark.skipif(connection.vendor != "postgresql", reason="row locks and EXPLAIN (FORMAT JSON)")
 
 
@@ -40,3 +42,12 @@ def scans(sql: str, parameters: Any = None) -> set[str]:
         cursor.execute("VACUUM ANALYZE")
     nodes = plan(sql, parameters)
     return read_whole(nodes) | {node["Index Name"] for node in nodes if "Index Name" in node}
+
+
+def assert_only_reads(call: Callable[[], object]) -> None:
+    """Insist that a call asks the database for something, locks nothing, and changes no row."""
+    before = stored()
+    statements = [sql.strip("( \n").upper() for sql in queries(call)]
+    assert statements
+    assert [sql for sql in statements if not sql.startswith("SELECT") or "FOR UPDATE" in sql] == []
+    assert stored() == before

@@ -24,12 +24,12 @@ from routing.decision.book import DryBook, LiveBook
 from routing.decision.pipeline import decide
 from routing.log import replay
 from routing.models import DecisionRecord
-from routing.sockets import answers
-from routing.sockets.messages import Reason, Rejected
+from routing.sockets.messages import Reason
 from routing.types import AllMinersBusy, Gate, NotEnoughCollateralException
+from tests.books import LateBook
 from tests.complaints import complaints
 from tests.factories import CLASS, FIRST_BLOCK, job_request, run_command
-from tests.jobs import ME
+from tests.jobs import rejected
 from tests.pages import shown
 from tests.rows import AXON, free
 
@@ -118,16 +118,9 @@ def test_refusals_rank_collateral_over_address_over_busy() -> None:
 
 def test_an_address_that_is_gone_before_the_lock_is_seen_under_it() -> None:
     """What a pick has read may be old by the time at which it has the account."""
-    book = LiveBook()
-    seen = book.read(CLASS, timezone.now())
+    late = LateBook()
     announce(anna=NOWHERE["port 0"])
-
-    class Late(LiveBook):
-        def read(self, executor_class: str, now: Any) -> Any:
-            self.entries, self.lapsed, self.read_at = book.entries, book.lapsed, book.read_at
-            return seen
-
-    decision = decide(job_request(12), Late(), now=timezone.now(), exclude=["bert"])
+    decision = decide(job_request(12), late, now=timezone.now(), exclude=["bert"])
     assert (decision.route, decision.counts) == (None, {Gate.EXCLUDED: 1, Gate.ADDRESS: 1})
 
 
@@ -154,8 +147,7 @@ def test_the_board_the_dry_run_and_the_socket_say_so(admin_client: Client) -> No
     told = json.loads(run_command("dry_run_routing", *JOB, "--format", "json").out)
     assert (told["outcome"], told["counts"]) == ("AllMinersBusy", {"address": 2})
     assert "none</span>: 0.0.0.0:0 (IPv4) can" in shown(admin_client, "routing_miner", "anna")
-    answer = answers.to_question(job_request(12), ME).message
-    assert isinstance(answer, Rejected)
+    answer = rejected(job_request(12))
     assert (answer.reason, answer.counts) == (Reason.ALL_MINERS_BUSY, {Gate.ADDRESS: 2})
     assert answer.retry_after_seconds is None
 
@@ -176,8 +168,7 @@ def test_a_fixed_miner_that_can_t_be_reached_is_a_setting_to_correct(
     with pytest.raises(ImproperlyConfigured, match=f"{prefix}.*can't be reached. Set {prefix}_ADDRESS"):
         routing().pick(request)
     assert [(m.id, prefix in m.msg) for m in complaints()] == [("routing.W001", True)]
-    answer = answers.to_question(request, ME).message
-    assert isinstance(answer, Rejected)
+    answer = rejected(request)
     assert (answer.reason, prefix in answer.sentence) == (Reason.UNAVAILABLE, False)
     (tmp_path / "job.json").write_text(request.model_dump_json())
     ended = run_command("dry_run_routing", "--job", tmp_path / "job.json")

@@ -21,8 +21,8 @@ from routing.decision.pipeline import decide
 from routing.log import report
 from routing.pages import SEE_MINER, SEE_MINERS
 from tests.clock import HOUR, NOW, noon
-from tests.factories import CLASS, FIRST_BLOCK, NEWEST, job_request, stored
-from tests.queries import queries
+from tests.factories import CLASS, FIRST_BLOCK, NEWEST, job_request
+from tests.queries import assert_only_reads, queries
 from tests.rows import declare
 from tests.rows import report as report_incident
 from tests.visitors import clerk
@@ -215,11 +215,7 @@ def test_it_takes_no_post(admin_client: Client) -> None:
 
 @pytest.mark.parametrize("asked", [{}, {"format": "json"}, {"seconds": 300}], ids=repr)
 def test_it_writes_and_locks_nothing(asked: dict[str, object], admin_client: Client) -> None:
-    before = stored()
-    statements = [sql.strip("( \n").upper() for sql in queries(lambda: board(admin_client, **asked))]
-    assert statements
-    assert [sql for sql in statements if not sql.startswith("SELECT") or "FOR UPDATE" in sql] == []
-    assert stored() == before
+    assert_only_reads(lambda: board(admin_client, **asked))
 
 
 @pytest.mark.parametrize("more", [0, 40])

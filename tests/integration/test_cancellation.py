@@ -20,7 +20,7 @@ from allowance.plumbing.threads import Handover, in_database_thread
 from routing import routing, service
 from routing.sockets.consumers import JobConsumer
 from routing.types import JobRoute
-from tests.factories import CLASS, FIRST_BLOCK, job_request
+from tests.factories import CLASS, FIRST_BLOCK, job_request, raising
 from tests.programs import DEADLINE
 from tests.sockets import consumer_for
 
@@ -217,10 +217,7 @@ async def test_what_can_t_be_released_lapses_and_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
 
-    def fail(_pk: int) -> None:
-        raise OperationalError("the connection is lost")
-
-    monkeypatch.setattr(reservations, "give_back", fail)
+    monkeypatch.setattr(reservations, "give_back", raising(OperationalError("the connection is lost")))
     with stopped(monkeypatch, service, "decide", after=True) as gate:
         task = pick()
         await asyncio.to_thread(gate.reached.wait, DEADLINE)

@@ -20,6 +20,7 @@ from tests.sockets import (
     job,
     reservations,
     socket,
+    tell,
     whole_application,
 )
 
@@ -66,8 +67,7 @@ async def test_whoever_is_inactive_lacks_the_permission(facilitator: User) -> No
 async def test_a_job_is_routed_and_its_allowance_reserved(facilitator: User) -> None:
     request = job()
     async with socket(facilitator) as communicator:
-        await communicator.send_json_to(request)
-        routed = await answer(communicator)
+        routed = await tell(communicator, request)
     (reservation,) = await reservations()
     assert routed == {
         "type": "job.routed",
@@ -92,8 +92,7 @@ async def test_a_job_for_the_trusted_miner_reserves_nothing(facilitator: User) -
 async def test_a_refusal_names_its_reason(facilitator: User) -> None:
     request = job(execution_time_limit=1000)
     async with socket(facilitator) as communicator:
-        await communicator.send_json_to(request)
-        rejected = await answer(communicator)
+        rejected = await tell(communicator, request)
     assert (rejected["type"], rejected["uuid"]) == ("job.rejected", request["uuid"])
     assert rejected["reason"] == "NOT_ENOUGH_ALLOWANCE"
     assert rejected["counts"] == {"allowance": 1}

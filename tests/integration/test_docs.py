@@ -38,7 +38,7 @@ from routing.sockets.messages import (
 )
 from routing.types import Gate
 from tests.clock import HOUR, NOW, SECOND
-from tests.factories import fill_ledger, job_request, run_command
+from tests.factories import fill_ledger, job_request, raising, run_command
 from tests.jobs import ME, note, of, retried, routed
 from tests.sockets import JSON, PATIENCE, answer, following, whole_application
 
@@ -197,10 +197,7 @@ def raised(error: Exception) -> Callable[[pytest.MonkeyPatch], JSON]:
     """Return the case in which looking for a route ends with an error."""
 
     def case(monkeypatch: pytest.MonkeyPatch) -> JSON:
-        def fail(*_: object, **_by: object) -> None:
-            raise error
-
-        monkeypatch.setattr(jobs, "route", fail)
+        monkeypatch.setattr(jobs, "route", raising(error))
         return asked()
 
     return case

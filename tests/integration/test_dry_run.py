@@ -16,8 +16,8 @@ from allowance import allowance
 from routing import routing
 from routing.types import TRUSTED_MINER_FAKE_KEY
 from tests.clock import HOUR, NOW, noon
-from tests.factories import CLASS, FIRST_BLOCK, Finished, job_request, run_command, stored
-from tests.queries import queries
+from tests.factories import CLASS, FIRST_BLOCK, Finished, job_request, run_command
+from tests.queries import assert_only_reads
 from tests.rows import AXON, declare, hold, report
 
 JOB: list[object] = ["--executor-class", CLASS, "--seconds", 30]
@@ -280,11 +280,7 @@ def test_the_debug_miner_gets_every_job(settings: Settings) -> None:
 @pytest.mark.parametrize("seconds", [30, 300, 3601], ids=["routed", "refused", "bad"])
 def test_a_dry_run_only_reads(seconds: int, tmp_path: Path) -> None:
     jobs = written(tmp_path / "jobs.jsonl", wire(), wire(seconds), wire())
-    before = stored()
-    statements = [sql.strip("( \n").upper() for sql in queries(lambda: dry_run("--jobs", jobs))]
-    assert statements
-    assert [sql for sql in statements if not sql.startswith("SELECT") or "FOR UPDATE" in sql] == []
-    assert stored() == before
+    assert_only_reads(lambda: dry_run("--jobs", jobs))
 
 
 @pytest.mark.parametrize("exclude", [[], ["hot-1"]], ids=repr)

@@ -24,7 +24,7 @@ from routing.sockets.jobs import Offer
 from routing.sockets.messages import Acknowledged, Failed, Refused, Rejected, RejectedByMiner, Started
 from tests.clock import NOW, SECOND, noon
 from tests.factories import NEWEST, fill_ledger, job_request
-from tests.jobs import ME, note, of, routed
+from tests.jobs import ME, acknowledged, note, of, routed
 from tests.receipts import GOLDEN, MINER, OTHER, VALIDATOR, Wire, signed, started
 from tests.rows import declare, mint
 from tests.threads import side_by_side
@@ -52,8 +52,7 @@ def offer(clock: object) -> Offer:
 
 def reject(offer: Offer, *shown: Wire) -> Acknowledged:
     """Say that the miner rejected the job, and insist that the answer tells what is on record."""
-    answer = answers.to_said(of(offer, RejectedByMiner, receipts=list(shown)), ME)
-    assert isinstance(answer, Acknowledged)
+    answer = acknowledged(of(offer, RejectedByMiner, receipts=list(shown)))
     assert answer.incident is (not answer.excused)
     assert MinerIncident.objects.filter(job_uuid=offer.uuid).exists() is answer.incident
     assert answer.reservation == "released"
@@ -96,8 +95,7 @@ def test_nothing_that_a_miner_shows_refuses_what_is_said_of_it(shown: str, offer
     text = json.dumps({**said, "receipts": "SHOWN"}).replace('"SHOWN"', shown)
     message = answers.read(text)
     assert isinstance(message, RejectedByMiner)
-    answer = answers.to_said(message, ME)
-    assert isinstance(answer, Acknowledged)
+    answer = acknowledged(message)
     assert (answer.incident, answer.reservation) == (True, "released")
 
 
@@ -252,16 +250,14 @@ def test_without_the_extra_nothing_is_excused_and_the_answer_says_so(
 
 def test_a_fixed_route_has_no_executors_to_account_for(clock: object) -> None:
     offer = routed(job_request(30, on_trusted_miner=True))
-    answer = answers.to_said(of(offer, RejectedByMiner, receipts=busy()), ME)
-    assert isinstance(answer, Acknowledged)
+    answer = acknowledged(of(offer, RejectedByMiner, receipts=busy()))
     assert (answer.excused, answer.incident) == (False, True)
     assert "Nothing is known" in (answer.sentence or "")
 
 
 def test_a_failure_has_no_excuse(offer: Offer) -> None:
     reject(offer, *busy())
-    answer = answers.to_said(of(offer, Failed), ME)
-    assert isinstance(answer, Acknowledged)
+    answer = acknowledged(of(offer, Failed))
     assert (answer.incident, answer.excused, answer.sentence) == (True, None, None)
     assert MinerIncident.objects.get().type == "MINER_JOB_FAILED"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import math
 from typing import Any
 
 import pytest
@@ -17,12 +16,12 @@ from allowance.models import Account, Block, ManifestSync, Miner, Reservation, R
 from allowance.oversight import forgetting
 from allowance.types import BadInputError, BlocksInUse
 from routing import routing
-from routing.decision.book import LiveBook
 from routing.decision.pipeline import decide
 from routing.types import Gate
 from routing.watch.exposition import exposition
 from routing.watch.health import read_ledger
 from routing.watch.status import status
+from tests.books import LateBook
 from tests.clock import MINUTE, NOW, SECOND, noon
 from tests.factories import CLASS, FIRST_BLOCK, NEWEST, job_request, run_command, stored
 from tests.rows import AXON, declare, hold, mint
@@ -150,19 +149,11 @@ def test_what_is_no_block_number_is_bad_input(value: int) -> None:
 
 def test_a_pick_that_read_the_blocks_before_reserves_none_of_them() -> None:
     """It reads them again under the lock: what it had read is gone."""
-    book = LiveBook()
-    seen = book.read(CLASS, timezone.now())
+    late = LateBook()
     forgetting.forget_blocks(FIRST_BLOCK + 3)
-
-    class Late(LiveBook):
-        def read(self, executor_class: str, now: dt.datetime) -> Any:
-            self.entries, self.lapsed, self.read_at = book.entries, book.lapsed, book.read_at
-            self.good_until = math.inf
-            return seen
-
-    too_much = decide(job_request(60), Late(), now=timezone.now(), exclude=["bert"])
+    too_much = decide(job_request(60), late, now=timezone.now(), exclude=["bert"])
     assert (too_much.route, too_much.counts) == (None, {Gate.EXCLUDED: 1, Gate.RESERVATION: 1})
-    decision = decide(job_request(20), Late(), now=timezone.now(), exclude=["bert"])
+    decision = decide(job_request(20), late, now=timezone.now(), exclude=["bert"])
     assert decision.route is not None
     assert decision.route.allowance_blocks == [FIRST_BLOCK, FIRST_BLOCK + 1]
 

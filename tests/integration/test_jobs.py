@@ -23,7 +23,7 @@ from routing.sockets.jobs import Claim, Offer
 from routing.sockets.messages import Failed, Finished, Retry
 from routing.types import Decision, Gate, JobFinished, JobUnknown
 from tests.clock import TICK
-from tests.factories import job_request
+from tests.factories import job_request, raising
 from tests.jobs import HOLD, MINERS, note, of, retried, retry, route, routed, states
 from tests.programs import DEADLINE
 from tests.rows import receive
@@ -165,10 +165,7 @@ def test_one_route_given_up_by_many_at_once_is_replaced_by_one(nobody_is_first: 
 
 
 def test_whoever_is_always_overtaken_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def store(*_: object) -> None:
-        raise jobs.Overtaken
-
-    monkeypatch.setattr(Claim, "_store", store)
+    monkeypatch.setattr(Claim, "_store", raising(jobs.Overtaken))
     with pytest.raises(LockTimeout):
         route(job_request())
     assert Reservation.objects.count() == 0

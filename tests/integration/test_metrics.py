@@ -32,7 +32,7 @@ from routing.sockets.messages import TYPES, Reason
 from routing.types import AllMinersBusy, Gate, MinerIncidentType, NotEnoughCollateralException
 from routing.watch import health
 from tests.clock import DAY
-from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request
+from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request, raising
 from tests.integration.test_locks import Holder, needs_row_locks
 from tests.programs import Program
 from tests.queries import postgresql, queries, scans
@@ -193,11 +193,8 @@ def test_the_ledger_is_read_in_two_statements() -> None:
 
 @contextmanager
 def no_database() -> Iterator[None]:
-    def fail(*_: object) -> None:
-        raise DatabaseError(DETAILS)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(BaseDatabaseWrapper, "cursor", fail)
+        patch.setattr(BaseDatabaseWrapper, "cursor", raising(DatabaseError(DETAILS)))
         yield
 
 

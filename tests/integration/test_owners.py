@@ -28,7 +28,7 @@ from tests.clock import DAY
 from tests.factories import CLASS, job_request
 from tests.jobs import HOLD, ME, MINERS, note, of, retried, route, routed
 from tests.rows import hold
-from tests.sockets import PATIENCE, answer, ask, job, permitted, socket
+from tests.sockets import PATIENCE, answer, ask, job, permitted, socket, tell
 from tests.visitors import RIGHT, bearer, handshake
 
 pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners(*MINERS)]
@@ -94,10 +94,8 @@ def test_another_token_of_the_name_is_the_same_client() -> None:
     (_, first), (_, second) = (tokens.issue("anna", ["jobs"], DAY) for _ in range(2))
     one, two = (admit(handshake(bearer(token)), **RIGHT) for token in (first, second))
     request = job_request()
-    offer = jobs.route(request, by=one)
-    again = jobs.route(request, by=two)
-    assert isinstance(offer, jobs.Offer)
-    assert isinstance(again, jobs.Offer)
+    offer = routed(request, by=one)
+    again = routed(request, by=two)
     assert again.route == offer.route
     assert statements.note(of(offer, Finished), by=two) == "spent"
 
@@ -117,8 +115,7 @@ def test_a_token_with_the_name_of_a_user_is_not_the_user() -> None:
 def test_a_user_of_another_name_is_the_same_client_and_another_user_of_the_name_is_not() -> None:
     user = permitted("anna")
     request = job_request()
-    offer = jobs.route(request, by=admit(handshake(user=user), **RIGHT))
-    assert isinstance(offer, jobs.Offer)
+    offer = routed(request, by=admit(handshake(user=user), **RIGHT))
     user.username = "bert"
     user.save()
     with pytest.raises(JobUnknown):
@@ -129,12 +126,10 @@ def test_a_user_of_another_name_is_the_same_client_and_another_user_of_the_name_
 def test_who_may_speak_of_all_jobs_does_and_leaves_them_their_owner() -> None:
     request = job_request()
     offer = routed(request)
-    told = jobs.route(request, by=OPERATOR)
-    assert isinstance(told, jobs.Offer)
+    told = routed(request, by=OPERATOR)
     assert told.route == offer.route
     assert statements.note(of(offer, Failed), by=OPERATOR) == "released"
-    again = jobs.retry(of(offer, Retry), by=OPERATOR)
-    assert isinstance(again, jobs.Offer)
+    again = retried(offer, by=OPERATOR)
     assert RoutedJob.objects.get().owner == ME.owner
     assert note(of(again, Finished)) == "spent"
 
@@ -153,8 +148,7 @@ def test_a_job_without_an_owner_is_for_the_scope_of_all_jobs() -> None:
 def test_the_route_of_a_job_without_an_owner_is_told_again_to_who_may_speak_of_all_jobs() -> None:
     request = job_request()
     made = routing().pick(request)
-    told = jobs.route(request, by=OPERATOR)
-    assert isinstance(told, jobs.Offer)
+    told = routed(request, by=OPERATOR)
     assert told.route == made
     assert Reservation.objects.count() == 1
     assert RoutedJob.objects.get().owner == ""
@@ -232,8 +226,7 @@ async def test_who_loses_the_permission_for_all_jobs_speaks_of_its_own_from_the_
     async def said_of_a_job() -> str:
         route = await ask(one)
         named = {"uuid": route["uuid"], "allowance_reservation_id": route["allowance_reservation_id"]}
-        await other.send_json_to({"type": "job.failed", **named})
-        told: str = (await answer(other))["type"]
+        told: str = (await tell(other, {"type": "job.failed", **named}))["type"]
         return told
 
     async with socket(anna) as one, socket(boss) as other:
@@ -249,21 +242,13 @@ async def test_no_client_makes_news_of_anothers_job(transactional_db: None) -> N
     async with socket(anna) as one, socket(anna) as second, socket(bert) as other:
         route = await ask(one)
         assert route["type"] == "job.routed"
-        for message in (
-            job(uuid=route["uuid"]),
-            job(uuid=route["uuid"], execution_time_limit=4000),
-            *(
-                {"type": kind, "uuid": route["uuid"], "allowance_reservation_id": route["allowance_reservation_id"]}
-                for kind in ("job.failed", "job.retry", "job.rejected_by_miner")
-            ),
-        ):
-            await other.send_json_to(message)
-            assert (await answer(other))["reason"] in {"JOB_TAKEN", "JOB_UNKNOWN"}
+        named = {"uuid": route["uuid"], "allowance_reservation_id": route["allowance_reservation_id"]}
+        jobs_of_one = [job(uuid=route["uuid"]), job(uuid=route["uuid"], execution_time_limit=4000)]
+        said = [{"type": kind, **named} for kind in ("job.failed", "job.retry", "job.rejected_by_miner")]
+        for message in (*jobs_of_one, *said):
+            assert (await tell(other, message))["reason"] in {"JOB_TAKEN", "JOB_UNKNOWN"}
         assert await one.receive_nothing(0.2)
-        await second.send_json_to(
-            {"type": "job.failed", "uuid": route["uuid"], "allowance_reservation_id": route["allowance_reservation_id"]}
-        )
-        assert (await answer(second))["reservation"] == "released"
+        assert (await tell(second, said[0]))["reservation"] == "released"
         assert (await answer(one))["of"] == "job.failed"
 
 

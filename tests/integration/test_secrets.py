@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import re
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from channels.testing import WebsocketCommunicator
@@ -24,6 +22,7 @@ from allowance.plumbing.lists import ReadOnlyAdmin
 from allowance.types import LockTimeout
 from routing import service
 from routing.decision.in_force import InForce, make_policy
+from tests.factories import raising
 from tests.integration.test_consumer import BAD
 from tests.sockets import PATIENCE, answer, ask, consumer_for, job, socket
 
@@ -43,13 +42,6 @@ WORDS = [
     r"Traceback|File \"|\.py\b|site-packages|sqlite|postgres|psycopg|hunter2|hotkey-of-",
 ]
 NOBODYS_BUSINESS = re.compile("|".join([*WORDS, *(re.escape(secret) for secret in SECRETS if secret)]))
-
-
-def raising(error: Exception) -> Callable[..., Any]:
-    def fail(*_args: object, **_kwargs: object) -> None:
-        raise error
-
-    return fail
 
 
 def leaks(text: str) -> list[str]:

@@ -20,9 +20,10 @@ from allowance.plumbing.threads import in_database_thread
 from routing.access.admission import Visitor
 from routing.sockets import answers, base, news
 from routing.sockets.consumers import EventConsumer, JobConsumer
+from tests.factories import raising
 from tests.integration.test_metrics import counted
 from tests.programs import DEADLINE
-from tests.sockets import JSON, PATIENCE, answer, ask, following, job, permitted, reservations, socket
+from tests.sockets import JSON, PATIENCE, answer, ask, following, job, permitted, reservations, socket, tell
 
 pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners("anna", "bert", executors=4)]
 
@@ -97,8 +98,9 @@ async def test_what_is_too_much_is_refused_at_once_and_then_taken(
             refused = await ask(communicator)
             assert (refused["type"], refused["reason"]) == ("job.rejected", "OVERLOADED")
             assert refused["retry_after_seconds"] > 0
-            await communicator.send_json_to(about({**refused, "allowance_reservation_id": None}, "job.failed"))
-            assert (await answer(communicator))["type"] == "error"
+            assert (await tell(communicator, about({**refused, "allowance_reservation_id": None}, "job.failed")))[
+                "type"
+            ] == "error"
             go_on.set()
             routed = [await answer(communicator) for _ in slow]
         assert [message["type"] for message in routed] == ["job.routed"] * 2
@@ -164,9 +166,8 @@ async def test_a_job_is_followed_to_its_end(facilitator: User) -> None:
             ("job.accepted", {"validator_hotkey": "v"}, "held"),
             ("job.finished", {"validator_hotkey": "v", "time_took_us": 5}, "spent"),
         ):
-            await communicator.send_json_to(about(routed, kind, **more))
             told = {"of": kind, "reservation": reservation, "incident": False, "excused": None, "sentence": None}
-            assert await answer(communicator) == about(routed, "job.acknowledged", **told)
+            assert await tell(communicator, about(routed, kind, **more)) == about(routed, "job.acknowledged", **told)
         assert await communicator.receive_nothing(0.05)  # it hears no news of what it said itself
         again = await ask(communicator, uuid=routed["uuid"])
     assert (again["type"], again["reason"]) == ("job.rejected", "JOB_FINISHED")
@@ -175,14 +176,11 @@ async def test_a_job_is_followed_to_its_end(facilitator: User) -> None:
 async def test_a_rejected_job_is_retried_with_another_miner(facilitator: User) -> None:
     async with socket(facilitator) as communicator:
         routed = await ask(communicator)
-        await communicator.send_json_to(about(routed, "job.rejected_by_miner"))
-        assert (await answer(communicator))["reservation"] == "released"
-        await communicator.send_json_to(about(routed, "job.retry"))
-        again = await answer(communicator)
+        assert (await tell(communicator, about(routed, "job.rejected_by_miner")))["reservation"] == "released"
+        again = await tell(communicator, about(routed, "job.retry"))
         assert (again["type"], again["uuid"]) == ("job.routed", routed["uuid"])
         assert again["miner"] != routed["miner"]
-        await communicator.send_json_to(about(again, "job.retry"))
-        refused = await answer(communicator)
+        refused = await tell(communicator, about(again, "job.retry"))
     assert (refused["type"], refused["reason"]) == ("job.rejected", "NOT_ENOUGH_ALLOWANCE")
     assert refused["counts"] == {"excluded": 2}
     assert "2 excluded miners were not asked: send it as a new job." in refused["sentence"]
@@ -190,8 +188,7 @@ async def test_a_rejected_job_is_retried_with_another_miner(facilitator: User) -
 
 async def test_a_word_about_an_unknown_route_is_an_error(facilitator: User) -> None:
     async with socket(facilitator) as communicator:
-        await communicator.send_json_to({"type": "job.failed", "uuid": str(uuid4()), "allowance_reservation_id": 1})
-        error = await answer(communicator)
+        error = await tell(communicator, {"type": "job.failed", "uuid": str(uuid4()), "allowance_reservation_id": 1})
     assert (error["type"], error["of"], error["reason"]) == ("error", "job.failed", "JOB_UNKNOWN")
 
 
@@ -200,8 +197,7 @@ async def test_what_is_said_elsewhere_reaches_who_asked_for_the_route(facilitato
         routed = await ask(one)
         told = {"of": "job.routed", "miner": routed["miner"]["hotkey_ss58"], "reservation": "held", "reason": None}
         assert await answer(watching) == about(routed, "job.event", **told)
-        await other.send_json_to(about(routed, "job.failed"))
-        assert (await answer(other))["type"] == "job.acknowledged"
+        assert (await tell(other, about(routed, "job.failed")))["type"] == "job.acknowledged"
         told = {"of": "job.failed", "miner": None, "reservation": "released", "reason": None}
         assert await answer(one) == await answer(watching) == about(routed, "job.event", **told)
         assert await other.receive_nothing(0.05)
@@ -260,10 +256,7 @@ async def test_a_database_that_is_away_throws_nobody_out(
 ) -> None:
     settings.ROUTING_SOCKET_RECHECK_SECONDS = 0.05
 
-    def fail(*_: object, **_kwargs: object) -> None:
-        raise OperationalError
-
-    monkeypatch.setattr(base, "recheck", fail)
+    monkeypatch.setattr(base, "recheck", raising(OperationalError))
     async with socket(facilitator) as communicator:
         assert await communicator.receive_nothing(0.2)
         assert (await ask(communicator))["type"] == "job.routed"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import re
 from io import StringIO
@@ -14,8 +13,8 @@ from rich.console import Console
 
 from allowance.models import LedgerCheck
 from routing.management.commands import routing_status
-from routing.watch.status import FEW, Status, status
-from tests.factories import run_command
+from routing.watch.status import FEW, status
+from tests.factories import raising, run_command
 from tests.integration.hour import NEVER, NOW, decide, find
 
 pytestmark = [pytest.mark.django_db, pytest.mark.time_machine(NOW, tick=False)]
@@ -101,9 +100,6 @@ def test_the_command_says_so_if_limits_are_bad_or_the_database_is(
     assert (ended.code, ended.out) == (3, "")
     assert ended.err.startswith("UNKNOWN: ROUTING_STATUS_LIMITS: 'nothing' is none of block_age, ")
 
-    def fail(_now: dt.datetime) -> Status:
-        raise OperationalError("connection refused")
-
-    monkeypatch.setattr(routing_status, "status", fail)
+    monkeypatch.setattr(routing_status, "status", raising(OperationalError("connection refused")))
     ended = run_command("routing_status")
     assert (ended.code, ended.err) == (2, "CRITICAL: the database can't be read: connection refused")

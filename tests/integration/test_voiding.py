@@ -20,7 +20,7 @@ from routing.incidents import IncidentAlreadyVoided, void_incident
 from routing.models import IncidentVersion, MinerIncident
 from routing.pages import incidents as pages
 from tests.clock import DAY, NOW
-from tests.factories import CLASS, fill_ledger, job_request, stored
+from tests.factories import CLASS, fill_ledger, job_request, raising, stored
 from tests.queries import postgresql, queries
 from tests.rows import report
 from tests.threads import side_by_side
@@ -171,10 +171,7 @@ def test_whoever_comes_second_is_told_who_did_it() -> None:
 def test_an_incident_that_is_locked_for_too_long_is_not_voided(monkeypatch: pytest.MonkeyPatch) -> None:
     told, client = report(), clerk(*MAY)
 
-    def locked(*_: object, **__: object) -> None:
-        raise LockTimeout
-
-    monkeypatch.setattr(pages, "void_incident", locked)
+    monkeypatch.setattr(pages, "void_incident", raising(LockTimeout))
     response = client.post(page(told), {"reason": "A host of ours was down."})
     assert response.status_code == 200
     content = response.content.decode()

@@ -22,7 +22,7 @@ from routing.incidents import void_incident
 from routing.models import IncidentVersion, MinerIncident
 from routing.upkeep import voiding
 from tests.clock import HOUR, NOW, noon
-from tests.factories import CLASS, OTHER_CLASS, Finished, job_request, run_command, stored
+from tests.factories import CLASS, OTHER_CLASS, Finished, job_request, raising, run_command, stored
 from tests.queries import postgresql, queries
 from tests.rows import FAILED, REJECTED, report
 from tests.visitors import clerk
@@ -201,10 +201,7 @@ def test_a_lock_that_is_not_had_in_time_leaves_what_was_voided(monkeypatch: pyte
 
 
 def test_what_can_t_be_logged_is_not_voided(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise DatabaseError
-
-    monkeypatch.setattr(voiding, "log", fail)
+    monkeypatch.setattr(voiding, "log", raising(DatabaseError))
     with pytest.raises(DatabaseError):
         void("--miner", "anna")
     assert voided() == []
@@ -291,12 +288,9 @@ def test_who_may_not_void_gets_no_action(permissions: tuple[str, ...]) -> None:
 
 
 def test_a_lock_that_the_action_does_not_get_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def locked(_: str) -> None:
-        raise LockTimeout
-
     client = clerk(*MAY)
     asked = act(client, *MinerIncident.objects.all())
-    monkeypatch.setattr(incidents, "_draw_version", locked)
+    monkeypatch.setattr(incidents, "_draw_version", raising(LockTimeout))
     content = confirm(client, asked).content.decode()
     assert "0 of 5 incidents are voided. Void the others again: Others kept the ledger locked" in content
     assert voided() == []
