@@ -52,6 +52,7 @@ def start(
     name: str,
     *arguments: str,
     program: Sequence[str] = DJANGO,
+    into: int = subprocess.DEVNULL,
     out: int = subprocess.PIPE,
     err: int = subprocess.PIPE,
     **environment: str,
@@ -61,7 +62,7 @@ def start(
         [sys.executable, *program, name, *arguments],
         cwd=ROOT,
         env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "DATABASE_URL": database_url(), **environment},
-        stdin=subprocess.DEVNULL,
+        stdin=into,
         stdout=out,
         stderr=err,
     )
@@ -168,14 +169,7 @@ def test_a_journal_is_the_same_in_every_encoding(odd_hotkeys: None) -> None:
 
 def test_an_interrupt_has_its_code_and_no_traceback(odd_hotkeys: None) -> None:
     """A journal from standard input that never ends, and Ctrl-C."""
-    program = subprocess.Popen(
-        [sys.executable, *DJANGO, "replay_journal", "-"],
-        cwd=ROOT,
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "DATABASE_URL": database_url()},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    program = start("replay_journal", "-", into=subprocess.PIPE)
     assert program.stdin is not None
     program.stdin.write(b'{"event": "collateral", "hotkey": "hot-1", "wei": "7"}\n')
     program.stdin.flush()

@@ -20,31 +20,17 @@ from django.db import transaction
 from allowance.models import Block
 from routing.upkeep.journal import MAX_BLANK, MAX_LINE
 from tests.factories import CLASS, Finished, run_command, stored
-from tests.rows import AXON
+from tests.rows import AXON, FAILED
 
 NOW = dt.datetime(2026, 1, 3, 12, tzinfo=dt.UTC)
 JOB = str(UUID(int=1))
 pytestmark = [pytest.mark.django_db, pytest.mark.time_machine(NOW, tick=False)]
 BLOCK: dict[str, Any] = {"event": "block", "number": 1, "timestamp": "2026-01-01T00:00:12Z", "stake_share": 0.5}
 MANIFESTS: dict[str, Any] = {"event": "manifests", "block": 1, "axons": {}, "executors": {}}
-INCIDENT = {
-    "event": "incident",
-    "type": "MINER_JOB_FAILED",
-    "hotkey": "hot-1",
-    "job_uuid": JOB,
-    "executor_class": CLASS,
-    "timestamp": "2026-01-01T00:00:12Z",
-}
+OF_JOB = {"job_uuid": JOB, "executor_class": CLASS, "timestamp": "2026-01-01T00:00:12Z"}
+INCIDENT = {"event": "incident", "type": FAILED, "hotkey": "hot-1", **OF_JOB}
+STARTED = {"event": "job_started", "miner_hotkey": "hot-1", "validator_hotkey": "us", "ttl": 60, **OF_JOB}
 VOID = {"voided_at": "2026-01-01T06:00:00Z", "voided_by": "boss", "void_reason": "no fault of its"}
-STARTED = {
-    "event": "job_started",
-    "job_uuid": JOB,
-    "miner_hotkey": "hot-1",
-    "validator_hotkey": "us",
-    "timestamp": "2026-01-01T00:00:12Z",
-    "executor_class": CLASS,
-    "ttl": 60,
-}
 RESERVATION = {
     "event": "reservation",
     "id": 5,
