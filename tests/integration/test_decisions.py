@@ -39,7 +39,7 @@ from routing.types import (
 from tests.factories import CLASS, ESCAPED, FIRST_BLOCK, HTML, Finished, fill_ledger, job_request, run_command
 from tests.integration.test_locks import Holder, needs_row_locks
 from tests.integration.test_metrics import counted
-from tests.pages import shown
+from tests.pages import page, shown
 from tests.programs import DEADLINE
 from tests.rows import REJECTED, hold, receive, report
 from tests.visitors import clerk, member
@@ -416,10 +416,6 @@ def test_a_reservation_that_is_pruned_or_has_lapsed_is_told_as_such() -> None:
     released.delete()
     assert "is not there any more" in explain(gone.uuid).out
     assert "lapsed without word" in explain(lapsed.uuid).out
-
-
-def page(record: DecisionRecord) -> str:
-    return reverse("admin:routing_decisionrecord_change", args=[record.pk])
 
 
 def test_a_decision_s_page_shows_its_candidates_as_text_and_that_it_agrees(admin_client: Client) -> None:

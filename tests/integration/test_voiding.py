@@ -21,6 +21,7 @@ from routing.models import IncidentVersion, MinerIncident
 from routing.pages import incidents as pages
 from tests.clock import DAY, NOW
 from tests.factories import CLASS, fill_ledger, job_request, raising, stored
+from tests.pages import page
 from tests.queries import postgresql, queries
 from tests.rows import report
 from tests.threads import side_by_side
@@ -36,10 +37,6 @@ def incidents_that_count() -> int:
     (candidate,) = decide(job_request(12), DryBook(), now=timezone.now()).candidates
     assert candidate.score == -candidate.incidents / 2
     return candidate.incidents
-
-
-def page(incident: MinerIncident, view: str = "void") -> str:
-    return reverse(f"admin:routing_minerincident_{view}", args=[incident.pk])
 
 
 def test_a_voided_incident_counts_no_more_from_the_next_pick_on() -> None:
@@ -135,23 +132,23 @@ MAY = ("routing.view_minerincident", "routing.void_incidents")
 
 def test_whoever_may_voids_an_incident_with_a_reason_on_its_page() -> None:
     told, client = report(), clerk(*MAY)
-    assert page(told) in client.get(page(told, "change")).content.decode()
-    form = client.get(page(told)).content.decode()
+    assert page(told, "void") in client.get(page(told)).content.decode()
+    form = client.get(page(told, "void")).content.decode()
     for shown in ("anna", str(told.job_uuid), CLASS, "failed the job", "csrfmiddlewaretoken", 'name="reason"'):
         assert shown in form
     for nothing in ({}, {"reason": ""}, {"reason": "  "}, {"reason": "x" * 501}, {"reason": "\0"}):
-        assert client.post(page(told), nothing).status_code == 200
-    assert "This field is required." in client.post(page(told), {"reason": ""}).content.decode()
+        assert client.post(page(told, "void"), nothing).status_code == 200
+    assert "This field is required." in client.post(page(told, "void"), {"reason": ""}).content.decode()
     told.refresh_from_db()
     assert told.voided_at is None
-    response = client.post(page(told), {"reason": " A host of ours was down. "}, follow=True)
-    assert response.redirect_chain == [(page(told, "change"), 302)]
+    response = client.post(page(told, "void"), {"reason": " A host of ours was down. "}, follow=True)
+    assert response.redirect_chain == [(page(told), 302)]
     told.refresh_from_db()
     assert (told.voided_by, told.void_reason) == ("clerk", "A host of ours was down.")
     content = response.content.decode()
     for shown in ("is voided and does not count any more", "A host of ours was down.", "clerk"):
         assert shown in content
-    assert page(told) not in content
+    assert page(told, "void") not in content
     entry = LogEntry.objects.get()
     assert (entry.object_id, entry.user.get_username()) == (str(told.pk), "clerk")
     assert "A host of ours was down." in entry.get_change_message()
@@ -162,8 +159,11 @@ def test_whoever_comes_second_is_told_who_did_it() -> None:
     told, client = report(), clerk(*MAY)
     void_incident(told.pk, **SAID)
     before = stored()["routing.MinerIncident"]
-    for response in (client.get(page(told), follow=True), client.post(page(told), {"reason": "again"}, follow=True)):
-        assert response.redirect_chain == [(page(told, "change"), 302)]
+    for response in (
+        client.get(page(told, "void"), follow=True),
+        client.post(page(told, "void"), {"reason": "again"}, follow=True),
+    ):
+        assert response.redirect_chain == [(page(told), 302)]
         assert "was voided by boss" in response.content.decode()
     assert (stored()["routing.MinerIncident"], LogEntry.objects.count()) == (before, 0)
 
@@ -172,7 +172,7 @@ def test_an_incident_that_is_locked_for_too_long_is_not_voided(monkeypatch: pyte
     told, client = report(), clerk(*MAY)
 
     monkeypatch.setattr(pages, "void_incident", raising(LockTimeout))
-    response = client.post(page(told), {"reason": "A host of ours was down."})
+    response = client.post(page(told, "void"), {"reason": "A host of ours was down."})
     assert response.status_code == 200
     content = response.content.decode()
     assert "nothing is stored. Retry" in content
@@ -183,10 +183,10 @@ def test_an_incident_that_is_locked_for_too_long_is_not_voided(monkeypatch: pyte
 def test_whoever_lacks_a_permission_gets_neither_the_page_nor_a_link_to_it(permissions: tuple[str, ...]) -> None:
     told, client = report(), clerk(*permissions)
     before = stored()["routing.MinerIncident"]
-    assert client.get(page(told)).status_code == 403
-    assert client.post(page(told), {"reason": "why not"}).status_code == 403
+    assert client.get(page(told, "void")).status_code == 403
+    assert client.post(page(told, "void"), {"reason": "why not"}).status_code == 403
     assert stored()["routing.MinerIncident"] == before
-    assert page(told) not in client.get(page(told, "change")).content.decode()
+    assert page(told, "void") not in client.get(page(told)).content.decode()
 
 
 def test_an_incident_that_is_not_there_has_no_page() -> None:
@@ -199,6 +199,6 @@ def test_a_form_of_another_site_voids_nothing() -> None:
     told = report()
     client = Client(enforce_csrf_checks=True)
     client.force_login(User.objects.create_superuser("boss"))
-    assert client.post(page(told), {"reason": "why not"}).status_code == 403
+    assert client.post(page(told, "void"), {"reason": "why not"}).status_code == 403
     told.refresh_from_db()
     assert told.voided_at is None
