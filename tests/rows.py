@@ -10,11 +10,14 @@ from uuid import UUID, uuid4
 from django.utils import timezone
 
 from allowance import allowance, reservations
+from allowance.types import ExecutorClass
 from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
+from routing import routing
 from routing.incidents import record_incident
 from routing.models import DecisionRecord, MinerIncident
+from routing.types import MinerIncidentType
 from tests.clock import NOW
 from tests.factories import CLASS, NEWEST
 
@@ -89,9 +92,12 @@ def report(
     executor_class: str = CLASS,
     at: dt.datetime | None = None,
 ) -> MinerIncident:
-    """Record an incident, of now unless `at` says otherwise, and return its row."""
-    job, at = job or uuid4(), at or timezone.now()
-    record_incident(incident_type=kind, hotkey=miner, job_uuid=job, executor_class=executor_class, timestamp=at)
+    """Report an incident as a router does, or record one of another time, and return its row."""
+    job = job or uuid4()
+    if at:
+        record_incident(incident_type=kind, hotkey=miner, job_uuid=job, executor_class=executor_class, timestamp=at)
+    else:
+        routing().report_incident(MinerIncidentType(kind), miner, str(job), ExecutorClass(executor_class))
     return MinerIncident.objects.get(hotkey_ss58address=miner, job_uuid=job)
 
 
