@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
+from collections.abc import Callable
 from io import StringIO
 from typing import Any
 
@@ -22,7 +23,14 @@ from tests.programs import Finished
 
 EXECUTOR_CLASS = ExecutorClass.always_on__gpu_24gb
 CLASS = EXECUTOR_CLASS.value
+OTHER_CLASS = ExecutorClass.always_on__test.value
 FIRST_BLOCK = 1000
+NEWEST = FIRST_BLOCK + 20
+"""The newest block of `fill_ledger`."""
+
+HTML = "<b>'hot'&amp;</b>"
+ESCAPED = "&lt;b&gt;&#x27;hot&#x27;&amp;amp;&lt;/b&gt;"
+"""A hotkey that is HTML, and what a page must show of it."""
 
 
 def fill_ledger(*hotkeys: str, blocks: int = 21, executors: int = 2) -> None:
@@ -104,3 +112,12 @@ def run_command(name: str, *arguments: object) -> Finished:
     except SystemExit as end:
         return Finished(int(end.code or 0), out.getvalue(), err.getvalue())
     return Finished(0, out.getvalue(), err.getvalue())
+
+
+def raising(error: type[Exception] | Exception) -> Callable[..., Any]:
+    """Return a function that raises an error, however it is called."""
+
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise error
+
+    return fail

@@ -11,9 +11,9 @@ from uuid import UUID
 from allowance.models import Reservation
 from routing.access.admission import Visitor
 from routing.requests import V2JobRequest
-from routing.sockets import jobs, statements
+from routing.sockets import answers, jobs, statements
 from routing.sockets.jobs import Offer
-from routing.sockets.messages import Accepted, Finished, Retry, Started
+from routing.sockets.messages import Accepted, Acknowledged, Finished, Rejected, Retry, Started
 
 MINERS = ("anna", "bert", "carl")
 VALIDATOR = "our-validator"
@@ -29,14 +29,14 @@ retry = partial(jobs.retry, by=ME)
 note = partial(statements.note, by=ME)
 
 
-def routed(request: V2JobRequest, *, now: dt.datetime | None = None) -> Offer:
-    outcome = route(request, now=now)
+def routed(request: V2JobRequest, *, now: dt.datetime | None = None, by: Visitor = ME) -> Offer:
+    outcome = jobs.route(request, now=now, by=by)
     assert isinstance(outcome, Offer)
     return outcome
 
 
-def retried(offer: Offer, *, now: dt.datetime | None = None) -> Offer:
-    outcome = retry(of(offer, Retry), now=now)
+def retried(offer: Offer, *, now: dt.datetime | None = None, by: Visitor = ME) -> Offer:
+    outcome = jobs.retry(of(offer, Retry), now=now, by=by)
     assert isinstance(outcome, Offer)
     return outcome
 
@@ -53,3 +53,17 @@ def of(offer: Offer, kind: Callable[..., Any], **more: object) -> Any:
 def states() -> dict[str, str]:
     """Return what became of each miner's reservation."""
     return dict(Reservation.objects.order_by("created_at").values_list("account__miner", "state"))
+
+
+def rejected(request: V2JobRequest) -> Rejected:
+    """Ask for a job over a socket, and return how it is rejected."""
+    answer = answers.to_question(request, ME).message
+    assert isinstance(answer, Rejected)
+    return answer
+
+
+def acknowledged(message: Any) -> Acknowledged:
+    """Say something of a job over a socket, and return how it is acknowledged."""
+    answer = answers.to_statement(message, ME)
+    assert isinstance(answer, Acknowledged)
+    return answer

@@ -65,7 +65,12 @@ async def following() -> AsyncIterator[None]:
 
 async def ask(communicator: WebsocketCommunicator, **changes: object) -> JSON:
     """Send a job and return the answer."""
-    await communicator.send_json_to(job(**changes))
+    return await tell(communicator, job(**changes))
+
+
+async def tell(communicator: WebsocketCommunicator, message: JSON) -> JSON:
+    """Send a message and return the answer."""
+    await communicator.send_json_to(message)
     return await answer(communicator)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
 from uuid import UUID
 
 from django.utils import timezone
@@ -16,8 +15,10 @@ from routing import routing
 from routing.decision.ongoing import observe
 from routing.decision.reliability import incident_counts
 from routing.types import MinerIncidentType
+from tests.clock import NOW, SECOND
 from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
-from tests.integration.late_words import JOB, NOW, TTL, ReceiptKind, Step, Table, World, declare, receipt, report
+from tests.integration.late_words import JOB, TTL, ReceiptKind, Step, Table, World, receipt, report
+from tests.rows import declare, mint
 
 KINDS: dict[str, ReceiptKind] = {"started": JobStarted, "accepted": JobAccepted, "finished": JobFinished}
 LONG_AGO, SOON = -TTL - 1, 60
@@ -69,12 +70,10 @@ RECEIPTS = Table(
 )
 
 
-def block(number: int, *, minted: int | None = None, share: float = 0.5, hotkeys: Sequence[str] | None = None) -> Step:
+def block(number: int, *, minted: int | None = None, share: float = 0.5, hotkeys: list[str] | None = None) -> Step:
     """Return the step that records a block, minted when block number `minted` should have been."""
-    timestamp = NOW + dt.timedelta(seconds=12 * ((minted or number) - FIRST_BLOCK))
-    return lambda _world: allowance().record_block(
-        number=number, timestamp=timestamp, stake_share=share, hotkeys=hotkeys
-    )
+    at = NOW + 12 * ((minted or number) - FIRST_BLOCK) * SECOND
+    return lambda _world: mint(number, at, share=share, hotkeys=hotkeys)
 
 
 def see_earning(_world: World) -> dict[str, str]:
@@ -103,7 +102,7 @@ BLOCKS = Table(
 
 
 def manifest(executors: int, number: int) -> Step:
-    return lambda _world: declare(executors, number)
+    return lambda _world: declare({"anna": executors}, number)
 
 
 def see_executors(_world: World) -> dict[str, str]:

@@ -22,12 +22,14 @@ from routing.decision.book import LiveBook
 from routing.decision.ongoing import as_text
 from routing.types import MinerIncidentType
 from routing.upkeep.journal import replay
+from tests import rows
+from tests.clock import NOW
 from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request
+from tests.rows import declare, mint
 
-NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 JOB = UUID(int=1)
 BLOCKS = [FIRST_BLOCK, FIRST_BLOCK + 1, FIRST_BLOCK + 2]
-NEWEST = FIRST_BLOCK + 3
+LAST = FIRST_BLOCK + 3
 SECONDS = 54
 """What anna's three executors have earned in BLOCKS: a job of so long takes them all."""
 
@@ -115,22 +117,17 @@ def pick(_world: World) -> None:
     routing().pick(job_request(SECONDS))
 
 
-def declare(executors: int, block: int) -> None:
-    axons = {"anna": {"address": "10.0.0.1", "ip_version": 4, "port": 9000}}
-    allowance().record_manifests(block=block, axons=axons, executors={"anna": {CLASS: executors}})
-
-
 def drop(_world: World) -> None:
-    declare(Account.objects.get().executors - 1, NEWEST)
+    declare({"anna": Account.objects.get().executors - 1}, LAST)
 
 
 def leave(_world: World) -> None:
-    allowance().record_block(number=NEWEST + 1, timestamp=timezone.now(), stake_share=0.5, hotkeys=["bert"])
+    mint(LAST + 1, timezone.now(), hotkeys=["bert"])
 
 
 def come_back(world: World) -> None:
     leave(world)
-    allowance().record_block(number=NEWEST + 2, timestamp=timezone.now(), stake_share=0.5, hotkeys=["anna"])
+    mint(LAST + 2, timezone.now(), hotkeys=["anna"])
 
 
 def restore(world: World) -> None:
@@ -156,14 +153,8 @@ def report(job: UUID = JOB, *, miner: str = "anna", kind: Any = MinerIncidentTyp
 
 def receipt(kind: ReceiptKind, seconds: int = 0, miner: str = "anna") -> Step:
     """Return the step that records a receipt for JOB, written so many `seconds` after NOW."""
-    at = NOW + dt.timedelta(seconds=seconds)
-    said: dict[str, Any] = {"job_uuid": JOB, "miner_hotkey": miner, "validator_hotkey": "us", "timestamp": at}
-    own: dict[type, dict[str, Any]] = {
-        JobStarted: {"executor_class": CLASS, "ttl": TTL},
-        JobAccepted: {"time_accepted": at, "ttl": TTL},
-        JobFinished: {"time_started": at, "time_took_us": 1},
-    }
-    made = kind(**said, **own[kind])
+    lasting = {} if kind is JobFinished else {"ttl": TTL}
+    made = rows.receipt(kind, JOB, miner, NOW + dt.timedelta(seconds=seconds), **lasting)
     return lambda _world: receipts().record(made)
 
 

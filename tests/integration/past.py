@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import time_machine
 from pytest_django import Settings
@@ -16,28 +14,19 @@ from allowance.ledger import KEPT_BLOCKS
 from allowance.models import LedgerCheck
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from routing.access import signatures, tokens
-from routing.incidents import record_incident
-from routing.models import DecisionRecord, Rejection, UsedSignature
-from routing.upkeep.pruning import KEEP, SLACK
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
+from routing.models import Rejection, UsedSignature
+from routing.upkeep.pruning import SLACK
+from tests import rows
+from tests.clock import DAY, HOUR, NOW
+from tests.factories import CLASS, FIRST_BLOCK, NEWEST, fill_ledger, job_request
 from tests.jobs import routed
+from tests.rows import decided, mint, report
 
-NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
-LEAST, HOUR, DAY = dt.timedelta(microseconds=1), dt.timedelta(hours=1), dt.timedelta(days=1)
 PAST = NOW - SLACK
 """What was over by then is past use if it needs not be kept for any days."""
 
-JUMP = FIRST_BLOCK + 20 + KEPT_BLOCKS + 1
+JUMP = NEWEST + KEPT_BLOCKS + 1
 """A block by which no balance remembers those of `fill`."""
-
-
-@contextmanager
-def nothing_kept(settings: Settings) -> Iterator[None]:
-    """Let it be NOW, and keep nothing for its own sake: what stays is what somebody may need."""
-    for name in KEEP:
-        setattr(settings, name, 0)
-    with time_machine.travel(NOW, tick=False):
-        yield
 
 
 def fill(*hotkeys: str) -> None:
@@ -46,19 +35,8 @@ def fill(*hotkeys: str) -> None:
         fill_ledger(*hotkeys)
 
 
-def decide(at: dt.datetime, **what: Any) -> None:
-    said = {"executor_class": CLASS, "seconds": 1, "outcome": "ROUTED", "microseconds": 1, **what}
-    DecisionRecord.objects.create(job_uuid=uuid4(), at=at, **said)
-
-
 def check(at: dt.datetime) -> None:
     LedgerCheck.objects.create(at=at, seconds=1, accounts=1, reservations=1, differences=0, left=0)
-
-
-def incident(at: dt.datetime, hotkey: str = "anna") -> None:
-    record_incident(
-        incident_type="MINER_JOB_FAILED", hotkey=hotkey, job_uuid=uuid4(), executor_class=CLASS, timestamp=at
-    )
 
 
 SIDES: dict[str, Any] = {"miner_hotkey": "anna", "validator_hotkey": "us"}
@@ -79,14 +57,12 @@ def finish(at: dt.datetime, job: UUID) -> None:
 
 def reserve(now: dt.datetime, miner: str = "anna", job: UUID | None = None, seconds: float = 6) -> int:
     start = allowance().get_current_block()
-    return reservations.reserve(
-        miner=miner, executor_class=CLASS, seconds=seconds, job_start_block=start, job_uuid=job, now=now
-    ).pk
+    return rows.reserve(miner, seconds, job=job, now=now, start=start)
 
 
 def jump(number: int = JUMP, at: dt.datetime = NOW, hotkeys: list[str] | None = None) -> None:
     with time_machine.travel(max(at, NOW), tick=False):  # no block comes from the future
-        allowance().record_block(number=number, timestamp=at, stake_share=0.5, hotkeys=hotkeys)
+        mint(number, at, hotkeys=hotkeys)
 
 
 def find() -> object:
@@ -116,15 +92,15 @@ def record_history(settings: Settings) -> None:
             start(at, job)
             accept(at, job)
             finish(at, job)
-            incident(at, miner)
+            report(miner, at=at)
             Rejection.objects.create(miner=miner, job_uuid=job, executor_class=CLASS, timestamp=at, excused=True)
-        decide(at)
+        decided(at=at, window_hours=None)
         check(at)
         tokens.issue("gone", ["jobs"], DAY, now=at - DAY)
         routed(job_request(3, on_trusted_miner=True), now=at)
         offer = routed(job_request(3), now=at)
         UsedSignature.objects.create(signatory="us", signed_at_ns=signatures.to_unix_ns(at), job_uuid=offer.uuid)
-    decide(NOW - DAY, candidates={"columns": [], "rows": [], "excluded": []})
+    decided(at=NOW - DAY, window_hours=None, candidates={"columns": [], "rows": [], "excluded": []})
     jump(FIRST_BLOCK + 30, NOW - DAY, ["anna", "bert"])
     jump(FIRST_BLOCK + 31, NOW - DAY)
     for i in range(12):

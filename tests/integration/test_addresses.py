@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from constance import config
-from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.test import Client
 from django.urls import reverse
@@ -26,13 +25,16 @@ from routing.decision.model import Gate
 from routing.decision.pipeline import decide
 from routing.log import replay
 from routing.models import DecisionRecord
-from routing.sockets import answers
-from routing.sockets.messages import Reason, Rejected
+from routing.sockets.messages import Reason
 from routing.types import AllMinersBusy, NotEnoughCollateralException
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command
-from tests.jobs import ME
+from tests.books import LateBook
+from tests.complaints import complaints
+from tests.factories import CLASS, FIRST_BLOCK, job_request, run_command
+from tests.jobs import rejected
+from tests.pages import shown
+from tests.rows import AXON, free
 
-pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
+pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners("anna", "bert")]
 
 JOB = ("--executor-class", CLASS, "--seconds", "12")
 NOWHERE: dict[str, dict[str, Any]] = {
@@ -52,18 +54,10 @@ def announce(executors: int = 2, **axons: dict[str, Any]) -> None:
     allowance().record_manifests(block=FIRST_BLOCK, axons=axons, executors=counts)
 
 
-@pytest.fixture(autouse=True)
-def ledger(transactional_db: None) -> None:
-    fill_ledger("anna", "bert")
-
-
 @pytest.mark.parametrize("axon", NOWHERE.values(), ids=NOWHERE)
 def test_a_miner_without_an_address_gets_no_job_and_keeps_its_allowance(axon: dict[str, Any]) -> None:
     announce(anna=axon)
-    found = allowance().find_miners_with_allowance(
-        allowance_seconds=12, executor_class=CLASS, job_start_block=FIRST_BLOCK + 20
-    )
-    assert [hotkey for hotkey, _ in found] == ["anna", "bert"]
+    assert list(free(12)) == ["anna", "bert"]
     assert [miner.hotkey_ss58 for miner in allowance().miners()] == ["bert"]
     assert routing().pick(job_request(12)).miner.hotkey_ss58 == "bert"
     with pytest.raises(AllMinersBusy, match="0 of 2 miners: 1 excluded by the caller, 1 without an address") as busy:
@@ -77,16 +71,13 @@ def test_a_miner_without_an_address_gets_no_job_and_keeps_its_allowance(axon: di
 )
 def test_what_is_neither_an_address_nor_a_host_name_is_refused_by_name(address: str) -> None:
     with pytest.raises(ValueError, match="The address of cleo must be an IP address or a host name"):
-        announce(cleo={"address": address, "ip_version": 6, "port": 1})
+        announce(cleo={**AXON, "address": address})
 
 
 def test_one_miner_without_an_address_does_not_stop_the_sync_of_others() -> None:
-    announce(anna=NOWHERE["nothing yet"], cleo={"address": "10.0.0.3", "ip_version": 4, "port": 1}, executors=3)
-    assert {name: counts[CLASS] for name, counts in allowance().get_manifests().items()} == {
-        "anna": 3,
-        "bert": 2,
-        "cleo": 3,
-    }
+    announce(anna=NOWHERE["nothing yet"], cleo=AXON, executors=3)
+    counts = {name: counts[CLASS] for name, counts in allowance().get_manifests().items()}
+    assert counts == {"anna": 3, "bert": 2, "cleo": 3}
 
 
 @pytest.mark.parametrize(
@@ -104,8 +95,8 @@ def test_the_version_of_an_address_is_what_the_address_says(
 ) -> None:
     announce(anna=dict(zip(("address", "ip_version", "port"), axon, strict=True)))
     assert f"Routed to anna at {endpoint}, paid" in run_command("dry_run_routing", *JOB).out
-    assert endpoint in admin_client.get(reverse("admin:routing_miner", args=["anna"])).content.decode()
-    assert f"Routed to anna at {endpoint}, paid" in admin_client.get(reverse("admin:routing_board")).content.decode()
+    assert endpoint in shown(admin_client, "routing_miner", "anna")
+    assert f"Routed to anna at {endpoint}, paid" in shown(admin_client, "routing_board")
     address, version, port = miner
     assert routing().pick(job_request(12)).miner == MinerValue(address, version, port, "anna")
 
@@ -128,16 +119,9 @@ def test_refusals_rank_collateral_over_address_over_busy() -> None:
 
 def test_an_address_that_is_gone_before_the_lock_is_seen_under_it() -> None:
     """What a pick has read may be old by the time at which it has the account."""
-    book = LiveBook()
-    seen = book.read(CLASS, timezone.now())
+    late = LateBook()
     announce(anna=NOWHERE["port 0"])
-
-    class Late(LiveBook):
-        def read(self, executor_class: str, now: Any) -> Any:
-            self.entries, self.expired, self.read_at = book.entries, book.expired, book.read_at
-            return seen
-
-    decision = decide(job_request(12), Late(), now=timezone.now(), exclude=["bert"])
+    decision = decide(job_request(12), late, now=timezone.now(), exclude=["bert"])
     assert (decision.route, decision.counts) == (None, {Gate.EXCLUDED: 1, Gate.ADDRESS: 1})
 
 
@@ -147,7 +131,7 @@ def test_a_record_keeps_whether_an_address_was_known_and_is_decided_alike_again(
         routing().pick(job_request(12), exclude=["bert"])
     record = DecisionRecord.objects.get()
     assert (record.outcome, record.counts) == ("ALL_MINERS_BUSY", {"excluded": 1, "address": 1})
-    announce(anna={"address": "10.0.0.1", "ip_version": 4, "port": 9000})  # what it announces later changes nothing
+    announce(anna=AXON)  # what it announces later changes nothing
     assert replay.differences(record) == []
     assert record.candidates is not None
     place = record.candidates["columns"].index("reachable")
@@ -158,22 +142,15 @@ def test_a_record_keeps_whether_an_address_was_known_and_is_decided_alike_again(
 
 def test_the_board_the_dry_run_and_the_socket_say_so(admin_client: Client) -> None:
     announce(anna=NOWHERE["0.0.0.0:0"], bert=NOWHERE["::"])
-    page = admin_client.get(reverse("admin:routing_board")).content.decode()
+    page = shown(admin_client, "routing_board")
     assert page.count('<span class="bad">address</span>') == 2
     assert "address: 2" in page
     told = json.loads(run_command("dry_run_routing", *JOB, "--format", "json").out)
     assert (told["outcome"], told["counts"]) == ("ALL_MINERS_BUSY", {"address": 2})
-    assert (
-        "none</span>: 0.0.0.0:0 (IPv4) can"
-        in admin_client.get(reverse("admin:routing_miner", args=["anna"])).content.decode()
-    )
-    answer = answers.to_question(job_request(12), ME).message
-    assert isinstance(answer, Rejected)
-    assert (answer.reason, answer.counts, answer.retry_after_seconds) == (
-        Reason.ALL_MINERS_BUSY,
-        {Gate.ADDRESS: 2},
-        None,
-    )
+    assert "none</span>: 0.0.0.0:0 (IPv4) can" in shown(admin_client, "routing_miner", "anna")
+    answer = rejected(job_request(12))
+    assert (answer.reason, answer.counts) == (Reason.ALL_MINERS_BUSY, {Gate.ADDRESS: 2})
+    assert answer.retry_after_seconds is None
 
 
 def fixed(settings: Settings, prefix: str, address: object, port: object) -> None:
@@ -191,11 +168,8 @@ def test_a_fixed_miner_that_can_t_be_reached_is_a_setting_to_correct(
     request = job_request(12, on_trusted_miner=True)
     with pytest.raises(ImproperlyConfigured, match=f"{prefix}.*can't be reached. Set {prefix}_ADDRESS"):
         routing().pick(request)
-    assert [(m.id, prefix in m.msg) for m in run_checks() if str(m.id).startswith("routing.")] == [
-        ("routing.W001", True)
-    ]
-    answer = answers.to_question(request, ME).message
-    assert isinstance(answer, Rejected)
+    assert [(m.id, prefix in m.msg) for m in complaints()] == [("routing.W001", True)]
+    answer = rejected(request)
     assert (answer.reason, prefix in answer.sentence) == (Reason.UNAVAILABLE, False)
     (tmp_path / "job.json").write_text(request.model_dump_json())
     ended = run_command("dry_run_routing", "--job", tmp_path / "job.json")
@@ -214,7 +188,7 @@ def test_a_page_names_the_setting_to_correct(settings: Settings, admin_client: C
 def test_a_debug_miner_without_settings_listens_where_the_chain_says(settings: Settings) -> None:
     fixed(settings, "DEBUG_MINER", "", 0)
     assert routing().pick(job_request(12)).miner == MinerValue("10.0.0.1", 4, 9000, "anna")
-    assert [m for m in run_checks(databases=["default"]) if str(m.id).startswith("routing.")] == []
+    assert complaints(databases=["default"]) == []
 
 
 @pytest.mark.parametrize("recorded", [True, False])
@@ -226,16 +200,14 @@ def test_a_debug_miner_that_nobody_can_find_is_a_setting_to_correct(recorded: bo
         settings.DEBUG_MINER_KEY = "nina"
     with pytest.raises(ImproperlyConfigured, match="DEBUG_MINER"):
         routing().pick(job_request(12))
-    found = run_checks(databases=["default"])
-    assert [m.id for m in found if str(m.id).startswith("routing.")] == ["routing.W001"]
+    assert [m.id for m in complaints(databases=["default"])] == ["routing.W001"]
 
 
 def test_a_trusted_miner_without_settings_is_a_setting_to_correct(settings: Settings) -> None:
     fixed(settings, "TRUSTED_MINER", "", 0)
     with pytest.raises(ImproperlyConfigured, match=r"TRUSTED_MINER has no address\. Set TRUSTED_MINER_ADDRESS"):
         routing().pick(job_request(12, on_trusted_miner=True))
-    found = run_checks(include_deployment_checks=True)
-    assert [m.id for m in found if str(m.id).startswith("routing.")] == ["routing.W001"]
+    assert [m.id for m in complaints(include_deployment_checks=True)] == ["routing.W001"]
 
 
 def test_the_dry_run_and_the_pick_agree_on_who_can_be_reached() -> None:

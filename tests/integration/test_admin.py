@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID, uuid4
@@ -12,31 +11,28 @@ import pytest
 from django.apps import apps
 from django.contrib import admin
 from django.contrib.admin.utils import quote
-from django.contrib.auth.models import Permission, User
-from django.contrib.contenttypes.models import ContentType
-from django.db import connection, models
+from django.db import models
 from django.test import Client
-from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import escape
 
-from allowance import reservations
 from allowance.models import Account, Block, ManifestSync, Miner, NeuronList, Reservation
 from allowance.plumbing import lists
 from allowance.types import MAX_WEI, NotEnoughAllowanceException
-from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing import routing
 from routing.access import tokens
 from routing.decision import in_force
 from routing.dynamic import MINIMUM_WEI, WINDOW_HOURS
-from routing.incidents import record_incident
 from routing.models import AccessToken, DecisionRecord, MinerIncident, Rejection, RoutedJob, UsedSignature
 from routing.pages import miner_link
-from routing.types import MinerIncidentType
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command
+from tests.clock import HOUR
+from tests.factories import CLASS, ESCAPED, FIRST_BLOCK, HTML, fill_ledger, job_request, run_command
+from tests.queries import queries
+from tests.rows import receive, report, reserve
+from tests.visitors import clerk, member
 
 pytestmark = pytest.mark.django_db
 
@@ -47,8 +43,6 @@ MODELS: list[Model] = [
 OF_JOBS: list[Model] = [Reservation, JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt, MinerIncident]
 OF_MINERS: list[Model] = [Miner, Account, RoutedJob, *OF_JOBS]
 
-HTML = "<b>'hot'&amp;</b>"
-ESCAPED = "&lt;b&gt;&#x27;hot&#x27;&amp;amp;&lt;/b&gt;"
 JOB, EXPIRED_JOB = uuid4(), uuid4()
 
 
@@ -57,12 +51,12 @@ def each(models: list[Model]) -> pytest.MarkDecorator:
 
 
 @pytest.fixture(autouse=True)
-def rows(db: None) -> Iterator[None]:
+def rows(db: None, no_types_remembered: None) -> None:
     """At least a row of everything, with a hotkey that is HTML; a reservation that is held, and one that expired."""
     fill_ledger(HTML, "plain")
     now = timezone.now()
-    reserve("plain", EXPIRED_JOB, now - dt.timedelta(hours=1))
-    reserve(HTML, JOB, now)
+    reserve("plain", job=EXPIRED_JOB, now=now - HOUR)
+    reserve(HTML, job=JOB, now=now)
     record_job(HTML, JOB)
     record_job("plain", uuid4())
     route(HTML, JOB)
@@ -71,39 +65,22 @@ def rows(db: None) -> Iterator[None]:
     run_command("check_ledger")
     with pytest.raises(NotEnoughAllowanceException):
         routing().pick(job_request(3600))
-    yield
-    ContentType.objects.clear_cache()  # constance makes its own at the first save, which a test takes back
-
-
-def reserve(miner: str, job: UUID, now: dt.datetime) -> None:
-    reservations.reserve(
-        miner=miner, executor_class=CLASS, seconds=30, job_start_block=FIRST_BLOCK, job_uuid=job, now=now
-    )
 
 
 def record_job(miner: str, job: UUID) -> None:
     """Record an incident, and a receipt of each kind."""
+    receive(JobStarted, job, miner)
+    receive(JobAccepted, job, miner)
+    receive(JobFinished, job, miner, time_took_us=1_500_000, block_numbers=[FIRST_BLOCK])
     now = timezone.now()
-    said: dict[str, Any] = {"job_uuid": job, "miner_hotkey": miner, "validator_hotkey": "us", "timestamp": now}
-    receipts().record(JobStarted(**said, executor_class=CLASS, ttl=60))
-    receipts().record(JobAccepted(**said, time_accepted=now, ttl=60))
-    receipts().record(JobFinished(**said, time_started=now, time_took_us=1_500_000, block_numbers=[FIRST_BLOCK]))
     Rejection.objects.create(miner=miner, job_uuid=job, executor_class=CLASS, timestamp=now, excused=True)
-    failed = MinerIncidentType.MINER_JOB_FAILED
-    record_incident(incident_type=failed, hotkey=miner, job_uuid=job, executor_class=CLASS, timestamp=now)
+    report(miner, job)
 
 
 def route(miner: str, job: UUID) -> None:
     """Record that a job came over a socket and was routed, to its reservation if it has one."""
-    reservation = Reservation.objects.filter(job_uuid=job).first()
-    RoutedJob.objects.create(
-        uuid=job,
-        executor_class=CLASS,
-        seconds=30,
-        miner=miner,
-        reservation=reservation,
-        routed_at=timezone.now(),
-    )
+    to = {"miner": miner, "reservation": Reservation.objects.filter(job_uuid=job).first(), "routed_at": timezone.now()}
+    RoutedJob.objects.create(uuid=job, executor_class=CLASS, seconds=30, **to)
     UsedSignature.objects.create(signatory=miner, signed_at_ns=UsedSignature.objects.count(), job_uuid=job)
 
 
@@ -125,11 +102,9 @@ def found(client: Client, model: Model, **query: object) -> list[Any]:
     return list(response.context["cl"].result_list)
 
 
-def queries(client: Client, address: str) -> list[str]:
+def asked(client: Client, address: str) -> list[str]:
     """Return the SQL that a page runs."""
-    with CaptureQueriesContext(connection) as captured:
-        text(client, address)
-    return [query["sql"] for query in captured]
+    return queries(lambda: text(client, address))
 
 
 def test_every_model_is_registered() -> None:
@@ -171,16 +146,12 @@ def test_nobody_may_add_change_or_delete(model: Model, admin_client: Client) -> 
 
 
 @each(MODELS)
-def test_staff_needs_the_permission_to_view(model: Model, admin_client: Client, client: Client) -> None:
-    user = User.objects.create_user("clerk", is_staff=True)
-    client.force_login(user)
+def test_staff_needs_the_permission_to_view(model: Model, admin_client: Client) -> None:
+    client = clerk()
     row = found(admin_client, model)[0]
     addresses = [page(model, "changelist"), page(model, "change", row.pk), page(model, "history", row.pk)]
     assert [client.get(address).status_code for address in addresses] == [403, 403, 403]
-    meta = model._meta
-    user.user_permissions.add(
-        Permission.objects.get(content_type__app_label=meta.app_label, codename=f"view_{meta.model_name}")
-    )
+    member(f"{model._meta.app_label}.view_{model._meta.model_name}")
     assert [client.get(address).status_code for address in addresses] == [200, 200, 200]
 
 
@@ -202,7 +173,7 @@ def test_a_job_is_found_by_its_uuid_through_the_index(model: Model, admin_client
         (row,) = found(admin_client, model, q=term)
         assert row.job_uuid == JOB
     assert found(admin_client, model, q=uuid4()) == []
-    searches = [sql for sql in queries(admin_client, page(model, "changelist", q=JOB)) if "job_uuid" in sql]
+    searches = [sql for sql in asked(admin_client, page(model, "changelist", q=JOB)) if "job_uuid" in sql]
     assert searches
     assert not any("LIKE" in sql or "CAST" in sql for sql in searches)
 
@@ -234,7 +205,7 @@ def test_a_job_is_found_by_the_first_digits_of_its_uuid_through_the_index(model:
     assert len(found(admin_client, model, q="0e0d0c")) == 3
     for term in ("0e0d0", "0e0d0c0d", "0e0d0c0b-1", f"{job}0"):
         assert found(admin_client, model, q=term) == [], term
-    searches = [s for s in queries(admin_client, page(model, "changelist", q="0e0d0c0b")) if "BETWEEN" in s]
+    searches = [s for s in asked(admin_client, page(model, "changelist", q="0e0d0c0b")) if "BETWEEN" in s]
     assert searches
     assert not any("LIKE" in sql or "CAST" in sql for sql in searches)
 
@@ -332,7 +303,7 @@ def test_a_list_takes_as_many_queries_for_many_rows_as_for_one(model: Model, adm
     address = page(model, "changelist")
     RoutedJob.objects.all().delete()  # they keep their reservations
     model._default_manager.exclude(job_uuid=JOB).delete()
-    one = queries(admin_client, address)
+    one = asked(admin_client, address)
     assert len(found(admin_client, model)) == 1
     miners = [f"miner-{i}" for i in range(49)]
     Miner.objects.bulk_create(Miner(hotkey=name) for name in miners)
@@ -344,7 +315,7 @@ def test_a_list_takes_as_many_queries_for_many_rows_as_for_one(model: Model, adm
     for name in miners:
         record_job(name, uuid4())
     assert len(found(admin_client, model)) == 50
-    assert len(queries(admin_client, address)) == len(one)
+    assert len(asked(admin_client, address)) == len(one)
 
 
 @each(MODELS)
@@ -352,8 +323,8 @@ def test_a_list_counts_no_further_than_its_end(
     model: Model, admin_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Charts count too, what is of the time that was chosen."""
-    asked = queries(admin_client, page(model, "changelist"))
-    counted = [sql for sql in asked if "COUNT(" in sql and "GROUP BY" not in sql]
+    sql_of_page = asked(admin_client, page(model, "changelist"))
+    counted = [sql for sql in sql_of_page if "COUNT(" in sql and "GROUP BY" not in sql]
     assert counted
     assert all("LIMIT 10000" in sql for sql in counted)
     monkeypatch.setattr(lists, "MAX_LISTED", 1)
@@ -362,7 +333,7 @@ def test_a_list_counts_no_further_than_its_end(
 
 @pytest.mark.parametrize(("model", "column"), [(NeuronList, "hotkeys"), (ManifestSync, "axons"), (Account, "spent")])
 def test_a_list_leaves_heavy_columns_alone(model: Model, column: str, admin_client: Client) -> None:
-    assert not any(f'"{column}"' in sql for sql in queries(admin_client, page(model, "changelist")))
+    assert not any(f'"{column}"' in sql for sql in asked(admin_client, page(model, "changelist")))
 
 
 def save_settings(client: Client, wei: object, hours: object) -> bool:

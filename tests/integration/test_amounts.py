@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
-from django.contrib.contenttypes.models import ContentType
 from django.core.management import CommandError, call_command
 from django.test import Client
 from django.urls import reverse
@@ -22,17 +20,10 @@ from routing.models import DecisionRecord
 from routing.types import NotEnoughCollateralException
 from tests.factories import CLASS, fill_ledger, job_request, run_command
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_types_remembered")]
 
 JOB = ("--executor-class", CLASS, "--seconds", 30)
 AMOUNTS = (7, 10**9 - 1, 10**16, 10**18 + 1, 123_456_789_012_345_678_901, MAX_WEI)
-
-
-@pytest.fixture(autouse=True)
-def no_types_remembered() -> Iterator[None]:
-    """Forget the content type that constance makes at its first save, and that a test takes back."""
-    yield
-    ContentType.objects.clear_cache()
 
 
 each = pytest.mark.parametrize("wei", AMOUNTS)

@@ -10,8 +10,8 @@ from django.urls import reverse
 from routing import routing
 from routing.models import MinerIncident
 from routing.pages import MENU
-from routing.types import MinerIncidentType
-from tests.factories import EXECUTOR_CLASS, fill_ledger, job_request
+from tests.factories import fill_ledger, job_request
+from tests.rows import report
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 def atomic_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     fill_ledger("anna")
     routing().pick(job_request())
-    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", job_request().uuid, EXECUTOR_CLASS)
+    report()
     monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
 
 

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
-from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
 
 import pytest
-import time_machine
 from constance import config
 from django.contrib.admin.utils import quote
-from django.db import connection
 from django.test import Client
-from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils.html import escape
 from pytest_django import Settings
@@ -24,34 +18,26 @@ from allowance.types import MAX_WEI, ExecutorClass
 from routing.decision import in_force
 from routing.decision.book import DryBook
 from routing.decision.pipeline import decide
-from routing.incidents import record_incident
 from routing.log import report
 from routing.pages import SEE_MINER, SEE_MINERS
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, stored
+from tests.clock import HOUR, NOW, noon
+from tests.factories import CLASS, FIRST_BLOCK, NEWEST, job_request
+from tests.queries import assert_only_reads, queries
+from tests.rows import declare
+from tests.rows import report as report_incident
 from tests.visitors import clerk
 
-NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
-HOUR = dt.timedelta(hours=1)
 HTML = "<b>'hot'/&amp;</b>"
 WEI = 10**30 + 1
+pytestmark = [pytest.mark.django_db, noon, pytest.mark.miners("hot-1", "hot-2", HTML)]
 
 
 @pytest.fixture(autouse=True)
-def ledger(db: None) -> Iterator[None]:
+def incidents_and_collateral(ledger: None) -> None:
     """hot-1 is the more reliable one, hot-2 the richer one, and the third has a hotkey that is HTML."""
-    with time_machine.travel(NOW, tick=False):
-        fill_ledger("hot-1", "hot-2", HTML)
-        allowance().record_collateral(hotkey="hot-2", wei=WEI)
-        report_incident("hot-2", NOW - HOUR)
-        for hours in (2, 3):
-            report_incident(HTML, NOW - hours * HOUR)
-        yield
-
-
-def report_incident(hotkey: str, at: dt.datetime) -> None:
-    record_incident(
-        incident_type="MINER_JOB_FAILED", hotkey=hotkey, job_uuid=uuid4(), executor_class=CLASS, timestamp=at
-    )
+    allowance().record_collateral(hotkey="hot-2", wei=WEI)
+    for hotkey, hours in (("hot-2", 1), (HTML, 2), (HTML, 3)):
+        report_incident(hotkey, at=NOW - hours * HOUR)
 
 
 def board(client: Client, **asked: object) -> Any:
@@ -90,16 +76,10 @@ def test_who_is_stopped_is_shown_with_the_gate_and_the_sentence(admin_client: Cl
     content = response.content.decode()
     for gate, sentence in (("excluded", "excluded by the caller"), ("collateral", "0 Wei posted, 1 Wei needed")):
         assert f'<span class="bad">{gate}</span>: {sentence}' in content
-    assert [(share.gate, share.miners, share.x) for share in response.context["shares"]] == [
-        (None, 1, 0),
-        ("excluded", 1, 1),
-        ("collateral", 1, 2),
-    ]
-    assert re.findall(r'<rect class="(\w+)" x="(\d+)" y="0" width="(\d+)"', content) == [
-        ("fit", "0", "1"),
-        ("excluded", "1", "1"),
-        ("collateral", "2", "1"),
-    ]
+    shares = [(share.gate, share.miners, share.x) for share in response.context["shares"]]
+    assert shares == [(None, 1, 0), ("excluded", 1, 1), ("collateral", 1, 2)]
+    drawn = re.findall(r'<rect class="(\w+)" x="(\d+)" y="0" width="(\d+)"', content)
+    assert drawn == [("fit", "0", "1"), ("excluded", "1", "1"), ("collateral", "2", "1")]
 
 
 def test_a_job_that_nobody_takes_is_shown_too(admin_client: Client) -> None:
@@ -144,25 +124,14 @@ def test_blank_fields_mean_what_is_in_force(admin_client: Client, monkeypatch: p
     assert board(admin_client, seconds=30, hours=2).context["decision"].policy == in_force.make_policy(7, 2)
 
 
-BAD = [
-    ("seconds", "0"),
-    ("seconds", "3601"),
-    ("seconds", ""),
-    ("seconds", "1.5"),
-    ("executor_class", "gpu"),
-    ("minimum_wei", "-1"),
-    ("minimum_wei", str(MAX_WEI + 1)),
-    ("minimum_wei", "10.000"),
-    ("minimum_wei", "10,000"),
-    ("minimum_wei", "1.5"),
-    ("minimum_wei", "9" * 5000),
-    ("hours", "-1"),
-    ("hours", "nan"),
-    ("hours", "inf"),
-    ("hours", "9999999"),
-    ("exclude", "x" * 49),
-    ("exclude", "\x07"),
-]
+UNFIT = {
+    "seconds": ["0", "3601", "", "1.5"],
+    "executor_class": ["gpu"],
+    "minimum_wei": ["-1", str(MAX_WEI + 1), "10.000", "10,000", "1.5", "9" * 5000],
+    "hours": ["-1", "nan", "inf", "9999999"],
+    "exclude": ["x" * 49, "\x07"],
+}
+BAD = [(field, value) for field, values in UNFIT.items() for value in values]
 
 
 @pytest.mark.parametrize(("field", "value"), BAD, ids=lambda value: value[:12])
@@ -246,24 +215,14 @@ def test_it_takes_no_post(admin_client: Client) -> None:
 
 @pytest.mark.parametrize("asked", [{}, {"format": "json"}, {"seconds": 300}], ids=repr)
 def test_it_writes_and_locks_nothing(asked: dict[str, object], admin_client: Client) -> None:
-    before = stored()
-    with CaptureQueriesContext(connection) as captured:
-        board(admin_client, **asked)
-    statements = [query["sql"].strip("( \n").upper() for query in captured]
-    assert statements
-    assert [sql for sql in statements if not sql.startswith("SELECT") or "FOR UPDATE" in sql] == []
-    assert stored() == before
+    assert_only_reads(lambda: board(admin_client, **asked))
 
 
 @pytest.mark.parametrize("more", [0, 40])
 def test_it_takes_as_many_queries_for_many_miners_as_for_few(more: int, admin_client: Client) -> None:
     """The session and the user, the settings, and what the decision reads: the ledger and what is ongoing."""
     hotkeys = ["hot-1", "hot-2", HTML, *(f"more-{i}" for i in range(more))]
-    axons = {name: {"address": "10.0.0.1", "ip_version": 4, "port": 9000} for name in hotkeys}
-    newest = FIRST_BLOCK + 21
-    allowance().record_block(number=newest, timestamp=NOW, stake_share=0.5, hotkeys=hotkeys)
-    allowance().record_manifests(block=newest, axons=axons, executors={name: {CLASS: 2} for name in hotkeys})
+    allowance().record_block(number=NEWEST + 1, timestamp=NOW, stake_share=0.5, hotkeys=hotkeys)
+    declare(dict.fromkeys(hotkeys, 2), NEWEST + 1)
     assert len(ranked(admin_client)) == 3 + more
-    with CaptureQueriesContext(connection) as captured:
-        board(admin_client)
-    assert len(captured) == 5
+    assert len(queries(lambda: board(admin_client))) == 5

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from channels.testing import WebsocketCommunicator
@@ -20,10 +20,11 @@ from allowance.plumbing.threads import Handover, in_database_thread
 from routing import routing, service
 from routing.sockets.consumers import JobConsumer
 from routing.types import JobRoute
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
+from tests.factories import CLASS, FIRST_BLOCK, job_request, raising
 from tests.programs import DEADLINE
+from tests.sockets import consumer_for
 
-pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
+pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners("anna")]
 
 THREADS = conf.ALLOWANCE_THREADS
 
@@ -66,7 +67,9 @@ async def settle() -> None:
     await asyncio.gather(*(in_database_thread(everyone.wait)(DEADLINE) for _ in range(THREADS)))
 
 
-async def states() -> list[str]:
+async def ends() -> list[str]:
+    """Return what became of all reservations, once the pool has nothing left to do."""
+    await settle()
     return await in_database_thread(
         lambda: list(Reservation.objects.order_by("created_at").values_list("state", flat=True))
     )()
@@ -101,49 +104,41 @@ STOPS = [
 async def test_what_a_thread_reserves_for_nobody_is_released(
     call: Callable[[], asyncio.Task[Any]], module: Any, name: str, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await in_database_thread(fill_ledger)("anna")
     with stopped(monkeypatch, module, name, after=after) as gate:
         task = call()
         await asyncio.to_thread(gate.reached.wait, DEADLINE)
         await cancel(task)
-    await settle()
-    assert await states() == ["released"]
+    assert await ends() == ["released"]
 
 
 async def test_a_timeout_is_a_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
-    await in_database_thread(fill_ledger)("anna")
     with stopped(monkeypatch, service, "decide", after=True) as gate:
         task = pick()
         await asyncio.to_thread(gate.reached.wait, DEADLINE)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(task, 0.01)
-    await settle()
-    assert await states() == ["released"]
+    assert await ends() == ["released"]
 
 
 @asynccontextmanager
 async def socket() -> AsyncIterator[WebsocketCommunicator]:
-    communicator = WebsocketCommunicator(JobConsumer.as_asgi(), "/ws/jobs/")
-    cast(dict[str, Any], communicator.scope)["user"] = await in_database_thread(User.objects.create_superuser)("root")
+    communicator = consumer_for(await in_database_thread(User.objects.create_superuser)("root"))
     assert (await communicator.connect(DEADLINE))[0]
     yield communicator
 
 
 async def test_a_consumer_that_is_cancelled_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a server does with whoever is still busy when it shuts down."""
-    await in_database_thread(fill_ledger)("anna")
     async with socket() as communicator:
         with stopped(monkeypatch, service, "decide", after=True) as gate:
             await communicator.send_to(job_request().model_dump_json())
             await asyncio.to_thread(gate.reached.wait, DEADLINE)
             await cancel(communicator.future)
-    await settle()
-    assert await states() == ["released"]
+    assert await ends() == ["released"]
 
 
 async def test_a_consumer_that_is_cancelled_while_it_answers_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that reads slowly keeps its answer waiting."""
-    await in_database_thread(fill_ledger)("anna")
     sending = asyncio.Event()
 
     async def send(_self: JobConsumer, _answer: object) -> None:
@@ -155,15 +150,13 @@ async def test_a_consumer_that_is_cancelled_while_it_answers_holds_nothing(monke
         await communicator.send_to(job_request().model_dump_json())
         await asyncio.wait_for(sending.wait(), DEADLINE)
         await cancel(communicator.future)
-    await settle()
-    assert await states() == ["released"]
+    assert await ends() == ["released"]
 
 
 async def test_a_client_that_hung_up_holds_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What a server raises then is an OSError."""
-    await in_database_thread(fill_ledger)("anna")
     sent = asyncio.Event()
 
     async def send(_self: JobConsumer, _answer: object) -> None:
@@ -175,25 +168,21 @@ async def test_a_client_that_hung_up_holds_nothing(
         await communicator.send_to(job_request().model_dump_json())
         await asyncio.wait_for(sent.wait(), DEADLINE)
         await communicator.disconnect(timeout=DEADLINE)
-    await settle()
-    assert await states() == ["released"]
+    assert await ends() == ["released"]
     assert [r for r in caplog.records if r.levelname == "ERROR"] == []
 
 
 async def test_a_call_whose_loop_ends_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody cancels a coroutine then, it is closed."""
-    await in_database_thread(fill_ledger)("anna")
     with stopped(monkeypatch, service, "decide", after=True) as gate:
         call = routing().pick_miner_for_job_request(job_request())
         call.send(None)
         await asyncio.to_thread(gate.reached.wait, DEADLINE)
         call.close()
-    await settle()
-    assert await states() == ["released"]
+    assert await ends() == ["released"]
 
 
 async def test_a_call_that_has_not_begun_never_does() -> None:
-    await in_database_thread(fill_ledger)("anna")
     gates = [Gate() for _ in range(THREADS)]
     busy = [asyncio.ensure_future(in_database_thread(gate)()) for gate in gates]
     for gate in gates:
@@ -204,13 +193,11 @@ async def test_a_call_that_has_not_begun_never_does() -> None:
     for gate in gates:
         gate.let_go.set()
     await asyncio.gather(*busy)
-    await settle()
-    assert await states() == []
+    assert await ends() == []
 
 
 async def test_a_route_that_is_on_its_way_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread is done and the task is cancelled before it hears of that: the loop was busy meanwhile."""
-    await in_database_thread(fill_ledger)("anna")
     left, leave = threading.Event(), Handover.leave
 
     def leave_and_tell(handover: Handover[JobRoute], route: JobRoute) -> bool:
@@ -223,30 +210,24 @@ async def test_a_route_that_is_on_its_way_is_released(monkeypatch: pytest.Monkey
     await asyncio.sleep(0)  # now the call is in the pool
     assert left.wait(DEADLINE)
     await cancel(task)
-    await settle()
-    assert await states() == ["released"]
+    assert await ends() == ["released"]
 
 
 async def test_what_can_t_be_released_lapses_and_is_told(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await in_database_thread(fill_ledger)("anna")
 
-    def fail(_pk: int) -> None:
-        raise OperationalError("the connection is lost")
-
-    monkeypatch.setattr(reservations, "release_undelivered", fail)
+    monkeypatch.setattr(reservations, "release_undelivered", raising(OperationalError("the connection is lost")))
     with stopped(monkeypatch, service, "decide", after=True) as gate:
         task = pick()
         await asyncio.to_thread(gate.reached.wait, DEADLINE)
         await cancel(task)
-    await settle()
-    assert await states() == ["held"]
+    assert await ends() == ["held"]
     assert "Could not give back" in caplog.text
 
 
+@pytest.mark.miners("anna", "bert", blocks=60, executors=50)
 async def test_many_cancelled_picks_leak_neither_holds_nor_connections() -> None:
-    await in_database_thread(fill_ledger)("anna", "bert", blocks=60, executors=50)
     everyone = threading.Barrier(THREADS)
     await asyncio.gather(*(in_database_thread(connect)(everyone) for _ in range(THREADS)))
     before = await in_database_thread(connected)()  # those of a server for other tests too, which has nothing to do now
@@ -258,8 +239,7 @@ async def test_many_cancelled_picks_leak_neither_holds_nor_connections() -> None
         kept = [r for r in await asyncio.gather(*tasks, return_exceptions=True) if isinstance(r, JobRoute)]
         for route in kept:
             await allowance().aundo_allowance_reservation(route.allowance_reservation_id or 0)
-    await settle()
-    assert set(await states()) == {"released"}
+    assert set(await ends()) == {"released"}
     assert sum(thread.name.startswith("allowance") for thread in threading.enumerate()) == THREADS
     assert await in_database_thread(connected)() <= before
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -13,38 +13,34 @@ import pytest
 import time_machine
 from django.db import connection
 
-from allowance import allowance, reservations
+from allowance import reservations
 from allowance.models import Account, Block, LedgerCheck, Miner, Reservation, ReservationState
 from allowance.oversight import audit
 from allowance.types import RESERVATION_MARGIN
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, run_command, stored
+from tests.clock import MINUTE, NOW, noon
+from tests.factories import CLASS, FIRST_BLOCK, NEWEST, run_command, stored
+from tests.rows import free, reserve
 
-NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 JOB = UUID(int=1)
+pytestmark = [pytest.mark.django_db, noon, pytest.mark.miners("hot-1", "hot-2")]
 
 Corrupt = Callable[[], object]
 
 
 @pytest.fixture(autouse=True)
-def ledger(db: None) -> Iterator[None]:
-    """Two miners; hot-1 has a reservation that is held, one that is spent, and one that expired unnoticed."""
-    with time_machine.travel(NOW, tick=False):
-        fill_ledger("hot-1", "hot-2")
-        reserve(NOW - dt.timedelta(minutes=1))
-        reservations.spend(reserve(NOW), now=NOW)
-        reserve(NOW, miner="hot-2", job=None)
-        yield
-
-
-def reserve(now: dt.datetime, *, miner: str = "hot-1", job: UUID | None = JOB) -> int:
-    reservation = reservations.reserve(
-        miner=miner, executor_class=CLASS, seconds=30, job_start_block=FIRST_BLOCK, job_uuid=job, now=now
-    )
-    return reservation.pk
+def rows(ledger: None) -> None:
+    """hot-1 has a reservation that is held, and one that is spent, hot-2 another that is held."""
+    reserve("hot-1", job=JOB, now=NOW - MINUTE)
+    reservations.spend(reserve("hot-1", job=JOB), now=NOW)
+    reserve("hot-2")
 
 
 def account(**change: object) -> Corrupt:
     return lambda: Account.objects.filter(miner="hot-1").update(**change)
+
+
+def miner(**change: object) -> Corrupt:
+    return lambda: Miner.objects.filter(pk="hot-2").update(**change)
 
 
 def overlap(state: ReservationState) -> None:
@@ -76,17 +72,9 @@ CORRUPTIONS: dict[str, tuple[Corrupt, str, str]] = {
     "voided before": (account(voided_before=FIRST_BLOCK + 4), "Account hot-1", "voided before"),
     "ns": (lambda: Block.objects.filter(pk=FIRST_BLOCK + 3).update(ns=7), f"Block {FIRST_BLOCK + 3}", "ns"),
     "no ns": (lambda: Block.objects.filter(pk=FIRST_BLOCK).update(ns=None), f"Block {FIRST_BLOCK}", "ns"),
-    "ns of the newest": (
-        lambda: Block.objects.filter(pk=FIRST_BLOCK + 20).update(ns=6 * 10**9),
-        f"Block {FIRST_BLOCK + 20}",
-        "ns",
-    ),
-    "presence": (
-        lambda: Miner.objects.filter(pk="hot-2").update(presence=((FIRST_BLOCK + 5, 1),)),
-        "Miner hot-2",
-        "presence",
-    ),
-    "no presence": (lambda: Miner.objects.filter(pk="hot-2").update(presence=()), "Miner hot-2", "presence"),
+    "ns of the newest": (lambda: Block.objects.filter(pk=NEWEST).update(ns=6 * 10**9), f"Block {NEWEST}", "ns"),
+    "presence": (miner(presence=((FIRST_BLOCK + 5, 1),)), "Miner hot-2", "presence"),
+    "no presence": (miner(presence=()), "Miner hot-2", "presence"),
 }
 corrupted = pytest.mark.parametrize(("corrupt", "subject", "field"), CORRUPTIONS.values(), ids=CORRUPTIONS)
 
@@ -272,10 +260,8 @@ def test_a_lapsed_reservation_can_t_be_ended(option: str) -> None:
         ended = run_command("reservations", option, pk)
         assert (ended.code, ended.out) == (1, "")
         assert f"Reservation {pk} expired" in ended.err
-        free, *_ = allowance().find_miners_with_allowance(
-            allowance_seconds=240, executor_class=CLASS, job_start_block=FIRST_BLOCK
-        )
-    assert free == ("hot-2", 240.0)
+        found = free(240)
+    assert next(iter(found.items())) == ("hot-2", 240.0)
 
 
 def test_a_reservation_can_t_be_both_spent_and_released() -> None:

@@ -9,7 +9,8 @@ from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, User
 from django.test import Client
 
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger
+from tests.factories import CLASS, FIRST_BLOCK
+from tests.rows import AXON
 from tests.sockets import (
     JSON,
     PATIENCE,
@@ -17,30 +18,20 @@ from tests.sockets import (
     ask,
     consumer_for,
     job,
-    permitted,
     reservations,
     socket,
+    tell,
     whole_application,
 )
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
+pytestmark = [pytest.mark.asyncio, pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners("hot-1")]
 
 LOCALHOST = (b"origin", b"http://localhost")
-
-
-@pytest.fixture(autouse=True)
-def ledger(ledger_clean_at_the_end: None) -> None:
-    fill_ledger("hot-1")
 
 
 @pytest.fixture
 def stranger(transactional_db: None) -> User:
     return User.objects.create_user("stranger")
-
-
-@pytest.fixture
-def facilitator(transactional_db: None) -> User:
-    return permitted("facilitator")
 
 
 async def closed_with(user: AnonymousUser | User | None) -> int:
@@ -76,14 +67,13 @@ async def test_whoever_is_inactive_lacks_the_permission(facilitator: User) -> No
 async def test_a_job_is_routed_and_its_allowance_reserved(facilitator: User) -> None:
     request = job()
     async with socket(facilitator) as communicator:
-        await communicator.send_json_to(request)
-        routed = await answer(communicator)
+        routed = await tell(communicator, request)
     (reservation,) = await reservations()
     assert routed == {
         "type": "job.routed",
         "uuid": request["uuid"],
-        "miner": {"address": "10.0.0.1", "ip_version": 4, "port": 9000, "hotkey_ss58": "hot-1"},
-        "allowance_blocks": [FIRST_BLOCK, FIRST_BLOCK + 1, FIRST_BLOCK + 2, FIRST_BLOCK + 3, FIRST_BLOCK + 4],
+        "miner": {**AXON, "hotkey_ss58": "hot-1"},
+        "allowance_blocks": list(range(FIRST_BLOCK, FIRST_BLOCK + 5)),
         "allowance_reservation_id": reservation.pk,
         "expires_at": reservation.expires_at.isoformat().replace("+00:00", "Z"),
     }
@@ -102,8 +92,7 @@ async def test_a_job_for_the_trusted_miner_reserves_nothing(facilitator: User) -
 async def test_a_refusal_names_its_reason(facilitator: User) -> None:
     request = job(execution_time_limit=1000)
     async with socket(facilitator) as communicator:
-        await communicator.send_json_to(request)
-        rejected = await answer(communicator)
+        rejected = await tell(communicator, request)
     assert (rejected["type"], rejected["uuid"]) == ("job.rejected", request["uuid"])
     assert rejected["reason"] == "NOT_ENOUGH_ALLOWANCE"
     assert rejected["counts"] == {"allowance": 1}

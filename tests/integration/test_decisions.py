@@ -12,7 +12,6 @@ from uuid import UUID, uuid4
 
 import pytest
 from django import db
-from django.contrib.auth.models import Permission, User
 from django.db import connection, transaction
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -24,22 +23,22 @@ from allowance import allowance, ledger
 from allowance.ledger import Balance
 from allowance.models import Reservation
 from allowance.types import LockTimeout, NotEnoughAllowanceException
-from receipts import receipts
 from receipts.schemas import JobFinished, JobStarted
 from routing import routing
 from routing.decision import book, in_force, pipeline
 from routing.decision.model import Candidate, Job, Policy
 from routing.log import records, replay
 from routing.models import DecisionRecord
-from routing.types import TRUSTED_MINER_FAKE_KEY, AllMinersBusy, MinerIncidentType, NotEnoughCollateralException
-from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command
+from routing.types import TRUSTED_MINER_FAKE_KEY, AllMinersBusy, NotEnoughCollateralException
+from tests.factories import CLASS, ESCAPED, FIRST_BLOCK, HTML, fill_ledger, job_request, run_command
 from tests.integration.test_locks import Holder, needs_row_locks
 from tests.integration.test_metrics import counted
+from tests.pages import page, shown
 from tests.programs import DEADLINE, Finished
+from tests.rows import REJECTED, hold, receive, report
+from tests.visitors import clerk, member
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
-
-HTML = "<b>'hot'&amp;</b>"
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +60,7 @@ def ask_for_collateral(monkeypatch: pytest.MonkeyPatch, wei: int) -> None:
 
 def test_a_route_leaves_a_record_of_why() -> None:
     fill_ledger("anna", "bert", "cleo")
-    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", str(uuid4()), EXECUTOR_CLASS)
+    report("anna")
     request = job_request(30)
     route = routing().pick(request, exclude=["bert"])
     (record,) = DecisionRecord.objects.all()
@@ -248,9 +247,8 @@ def test_who_reserves_nothing_does_not_wait_for_its_record(request: pytest.Fixtu
 @needs_row_locks
 def test_who_is_passed_over_for_a_lock_is_said_to_have_been(settings: Settings) -> None:
     fill_ledger("anna", "bert", "cleo")
-    for miner, times in (("bert", 1), ("cleo", 2)):
-        for _ in range(times):
-            routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, miner, str(uuid4()), EXECUTOR_CLASS)
+    for miner in ("bert", "cleo", "cleo"):
+        report(miner)
     with Holder("anna"), Holder("bert"):
         assert routing().pick(job_request(12)).miner.hotkey_ss58 == "cleo"
     record = DecisionRecord.objects.get()
@@ -279,15 +277,13 @@ def test_a_replay_believes_no_column(changed: dict[str, object], told: str) -> N
 def test_what_a_pick_heard_under_the_lock_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three candidates the better two lose an executor and all allowance between reading and reserving."""
     fill_ledger("anna", "bert", "cleo", executors=1)
-    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "cleo", str(uuid4()), EXECUTOR_CLASS)
+    report("cleo")
     rank = pipeline.rank
 
     def rank_late(candidates: Sequence[Candidate]) -> list[Candidate]:
         monkeypatch.setattr(pipeline, "rank", rank)
         routing().pick(job_request(12), exclude=["bert", "cleo"])
-        held, _ = allowance().reserve_allowance(
-            miner="bert", executor_class=CLASS, allowance_seconds=114, job_start_block=FIRST_BLOCK + 20
-        )
+        held, _ = hold("bert", 114)
         allowance().spend_allowance(held)
         return rank(candidates)
 
@@ -336,7 +332,7 @@ def test_a_replay_says_what_differs(
 ) -> None:
     """Code that decides otherwise than the recorded decision did stands for any reason to differ."""
     fill_ledger("anna", "bert", "cleo")
-    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", str(uuid4()), EXECUTOR_CLASS)
+    report("anna")
     routing().pick(job_request(12))
     record = DecisionRecord.objects.get()
     assert replay.differences(record) == []
@@ -352,14 +348,12 @@ def test_a_job_is_explained_with_all_that_happened_to_it(settings: Settings) -> 
     fill_ledger("anna", "bert")
     request = job_request(30)
     first = routing().pick(request)
-    routing().report_incident(MinerIncidentType.MINER_JOB_REJECTED, "anna", request.uuid, EXECUTOR_CLASS)
+    report("anna", request.uuid, kind=REJECTED)
     allowance().undo_allowance_reservation(first.allowance_reservation_id or 0)
     settings.ROUTING_DECISIONS_SAMPLE = 0
     second = routing().pick(request, exclude=["anna"])
-    now = timezone.now()
-    said = {"job_uuid": request.uuid, "miner_hotkey": "bert", "validator_hotkey": "v", "timestamp": now}
-    receipts().record(JobStarted.model_validate({**said, "executor_class": CLASS, "ttl": 60}))
-    receipts().record(JobFinished.model_validate({**said, "time_started": now, "time_took_us": 1_500_000}))
+    receive(JobStarted, request.uuid, "bert")
+    receive(JobFinished, request.uuid, "bert", time_took_us=1_500_000)
     allowance().spend_allowance(second.allowance_reservation_id or 0)
     code, out, _ = explain(request.uuid)
     assert code == 0
@@ -385,7 +379,7 @@ def test_a_job_is_explained_with_all_that_happened_to_it(settings: Settings) -> 
 
 def test_explaining_says_by_its_exit_code_whether_a_replay_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
     fill_ledger("anna", "bert")
-    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", str(uuid4()), EXECUTOR_CLASS)
+    report("anna")
     request = job_request(12)
     routing().pick(request)
     code, out, _ = explain(request.uuid, "--replay", "--top", "1")
@@ -418,16 +412,12 @@ def test_a_reservation_that_is_pruned_or_has_lapsed_is_told_as_such() -> None:
     assert "expired unclaimed" in explain(expired.uuid).out
 
 
-def page(record: DecisionRecord) -> str:
-    return reverse("admin:routing_decisionrecord_change", args=[record.pk])
-
-
 def test_a_decision_s_page_shows_its_candidates_as_text_and_that_it_agrees(admin_client: Client) -> None:
     fill_ledger(HTML, "bert")
     record = refused(NotEnoughAllowanceException, 3600)
-    content = admin_client.get(page(record)).content.decode()
+    content = shown(admin_client, "routing_decisionrecord_change", record.pk)
     assert HTML not in content
-    assert "&lt;b&gt;&#x27;hot&#x27;&amp;amp;&lt;/b&gt;" in content
+    assert ESCAPED in content
     assert "240 s free, 3600 s needed" in content
     assert "No miner has 3600 s of allowance" in content
     assert "agrees" in content
@@ -437,20 +427,16 @@ def test_a_decision_s_page_shows_what_happened_to_whoever_may_see_that() -> None
     fill_ledger("anna")
     request = job_request(12)
     routing().pick(request)
-    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", request.uuid, EXECUTOR_CLASS)
-    user, client = User.objects.create_user("clerk", is_staff=True), Client()
-    client.force_login(user)
+    report("anna", request.uuid)
+    client = clerk()
     record = DecisionRecord.objects.get()
     assert client.get(page(record)).status_code == 403
-    told = {
-        "view_decisionrecord": "reservation",
-        "view_minerincident": "anna failed the job",
-        "view_reservation": "is held until",
-    }
-    for i, codename in enumerate(told):
-        user.user_permissions.add(Permission.objects.get(codename=codename))
+    told = ("reservation", "anna failed the job", "is held until")
+    permissions = ("routing.view_decisionrecord", "routing.view_minerincident", "allowance.view_reservation")
+    for i in range(len(told)):
+        member(*permissions[: i + 1])
         content = client.get(page(record)).content.decode()
-        assert [sentence in content for sentence in told.values()] == [place <= i for place in range(len(told))]
+        assert [sentence in content for sentence in told] == [place <= i for place in range(len(told))]
 
 
 def test_the_log_is_found_by_job_through_its_index(admin_client: Client) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -38,7 +37,8 @@ from routing.sockets.messages import (
     Retry,
     Routed,
 )
-from tests.factories import fill_ledger, job_request, run_command
+from tests.clock import HOUR, NOW, SECOND
+from tests.factories import fill_ledger, job_request, raising, run_command
 from tests.jobs import ME, note, of, retried, routed
 from tests.sockets import JSON, PATIENCE, answer, following, whole_application
 
@@ -50,7 +50,6 @@ SCHEMA = DOCS / "messages.schema.json"
 SOCKET = (DOCS / "socket.md").read_text()
 README = (DOCS.parent / "README.md").read_text()
 
-NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 MINERS = ("stable_miner_038", "stable_miner_058")
 MODELS = {model.model_fields["type"].default: model for model in (*INCOMING_MODELS, *OUTGOING_MODELS)}
 
@@ -152,7 +151,7 @@ class Conversation:
 @pytest.fixture
 def noon(ledger_clean_at_the_end: None) -> Iterator[time_machine.Traveller]:
     """The time of all that is shown; the newest block is 8 s old."""
-    with time_machine.travel(NOW + dt.timedelta(seconds=4), tick=False) as clock:
+    with time_machine.travel(NOW + 4 * SECOND, tick=False) as clock:
         fill_ledger(*MINERS)
         clock.move_to(NOW, tick=False)
         yield clock
@@ -160,7 +159,7 @@ def noon(ledger_clean_at_the_end: None) -> Iterator[time_machine.Traveller]:
 
 @pytest.fixture
 def token(noon: object) -> str:
-    return tokens.issue("a program", [tokens.Scope.JOBS, tokens.Scope.EVENTS], dt.timedelta(hours=1))[1]
+    return tokens.issue("a program", [tokens.Scope.JOBS, tokens.Scope.EVENTS], HOUR)[1]
 
 
 @asynccontextmanager
@@ -198,10 +197,7 @@ def raised(error: Exception) -> Callable[[pytest.MonkeyPatch], JSON]:
     """Return the case in which looking for a route ends with an error."""
 
     def case(monkeypatch: pytest.MonkeyPatch) -> JSON:
-        def fail(*_: object, **_by: object) -> None:
-            raise error
-
-        monkeypatch.setattr(jobs, "route", fail)
+        monkeypatch.setattr(jobs, "route", raising(error))
         return asked()
 
     return case

@@ -4,45 +4,33 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
-import time_machine
 from constance import config
-from django.db import connection
-from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
 from allowance import allowance
 from routing import routing
-from routing.incidents import record_incident
 from routing.types import TRUSTED_MINER_FAKE_KEY
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command, stored
+from tests.clock import HOUR, NOW, noon
+from tests.factories import CLASS, FIRST_BLOCK, job_request, run_command
 from tests.programs import Finished
+from tests.queries import assert_only_reads
+from tests.rows import AXON, declare, hold, report
 
-NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
-HOUR = dt.timedelta(hours=1)
 JOB: list[object] = ["--executor-class", CLASS, "--seconds", 30]
 MUCH_WEI = 10**30 + 1
+pytestmark = [pytest.mark.django_db, noon, pytest.mark.miners("hot-1", "hot-2")]
 
 
 @pytest.fixture(autouse=True)
-def ledger(db: None) -> Iterator[None]:
+def incident_and_collateral(ledger: None) -> None:
     """hot-1 is the more reliable one, hot-2 the richer one."""
-    with time_machine.travel(NOW, tick=False):
-        fill_ledger("hot-1", "hot-2")
-        allowance().record_collateral(hotkey="hot-2", wei=MUCH_WEI)
-        report("hot-2", NOW - HOUR)
-        yield
-
-
-def report(hotkey: str, at: dt.datetime) -> None:
-    record_incident(
-        incident_type="MINER_JOB_FAILED", hotkey=hotkey, job_uuid=uuid4(), executor_class=CLASS, timestamp=at
-    )
+    allowance().record_collateral(hotkey="hot-2", wei=MUCH_WEI)
+    report("hot-2", at=NOW - HOUR)
 
 
 def dry_run(*options: object) -> Finished:
@@ -75,17 +63,8 @@ def test_the_text_has_the_ranked_candidates_the_fate_and_a_summary() -> None:
     assert columns.split()[:3] == ["rank", "hotkey", "score"]
     assert first.split("fit: ")[0].split() == ["1", "hot-1", "0.000", "0", "2", "0", "240.0", "0", "Wei"]
     assert first.rstrip().endswith("fit: gets the job")
-    assert second.split("fit: ")[0].split() == [
-        "2",
-        "hot-2",
-        "-0.500",
-        "1",
-        "2",
-        "0",
-        "240.0",
-        f"{10**12}.000000000000000001",
-        "TAO",
-    ]
+    of_second = ["2", "hot-2", "-0.500", "1", "2", "0", "240.0", f"{10**12}.000000000000000001", "TAO"]
+    assert second.split("fit: ")[0].split() == of_second
     assert second.rstrip().endswith("fit: ranked below the one that gets it")
     assert fate == f"Routed to hot-1 at 10.0.0.1:9000, paid with 3 blocks ({FIRST_BLOCK} to {FIRST_BLOCK + 2})."
     assert summary == "2 of 2 miners fit"
@@ -148,17 +127,10 @@ def test_the_advice_names_the_what_if_that_refused(options: list[object], advice
 def test_the_json_has_all_of_the_decision() -> None:
     (decision,) = decisions(*JOB)
     assert decision["outcome"] == "ROUTED"
-    assert decision["route"] == {
-        "hotkey": "hot-1",
-        "address": "10.0.0.1",
-        "ip_version": 4,
-        "port": 9000,
-        "allowance_blocks": [FIRST_BLOCK, FIRST_BLOCK + 1, FIRST_BLOCK + 2],
-    }
-    assert [(c["rank"], c["hotkey"], c["score"]) for c in decision["candidates"]] == [
-        (1, "hot-1", 0.0),
-        (2, "hot-2", -0.5),
-    ]
+    blocks = [FIRST_BLOCK, FIRST_BLOCK + 1, FIRST_BLOCK + 2]
+    assert decision["route"] == {"hotkey": "hot-1", **AXON, "allowance_blocks": blocks}
+    ranked = [(c["rank"], c["hotkey"], c["score"]) for c in decision["candidates"]]
+    assert ranked == [(1, "hot-1", 0.0), (2, "hot-2", -0.5)]
     assert [c["collateral_wei"] for c in decision["candidates"]] == ["0", str(MUCH_WEI)]
     assert decision["counts"] == {}
     assert (decision["block"], decision["at"], decision["seconds"]) == (FIRST_BLOCK + 20, NOW.isoformat(), 30)
@@ -192,8 +164,7 @@ def test_each_of_many_jobs_sees_the_reservations_of_those_before(tmp_path: Path)
 
 def test_the_only_executor_takes_one_job(tmp_path: Path) -> None:
     jobs = written(tmp_path / "jobs.jsonl", wire(), wire())
-    axon = {"address": "10.0.0.1", "ip_version": 4, "port": 9000}
-    allowance().record_manifests(block=FIRST_BLOCK, axons={"hot-1": axon}, executors={"hot-1": {CLASS: 1}})
+    declare({"hot-1": 1}, FIRST_BLOCK)
     first, second = decisions("--jobs", jobs, "--exclude", "hot-2")
     assert (first["outcome"], second["outcome"]) == ("ROUTED", "ALL_MINERS_BUSY")
     assert "1 job ongoing on 1 executor" in dry_run("--jobs", jobs, "--exclude", "hot-2").out
@@ -221,8 +192,8 @@ def test_blank_lines_between_jobs_are_passed_over(tmp_path: Path) -> None:
     ids=repr,
 )
 def test_what_if_options_change_the_decision(options: list[object], hotkey: str) -> None:
-    report("hot-1", NOW - 2 * HOUR)
-    report("hot-1", NOW - 2 * HOUR)
+    for _ in range(2):
+        report("hot-1", at=NOW - 2 * HOUR)
     if not any(option in options for option in ("--window", "--at")):
         options = [*options, "--window", 1]
     (decision,) = decisions(*JOB, *options)
@@ -230,9 +201,7 @@ def test_what_if_options_change_the_decision(options: list[object], hotkey: str)
 
 
 def test_a_hold_is_over_at_a_later_time() -> None:
-    allowance().reserve_allowance(
-        miner="hot-1", executor_class=CLASS, allowance_seconds=30, job_start_block=FIRST_BLOCK + 20
-    )
+    hold("hot-1")
     at = [(NOW + dt.timedelta(seconds=130, microseconds=n)).isoformat() for n in (-1, 0)]
     blocks = [decisions(*JOB, "--at", time)[0]["route"]["allowance_blocks"][0] for time in at]
     assert blocks == [FIRST_BLOCK + 3, FIRST_BLOCK]
@@ -312,15 +281,7 @@ def test_the_debug_miner_gets_every_job(settings: Settings) -> None:
 @pytest.mark.parametrize("seconds", [30, 300, 3601], ids=["routed", "refused", "bad"])
 def test_a_dry_run_only_reads(seconds: int, tmp_path: Path) -> None:
     jobs = written(tmp_path / "jobs.jsonl", wire(), wire(seconds), wire())
-    before = stored()
-    with CaptureQueriesContext(connection) as captured:
-        dry_run("--jobs", jobs)
-    assert captured.captured_queries
-    assert [
-        q["sql"] for q in captured.captured_queries if not q["sql"].strip("( \n").upper().startswith("SELECT")
-    ] == []
-    assert not any("FOR UPDATE" in q["sql"].upper() for q in captured.captured_queries)
-    assert stored() == before
+    assert_only_reads(lambda: dry_run("--jobs", jobs))
 
 
 @pytest.mark.parametrize("exclude", [[], ["hot-1"]], ids=repr)

@@ -15,6 +15,7 @@ from pytest_django import Settings
 from allowance import allowance
 from allowance.models import Account, Miner
 from allowance.types import MAX_WEI
+from tests.clock import noon
 from tests.factories import empty_tables, run_command
 from tests.integration import past
 
@@ -27,20 +28,21 @@ def all_rows() -> dict[type[models.Model], list[dict[str, Any]]]:
     return {model: list(model._default_manager.order_by("pk").values()) for model in MODELS}
 
 
+@noon
+@pytest.mark.usefixtures("nothing_kept")
 @pytest.mark.parametrize("form", ["json", "jsonl", "xml", pytest.param("yaml", marks=yaml)])
 def test_what_is_dumped_is_loaded_again(form: str, transactional_db: None, settings: Settings, tmp_path: Path) -> None:
-    with past.nothing_kept(settings):
-        past.record_history(settings)
-        allowance().record_collateral(hotkey="anna", wei=MAX_WEI)
-        run_command("check_ledger")
-        before = all_rows()
-        assert all(before.values()), [model for model, rows in before.items() if not rows]
-        assert Account.objects.exclude(spent=0).exists()
-        assert Miner.objects.exclude(presence=()).exists()
-        dump = tmp_path / f"dump.{form}"
-        with transaction.atomic():  # so that Django's cursors are those of one transaction
-            call_command("dumpdata", *APPS, format=form, output=str(dump), verbosity=0)
-        empty_tables()
-        call_command("loaddata", str(dump), verbosity=0)
-        assert all_rows() == before
-        assert run_command("check_ledger").code == 0
+    past.record_history(settings)
+    allowance().record_collateral(hotkey="anna", wei=MAX_WEI)
+    run_command("check_ledger")
+    before = all_rows()
+    assert all(before.values()), [model for model, rows in before.items() if not rows]
+    assert Account.objects.exclude(spent=0).exists()
+    assert Miner.objects.exclude(presence=()).exists()
+    dump = tmp_path / f"dump.{form}"
+    with transaction.atomic():  # so that Django's cursors are those of one transaction
+        call_command("dumpdata", *APPS, format=form, output=str(dump), verbosity=0)
+    empty_tables()
+    call_command("loaddata", str(dump), verbosity=0)
+    assert all_rows() == before
+    assert run_command("check_ledger").code == 0

@@ -23,18 +23,12 @@ from routing.sockets import jobs, statements
 from routing.sockets.jobs import Offer
 from routing.sockets.messages import Accepted, Failed, Finished, RejectedByMiner, Retry, Started
 from routing.types import JobAlreadyOver, JobUnknown, MinerIncidentType, RouteReleased
-from tests.factories import CLASS, fill_ledger, job_request
+from tests.clock import DAY, SECOND
+from tests.factories import CLASS, job_request
 from tests.jobs import HOLD, MINERS, VALIDATOR, note, of, retried, retry, route, routed, states
+from tests.rows import RECEIPTS
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
-
-
-SECOND = dt.timedelta(seconds=1)
-
-
-@pytest.fixture(autouse=True)
-def ledger(transactional_db: None) -> None:
-    fill_ledger(*MINERS)
+pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners(*MINERS)]
 
 
 def test_a_receipt_keeps_the_miner_busy_and_its_end_pays() -> None:
@@ -49,18 +43,18 @@ def test_a_receipt_keeps_the_miner_busy_and_its_end_pays() -> None:
         assert (receipt.validator_hotkey, receipt.timestamp) == (VALIDATOR, now)
     assert (started.executor_class, started.ttl, started.is_organic) == (CLASS, 30, True)
     assert (accepted.time_accepted, accepted.ttl) == (now, 30)
-    assert (finished.time_started, finished.score_str) == (now - dt.timedelta(seconds=3), "0.5")
+    assert (finished.time_started, finished.score_str) == (now - 3 * SECOND, "0.5")
     assert finished.block_numbers == offer.route.allowance_blocks
 
 
 def test_what_a_message_says_goes_over_what_is_assumed() -> None:
-    offer, then = routed(job_request()), timezone.now() - dt.timedelta(seconds=20)
+    offer, then = routed(job_request()), timezone.now() - 20 * SECOND
     note(of(offer, Started, timestamp=then, ttl=7))
-    note(of(offer, Accepted, timestamp=then, ttl=0, time_accepted=then - dt.timedelta(seconds=1)))
-    note(of(offer, Finished, timestamp=then, time_started=then - dt.timedelta(seconds=9)))
+    note(of(offer, Accepted, timestamp=then, ttl=0, time_accepted=then - SECOND))
+    note(of(offer, Finished, timestamp=then, time_started=then - 9 * SECOND))
     assert JobStartedReceipt.objects.values_list("timestamp", "ttl").get() == (then, 7)
-    assert JobAcceptedReceipt.objects.values_list("time_accepted", "ttl").get() == (then - dt.timedelta(seconds=1), 0)
-    assert JobFinishedReceipt.objects.get().time_started == then - dt.timedelta(seconds=9)
+    assert JobAcceptedReceipt.objects.values_list("time_accepted", "ttl").get() == (then - SECOND, 0)
+    assert JobFinishedReceipt.objects.get().time_started == then - 9 * SECOND
 
 
 @pytest.mark.parametrize(
@@ -81,12 +75,12 @@ def test_a_failure_is_held_against_the_miner_and_releases(message: dict[str, Any
 
 def test_saying_something_again_changes_nothing() -> None:
     offer, now = routed(job_request()), timezone.now()
-    later = now + dt.timedelta(seconds=50)
+    later = now + 50 * SECOND
     for kind in (Started, Accepted, Finished):
         first, again = note(of(offer, kind), now=now), note(of(offer, kind), now=later)
         assert first == again
-    for table in (JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt):
-        assert table.objects.get().timestamp == now
+    for table in RECEIPTS.values():
+        assert table._default_manager.get().timestamp == now
     assert Reservation.objects.get().ended_at == now
 
 
@@ -111,8 +105,9 @@ def test_a_receipt_of_a_miner_that_gave_the_job_up_is_refused_and_the_next_one_s
         note(of(first, kind))
     assert states()[second.route.miner.hotkey_ss58] == "held"
     note(of(second, kind))
-    tables = (JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt)
-    (told,) = [row for table in tables for row in table.objects.values_list("miner_hotkey", flat=True)]
+    (told,) = [
+        row for table in RECEIPTS.values() for row in table._default_manager.values_list("miner_hotkey", flat=True)
+    ]
     assert told == second.route.miner.hotkey_ss58
 
 
@@ -170,21 +165,17 @@ def test_a_word_about_what_never_was_is_refused_and_nothing_stored(kind: Callabl
         with pytest.raises(JobUnknown):
             note(of(offer, kind).model_copy(update=changes))
     assert set(states().values()) == {"held"}
-    tables = (JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt, MinerIncident)
-    assert [table.objects.count() for table in tables] == [0] * 4
+    assert not MinerIncident.objects.exists()
+    assert [table._default_manager.count() for table in RECEIPTS.values()] == [0] * 3
 
 
 @pytest.mark.parametrize("kind", [Started, Accepted, Finished, Failed, RejectedByMiner])
 def test_a_word_about_a_fixed_route_is_recorded_too(kind: Callable[..., Any]) -> None:
     offer = routed(job_request(on_trusted_miner=True))
     assert note(of(offer, kind)) is None
-    recorded = [
-        *JobStartedReceipt.objects.values_list("miner_hotkey", "job_uuid"),
-        *JobAcceptedReceipt.objects.values_list("miner_hotkey", "job_uuid"),
-        *JobFinishedReceipt.objects.values_list("miner_hotkey", "job_uuid"),
-        *MinerIncident.objects.values_list("hotkey_ss58address", "job_uuid"),
-    ]
-    assert recorded == [("0" * 48, offer.uuid)]
+    of_receipts = [table._default_manager.values_list("miner_hotkey", "job_uuid") for table in RECEIPTS.values()]
+    of_incidents = MinerIncident.objects.values_list("hotkey_ss58address", "job_uuid")
+    assert [row for rows in (*of_receipts, of_incidents) for row in rows] == [("0" * 48, offer.uuid)]
 
 
 def test_a_finish_whose_times_make_no_sense_pays_for_nothing() -> None:
@@ -264,7 +255,7 @@ def test_a_receipt_ends_with_the_time_for_which_its_route_was_held(late: int, tt
 
 def test_a_job_that_starts_days_late_is_on_record_and_keeps_nobody_busy() -> None:
     at = timezone.now()
-    offer = routed(job_request(30), now=at - dt.timedelta(days=20))
+    offer = routed(job_request(30), now=at - 20 * DAY)
     note(of(offer, Started), now=at)
     assert JobStartedReceipt.objects.get().ttl == 0
     assert busy_at(at + SECOND) == {}

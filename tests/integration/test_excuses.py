@@ -6,16 +6,14 @@ import datetime as dt
 import json
 import sys
 from collections.abc import Callable
-from threading import Barrier, Thread
+from threading import Barrier
 from typing import Any
 from uuid import UUID
 
 import pytest
-import time_machine
 from bittensor_core import Keypair
-from django.db import connection
+from time_machine import TimeMachineFixture
 
-from allowance import allowance
 from receipts import receipts
 from receipts.models import JobStartedReceipt
 from receipts.voiding import void_receipt
@@ -24,31 +22,27 @@ from routing.models import MinerIncident, Rejection
 from routing.sockets import answers
 from routing.sockets.jobs import Offer
 from routing.sockets.messages import Acknowledged, Failed, Refused, Rejected, RejectedByMiner, Started
-from tests.factories import CLASS, fill_ledger, job_request
-from tests.jobs import ME, note, of, routed
+from tests.clock import NOW, SECOND, noon
+from tests.factories import NEWEST, fill_ledger, job_request
+from tests.jobs import ME, acknowledged, note, of, routed
 from tests.receipts import GOLDEN, MINER, OTHER, VALIDATOR, Wire, signed, started
+from tests.rows import declare, mint
+from tests.threads import side_by_side
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
+pytestmark = [noon, pytest.mark.usefixtures("ledger_clean_at_the_end")]
 
-NOW = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
-SECOND = dt.timedelta(seconds=1)
 GONE = Keypair.create_from_uri("//Gone")
 STRANGER = Keypair.create_from_uri("//Stranger")
 EXECUTORS = 2
 
 
 @pytest.fixture
-def clock() -> Any:
-    with time_machine.travel(NOW, tick=False) as traveller:
-        fill_ledger(MINER.ss58_address, executors=EXECUTORS)
-        neurons = [key.ss58_address for key in (MINER, VALIDATOR, OTHER)]
-        number = allowance().get_current_block() + 2
-        before = NOW - 10 * SECOND
-        allowance().record_block(
-            number=number - 1, timestamp=before, stake_share=0.5, hotkeys=[*neurons, GONE.ss58_address]
-        )
-        allowance().record_block(number=number, timestamp=NOW, stake_share=0.5, hotkeys=neurons)
-        yield traveller
+def clock(db: None, time_machine: TimeMachineFixture) -> TimeMachineFixture:
+    fill_ledger(MINER.ss58_address, executors=EXECUTORS)
+    neurons = [key.ss58_address for key in (MINER, VALIDATOR, OTHER)]
+    mint(NEWEST + 1, NOW - 10 * SECOND, hotkeys=[*neurons, GONE.ss58_address])
+    mint(NEWEST + 2, hotkeys=neurons)
+    return time_machine
 
 
 @pytest.fixture
@@ -58,8 +52,7 @@ def offer(clock: object) -> Offer:
 
 def reject(offer: Offer, *shown: Wire) -> Acknowledged:
     """Say that the miner rejected the job, and insist that the answer tells what is on record."""
-    answer = answers.to_statement(of(offer, RejectedByMiner, receipts=list(shown)), ME)
-    assert isinstance(answer, Acknowledged)
+    answer = acknowledged(of(offer, RejectedByMiner, receipts=list(shown)))
     assert answer.incident is (not answer.excused)
     assert MinerIncident.objects.filter(job_uuid=offer.uuid).exists() is answer.incident
     assert answer.reservation == "released"
@@ -102,8 +95,7 @@ def test_nothing_that_a_miner_shows_refuses_what_is_said_of_it(shown: str, offer
     text = json.dumps({**said, "receipts": "SHOWN"}).replace('"SHOWN"', shown)
     message = answers.read(text)
     assert isinstance(message, RejectedByMiner)
-    answer = answers.to_statement(message, ME)
-    assert isinstance(answer, Acknowledged)
+    answer = acknowledged(message)
     assert (answer.incident, answer.reservation) == (True, "released")
 
 
@@ -116,12 +108,9 @@ def test_other_messages_that_are_none_are_refused(text: str) -> None:
 
 
 def test_a_miner_of_many_executors_is_excused() -> None:
-    with time_machine.travel(NOW, tick=False):
-        fill_ledger(MINER.ss58_address, executors=300)
-        number = allowance().get_current_block() + 1
-        neurons = [key.ss58_address for key in (MINER, VALIDATOR)]
-        allowance().record_block(number=number, timestamp=NOW, stake_share=0.5, hotkeys=neurons)
-        assert reject(routed(job_request(30)), *[started(NOW - SECOND) for _ in range(300)]).excused
+    fill_ledger(MINER.ss58_address, executors=300)
+    mint(NEWEST + 1, hotkeys=[key.ss58_address for key in (MINER, VALIDATOR)])
+    assert reject(routed(job_request(30)), *[started(NOW - SECOND) for _ in range(300)]).excused
 
 
 def test_receipts_for_all_executors_excuse(offer: Offer) -> None:
@@ -198,14 +187,14 @@ def test_a_receipt_counts_up_to_two_seconds_after_its_end(seconds: int, excused:
     assert reject(offer, *busy(NOW - seconds * SECOND)).excused is excused
 
 
-def test_it_counts_when_the_miner_was_asked(offer: Offer, clock: time_machine.Traveller) -> None:
+def test_it_counts_when_the_miner_was_asked(offer: Offer, clock: TimeMachineFixture) -> None:
     """Others may have been faster between the route and the offer, of which the started receipt tells the time."""
     clock.shift(20)
     note(of(offer, Started))
     assert reject(offer, *busy(NOW + 15 * SECOND)).excused
 
 
-def test_a_statement_said_again_has_the_same_answer(clock: time_machine.Traveller) -> None:
+def test_a_statement_said_again_has_the_same_answer(clock: TimeMachineFixture) -> None:
     for first, then in ((busy(), []), ([], busy()), (busy(), busy()), (busy()[:1], busy())):
         offer = routed(job_request(3))
         answer = reject(offer, *first)
@@ -215,54 +204,38 @@ def test_a_statement_said_again_has_the_same_answer(clock: time_machine.Travelle
 
 
 def test_of_two_statements_at_once_one_decides(offer: Offer) -> None:
-    start, told = Barrier(2), {}
+    start = Barrier(2)
 
-    def say(name: str, shown: list[Wire]) -> None:
+    def say(shown: list[Wire]) -> object:
         start.wait()
-        try:
-            told[name] = answers.to_statement(of(offer, RejectedByMiner, receipts=shown), ME)
-        finally:
-            connection.close()
+        return answers.to_statement(of(offer, RejectedByMiner, receipts=shown), ME)
 
-    threads = [Thread(target=say, args=case) for case in {"with": busy(), "without": []}.items()]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert told["with"] == told["without"] == reject(offer)
+    one, other = side_by_side(lambda: say(busy()), lambda: say([]))
+    assert one == other == reject(offer)
 
 
-def test_it_stays_so_when_the_ledger_and_the_receipts_change(offer: Offer, clock: time_machine.Traveller) -> None:
+def test_it_stays_so_when_the_ledger_and_the_receipts_change(offer: Offer, clock: TimeMachineFixture) -> None:
     shown = busy()
     answer = reject(offer, *shown)
     clock.shift(600)
-    axons = {MINER.ss58_address: {"address": "10.0.0.1", "ip_version": 4, "port": 9000}}
-    manifest = {MINER.ss58_address: {CLASS: 9}}
-    allowance().record_manifests(block=allowance().get_current_block(), axons=axons, executors=manifest)
+    declare({MINER.ss58_address: 9}, NEWEST + 2)
     receipts().record(started(NOW + 600 * SECOND, job_uuid=str(offer.uuid)))
     assert reject(offer, *shown) == answer
 
 
 def test_a_miner_counts_with_the_executors_of_that_time(offer: Offer) -> None:
     """A manifest that comes after the job was offered changes nothing."""
-    axons = {MINER.ss58_address: {"address": "10.0.0.1", "ip_version": 4, "port": 9000}}
-    manifest = {MINER.ss58_address: {CLASS: 0}}
-    newest = allowance().get_current_block()
-    allowance().record_block(number=newest + 1, timestamp=NOW + 12 * SECOND, stake_share=0.5)
-    allowance().record_manifests(block=newest + 1, axons=axons, executors=manifest)
+    mint(NEWEST + 3, NOW + 12 * SECOND)
+    declare({MINER.ss58_address: 0}, NEWEST + 3)
     assert not reject(offer, *busy()[:1]).excused
 
 
 def test_a_miner_without_executors_must_show_a_receipt() -> None:
-    with time_machine.travel(NOW, tick=False):
-        fill_ledger(MINER.ss58_address, executors=1)
-        neurons = [key.ss58_address for key in (MINER, VALIDATOR)]
-        number = allowance().get_current_block()
-        allowance().record_block(number=number + 1, timestamp=NOW, stake_share=0.5, hotkeys=neurons)
-        offer = routed(job_request(12))
-        axons = {MINER.ss58_address: {"address": "10.0.0.1", "ip_version": 4, "port": 9000}}
-        allowance().record_manifests(block=number + 1, axons=axons, executors={MINER.ss58_address: {CLASS: 0}})
-        assert not reject(offer, {}).excused
+    fill_ledger(MINER.ss58_address, executors=1)
+    mint(NEWEST + 1, hotkeys=[key.ss58_address for key in (MINER, VALIDATOR)])
+    offer = routed(job_request(12))
+    declare({MINER.ss58_address: 0}, NEWEST + 1)
+    assert not reject(offer, {}).excused
 
 
 def test_without_the_extra_nothing_is_excused_and_the_answer_says_so(
@@ -277,16 +250,14 @@ def test_without_the_extra_nothing_is_excused_and_the_answer_says_so(
 
 def test_a_fixed_route_has_no_executors_to_account_for(clock: object) -> None:
     offer = routed(job_request(30, on_trusted_miner=True))
-    answer = answers.to_statement(of(offer, RejectedByMiner, receipts=busy()), ME)
-    assert isinstance(answer, Acknowledged)
+    answer = acknowledged(of(offer, RejectedByMiner, receipts=busy()))
     assert (answer.excused, answer.incident) == (False, True)
     assert "Nothing is known" in (answer.sentence or "")
 
 
 def test_a_failure_has_no_excuse(offer: Offer) -> None:
     reject(offer, *busy())
-    answer = answers.to_statement(of(offer, Failed), ME)
-    assert isinstance(answer, Acknowledged)
+    answer = acknowledged(of(offer, Failed))
     assert (answer.incident, answer.excused, answer.sentence) == (True, None, None)
     assert MinerIncident.objects.get().type == "MINER_JOB_FAILED"
 

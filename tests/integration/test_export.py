@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -18,18 +16,19 @@ from allowance.models import Account, Block, ManifestSync, Miner, NeuronList, Re
 from allowance.oversight.audit import check_ledger
 from allowance.state import state_at
 from allowance.types import MAX_WEI
-from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing.decision.book import LiveBook
-from routing.incidents import record_incident, void_incident
+from routing.incidents import void_incident
 from routing.models import MinerIncident
 from routing.upkeep.journal import export
+from tests.clock import HOUR, MINUTE, NOW, SECOND, TICK, noon
 from tests.factories import CLASS, FIRST_BLOCK, draw, fill_ledger, run_command, stored
 from tests.programs import Finished
+from tests.rows import REJECTED, free, hold, receive, report, reserve
 
-NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
-HOUR = dt.timedelta(hours=1)
+pytestmark = noon
+
 JOBS = [UUID(int=i) for i in range(10)]
 HISTORY: list[type[models.Model]] = [
     *(Reservation, Account, Miner, Block, NeuronList, ManifestSync, MinerIncident),
@@ -39,37 +38,28 @@ HISTORY: list[type[models.Model]] = [
 
 
 @pytest.fixture(autouse=True)
-def history(transactional_db: None) -> Iterator[None]:
-    with time_machine.travel(NOW, tick=False):
-        make_history()
-        yield
-
-
-def make_history() -> None:
+def history(transactional_db: None) -> None:
     """Record a history with some of everything, up to now."""
     axons = {name: {"address": "2001:db8::1", "ip_version": 6, "port": 9000} for name in ("hot-1", "hot-2", "hot-3")}
     allowance().record_manifests(block=FIRST_BLOCK - 10, axons=axons, executors={"hot-1": {CLASS: 3}})
     fill_ledger("hot-1", "hot-2", "hot-3")
     allowance().record_collateral(hotkey="hot-1", wei=MAX_WEI)
     allowance().record_collateral(hotkey="elsewhere", wei=10**18 + 1)
-    for number, (miner, age, end) in enumerate(
-        [
-            ("hot-1", HOUR, None),  # expired, and noted as such when the next one is made
-            ("hot-1", HOUR / 60, reservations.spend),
-            ("hot-1", HOUR / 60, reservations.release),
-            ("hot-1", HOUR / 60, None),
-            ("hot-2", HOUR / 60, None),  # held, and void by the drop below
-            ("hot-2", HOUR / 60, reservations.spend),  # spent, and void too
-            ("hot-3", HOUR, None),  # expired, and nobody has noted it
-        ]
-    ):
+    made: list[Any] = [
+        ("hot-1", HOUR, None),  # expired, and noted as such when the next one is made
+        ("hot-1", MINUTE, reservations.spend),
+        ("hot-1", MINUTE, reservations.release),
+        ("hot-1", MINUTE, None),
+        ("hot-2", MINUTE, None),  # held, and void by the drop below
+        ("hot-2", MINUTE, reservations.spend),  # spent, and void too
+        ("hot-3", HOUR, None),  # expired, and nobody has noted it
+    ]
+    for number, (miner, age, end) in enumerate(made):
         job = JOBS[number] if number != 3 else None
         at = NOW - age
-        reservation = reservations.reserve(
-            miner=miner, executor_class=CLASS, seconds=30, job_start_block=FIRST_BLOCK + 20, job_uuid=job, now=at
-        )
+        pk = reserve(miner, job=job, now=at)
         if end:
-            end(reservation.pk, now=at + HOUR / 3600)
+            end(pk, now=at + SECOND)
     allowance().record_manifests(
         block=FIRST_BLOCK + 15,
         axons={name: {"address": "10.0.0.9", "ip_version": 4, "port": 9} for name in ("hot-1", "hot-2")},
@@ -77,17 +67,13 @@ def make_history() -> None:
     )
     allowance().record_block(number=FIRST_BLOCK + 21, timestamp=NOW, stake_share=0.1, hotkeys=["hot-1", "hot-2"])
     allowance().record_block(number=FIRST_BLOCK + 30, timestamp=NOW + HOUR / 6, stake_share=1 / 3)
-    said: dict[str, Any] = {"miner_hotkey": "hot-1", "validator_hotkey": "us"}
     for i, job in enumerate(JOBS[7:]):
-        at = NOW - dt.timedelta(seconds=10 * i, microseconds=1)
-        receipts().record(JobStarted(**said, job_uuid=job, timestamp=at, executor_class=CLASS, ttl=60))
-        receipts().record(JobAccepted(**said, job_uuid=job, timestamp=at, time_accepted=at, ttl=600))
-        record_incident(
-            incident_type="MINER_JOB_REJECTED", hotkey="hot-2", job_uuid=job, executor_class=CLASS, timestamp=at
-        )
+        at = NOW - 10 * i * SECOND - TICK
+        receive(JobStarted, job, "hot-1", at=at)
+        receive(JobAccepted, job, "hot-1", at=at, ttl=600)
+        report("hot-2", job, kind=REJECTED, at=at)
     void_incident(MinerIncident.objects.get(job_uuid=JOBS[8]).pk, by="boss", reason="no fault of its", now=NOW)
-    took = {"time_started": NOW, "time_took_us": 1, "score_str": "0.5", "block_numbers": [FIRST_BLOCK]}
-    receipts().record(JobFinished(**said, job_uuid=JOBS[7], timestamp=NOW, **took))
+    receive(JobFinished, JOBS[7], "hot-1", score_str="0.5", block_numbers=[FIRST_BLOCK])
 
 
 def forget() -> None:
@@ -107,18 +93,10 @@ def answers() -> list[Any]:
     for at in (NOW, NOW + HOUR / 30, NOW + HOUR / 2):
         with time_machine.travel(at, tick=False):
             for need, start in ((1, FIRST_BLOCK + 30), (90, FIRST_BLOCK + 30), (20, FIRST_BLOCK + 5)):
-                found.append(
-                    allowance().find_miners_with_allowance(
-                        allowance_seconds=need, executor_class=CLASS, job_start_block=start
-                    )
-                )
+                found.append(free(need, start))
             states = {r.pk: state_at(r, at) for r in Reservation.objects.all()}
-            found += [
-                states,
-                LiveBook(pinned=at).read(CLASS, at).ongoing,
-                allowance().miners(),
-                allowance().get_manifests(),
-            ]
+            found += [states, LiveBook(pinned=at).read(CLASS, at).ongoing]
+            found += [allowance().miners(), allowance().get_manifests()]
     return found
 
 
@@ -152,10 +130,7 @@ def test_a_replayed_ledger_keeps_the_old_ids_and_gives_none_of_them_again(
     assert replay(tmp_path, *lines).code == 0
     assert {row.pk for row in Reservation.objects.all()} == ids
     draw(monkeypatch, *ids, unused := max(ids) + 1)
-    pk, _ = allowance().reserve_allowance(
-        miner="hot-1", executor_class=CLASS, allowance_seconds=1, job_start_block=FIRST_BLOCK + 30
-    )
-    assert pk == unused
+    assert hold("hot-1", 1, FIRST_BLOCK + 30)[0] == unused
     assert list(check_ledger()) == []
 
 

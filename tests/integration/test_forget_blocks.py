@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import time_machine
 from django.test import Client
 from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,69 +16,54 @@ from allowance.models import Account, Block, ManifestSync, Miner, Reservation, R
 from allowance.oversight import forgetting
 from allowance.types import BadInputError, BlocksInUse
 from routing import routing
-from routing.decision.book import LiveBook
 from routing.decision.model import Gate
 from routing.decision.pipeline import decide
 from routing.watch.exposition import exposition
 from routing.watch.health import read_ledger
 from routing.watch.status import status
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command, stored
+from tests.books import LateBook
+from tests.clock import MINUTE, NOW, SECOND, noon
+from tests.factories import CLASS, FIRST_BLOCK, NEWEST, job_request, run_command, stored
+from tests.rows import AXON, declare, hold, mint
 
-pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
+pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), noon, pytest.mark.miners("anna", "bert")]
 
-NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
-SECOND, MINUTE = dt.timedelta(seconds=1), dt.timedelta(minutes=1)
-NEWEST = FIRST_BLOCK + 20
-AXON = {"address": "10.0.0.1", "ip_version": 4, "port": 9000}
 ROGUE = NEWEST + 100_000
 
 
-@pytest.fixture(autouse=True)
-def ledger(transactional_db: None) -> Iterator[None]:
-    with time_machine.travel(NOW, tick=False):
-        fill_ledger("anna", "bert")
-        yield
-
-
-def record(number: int, at: dt.datetime, **fields: Any) -> None:
-    allowance().record_block(number=number, timestamp=at, **{"stake_share": 0.5, **fields})
-
-
-def reserve(start: int, *, seconds: float = 6) -> int:
-    pk, _ = allowance().reserve_allowance(
-        miner="anna", executor_class=CLASS, allowance_seconds=seconds, job_start_block=start
-    )
-    return pk
+def hold_six(start: int) -> int:
+    """Hold six seconds of anna's from a block on."""
+    return hold("anna", 6, start)[0]
 
 
 @pytest.mark.parametrize("ahead", [15 * MINUTE + dt.timedelta(microseconds=1), dt.timedelta(days=355_000)])
 def test_a_block_from_the_future_is_refused(ahead: dt.timedelta) -> None:
     before = stored()
     with pytest.raises(BadInputError, match=rf"Block {NEWEST + 1} at .* is ahead of this host's clock .* 15 minutes"):
-        record(NEWEST + 1, NOW + ahead)
+        mint(NEWEST + 1, NOW + ahead)
     assert stored() == before
 
 
 def test_a_clock_may_be_a_little_behind() -> None:
-    record(NEWEST + 1, NOW + 15 * MINUTE)
+    mint(NEWEST + 1, NOW + 15 * MINUTE)
     assert allowance().get_current_block() == NEWEST + 1
 
 
 def test_an_error_about_order_names_the_stored_block_that_is_in_the_way() -> None:
-    record(ROGUE, NOW)  # a wrong number: all that comes from now on has a later time
+    mint(ROGUE, NOW)  # a wrong number: all that comes from now on has a later time
     advice = rf"is newer than block {ROGUE}, which is stored, at .* forget_blocks --from {ROGUE}\."
     with pytest.raises(BadInputError, match=advice):
-        record(NEWEST + 1, NOW + SECOND)
+        mint(NEWEST + 1, NOW + SECOND)
     with pytest.raises(BadInputError, match=rf"is older than block {ROGUE}, which is stored"):
-        record(ROGUE + 1, NOW - MINUTE)
-    allowance().record_manifests(block=ROGUE, axons={"anna": AXON}, executors={"anna": {CLASS: 2}})
+        mint(ROGUE + 1, NOW - MINUTE)
+    declare({"anna": 2}, ROGUE)
     with pytest.raises(BadInputError, match=rf"older than those at {ROGUE}.* forget_blocks --from {ROGUE}\."):
-        allowance().record_manifests(block=NEWEST, axons={"anna": AXON}, executors={"anna": {CLASS: 2}})
+        declare({"anna": 2})
 
 
 def test_after_a_wrong_block_is_taken_back_the_chain_goes_on() -> None:
     before = stored()
-    record(ROGUE, NOW, hotkeys=["nina"])
+    mint(ROGUE, NOW, hotkeys=["nina"])
     drop = {"anna": {CLASS: 1}, "nina": {CLASS: 1}}
     axons = {"anna": {**AXON, "port": 1}, "nina": AXON, "bert": AXON}
     allowance().record_manifests(block=ROGUE, axons=axons, executors=drop)
@@ -92,7 +74,7 @@ def test_after_a_wrong_block_is_taken_back_the_chain_goes_on() -> None:
     for unused in ("allowance.NeuronList",):
         before.pop(unused), after.pop(unused)
     assert after == before
-    record(NEWEST + 1, NOW + SECOND)
+    mint(NEWEST + 1, NOW + SECOND)
     assert routing().pick(job_request(12)).miner.hotkey_ss58 == "anna"
 
 
@@ -106,14 +88,14 @@ def test_the_block_before_earns_nothing_until_the_next_one_comes_again() -> None
     assert Block.objects.get(pk=NEWEST - 1).ns is not None
     forgetting.forget_blocks(NEWEST)
     assert Block.objects.get(pk=NEWEST - 1).ns is None
-    record(NEWEST, NOW - 13 * SECOND)
+    mint(NEWEST, NOW - 13 * SECOND)
     assert Block.objects.get(pk=NEWEST - 1).ns == 5_500_000_000
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_live_reservation_is_in_the_way_unless_it_may_be_released(form: str) -> None:
-    held, earlier = reserve(NEWEST + 715), reserve(NEWEST)  # one has late blocks, the other the oldest
-    expired = reserve(NEWEST + 720)
+    held, earlier = hold_six(NEWEST + 715), hold_six(NEWEST)  # one has late blocks, the other the oldest
+    expired = hold_six(NEWEST + 720)
     Reservation.objects.filter(pk=expired).update(created_at=NOW - MINUTE, expires_at=NOW)
     first, before = max(Reservation.objects.get(pk=earlier).blocks) + 1, stored()
     refused = run_command("forget_blocks", "--from", first, "--format", form)
@@ -135,7 +117,7 @@ def test_a_live_reservation_is_in_the_way_unless_it_may_be_released(form: str) -
 
 
 def test_what_was_spent_can_t_be_forgotten() -> None:
-    spent = reserve(NEWEST)
+    spent = hold_six(NEWEST)
     allowance().spend_allowance(spent)
     newest = max(Reservation.objects.get(pk=spent).blocks)
     with pytest.raises(BlocksInUse, match=f"They paid for jobs. The lowest block to forget from is {newest + 1}"):
@@ -145,7 +127,7 @@ def test_what_was_spent_can_t_be_forgotten() -> None:
 
 @pytest.mark.parametrize("options", [[], ["--release-held"]])
 def test_a_dry_run_changes_nothing_and_says_the_same(options: list[str]) -> None:
-    held, before = reserve(NEWEST), stored()
+    held, before = hold_six(NEWEST), stored()
     ended = run_command("forget_blocks", "--from", FIRST_BLOCK, "--dry-run", *options)
     assert stored() == before
     if options:
@@ -167,32 +149,21 @@ def test_what_is_no_block_number_is_bad_input(value: int) -> None:
 
 def test_a_pick_that_read_the_blocks_before_reserves_none_of_them() -> None:
     """It reads them again under the lock: what it had read is gone."""
-    book = LiveBook()
-    seen = book.read(CLASS, timezone.now())
+    late = LateBook()
     forgetting.forget_blocks(FIRST_BLOCK + 3)
-
-    class Late(LiveBook):
-        def read(self, executor_class: str, now: dt.datetime) -> Any:
-            self.entries, self.expired, self.read_at = book.entries, book.expired, book.read_at
-            self.good_until = math.inf
-            return seen
-
-    too_much = decide(job_request(60), Late(), now=timezone.now(), exclude=["bert"])
+    too_much = decide(job_request(60), late, now=timezone.now(), exclude=["bert"])
     assert (too_much.route, too_much.counts) == (None, {Gate.EXCLUDED: 1, Gate.RESERVATION: 1})
-    decision = decide(job_request(20), Late(), now=timezone.now(), exclude=["bert"])
+    decision = decide(job_request(20), late, now=timezone.now(), exclude=["bert"])
     assert decision.route is not None
     assert decision.route.allowance_blocks == [FIRST_BLOCK, FIRST_BLOCK + 1]
 
 
 def test_an_ended_reservation_of_what_is_forgotten_stays_and_is_replayed(tmp_path: Any) -> None:
-    axons = {"nina": AXON, "anna": AXON, "bert": AXON}
-    counts = {name: {CLASS: 2} for name in axons}
-    record(NEWEST + 1, NOW, hotkeys=sorted(axons))
-    allowance().record_manifests(block=NEWEST + 1, axons=axons, executors=counts)
-    record(NEWEST + 2, NOW + SECOND)
-    pk, _ = allowance().reserve_allowance(
-        miner="nina", executor_class=CLASS, allowance_seconds=0.5, job_start_block=NEWEST + 2
-    )
+    names = ["anna", "bert", "nina"]
+    mint(NEWEST + 1, NOW, hotkeys=names)
+    declare(dict.fromkeys(names, 2), NEWEST + 1)
+    mint(NEWEST + 2, NOW + SECOND)
+    pk, _ = hold("nina", 0.5, NEWEST + 2)
     forgetting.forget_blocks(NEWEST + 1, release_held=True)
     assert Reservation.objects.get(pk=pk).state == ReservationState.RELEASED
     run_command("export_journal", tmp_path / "journal.jsonl")
@@ -209,7 +180,7 @@ def test_an_ended_reservation_of_what_is_forgotten_stays_and_is_replayed(tmp_pat
 
 def test_no_router_is_ready_whose_newest_block_is_ahead_of_the_clock(client: Client) -> None:
     assert client.get("/readyz").status_code == 200
-    record(NEWEST + 1, NOW + SECOND)
+    mint(NEWEST + 1, NOW + SECOND)
     answer = client.get("/readyz")
     assert (answer.status_code, answer.json()["newest_block_age_seconds"]) == (503, -1)
     finding = next(f for f in status(NOW).findings if f.name == "block_age")

@@ -21,7 +21,7 @@ from pytest_django import Settings
 from allowance import allowance
 from allowance.plumbing.threads import database_pool, in_database_thread
 from routing.watch import health
-from tests.factories import FIRST_BLOCK, fill_ledger
+from tests.factories import FIRST_BLOCK, fill_ledger, raising
 from tests.programs import DEADLINE
 
 NEWEST = FIRST_BLOCK + 20
@@ -113,10 +113,7 @@ def test_the_newest_block_is_the_one_of_the_highest_number(client: Client) -> No
 def test_a_router_whose_database_fails_is_not_ready_and_tells_only_the_log_why(
     client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(*_: object) -> None:
-        raise DatabaseError(DETAILS)
-
-    monkeypatch.setattr(BaseDatabaseWrapper, "cursor", fail)
+    monkeypatch.setattr(BaseDatabaseWrapper, "cursor", raising(DatabaseError(DETAILS)))
     unread = {"ready": False, "database": "It can't be read; the log says why.", "newest_block": None}
     assert state(client) == (503, ALL_IS_WELL | unread)
     assert client.get("/healthz").status_code == 200

@@ -11,7 +11,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-import time_machine
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.contrib.auth.models import User
 from django.db import connection, connections
@@ -25,17 +24,12 @@ from project.asgi import application
 from routing.models import MinerIncident
 from routing.pages import incident_counts
 from tests.factories import CLASS
+from tests.visitors import clerk
 
 NOW = dt.datetime(2026, 3, 1, 12, 30, tzinfo=dt.UTC)
 CSV = "admin:routing_minerincident_csv"
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def standing_clock() -> Iterator[None]:
-    with time_machine.travel(NOW, tick=False):
-        yield
+pytestmark = [pytest.mark.django_db, pytest.mark.time_machine(NOW, tick=False)]
 
 
 def fill(*seconds_ago: float, **fields: Any) -> None:
@@ -158,6 +152,5 @@ async def lines_of_each_part() -> list[int]:
     return [part.count(b"\r\n") for part in parts]
 
 
-def test_a_file_is_for_those_who_may_see_incidents(client: Client) -> None:
-    client.force_login(User.objects.create_user("clerk", is_staff=True))
-    assert client.get(reverse(CSV)).status_code == 403
+def test_a_file_is_for_those_who_may_see_incidents() -> None:
+    assert clerk().get(reverse(CSV)).status_code == 403

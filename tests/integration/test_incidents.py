@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-import time_machine
 from django.contrib.admin.utils import quote
-from django.contrib.auth.models import Permission, User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -18,32 +15,22 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import escape
 
-from allowance import allowance
 from allowance.plumbing.buckets import UtcDay, UtcHour
-from allowance.types import ExecutorClass
-from routing import routing
 from routing.models import DecisionRecord, MinerIncident
 from routing.pages import SEE_INCIDENTS, SEE_MINER, incident_counts
 from routing.pages.incident_counts import Stretch
-from routing.types import MinerIncidentType
-from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger
+from tests.clock import DAY, HOUR, TICK
+from tests.factories import CLASS, FIRST_BLOCK, OTHER_CLASS, fill_ledger
+from tests.pages import shown
+from tests.rows import FAILED, HORDE, REJECTED, decided, declare, report
 from tests.visitors import clerk
 
-pytestmark = pytest.mark.django_db
-
 NOW = dt.datetime(2026, 3, 1, 12, 30, tzinfo=dt.UTC)
-HOUR, DAY = dt.timedelta(hours=1), dt.timedelta(days=1)
-OTHER_CLASS = "always_on.test"
-REJECTED, FAILED, HORDE = "MINER_JOB_REJECTED", "MINER_JOB_FAILED", "MINER_HORDE_FAILED"
+pytestmark = [pytest.mark.django_db, pytest.mark.time_machine(NOW, tick=False)]
 HTML = "<script>alert(1)</script>"
-LIST = "admin:routing_minerincident_changelist"
-CSV = "admin:routing_minerincident_csv"
-
-
-@pytest.fixture(autouse=True)
-def standing_clock() -> Iterator[None]:
-    with time_machine.travel(NOW, tick=False):
-        yield
+LIST = "routing_minerincident_changelist"
+ADDRESS = reverse(f"admin:{LIST}")
+CSV = reverse("admin:routing_minerincident_csv")
 
 
 def incident(miner: str = "anna", ago: dt.timedelta = HOUR, **fields: Any) -> MinerIncident:
@@ -53,16 +40,8 @@ def incident(miner: str = "anna", ago: dt.timedelta = HOUR, **fields: Any) -> Mi
     return MinerIncident.objects.create(hotkey_ss58address=miner, timestamp=NOW - ago, **{**usual, **fields})
 
 
-def staff(*permissions: str) -> Client:
-    user = User.objects.create_user("clerk", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client = Client()
-    client.force_login(user)
-    return client
-
-
 def listed(client: Client, **query: str) -> Any:
-    response = client.get(reverse(LIST), query)
+    response = client.get(ADDRESS, query)
     assert response.status_code == 200, (query, response.headers)
     return response.context["cl"]
 
@@ -81,14 +60,13 @@ def drawn(client: Client, chart: str, **query: str) -> dict[str, Any]:
     return {label: numbers[0] if len(numbers) == 1 else tuple(numbers) for label, numbers, _ in rows if any(numbers)}
 
 
-@pytest.mark.parametrize(("bucket", "begins"), [(UtcHour, dt.timedelta(hours=1)), (UtcDay, dt.timedelta(days=1))])
+@pytest.mark.parametrize(("bucket", "begins"), [(UtcHour, HOUR), (UtcDay, DAY)])
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/St_Johns"])
 def test_a_bucket_begins_on_the_hour_or_at_midnight_of_utc(
     bucket: type[UtcHour], begins: dt.timedelta, zone: str
 ) -> None:
     midnight = dt.datetime(2026, 2, 28, tzinfo=dt.UTC)
-    tick = dt.timedelta(microseconds=1)
-    for at in (midnight, midnight + tick, midnight + begins - tick, midnight + begins):
+    for at in (midnight, midnight + TICK, midnight + begins - TICK, midnight + begins):
         incident(ago=NOW - at)
     with timezone.override(zone):
         found = MinerIncident.objects.order_by("timestamp").values_list(bucket("timestamp"), flat=True)
@@ -150,7 +128,7 @@ def test_the_worst_miners_have_the_most_incidents_per_executor_of_a_class(admin_
     assert drawn(admin_client, "worst-miners", **{"class": CLASS}) == there
     assert drawn(admin_client, "worst-miners", **{"class": OTHER_CLASS}) == elsewhere
     assert list(charts(admin_client)["worst-miners"].labels) == [*there, *elsewhere]
-    shown = [line for line in b"".join(admin_client.get(reverse(CSV))).decode().splitlines() if "many" in line]
+    shown = [line for line in b"".join(admin_client.get(CSV)).decode().splitlines() if "many" in line]
     executors_told = sorted((line.split(",")[5], int(line.split(",")[6])) for line in shown)
     assert executors_told == [(CLASS, 1), (CLASS, 4), (CLASS, 4), (OTHER_CLASS, 2)]
 
@@ -160,8 +138,7 @@ def test_the_worst_miners_have_the_scores_that_the_board_shows(admin_client: Cli
     fill_ledger("fine", "bad", "worse", executors=4)
     for miner, number, executor_class in (("bad", 1, CLASS), ("worse", 3, CLASS), ("fine", 9, OTHER_CLASS)):
         for _ in range(number):
-            executor = ExecutorClass(executor_class)
-            routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, miner, str(uuid4()), executor)
+            report(miner, executor_class=executor_class)
     board = admin_client.get(reverse("admin:routing_board"), {"executor_class": CLASS})
     scores = {f"{c.hotkey} {CLASS}": -c.score for c in board.context["candidates"] if c.score}
     assert scores == {f"bad {CLASS}": 0.25, f"worse {CLASS}": 0.75}
@@ -170,14 +147,11 @@ def test_the_worst_miners_have_the_scores_that_the_board_shows(admin_client: Cli
 
 def test_an_incident_keeps_the_executors_that_were_declared_when_it_was_reported(admin_client: Client) -> None:
     fill_ledger("anna", executors=4)
-    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", job := str(uuid4()), EXECUTOR_CLASS)
-    axon = {"address": "10.0.0.1", "ip_version": 4, "port": 9000}
-    allowance().record_manifests(block=FIRST_BLOCK + 1, axons={"anna": axon}, executors={"anna": {CLASS: 1}})
-    routing().report_incident(
-        MinerIncidentType.MINER_JOB_FAILED, "anna", job, EXECUTOR_CLASS
-    )  # again: it stays as it was
-    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", str(uuid4()), EXECUTOR_CLASS)
-    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", str(uuid4()), ExecutorClass(OTHER_CLASS))
+    told = report("anna")
+    declare({"anna": 1}, FIRST_BLOCK + 1)
+    report("anna", told.job_uuid)  # again: it stays as it was
+    report("anna")
+    report("anna", executor_class=OTHER_CLASS)
     assert list(MinerIncident.objects.order_by("pk").values_list("executors", flat=True)) == [4, 1, 0]
     assert drawn(admin_client, "worst-miners") == {f"anna {CLASS}": 1.25, f"anna {OTHER_CLASS}": 1.0}
 
@@ -188,10 +162,10 @@ def test_bars_and_rows_of_miners_lead_to_their_pages() -> None:
     client = clerk(*SEE_MINER)
     assert list(charts(client)["worst-miners"].links) == [leads]
     label = escape(f"{HTML} {CLASS}")
-    assert f'<a href="{escape(leads)}">{label}</a></th>' in client.get(reverse(LIST)).content.decode()
+    assert f'<a href="{escape(leads)}">{label}</a></th>' in shown(client, LIST)
     client = clerk(*SEE_INCIDENTS)
     assert list(charts(client)["worst-miners"].links) == []
-    assert f'<th scope="row">{label}</th>' in client.get(reverse(LIST)).content.decode()
+    assert f'<th scope="row">{label}</th>' in shown(client, LIST)
 
 
 def test_no_more_than_fifteen_miners_are_the_worst(admin_client: Client) -> None:
@@ -201,7 +175,7 @@ def test_no_more_than_fifteen_miners_are_the_worst(admin_client: Client) -> None
 
 
 def test_a_chart_of_nothing_says_so(admin_client: Client) -> None:
-    content = admin_client.get(reverse(LIST)).content.decode()
+    content = shown(admin_client, LIST)
     assert content.count("Nothing to show.") == 3
 
 
@@ -238,7 +212,7 @@ def test_what_is_chosen_goes_for_the_list_the_charts_and_the_file(
     assert {label.split()[0] for label in drawn(admin_client, "worst-miners", **query)} == left - {"void"}
     assert sum(drawn(admin_client, "incidents-by-type", **query).values()) == len(left - {"void"})
     address = listed(admin_client, **query).csv
-    assert escape(address) in admin_client.get(reverse(LIST), query).content.decode()
+    assert escape(address) in admin_client.get(ADDRESS, query).content.decode()
     lines = b"".join(admin_client.get(address)).decode().splitlines()[1:]
     assert {line.split(",")[3] for line in lines} == left
 
@@ -255,16 +229,16 @@ def test_what_is_chosen_goes_for_the_list_the_charts_and_the_file(
 def test_what_can_t_be_chosen_leads_back_to_the_list_or_is_refused(
     query: dict[str, str], status: int, admin_client: Client
 ) -> None:
-    for address in (reverse(LIST), reverse("admin:routing_minerincident_csv")):
+    for address in (ADDRESS, CSV):
         response = admin_client.get(address, query)
-        leads = reverse(LIST) + "?e=1" if status == 302 else None
+        leads = ADDRESS + "?e=1" if status == 302 else None
         assert (response.status_code, response.headers.get("Location")) == (status, leads)
-    assert admin_client.get(reverse(LIST) + "?e=1").status_code == 200
+    assert admin_client.get(ADDRESS + "?e=1").status_code == 200
 
 
 def test_the_forms_show_what_is_chosen_and_keep_the_rest(admin_client: Client) -> None:
     incident("anna")
-    content = admin_client.get(reverse(LIST), {"time": "30d", "class": CLASS, "q": "an", "o": "1"}).content.decode()
+    content = admin_client.get(ADDRESS, {"time": "30d", "class": CLASS, "q": "an", "o": "1"}).content.decode()
     filters, search = content.split('role="search"')[0], content.split('role="search"')[1].split("</form>")[0]
     assert '<option value="30d" selected>' in filters
     assert f'<option value="{CLASS}" selected>' in filters
@@ -291,10 +265,7 @@ def test_without_incidents_no_hotkey_is_found(admin_client: Client) -> None:
 
 
 def decision(job: UUID | None, miner: str, ago: dt.timedelta = HOUR, outcome: str = "ROUTED") -> int:
-    record = DecisionRecord.objects.create(
-        job_uuid=job, at=NOW - ago, executor_class=CLASS, seconds=30, outcome=outcome, miner=miner, microseconds=1
-    )
-    return record.pk
+    return decided(miner, NOW - ago, job_uuid=job, outcome=outcome).pk
 
 
 def test_a_row_leads_to_the_decision_that_sent_the_job_there(admin_client: Client) -> None:
@@ -304,7 +275,7 @@ def test_a_row_leads_to_the_decision_that_sent_the_job_there(admin_client: Clien
     decision(None, "anna")
     decision(told.job_uuid, "anna", 2 * HOUR)
     newest = decision(told.job_uuid, "anna", HOUR)
-    for address in (reverse(LIST), reverse("admin:routing_minerincident_change", args=[told.pk])):
+    for address in (ADDRESS, reverse("admin:routing_minerincident_change", args=[told.pk])):
         content = admin_client.get(address).content.decode()
         leads = {pk for pk in DecisionRecord.objects.values_list("pk", flat=True) if f"decisionrecord/{pk}/" in content}
         assert leads == {newest}
@@ -314,7 +285,7 @@ def test_the_decisions_of_a_page_take_one_query(admin_client: Client) -> None:
     for _ in range(30):
         decision(incident("anna").job_uuid, "anna")
     with CaptureQueriesContext(connection) as captured:
-        content = admin_client.get(reverse(LIST)).content.decode()
+        content = shown(admin_client, LIST)
     assert content.count(">decision</a>") == 30
     assert sum("decisionrecord" in query["sql"] for query in captured) == 1
 
@@ -322,8 +293,8 @@ def test_the_decisions_of_a_page_take_one_query(admin_client: Client) -> None:
 def test_who_may_not_see_decisions_is_told_nothing_of_them() -> None:
     told = incident("anna")
     decision(told.job_uuid, "anna")
-    client = staff("view_minerincident")
-    for address in (reverse(LIST), reverse("admin:routing_minerincident_change", args=[told.pk])):
+    client = clerk("routing.view_minerincident")
+    for address in (ADDRESS, reverse("admin:routing_minerincident_change", args=[told.pk])):
         with CaptureQueriesContext(connection) as captured:
             content = client.get(address).content.decode()
         assert not any("decisionrecord" in q["sql"] for q in captured)
@@ -334,23 +305,23 @@ def test_a_hotkey_that_is_html_is_shown_as_text(admin_client: Client) -> None:
     told = incident(HTML, voided=True, void_reason=HTML)
     incident(HTML)
     for address in (
-        reverse(LIST),
-        f"{reverse(LIST)}?miner={HTML}",
-        f"{reverse(LIST)}?q={HTML}",
+        ADDRESS,
+        f"{ADDRESS}?miner={HTML}",
+        f"{ADDRESS}?q={HTML}",
         reverse("admin:routing_minerincident_change", args=[told.pk]),
         reverse("admin:routing_minerincident_void", args=[MinerIncident.objects.latest("pk").pk]),
     ):
         content = admin_client.get(address).content.decode()
         assert HTML not in content
         assert escape(HTML) in content
-    assert "\\u003Cscript\\u003E" in admin_client.get(reverse(LIST)).content.decode()
+    assert "\\u003Cscript\\u003E" in shown(admin_client, LIST)
 
 
 def test_a_voided_incident_says_so(admin_client: Client) -> None:
     told = incident(voided=True, void_reason="A host of ours was down.")
-    content = admin_client.get(reverse(LIST)).content.decode()
+    content = shown(admin_client, LIST)
     assert '<td class="field-voided">voided</td>' in content
-    page = admin_client.get(reverse("admin:routing_minerincident_change", args=[told.pk])).content.decode()
+    page = shown(admin_client, "routing_minerincident_change", told.pk)
     for word in ("boss", "A host of ours was down.", "2026-03-01 12:30:00 UTC"):
         assert word in page
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from threading import Barrier
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from django.db import connections
 from django.utils import timezone
 
 from allowance import allowance, reservations
 from allowance.models import Reservation
 from allowance.types import RESERVATION_IDS, BadInputError, JobTooLong, LockTimeout
-from receipts.models import JobFinishedReceipt
+from receipts.schemas import JobFinished as JobFinishedSchema
 from routing import service
 from routing.decision.model import Decision, Gate
 from routing.decision.pipeline import decide
@@ -26,22 +23,20 @@ from routing.sockets import jobs
 from routing.sockets.jobs import Claim, Offer
 from routing.sockets.messages import Failed, Finished, Retry
 from routing.types import JobAlreadyOver, JobUnknown
-from tests.factories import fill_ledger, job_request
-from tests.jobs import HOLD, MINERS, VALIDATOR, note, of, retried, retry, route, routed, states
+from tests.clock import TICK
+from tests.factories import job_request, raising
+from tests.jobs import HOLD, MINERS, note, of, retried, retry, route, routed, states
 from tests.programs import DEADLINE
+from tests.rows import receive
+from tests.threads import side_by_side
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
-
-
-@pytest.fixture(autouse=True)
-def ledger(transactional_db: None) -> None:
-    fill_ledger(*MINERS)
+pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners(*MINERS)]
 
 
 def test_a_job_asked_for_again_while_its_route_is_held_gets_the_same_route() -> None:
     request, now = job_request(), timezone.now()
     first = routed(request, now=now)
-    again = routed(request, now=now + HOLD - dt.timedelta(microseconds=1))
+    again = routed(request, now=now + HOLD - TICK)
     assert (again.route, again.expires_at) == (first.route, first.expires_at)
     assert Reservation.objects.count() == 1
 
@@ -108,14 +103,7 @@ def test_a_job_that_is_over_is_refused() -> None:
 
 def test_a_job_that_a_receipt_ends_is_refused_whoever_routed_it() -> None:
     request = job_request()
-    JobFinishedReceipt.objects.create(
-        job_uuid=request.uuid,
-        miner_hotkey="anna",
-        validator_hotkey=VALIDATOR,
-        timestamp=timezone.now(),
-        time_started=timezone.now(),
-        time_took_us=1,
-    )
+    receive(JobFinishedSchema, request.uuid)
     with pytest.raises(JobAlreadyOver):
         route(request)
 
@@ -127,21 +115,6 @@ def test_a_fixed_route_is_told_again_whatever_the_length(seconds: int) -> None:
     assert first.route == again.route
     assert (first.route.allowance_reservation_id, first.expires_at) == (None, None)
     assert RoutedJob.objects.get().reservation is None
-
-
-def side_by_side(*calls: Callable[[], object]) -> list[object]:
-    """Make calls at once, each in a thread of its own; return what they returned or raised."""
-
-    def call(function: Callable[[], object]) -> object:
-        try:
-            return function()
-        except Exception as error:
-            return error
-        finally:
-            connections.close_all()
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(call, calls))
 
 
 @pytest.fixture
@@ -193,10 +166,7 @@ def test_one_route_given_up_by_many_at_once_is_replaced_by_one(nobody_is_first: 
 
 
 def test_whoever_is_always_overtaken_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    def store(*_: object) -> None:
-        raise jobs.Overtaken
-
-    monkeypatch.setattr(Claim, "_store", store)
+    monkeypatch.setattr(Claim, "_store", raising(jobs.Overtaken))
     with pytest.raises(LockTimeout):
         route(job_request())
     assert Reservation.objects.count() == 0

@@ -9,44 +9,29 @@ import json
 import sys
 import zlib
 from codecs import BOM_UTF8
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
-import time_machine
 from django.db import transaction
 
 from allowance.models import Block
 from routing.upkeep.journal import MAX_BLANK, MAX_LINE
 from tests.factories import CLASS, run_command, stored
 from tests.programs import Finished
+from tests.rows import AXON, FAILED
 
 NOW = dt.datetime(2026, 1, 3, 12, tzinfo=dt.UTC)
 JOB = str(UUID(int=1))
+pytestmark = [pytest.mark.django_db, pytest.mark.time_machine(NOW, tick=False)]
 BLOCK: dict[str, Any] = {"event": "block", "number": 1, "timestamp": "2026-01-01T00:00:12Z", "stake_share": 0.5}
 MANIFESTS: dict[str, Any] = {"event": "manifests", "block": 1, "axons": {}, "executors": {}}
-AXONS = {"hot-1": {"address": "10.0.0.1", "ip_version": 4, "port": 9000}}
-INCIDENT = {
-    "event": "incident",
-    "type": "MINER_JOB_FAILED",
-    "hotkey": "hot-1",
-    "job_uuid": JOB,
-    "executor_class": CLASS,
-    "timestamp": "2026-01-01T00:00:12Z",
-}
+OF_JOB = {"job_uuid": JOB, "executor_class": CLASS, "timestamp": "2026-01-01T00:00:12Z"}
+INCIDENT = {"event": "incident", "type": FAILED, "hotkey": "hot-1", **OF_JOB}
+STARTED = {"event": "job_started", "miner_hotkey": "hot-1", "validator_hotkey": "us", "ttl": 60, **OF_JOB}
 VOID = {"voided_at": "2026-01-01T06:00:00Z", "voided_by": "boss", "void_reason": "no fault of its"}
-STARTED = {
-    "event": "job_started",
-    "job_uuid": JOB,
-    "miner_hotkey": "hot-1",
-    "validator_hotkey": "us",
-    "timestamp": "2026-01-01T00:00:12Z",
-    "executor_class": CLASS,
-    "ttl": 60,
-}
 RESERVATION = {
     "event": "reservation",
     "id": 5,
@@ -57,12 +42,6 @@ RESERVATION = {
     "expires_at": "2026-01-01T00:10:12Z",
     "state": "held",
 }
-
-
-@pytest.fixture(autouse=True)
-def standing_clock(db: None) -> Iterator[None]:
-    with time_machine.travel(NOW, tick=False):
-        yield
 
 
 def line(event: dict[str, Any], /, **fields: Any) -> bytes:
@@ -119,8 +98,12 @@ def feed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
         pytest.param(line(BLOCK, number=2, timestamp="2026-01-02T00:00:00"), "timestamp", id="a naive timestamp"),
         pytest.param(line(BLOCK, number=2, timestamp="2025-12-31T00:00:00Z"), "Block 2", id="a block out of order"),
         pytest.param(line(BLOCK, number=2**32), str(2**32), id="a huge block number"),
-        pytest.param(line(MANIFESTS, axons=AXONS, executors={"hot-1": {CLASS: -1}}), "-1", id="a negative count"),
-        pytest.param(line(MANIFESTS, axons=AXONS, executors={"hot-1": {"gpu": 1}}), "gpu", id="an unknown class"),
+        pytest.param(
+            line(MANIFESTS, axons={"hot-1": AXON}, executors={"hot-1": {CLASS: -1}}), "-1", id="a negative count"
+        ),
+        pytest.param(
+            line(MANIFESTS, axons={"hot-1": AXON}, executors={"hot-1": {"gpu": 1}}), "gpu", id="an unknown class"
+        ),
         pytest.param(line(MANIFESTS, axons={"hot-1": {}}), "hot-1", id="an axon without an address"),
         pytest.param(line(MANIFESTS, executors={"hot-1": {}}), "hot-1", id="a manifest without an axon"),
         pytest.param(b'{"event": "collateral", "hotkey": "hot-1", "wei": 5}', "wei", id="Wei as a number"),

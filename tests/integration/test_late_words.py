@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import time_machine
+from time_machine import TimeMachineFixture
 
 from allowance.oversight.audit import check_ledger
 from allowance.types import AllowanceException, ReservationException, ReservationExpired
 from routing.types import JobRoutingException
+from tests.clock import noon
 from tests.factories import stored
 from tests.integration.late_evidence import BLOCKS, COLLATERAL, INCIDENTS, MANIFESTS, RECEIPTS
-from tests.integration.late_words import NOW, RESERVATIONS, Table, World
+from tests.integration.late_words import RESERVATIONS, Table, World
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "late-words.md"
 TABLES = {
@@ -71,15 +72,17 @@ def test_the_document_has_a_cell_for_every_event_in_every_state(heading: str) ->
     assert list(CELLS[heading]) == [(event, state) for event in events for state in table.states]
 
 
+@noon
 @pytest.mark.django_db
 @pytest.mark.parametrize(
     ("heading", "event", "state"),
     [pytest.param(h, *cell, id=f"{h}-{'-'.join(cell)}") for h, cells in CELLS.items() for cell in cells],
 )
-def test_the_document_tells_what_an_event_does(heading: str, event: str, state: str) -> None:
+def test_the_document_tells_what_an_event_does(
+    heading: str, event: str, state: str, time_machine: TimeMachineFixture
+) -> None:
     table = TABLES[heading]
-    with time_machine.travel(NOW, tick=False) as clock:
-        world = World(clock)
-        table.states[state](world)
-        assert outcome(table, event, world) == CELLS[heading][event, state]
-        assert list(check_ledger()) == []
+    world = World(time_machine)
+    table.states[state](world)
+    assert outcome(table, event, world) == CELLS[heading][event, state]
+    assert list(check_ledger()) == []

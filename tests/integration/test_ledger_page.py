@@ -4,55 +4,38 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterator
 from html import unescape
 from uuid import UUID
 
 import pytest
-import time_machine
-from django.db import connection
 from django.test import Client
-from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils.html import escape
+from time_machine import TimeMachineFixture
 
 from allowance import allowance, reservations
 from allowance.models import Account, Reservation
 from allowance.types import RESERVATION_MARGIN, ExecutorClass
-from routing.models import DecisionRecord
 from routing.pages import SEE_DECISIONS, SEE_LEDGER, SEE_MINER, ledger, miner_link
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, run_command
+from tests.clock import HOUR, SECOND
+from tests.factories import CLASS, ESCAPED, FIRST_BLOCK, HTML, fill_ledger, run_command
+from tests.queries import queries
+from tests.rows import decided, declare, reserve
 from tests.visitors import clerk
 
-pytestmark = pytest.mark.django_db
-
 NOW = dt.datetime(2026, 1, 1, 12, 30, tzinfo=dt.UTC)
+pytestmark = [pytest.mark.django_db, pytest.mark.time_machine(NOW, tick=False)]
 ADDRESS = reverse("admin:routing_ledger")
-HTML = "<b>'hot'&amp;</b>"
-ESCAPED = "&lt;b&gt;&#x27;hot&#x27;&amp;amp;&lt;/b&gt;"
 LIVE_JOB, SPENT_JOB, EXPIRED_JOB = (UUID(int=i) for i in (1, 2, 3))
-SECOND = dt.timedelta(seconds=1)
-
-
-@pytest.fixture(autouse=True)
-def noon() -> Iterator[time_machine.Traveller]:
-    with time_machine.travel(NOW, tick=False) as clock:
-        yield clock
 
 
 @pytest.fixture
 def rows(db: None) -> None:
     """A hotkey that is HTML holds 36 s for 50 s more, and spent 60 s; another forgot 36 s an hour ago."""
     fill_ledger(HTML, "plain")
-    reserve(HTML, LIVE_JOB, NOW - 80 * SECOND)
-    reservations.spend(reserve(HTML, SPENT_JOB, NOW, seconds=60), now=NOW)
-    reserve("plain", EXPIRED_JOB, NOW - dt.timedelta(hours=1))
-
-
-def reserve(miner: str, job: UUID | None, now: dt.datetime, *, seconds: float = 30) -> int:
-    return reservations.reserve(
-        miner=miner, executor_class=CLASS, seconds=seconds, job_start_block=FIRST_BLOCK, job_uuid=job, now=now
-    ).pk
+    reserve(HTML, job=LIVE_JOB, now=NOW - 80 * SECOND)
+    reservations.spend(reserve(HTML, 60, job=SPENT_JOB, now=NOW), now=NOW)
+    reserve("plain", job=EXPIRED_JOB, now=NOW - HOUR)
 
 
 @pytest.fixture
@@ -100,12 +83,8 @@ def test_the_figures_say_what_became_of_reservations(treasurer: Client) -> None:
 def test_a_page_without_anything_says_so(treasurer: Client) -> None:
     assert figures(treasurer)["Expired unclaimed"] == (0, "in 24 h, every caller spoke; 0 ever")
     page = see(treasurer)
-    for said in (
-        "Nothing is held.",
-        "None ever did.",
-        "No miner has an account yet.",
-        "Nobody has checked this ledger",
-    ):
+    nothing = ("Nothing is held.", "None ever did.", "No miner has an account yet.", "Nobody has checked this ledger")
+    for said in nothing:
         assert said in page
     assert page.count("Nothing to show.") == 3
 
@@ -122,24 +101,18 @@ def test_the_charts_draw_what_the_ledger_says(treasurer: Client) -> None:
         "Spent": {"Thu 12:00": 1},
     }
     shares = context["shares"]
-    assert dict(zip(shares.labels, shares.series["seconds"], strict=True)) == {
-        "Free": 384,
-        "Held": 36,
-        "Spent": 60,
-        "Voided": 0,
-    }
+    seconds = dict(zip(shares.labels, shares.series["seconds"], strict=True))
+    assert seconds == {"Free": 384, "Held": 36, "Spent": 60, "Voided": 0}
     most = context["most_spent"]
-    assert (list(most.labels), dict(most.series)) == (
-        [HTML],
-        {"Free": [144], "Held": [36], "Spent": [60], "Voided": [0]},
-    )
+    assert list(most.labels) == [HTML]
+    assert dict(most.series) == {"Free": [144], "Held": [36], "Spent": [60], "Voided": [0]}
 
 
 def test_only_so_many_miners_are_charted_the_most_spent_on_first(treasurer: Client) -> None:
     names = [f"a-hotkey-of-forty-eight-characters-{i:013}" for i in range(ledger.TOP + 2)]
     fill_ledger(*names)
     for i, name in enumerate(names):
-        reservations.spend(reserve(name, None, NOW, seconds=12 * (i // 2 + 1)), now=NOW)
+        reservations.spend(reserve(name, 12 * (i // 2 + 1), now=NOW), now=NOW)
     most = treasurer.get(ADDRESS).context["most_spent"]
     assert len(most.labels) == ledger.TOP
     assert list(most.labels[:3]) == [names[16], names[14], names[15]]
@@ -148,7 +121,7 @@ def test_only_so_many_miners_are_charted_the_most_spent_on_first(treasurer: Clie
 
 @pytest.mark.usefixtures("rows")
 def test_holds_are_listed_the_next_to_lapse_first(treasurer: Client) -> None:
-    reserve("plain", None, NOW, seconds=12)
+    reserve("plain", 12, now=NOW)
     page = section(see(treasurer), "next-title")
     assert table(page)[1:] == [
         ["50 s, soon", str(LIVE_JOB), ESCAPED, CLASS, "3", "36.0"],
@@ -167,9 +140,8 @@ def test_what_lapsed_without_a_word_is_listed(treasurer: Client) -> None:
 @pytest.mark.usefixtures("rows")
 def test_miners_are_listed_with_what_became_of_their_allowance(treasurer: Client) -> None:
     heading, *listed = table(section(see(treasurer), "miners"))
-    assert heading == [
-        *("miner", "free s", "held s", "spent s ▾", "voided s", "earned s", "live now", "expired in 24 h"),
-    ]
+    amounts = ("free s", "held s", "spent s ▾", "voided s", "earned s")
+    assert heading == ["miner", *amounts, "live now", "expired in 24 h"]
     assert listed == [
         [ESCAPED, "144.0", "36.0", "60.0", "0.0", "240.0", "1", "0"],
         ["plain", "240.0", "0.0", "0.0", "0.0", "240.0", "0", "1"],
@@ -191,9 +163,7 @@ def test_miners_are_sorted_by_any_column(sort: str, first: str, treasurer: Clien
 def test_an_executor_class_may_be_chosen(treasurer: Client) -> None:
     fill_ledger("anna", "bert")
     other = ExecutorClass.always_on__test
-    axon = {"address": "10.0.0.1", "ip_version": 4, "port": 9000}
-    declared = {CLASS: 2, other: 1}
-    allowance().record_manifests(block=FIRST_BLOCK + 10, axons={"anna": axon}, executors={"anna": declared})
+    declare({"anna": {CLASS: 2, other: 1}}, FIRST_BLOCK + 10)
     earned = {c: {row[0]: row[5] for row in miners(treasurer, executor_class=c)} for c in ("", CLASS, other)}
     assert earned == {
         "": {"anna": "300.0", "bert": "240.0"},
@@ -247,12 +217,12 @@ def test_a_check_that_found_something_is_told_with_what_it_was(treasurer: Client
 
 
 @pytest.mark.usefixtures("rows")
-def test_the_newest_check_counts(treasurer: Client, noon: time_machine.Traveller) -> None:
+def test_the_newest_check_counts(treasurer: Client, time_machine: TimeMachineFixture) -> None:
     Account.objects.update(spent=0)
     run_command("check_ledger")
-    noon.shift(3600)
+    time_machine.shift(3600)
     run_command("check_ledger", "--repair")
-    noon.shift(7200)
+    time_machine.shift(7200)
     told = section(see(treasurer), "check-title")
     assert '<strong class="warn">Mended:</strong> 1 difference from its history, all rewritten by the repair.' in told
     assert "2026-01-01 13:30:00 UTC, 2\xa0hours ago" in told
@@ -284,9 +254,7 @@ def test_who_may_see_it_has_a_link_to_it(treasurer: Client) -> None:
 def test_jobs_lead_to_their_decisions_for_whoever_may_see_those(treasurer: Client) -> None:
     address = f"{reverse('admin:routing_decisionrecord_changelist')}?q={EXPIRED_JOB}"
     assert address not in see(treasurer)
-    DecisionRecord.objects.create(
-        job_uuid=EXPIRED_JOB, at=NOW, executor_class=CLASS, seconds=30, outcome="ROUTED", microseconds=1
-    )
+    decided(job_uuid=EXPIRED_JOB)
     client = clerk(*SEE_LEDGER, *SEE_DECISIONS)
     assert f'<a href="{address}">{EXPIRED_JOB}</a>' in see(client)
     assert [row.job_uuid for row in client.get(address).context["cl"].result_list] == [EXPIRED_JOB]
@@ -306,11 +274,8 @@ def test_miners_lead_to_their_pages_for_whoever_may_see_those(treasurer: Client)
 @pytest.mark.usefixtures("rows")
 def test_the_page_takes_as_many_queries_for_many_as_for_few(treasurer: Client) -> None:
     see(treasurer)
-    with CaptureQueriesContext(connection) as few:
-        see(treasurer)
+    few = queries(lambda: see(treasurer))
     for i in range(4):
-        reserve("plain", UUID(int=9 + i), NOW)
-        reserve("plain", UUID(int=90 + i), NOW - RESERVATION_MARGIN - 40 * SECOND, seconds=12)
-    with CaptureQueriesContext(connection) as many:
-        see(treasurer)
-    assert len(many) == len(few)
+        reserve("plain", job=UUID(int=9 + i), now=NOW)
+        reserve("plain", 12, job=UUID(int=90 + i), now=NOW - RESERVATION_MARGIN - 40 * SECOND)
+    assert len(queries(lambda: see(treasurer))) == len(few)

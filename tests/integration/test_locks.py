@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from threading import Barrier, Event, Thread
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.db import connection, transaction
@@ -20,15 +21,16 @@ from allowance.locks import ledger_transaction, lock_account, lock_chain
 from allowance.models import Account, Reservation, new_version
 from allowance.oversight.audit import check_ledger
 from allowance.types import LockTimeout
-from receipts import receipts
 from receipts.schemas import JobStarted
 from routing import routing
 from routing.decision import book
 from routing.log import records
 from routing.models import MinerIncident
-from routing.types import AllMinersBusy, MinerIncidentType
-from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request, stored
+from routing.types import AllMinersBusy
+from tests.factories import CLASS, NEWEST, fill_ledger, job_request, stored
 from tests.programs import DEADLINE
+from tests.rows import declare, hold, mint, receive, report
+from tests.threads import side_by_side
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
 
@@ -92,21 +94,20 @@ def somebody_waits() -> bool:
 def test_a_report_and_a_batch_of_reports_do_not_wait_for_each_other() -> None:
     """Both tell of the same job, the batch as the last of its words."""
     fill_ledger("anna")
-    failed, job = MinerIncidentType.MINER_JOB_FAILED, job_request().uuid
-    done: list[bool] = []
+    job, done = uuid4(), []
 
-    def report() -> None:
-        routing().report_incident(failed, "anna", job, EXECUTOR_CLASS)
+    def report_it() -> None:
+        report("anna", job)
         done.append(True)
         connection.close()
 
-    thread = Thread(target=report)
+    thread = Thread(target=report_it)
     with transaction.atomic():
-        routing().report_incident(failed, "anna", job_request().uuid, EXECUTOR_CLASS)
+        report("anna")
         thread.start()
         while not somebody_waits():
             assert thread.is_alive()
-        routing().report_incident(failed, "anna", job, EXECUTOR_CLASS)
+        report("anna", job)
     thread.join()
     assert done == [True]
     assert MinerIncident.objects.count() == 2
@@ -140,11 +141,7 @@ def test_whoever_waited_reads_again_what_is_ongoing() -> None:
     """A job that was never held starts meanwhile: the account's version can't tell."""
     fill_ledger("anna", executors=1)
 
-    def start_a_job() -> None:
-        started = {"job_uuid": job_request().uuid, "miner_hotkey": "anna", "validator_hotkey": "v", "ttl": 60}
-        receipts().record(JobStarted.model_validate({**started, "executor_class": CLASS, "timestamp": timezone.now()}))
-
-    with Holder("anna", once_waited_for=start_a_job), pytest.raises(AllMinersBusy):
+    with Holder("anna", once_waited_for=lambda: receive(JobStarted)), pytest.raises(AllMinersBusy):
         routing().pick(job_request(12))
 
 
@@ -188,29 +185,19 @@ def test_a_pick_has_less_patience_after_each_wait(settings: Settings) -> None:
     Account.objects.filter(miner="anna").update(executors=1, version=new_version())
 
 
-DROP = {
-    "block": FIRST_BLOCK + 20,
-    "axons": {"anna": {"address": "10.0.0.1", "ip_version": 4, "port": 9000}},
-    "executors": {"anna": {CLASS: 1}},
-}
-
 UNDER_THE_ACCOUNT: dict[str, Callable[[int], object]] = {
     "pick": lambda _: routing().pick(job_request()),
-    "reserve": lambda _: allowance().reserve_allowance(
-        miner="anna", executor_class=CLASS, allowance_seconds=6, job_start_block=FIRST_BLOCK + 20
-    ),
+    "reserve": lambda _: hold("anna", 6),
     "spend": lambda held: allowance().spend_allowance(held),
     "undo": lambda held: allowance().undo_allowance_reservation(held),
-    "drop": lambda _: allowance().record_manifests(**DROP),  # type: ignore[arg-type]
-    "leave": lambda _: allowance().record_block(
-        number=FIRST_BLOCK + 21, timestamp=timezone.now(), stake_share=0.5, hotkeys=["bert"]
-    ),
+    "drop": lambda _: declare({"anna": 1}),
+    "leave": lambda _: mint(NEWEST + 1, timezone.now(), hotkeys=["bert"]),
     "repair": lambda _: list(check_ledger(repair=True)),
 }
 
 UNDER_THE_CHAIN: dict[str, Callable[[int], object]] = {
     **{name: UNDER_THE_ACCOUNT[name] for name in ("drop", "leave", "repair")},
-    "block": lambda _: allowance().record_block(number=FIRST_BLOCK + 21, timestamp=timezone.now(), stake_share=0.5),
+    "block": lambda _: mint(NEWEST + 1, timezone.now()),
     "collateral": lambda _: allowance().record_collateral(hotkey="anna", wei=1),
 }
 
@@ -225,9 +212,7 @@ def test_who_waits_too_long_is_told_so_and_changes_nothing(
 ) -> None:
     settings.ALLOWANCE_LOCK_TIMEOUT = 0.05
     fill_ledger("anna")
-    held, _ = allowance().reserve_allowance(
-        miner="anna", executor_class=CLASS, allowance_seconds=6, job_start_block=FIRST_BLOCK + 20
-    )
+    held, _ = hold("anna", 6)
     if operation == "repair":
         Account.objects.update(held=0)
     before = stored()
@@ -252,26 +237,20 @@ def test_nobody_who_routes_waits_for_the_chain(operation: str, settings: Setting
 def test_a_deadlock_has_the_same_name() -> None:
     """The ledger's own order has none; a caller who nests its calls in transactions can make one."""
     fill_ledger("anna", "bert")
-    both, outcomes = Barrier(2), []
+    both = Barrier(2)
 
-    def lock(first: str, second: str) -> None:
+    def lock(first: str, second: str) -> str:
         try:
             with ledger_transaction():
                 lock_account(miner=first, executor_class=CLASS)
                 both.wait(DEADLINE)
                 lock_account(miner=second, executor_class=CLASS)
-            outcomes.append("both")
         except LockTimeout as error:
-            outcomes.append(type(error.__cause__.__cause__).__name__ if error.__cause__ else "")
-        finally:
-            connection.close()
+            return type(error.__cause__.__cause__).__name__ if error.__cause__ else ""
+        return "both"
 
-    threads = [Thread(target=lock, args=order) for order in (("anna", "bert"), ("bert", "anna"))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(outcomes) == ["DeadlockDetected", "both"]
+    outcomes = side_by_side(lambda: lock("anna", "bert"), lambda: lock("bert", "anna"))
+    assert sorted(map(str, outcomes)) == ["DeadlockDetected", "both"]
 
 
 @needs_row_locks
@@ -281,14 +260,8 @@ def test_a_pick_looks_again_at_who_is_registered(monkeypatch: pytest.MonkeyPatch
 
     def lock_late(**which: Any) -> Account | None:
         monkeypatch.setattr(book, "lock_account", lock_account)
-        later = Thread(target=leave)
-        later.start()
-        later.join()
+        side_by_side(lambda: mint(NEWEST + 1, timezone.now(), hotkeys=["bert"]))
         return lock_account(**which)
-
-    def leave() -> None:
-        allowance().record_block(number=FIRST_BLOCK + 21, timestamp=timezone.now(), stake_share=0.5, hotkeys=["bert"])
-        connection.close()
 
     monkeypatch.setattr(book, "lock_account", lock_late)
     assert routing().pick(job_request()).miner.hotkey_ss58 == "bert"

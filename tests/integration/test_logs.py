@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import runpy
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,6 @@ from django.utils.module_loading import import_string
 from routing import routing
 from routing.types import AllMinersBusy
 from tests.factories import fill_ledger, job_request
-from tests.programs import Program
 
 FORGED = '1\n2026-01-01 00:00:00 INFO routing.service: Job 2: routed\r\n{"message": "forged"}\x0b\x85\u2028'
 
@@ -131,7 +131,7 @@ def test_a_folder_for_metrics_must_be_there_and_none_means_none(monkeypatch: pyt
 def test_limits_of_the_status_are_json_and_nothing_means_none(monkeypatch: pytest.MonkeyPatch) -> None:
     for text, limits in (("", {}), ('{"refusals": [1, 2.5]}', {"refusals": [1, 2.5]})):
         assert settings_with(monkeypatch, ROUTING_STATUS_LIMITS=text)["ROUTING_STATUS_LIMITS"] == limits
-    with pytest.raises(ImproperlyConfigured, match=r"ROUTING_STATUS_LIMITS is no JSON: Expecting"):
+    with pytest.raises(ImproperlyConfigured, match=r"ROUTING_STATUS_LIMITS is no JSON, as .* is: Expecting"):
         settings_with(monkeypatch, ROUTING_STATUS_LIMITS="refusals=1")
 
 
@@ -145,10 +145,10 @@ def test_what_the_server_says_is_json_too() -> None:
         for name in ("routing.service", "uvicorn.error", "uvicorn.access"):
             logging.getLogger(name).info('%s - "%s %s HTTP/%s" %d', "10.0.0.1:5", "GET", "/", "1.1", 200)
     """
-    environment = {"LOG_FORMAT": "json", "LOG_LEVEL": "INFO", "DJANGO_SETTINGS_MODULE": "project.settings"}
-    done = Program(sys.executable, "-c", program, environment=environment).finish()
-    assert done.code == 0, done.err
-    lines = [json.loads(line) for line in done.err.splitlines()]
+    ours = {"LOG_FORMAT": "json", "LOG_LEVEL": "INFO", "DJANGO_SETTINGS_MODULE": "project.settings"}
+    environment = {**os.environ, **ours}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert [line["logger"] for line in lines] == ["routing.service", "uvicorn.error", "uvicorn.access"]
     assert {line["message"] for line in lines} == {'10.0.0.1:5 - "GET / HTTP/1.1" 200'}
-    assert done.out == ""
+    assert done.stdout == ""

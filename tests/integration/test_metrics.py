@@ -35,8 +35,8 @@ from routing.types import MinerIncidentType, Outcome
 from routing.watch import health
 from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request
 from tests.integration.test_locks import Holder, needs_row_locks
-from tests.integration.test_queries import postgresql, scans
 from tests.programs import Worker
+from tests.queries import postgresql, scans
 from tests.sockets import permitted
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")

@@ -6,50 +6,37 @@ import datetime as dt
 import html
 import random
 import re
-from collections.abc import Iterator
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
-import time_machine
 from django.contrib.admin.utils import quote
-from django.db import connection, transaction
+from django.db import transaction
 from django.test import Client
-from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils.html import escape
 from pytest_django import Settings
 
-from allowance import allowance, reservations
+from allowance import allowance
 from allowance.amounts import wei_text
 from allowance.ledger import Steps
 from allowance.models import Account, Miner, Reservation
 from allowance.oversight.fates import Fate
 from allowance.types import ExecutorClass
-from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing.decision import in_force
-from routing.incidents import record_incident
-from routing.models import DecisionRecord, IncidentVersion, MinerIncident, RoutedJob
+from routing.incidents import void_incident
+from routing.models import IncidentVersion, MinerIncident, RoutedJob
 from routing.pages import SEE_MINER
 from routing.pages.miner import DAYS, LAST
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, stored
+from tests.clock import HOUR, NOW, SECOND, noon
+from tests.factories import CLASS, FIRST_BLOCK, NEWEST, OTHER_CLASS
+from tests.queries import assert_only_reads, queries
+from tests.rows import FAILED, HORDE, RECEIPTS, REJECTED, decided, declare, mint, receive, report, reserve
 from tests.visitors import clerk
 
-NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
-HOUR = dt.timedelta(hours=1)
-SECOND = dt.timedelta(seconds=1)
-NEWEST = FIRST_BLOCK + 20
 HTML = "<b>'hot'/&amp;</b>"
-REJECTED, FAILED, HORDE = "MINER_JOB_REJECTED", "MINER_JOB_FAILED", "MINER_HORDE_FAILED"
-
-
-@pytest.fixture(autouse=True)
-def ledger(db: None) -> Iterator[None]:
-    """Three miners with two executors each, and 240 s of allowance."""
-    with time_machine.travel(NOW, tick=False):
-        fill_ledger("anna", "bert", HTML)
-        yield
+pytestmark = [pytest.mark.django_db, noon, pytest.mark.miners("anna", "bert", HTML)]
 
 
 def address(hotkey: str) -> str:
@@ -66,28 +53,6 @@ def in_class(client: Client, hotkey: str = "anna", **asked: object) -> Any:
     """Return what the page shows of the miner in CLASS, the only one in which it is."""
     (found,) = show(client, hotkey, **asked).context["classes"]
     return found
-
-
-def report(hotkey: str, kind: str = FAILED, at: dt.datetime = NOW - HOUR, executor_class: str = CLASS) -> UUID:
-    job = uuid4()
-    record_incident(incident_type=kind, hotkey=hotkey, job_uuid=job, executor_class=executor_class, timestamp=at)
-    return job
-
-
-def reserve(hotkey: str = "anna", seconds: int = 30, at: dt.datetime = NOW, job: UUID | None = None) -> int:
-    made = reservations.reserve(
-        miner=hotkey, executor_class=CLASS, seconds=seconds, job_start_block=NEWEST, job_uuid=job, now=at
-    )
-    return made.pk
-
-
-def receive(kind: type[Any], job: UUID, at: dt.datetime = NOW, hotkey: str = "anna", **said: object) -> None:
-    receipts().record(kind(job_uuid=job, miner_hotkey=hotkey, validator_hotkey="us", timestamp=at, **said))
-
-
-def declare(hotkey: str, executors: int, block: int = NEWEST) -> None:
-    axon = {"address": "10.0.0.1", "ip_version": 4, "port": 9000}
-    allowance().record_manifests(block=block, axons={hotkey: axon}, executors={hotkey: {CLASS: executors}})
 
 
 def seconds(client: Client, hotkey: str = "anna") -> dict[str, float]:
@@ -122,7 +87,7 @@ def test_it_says_no_more_of_its_presence_than_is_remembered(steps: Steps, said: 
 
 
 def test_a_miner_that_left_is_no_candidate_but_has_its_blocks(admin_client: Client) -> None:
-    allowance().record_block(number=NEWEST + 1, timestamp=NOW, stake_share=0.5, hotkeys=["bert"])
+    mint(NEWEST + 1, hotkeys=["bert"])
     response = show(admin_client)
     assert f"not registered since block {NEWEST + 1}" in response.content.decode()
     (found,) = response.context["classes"]
@@ -167,7 +132,7 @@ def test_the_strip_tells_what_became_of_the_blocks(admin_client: Client) -> None
     """20 blocks of 12 s; a hold that expired is free."""
     allowance().spend_allowance(reserve(seconds=24))
     reserve(seconds=60)
-    reserve(seconds=12, at=NOW - HOUR)
+    reserve(seconds=12, now=NOW - HOUR)
     assert seconds(admin_client) == {"free": 156, "held": 60, "spent": 24, "voided": 0}
     content = show(admin_client).content.decode()
     bars = re.findall(r'<rect class="(\w+)" x="(\d+)" y="0" width="(\d+)"', content)
@@ -180,7 +145,7 @@ def test_the_strip_tells_what_became_of_the_blocks(admin_client: Client) -> None
 
 def test_a_drop_voids_what_is_older(admin_client: Client) -> None:
     allowance().spend_allowance(reserve(seconds=24))
-    declare("anna", 1, FIRST_BLOCK + 15)
+    declare({"anna": 1}, FIRST_BLOCK + 15)
     assert seconds(admin_client) == {"free": 30, "held": 0, "spent": 0, "voided": 180}
 
 
@@ -190,15 +155,14 @@ def test_ongoing_jobs_are_listed_with_what_says_so(admin_client: Client) -> None
     nameless = reserve(seconds=12)
     reserve(seconds=12, job=both)
     reserve(seconds=12, job=moved)
-    reserve(seconds=12, job=expired, at=NOW - HOUR)
+    reserve(seconds=12, job=expired, now=NOW - HOUR)
     allowance().spend_allowance(reserve(seconds=12, job=paid))
     for job in (started, both, paid, over):
-        receive(JobStarted, job, NOW - SECOND, executor_class=CLASS, ttl=60)
-    receive(JobStarted, accepted, NOW - HOUR, executor_class=CLASS, ttl=60)
-    receive(JobAccepted, accepted, NOW - 2 * SECOND, time_accepted=NOW, ttl=90)
-    receive(JobFinished, over, time_started=NOW, time_took_us=1)
-    receive(JobStarted, moved, NOW, hotkey="bert", executor_class=CLASS, ttl=60)
-
+        receive(JobStarted, job, at=NOW - SECOND)
+    receive(JobStarted, accepted, at=NOW - HOUR)
+    receive(JobAccepted, accepted, at=NOW - 2 * SECOND, time_accepted=NOW, ttl=90)
+    receive(JobFinished, over)
+    receive(JobStarted, moved, "bert")
     found = in_class(admin_client)
     jobs = {job.uuid: job for job in found.ongoing}
     assert jobs.keys() == {held, None, started, accepted, both, paid, moved}
@@ -230,23 +194,15 @@ def costs(client: Client, hotkey: str, **asked: object) -> dict[str, tuple[int, 
 
 def test_a_score_is_shown_with_what_each_type_of_incident_costs(admin_client: Client) -> None:
     """All miners have two executors; equals stay in the order of the allowance, here by hotkey."""
-    report("anna", REJECTED)
+    report("anna", kind=REJECTED, at=NOW - HOUR)
     for _ in range(3):
-        report("bert", FAILED)
+        report("bert", at=NOW - HOUR)
     for kind in (REJECTED, FAILED, FAILED):
-        report(HTML, kind)
-    report(HTML, HORDE, NOW - 25 * HOUR)
-    report(HTML, HORDE, executor_class=ExecutorClass.always_on__test)
-    MinerIncident.objects.create(
-        type=HORDE,
-        timestamp=NOW,
-        hotkey_ss58address=HTML,
-        job_uuid=uuid4(),
-        executor_class=CLASS,
-        voided_at=NOW,
-        voided_by="boss",
-        void_reason="our fault",
-    )
+        report(HTML, kind=kind, at=NOW - HOUR)
+    report(HTML, kind=HORDE, at=NOW - 25 * HOUR)
+    report(HTML, kind=HORDE, executor_class=OTHER_CLASS)
+    told = report(HTML, kind=HORDE)
+    void_incident(told.pk, by="boss", reason="our fault", now=NOW)
     found = in_class(admin_client, HTML)
     assert (found.candidate.incidents, found.candidate.score, found.candidate.rank) == (3, -1.5, 2)
     assert (found.incidents, found.ranked) == (3, 3)
@@ -266,7 +222,7 @@ def test_a_score_is_shown_with_what_each_type_of_incident_costs(admin_client: Cl
 def test_what_incidents_cost_comes_true_without_them(admin_client: Client) -> None:
     chance = random.Random(1)
     for _ in range(15):
-        report(chance.choice(["anna", "bert", HTML]), chance.choice([REJECTED, FAILED, HORDE]))
+        report(chance.choice(["anna", "bert", HTML]), kind=chance.choice([REJECTED, FAILED, HORDE]), at=NOW - HOUR)
     for hotkey in ("anna", "bert", HTML):
         for cost in in_class(admin_client, hotkey).costs:
             gone = MinerIncident.objects.filter(hotkey_ss58address=hotkey)
@@ -282,7 +238,7 @@ def test_who_is_busy_is_ranked_all_the_same(admin_client: Client) -> None:
     report("anna")
     for hotkey in ("anna", "bert"):
         for _ in range(2):
-            reserve(hotkey, seconds=12)
+            reserve(hotkey, 12)
     found = in_class(admin_client)
     assert found.candidate.verdict.gate == "executors"
     assert (found.candidate.rank, found.ranked, found.costs[-1].rank) == (3, 3, 2)
@@ -316,25 +272,15 @@ def test_with_a_debug_miner_nobody_is_ranked(admin_client: Client, settings: Set
 
 def test_incidents_that_count_are_shown_by_day_and_type(admin_client: Client) -> None:
     midnight = NOW.replace(hour=0)
-    report("anna", REJECTED, midnight)
-    report("anna", REJECTED, midnight - SECOND)
-    report("anna", FAILED, midnight, ExecutorClass.always_on__test)
     first = midnight - dt.timedelta(days=DAYS - 1)
-    report("anna", HORDE, first)
-    report("anna", HORDE, first - SECOND)
-    report("bert", FAILED, midnight)
-    MinerIncident.objects.filter(type=FAILED, hotkey_ss58address="bert").update(
-        hotkey_ss58address="anna", voided_at=NOW, voided_by="boss", void_reason="our fault"
-    )
+    for kind, at in ((REJECTED, midnight), (REJECTED, midnight - SECOND), (HORDE, first), (HORDE, first - SECOND)):
+        report("anna", kind=kind, at=at)
+    report("anna", at=midnight, executor_class=OTHER_CLASS)
+    void_incident(report("anna", at=midnight).pk, by="boss", reason="our fault", now=NOW)
     chart = show(admin_client).context["chart"]
     assert (len(chart.labels), chart.labels[0], chart.labels[-1]) == (DAYS, "2025-12-03", "2026-01-01")
-    shown = {
-        (label, name): n
-        for name, values in chart.series.items()
-        for label, n in zip(chart.labels, values, strict=True)
-        if n
-    }
-    assert shown == {
+    days = [(name, zip(chart.labels, values, strict=True)) for name, values in chart.series.items()]
+    assert {(label, name): n for name, counted in days for label, n in counted if n} == {
         ("2026-01-01", "rejected the job"): 1,
         ("2025-12-31", "rejected the job"): 1,
         ("2026-01-01", "failed the job"): 1,
@@ -342,14 +288,9 @@ def test_incidents_that_count_are_shown_by_day_and_type(admin_client: Client) ->
     }
 
 
-def decided(miner: str, at: dt.datetime, **fields: object) -> DecisionRecord:
-    usual = {"executor_class": CLASS, "seconds": 30, "outcome": "ROUTED", "microseconds": 1, "window_hours": 24}
-    return DecisionRecord.objects.create(miner=miner, at=at, job_uuid=uuid4(), **{**usual, **fields})
-
-
 def test_the_newest_decisions_that_sent_it_a_job_are_listed(admin_client: Client) -> None:
     made = [decided("anna", NOW - hours * HOUR, rank=7, score=-0.25) for hours in range(LAST + 1)]
-    other = decided("bert", NOW)
+    other = decided("bert")
     response = show(admin_client)
     assert list(response.context["decisions"]) == made[:LAST]
     links = [reverse("admin:routing_decisionrecord_change", args=[d.pk]) for d in (*made, other)]
@@ -364,11 +305,10 @@ def test_links_lead_to_all_that_concerns_it_and_are_open_to_whoever_sees_them() 
     for hotkey in ("anna", HTML):
         report(hotkey)
         reserve(hotkey, job=uuid4())
-        decided(hotkey, NOW)
+        decided(hotkey)
         job = uuid4()
-        receive(JobStarted, job, hotkey=hotkey, executor_class=CLASS, ttl=60)
-        receive(JobAccepted, job, hotkey=hotkey, time_accepted=NOW, ttl=60)
-        receive(JobFinished, job, hotkey=hotkey, time_started=NOW, time_took_us=1)
+        for kind in RECEIPTS:
+            receive(kind, job, hotkey)
     for hotkey in ("anna", HTML):
         *lists, row = (html.unescape(link.split('"')[1]) for link in show(client, hotkey).context["links"])
         for address_of_list in lists:
@@ -383,9 +323,9 @@ def test_lists_lead_to_the_page_but_from_fixed_routes(model: str, admin_client: 
     hold = reserve(job=uuid4())
     RoutedJob.objects.create(uuid=uuid4(), miner="anna", reservation_id=hold, **routed)
     RoutedJob.objects.create(uuid=uuid4(), miner="fixed", **routed)
-    decided("anna", NOW)
-    decided("fixed", NOW, window_hours=None)
-    decided("", NOW, outcome="ALL_MINERS_BUSY")
+    decided("anna")
+    decided("fixed", window_hours=None)
+    decided("", outcome="ALL_MINERS_BUSY")
     content = admin_client.get(reverse(f"admin:routing_{model}_changelist")).content.decode()
     assert f'<a href="{address("anna")}">anna</a>' in content
     assert "fixed" in content
@@ -421,14 +361,8 @@ def test_it_takes_no_post(admin_client: Client) -> None:
 
 
 def test_it_writes_and_locks_nothing(admin_client: Client) -> None:
-    reserve(at=NOW - HOUR)
-    before = stored()
-    with CaptureQueriesContext(connection) as captured:
-        show(admin_client)
-    statements = [query["sql"].strip("( \n").upper() for query in captured]
-    assert statements
-    assert [sql for sql in statements if not sql.startswith("SELECT") or "FOR UPDATE" in sql] == []
-    assert stored() == before
+    reserve(now=NOW - HOUR)
+    assert_only_reads(lambda: show(admin_client))
 
 
 @pytest.mark.parametrize("many", [1, 20])
@@ -436,15 +370,13 @@ def test_it_takes_as_many_queries_for_much_as_for_little(many: int, admin_client
     """Two for the user; the miner, the settings, its accounts, its incidents by type; two for each class, as in a pick;
     holds and two kinds of receipts; its incidents by day, its decisions; and, for
     the page and for a class without allowance, seven that tell what of the chain keeps allowance away."""
-    declare("anna", 30)
+    declare({"anna": 30})
     for _ in range(many):
         report("anna")
         reserve(seconds=6, job=uuid4())
-        decided("anna", NOW)
-        receive(JobStarted, uuid4(), executor_class=CLASS, ttl=60)
-    report("bert", executor_class=ExecutorClass.always_on__test)
+        decided("anna")
+        receive(JobStarted)
+    report("bert", executor_class=OTHER_CLASS)
     Account.objects.create(miner_id="anna", executor_class=ExecutorClass.always_on__test)
     assert len(show(admin_client).context["classes"]) == 2
-    with CaptureQueriesContext(connection) as captured:
-        show(admin_client)
-    assert len(captured) == 2 + 4 + 2 * 2 + 3 + 3 + 2 * 7
+    assert len(queries(lambda: show(admin_client))) == 2 + 4 + 2 * 2 + 3 + 3 + 2 * 7

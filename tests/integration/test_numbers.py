@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
-from uuid import UUID
 
 import numpy as np
 import pytest
-import time_machine
 
 from allowance import allowance
 from allowance.models import Block, Miner
 from allowance.types import JobTooLong, NotEnoughAllowanceException
 from receipts.schemas import JobStarted
 from routing import routing
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
+from tests.clock import NOW, noon
+from tests.factories import CLASS, FIRST_BLOCK, NEWEST, job_request
+from tests.rows import AXON, receipt
 
-NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
-NEWEST = FIRST_BLOCK + 20
-
-
-@pytest.fixture(autouse=True)
-def ledger(db: None) -> Iterator[None]:
-    with time_machine.travel(NOW, tick=False):
-        fill_ledger("hot-1")
-        yield
+pytestmark = [pytest.mark.django_db, noon, pytest.mark.miners("hot-1")]
 
 
 @pytest.mark.parametrize("value", [np.int64(5), np.uint64(5), np.uint8(5), np.int8(5)], ids=repr)
@@ -39,16 +29,13 @@ def test_integers_of_numpy_are_integers(value: Any) -> None:
     held, _ = allowance().reserve_allowance(miner="hot-1", **what)
     allowance().undo_allowance_reservation(np.int64(held))  # type: ignore[arg-type]
     allowance().record_block(number=start + 1, timestamp=NOW, stake_share=0.5)
-    axon = {"address": "10.0.0.1", "ip_version": 4, "port": np.uint16(9000)}
+    axon = {**AXON, "port": np.uint16(9000)}
     allowance().record_manifests(block=start, axons={"hot-1": axon}, executors={"hot-1": {CLASS: value}})
     allowance().record_collateral(hotkey="hot-1", wei=value)
     assert allowance().get_current_block() == NEWEST + 1
     assert allowance().get_manifests()["hot-1"] == {CLASS: 5}
     assert Miner.objects.get().wei == 5
-    receipt = JobStarted(
-        job_uuid=UUID(int=9), miner_hotkey="a", validator_hotkey="b", timestamp=NOW, executor_class=CLASS, ttl=value
-    )
-    assert type(receipt.ttl) is int
+    assert type(receipt(JobStarted, ttl=value).ttl) is int
 
 
 def test_a_span_of_numpy_is_no_number() -> None:

@@ -19,32 +19,18 @@ from tests.visitors import (
 pytestmark = pytest.mark.django_db
 
 
-ORIGINS = {
-    "http://site.example.org": True,
-    "https://site.example.org": True,
-    "https://SITE.example.org:8443": True,
-    "https://sub.wide.example.org": True,
-    "https://app.example.net": True,
-    "https://app.example.net:443": True,
-    "http://app.example.net": False,
-    "https://app.example.net:444": False,
-    "https://evil.app.example.net": False,
-    "https://site.example.org.evil.net": False,
-    "https://evil.net/site.example.org": False,
-    "https://site.example.org@evil.net": False,
-    "https://notsite.example.org": False,
-    "http://localhost": False,
-    "null": False,
-    "": False,
-    "site.example.org": False,
-    "file://": False,
-    "http://[": False,
-    "http://[::1": False,
-    "http://site.example.org:port": False,
-    "http://site.example.org:99999": False,
-    "http://site.example.org\u00bd": False,
-    "\u00ff\u00fe": False,
-}
+HOME = [
+    *("http://site.example.org", "https://site.example.org", "https://SITE.example.org:8443"),
+    *("https://sub.wide.example.org", "https://app.example.net", "https://app.example.net:443"),
+]
+ELSEWHERE = [
+    *("http://app.example.net", "https://app.example.net:444", "https://evil.app.example.net"),
+    *("https://site.example.org.evil.net", "https://evil.net/site.example.org", "https://site.example.org@evil.net"),
+    *("https://notsite.example.org", "http://localhost", "null", "", "site.example.org", "file://", "http://["),
+    *("http://[::1", "http://site.example.org:port", "http://site.example.org:99999"),
+    *("http://site.example.org\u00bd", "\u00ff\u00fe"),
+]
+ORIGINS = dict.fromkeys(HOME, True) | dict.fromkeys(ELSEWHERE, False)
 
 
 @pytest.fixture

@@ -22,8 +22,11 @@ from receipts.schemas import JobStarted
 from routing.models import MinerIncident
 from routing.requests import V2JobRequest
 from routing.types import JobRoute
-from tests.factories import CLASS, fill_ledger
+from tests.factories import CLASS
+from tests.rows import receive
 from tests.sockets import JSON, PATIENCE, ask, job, reservations
+
+pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners("anna", "bert")]
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-consumer.md"
 SHOWN: dict[str, str] = dict(re.findall(r"^```python\n# yours/(\w+)\.py\n(.*?)^```$", PAGE.read_text(), re.M | re.S))
@@ -41,21 +44,8 @@ class Miners:
         self.asked.append(hotkey)
         if hotkey in self.decline:
             return False
-        receipt = JobStarted(
-            job_uuid=request.uuid,
-            miner_hotkey=hotkey,
-            validator_hotkey="us",
-            timestamp=timezone.now(),
-            executor_class=request.executor_class,
-            ttl=60,
-        )
-        await in_database_thread(receipts().record)(receipt)
+        await in_database_thread(receive)(JobStarted, request.uuid, hotkey, executor_class=request.executor_class)
         return True
-
-
-@pytest.fixture(autouse=True)
-def ledger(ledger_clean_at_the_end: None) -> None:
-    fill_ledger("anna", "bert")
 
 
 @pytest.fixture

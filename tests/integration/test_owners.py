@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import time
 from typing import Any
@@ -13,7 +12,6 @@ from django.contrib.auth.models import Permission
 from django.utils import timezone
 from pytest_django import Settings
 
-from allowance import allowance
 from allowance.models import Reservation
 from allowance.plumbing.threads import in_database_thread
 from receipts.models import JobFinishedReceipt, JobStartedReceipt
@@ -26,21 +24,18 @@ from routing.sockets import answers, jobs, statements
 from routing.sockets.messages import Accepted, Failed, Finished, Refused, Rejected, RejectedByMiner, Retry, Started
 from routing.types import JobAlreadyOver, JobTaken, JobUnknown
 from routing.upkeep.journal import JournalError, export, replay
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
+from tests.clock import DAY
+from tests.factories import CLASS, job_request
 from tests.jobs import HOLD, ME, MINERS, note, of, retried, route, routed
-from tests.sockets import PATIENCE, answer, ask, job, permitted, socket
+from tests.rows import hold
+from tests.sockets import PATIENCE, answer, ask, job, permitted, socket, tell
 from tests.visitors import RIGHT, bearer, handshake
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
+pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners(*MINERS)]
 
 OTHER = Visitor("other", token_id=UUID(int=2))
 OPERATOR = Visitor("operator", token_id=UUID(int=3), all_jobs=True)
 STATEMENTS = (Started, Accepted, Finished, Failed, RejectedByMiner)
-
-
-@pytest.fixture(autouse=True)
-def ledger(transactional_db: None) -> None:
-    fill_ledger(*MINERS)
 
 
 def said(answered: Any) -> dict[str, object]:
@@ -96,13 +91,11 @@ def test_another_client_is_told_no_route_by_a_uuid(state: str) -> None:
 
 
 def test_another_token_of_the_name_is_the_same_client() -> None:
-    (_, first), (_, second) = (tokens.issue("anna", ["jobs"], dt.timedelta(days=1)) for _ in range(2))
+    (_, first), (_, second) = (tokens.issue("anna", ["jobs"], DAY) for _ in range(2))
     one, two = (admit(handshake(bearer(token)), **RIGHT) for token in (first, second))
     request = job_request()
-    offer = jobs.route(request, by=one)
-    again = jobs.route(request, by=two)
-    assert isinstance(offer, jobs.Offer)
-    assert isinstance(again, jobs.Offer)
+    offer = routed(request, by=one)
+    again = routed(request, by=two)
     assert again.route == offer.route
     assert statements.note(of(offer, Finished), by=two) == "spent"
 
@@ -110,7 +103,7 @@ def test_another_token_of_the_name_is_the_same_client() -> None:
 def test_a_token_with_the_name_of_a_user_is_not_the_user() -> None:
     user = permitted("anna")
     by_user = admit(handshake(user=user), **RIGHT)
-    by_token = admit(handshake(bearer(tokens.issue("anna", ["jobs"], dt.timedelta(days=1))[1])), **RIGHT)
+    by_token = admit(handshake(bearer(tokens.issue("anna", ["jobs"], DAY)[1])), **RIGHT)
     request = job_request()
     jobs.route(request, by=by_user)
     with pytest.raises(JobTaken):
@@ -122,8 +115,7 @@ def test_a_token_with_the_name_of_a_user_is_not_the_user() -> None:
 def test_a_user_of_another_name_is_the_same_client_and_another_user_of_the_name_is_not() -> None:
     user = permitted("anna")
     request = job_request()
-    offer = jobs.route(request, by=admit(handshake(user=user), **RIGHT))
-    assert isinstance(offer, jobs.Offer)
+    offer = routed(request, by=admit(handshake(user=user), **RIGHT))
     user.username = "bert"
     user.save()
     with pytest.raises(JobUnknown):
@@ -134,25 +126,17 @@ def test_a_user_of_another_name_is_the_same_client_and_another_user_of_the_name_
 def test_who_may_speak_of_all_jobs_does_and_leaves_them_their_owner() -> None:
     request = job_request()
     offer = routed(request)
-    told = jobs.route(request, by=OPERATOR)
-    assert isinstance(told, jobs.Offer)
+    told = routed(request, by=OPERATOR)
     assert told.route == offer.route
     assert statements.note(of(offer, Failed), by=OPERATOR) == "released"
-    again = jobs.retry(of(offer, Retry), by=OPERATOR)
-    assert isinstance(again, jobs.Offer)
+    again = retried(offer, by=OPERATOR)
     assert RoutedJob.objects.get().owner == ME.owner
     assert note(of(again, Finished)) == "spent"
 
 
 def test_a_job_without_an_owner_is_for_the_scope_of_all_jobs() -> None:
     request = job_request()
-    pk, _ = allowance().reserve_allowance(
-        miner="anna",
-        executor_class=CLASS,
-        allowance_seconds=30,
-        job_start_block=FIRST_BLOCK + 20,
-        job_uuid=request.uuid,
-    )
+    pk, _ = hold(job=request.uuid)
     failed = Failed(uuid=UUID(request.uuid), allowance_reservation_id=pk)
     with pytest.raises(JobTaken):
         route(request)
@@ -164,8 +148,7 @@ def test_a_job_without_an_owner_is_for_the_scope_of_all_jobs() -> None:
 def test_the_route_of_a_job_without_an_owner_is_told_again_to_who_may_speak_of_all_jobs() -> None:
     request = job_request()
     made = routing().pick(request)
-    told = jobs.route(request, by=OPERATOR)
-    assert isinstance(told, jobs.Offer)
+    told = routed(request, by=OPERATOR)
     assert told.route == made
     assert Reservation.objects.count() == 1
     assert RoutedJob.objects.get().owner == ""
@@ -217,10 +200,10 @@ def test_two_clients_that_send_one_uuid_at_once_are_told_apart(monkeypatch: pyte
 
 
 def test_the_scope_of_all_jobs_brings_that_of_jobs() -> None:
-    row, token = tokens.issue("ops", ["all-jobs"], dt.timedelta(days=1))
+    row, token = tokens.issue("ops", ["all-jobs"], DAY)
     assert row.scopes == [Scope.JOBS, Scope.ALL_JOBS]
     assert admit(handshake(bearer(token)), **RIGHT).all_jobs
-    assert not admit(handshake(bearer(tokens.issue("a", ["jobs"], dt.timedelta(days=1))[1])), **RIGHT).all_jobs
+    assert not admit(handshake(bearer(tokens.issue("a", ["jobs"], DAY)[1])), **RIGHT).all_jobs
 
 
 def test_a_user_speaks_of_all_jobs_by_permission() -> None:
@@ -243,8 +226,7 @@ async def test_who_loses_the_permission_for_all_jobs_speaks_of_its_own_from_the_
     async def said_of_a_job() -> str:
         route = await ask(one)
         named = {"uuid": route["uuid"], "allowance_reservation_id": route["allowance_reservation_id"]}
-        await other.send_json_to({"type": "job.failed", **named})
-        told: str = (await answer(other))["type"]
+        told: str = (await tell(other, {"type": "job.failed", **named}))["type"]
         return told
 
     async with socket(anna) as one, socket(boss) as other:
@@ -260,21 +242,13 @@ async def test_no_client_makes_news_of_anothers_job(transactional_db: None) -> N
     async with socket(anna) as one, socket(anna) as second, socket(bert) as other:
         route = await ask(one)
         assert route["type"] == "job.routed"
-        for message in (
-            job(uuid=route["uuid"]),
-            job(uuid=route["uuid"], execution_time_limit=4000),
-            *(
-                {"type": kind, "uuid": route["uuid"], "allowance_reservation_id": route["allowance_reservation_id"]}
-                for kind in ("job.failed", "job.retry", "job.rejected_by_miner")
-            ),
-        ):
-            await other.send_json_to(message)
-            assert (await answer(other))["reason"] in {"JOB_TAKEN", "JOB_UNKNOWN"}
+        named = {"uuid": route["uuid"], "allowance_reservation_id": route["allowance_reservation_id"]}
+        jobs_of_one = [job(uuid=route["uuid"]), job(uuid=route["uuid"], execution_time_limit=4000)]
+        said = [{"type": kind, **named} for kind in ("job.failed", "job.retry", "job.rejected_by_miner")]
+        for message in (*jobs_of_one, *said):
+            assert (await tell(other, message))["reason"] in {"JOB_TAKEN", "JOB_UNKNOWN"}
         assert await one.receive_nothing(0.2)
-        await second.send_json_to(
-            {"type": "job.failed", "uuid": route["uuid"], "allowance_reservation_id": route["allowance_reservation_id"]}
-        )
-        assert (await answer(second))["reservation"] == "released"
+        assert (await tell(second, said[0]))["reservation"] == "released"
         assert (await answer(one))["of"] == "job.failed"
 
 

@@ -22,14 +22,15 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from django.utils.regex_helper import normalize
 
-from allowance import allowance
 from allowance.types import NotEnoughAllowanceException
 from routing import routing
 from routing.access import tokens
 from routing.decision import in_force
 from routing.dynamic import MINIMUM_WEI, WINDOW_HOURS
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command, stored
+from tests.factories import fill_ledger, job_request, run_command, stored
 from tests.integration.test_admin import MODELS, record_job, route
+from tests.rows import hold
+from tests.visitors import clerk
 
 OK, FORBIDDEN, NOT_FOUND, NOT_ALLOWED = 200, 403, 404, 405
 CONFIG = {f"constance_config_{view}" for view in ("changelist", "add", "change", "history")}
@@ -53,10 +54,10 @@ class Page(NamedTuple):
 
 
 @pytest.fixture(autouse=True)
-def rows(db: None) -> Iterator[None]:
+def rows(db: None, no_types_remembered: None) -> None:
     """At least a row of every model that has a page."""
     fill_ledger("anna")
-    allowance().reserve_allowance(miner="anna", executor_class=CLASS, allowance_seconds=30, job_start_block=FIRST_BLOCK)
+    hold()
     record_job("anna", uuid4())
     route("anna", uuid4())
     tokens.issue("anna", ["jobs"], dt.timedelta(days=1))
@@ -65,8 +66,6 @@ def rows(db: None) -> Iterator[None]:
         routing().pick(job_request(3600))
     User.objects.create_user("somebody", password="a password")
     Group.objects.create(name="some")
-    yield
-    ContentType.objects.clear_cache()  # constance makes its own at the first save, which a test takes back
 
 
 def patterns(resolver: URLResolver, prefix: str = "") -> Iterator[tuple[str, URLPattern]]:
@@ -123,12 +122,8 @@ def unharmed(deed: Callable[[], object]) -> None:
 
 
 def staff(*permissions: Permission) -> Client:
-    """Return the client of somebody new in the staff."""
-    user = User.objects.create_user("clerk", is_staff=True)
-    user.user_permissions.set(permissions)
-    client = Client()
-    client.force_login(user)
-    return client
+    """Return the client of somebody in the staff."""
+    return clerk(*(f"{permission.content_type.app_label}.{permission.codename}" for permission in permissions))
 
 
 def viewer() -> Client:
@@ -211,8 +206,8 @@ def test_the_dynamic_settings_are_for_superusers_only(admin_client: Client) -> N
     address = reverse("admin:constance_config_changelist")
     version = admin_client.get(address).context["form"]["version"].value()
     form = {"version": version, MINIMUM_WEI: 7, WINDOW_HOURS: 2}
-    clerk = staff(*Permission.objects.filter(content_type__app_label="constance"))
-    assert [clerk.get(address).status_code, clerk.post(address, form).status_code] == [403, 403]
+    stewards = staff(*Permission.objects.filter(content_type__app_label="constance"))
+    assert [stewards.get(address).status_code, stewards.post(address, form).status_code] == [403, 403]
     assert in_force.policy() == in_force.make_policy(0, 24.0)
     assert admin_client.post(address, form).status_code == 302
     assert in_force.policy() == in_force.make_policy(7, 2.0)

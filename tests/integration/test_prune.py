@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
 from itertools import product
 from typing import Any
 from uuid import UUID, uuid4
@@ -24,34 +23,18 @@ from routing.models import AccessToken, DecisionRecord, IncidentVersion, MinerIn
 from routing.types import JobAlreadyOver
 from routing.upkeep import pruning
 from routing.upkeep.pruning import SLACK
+from tests.clock import DAY, NOW, TICK, noon
 from tests.factories import CLASS, FIRST_BLOCK, job_request
-from tests.integration.past import (
-    DAY,
-    LEAST,
-    NOW,
-    PAST,
-    accept,
-    check,
-    decide,
-    fill,
-    find,
-    finish,
-    incident,
-    jump,
-    nothing_kept,
-    reserve,
-    start,
-)
+from tests.integration.past import PAST, accept, check, fill, find, finish, jump, reserve, start
 from tests.jobs import route, routed
+from tests.rows import decided, declare, mint, report
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
+pytestmark = [pytest.mark.django_db(transaction=True), noon, pytest.mark.usefixtures("ledger_clean_at_the_end")]
 
 
 @pytest.fixture(autouse=True)
-def as_of_now(settings: Settings) -> Iterator[None]:
-    with nothing_kept(settings):
-        settings.ROUTING_KEEP_DECISIONS_DAYS = 1000  # every pick leaves one; what becomes of them is tried by itself
-        yield
+def decisions_kept(nothing_kept: None, settings: Settings) -> None:
+    settings.ROUTING_KEEP_DECISIONS_DAYS = 1000  # every pick leaves one; what becomes of them is tried by itself
 
 
 def prune(now: dt.datetime = NOW, *, batch: int = 100) -> dict[str, int]:
@@ -74,16 +57,16 @@ def test_rows_that_nobody_needs_are_kept_for_their_days(days: int, settings: Set
     for name in ("DECISIONS", "CHECKS", "TOKENS"):
         setattr(settings, f"ROUTING_KEEP_{name}_DAYS", days)
     edge = NOW - max(days * DAY, SLACK)
-    for at in (edge - LEAST, edge + LEAST):
-        decide(at)
+    for at in (edge - TICK, edge + TICK):
+        decided(at=at)
         check(at)
     for expired in (edge - dt.timedelta(seconds=1), edge + dt.timedelta(seconds=1)):
         tokens.issue("gone", ["jobs"], DAY, now=expired - DAY)
     tokens.issue("live", ["jobs"], 90 * DAY, now=edge - DAY)
     tokens.issue("revoked", ["jobs"], 900 * DAY, now=edge - DAY)
-    tokens.revoke("revoked", now=edge - LEAST)
+    tokens.revoke("revoked", now=edge - TICK)
     assert prune() == {"decisions": 1, "ledger checks": 1, "access tokens": 2}
-    assert DecisionRecord.objects.get().at == LedgerCheck.objects.get().at == edge + LEAST
+    assert DecisionRecord.objects.get().at == LedgerCheck.objects.get().at == edge + TICK
     assert sorted(AccessToken.objects.values_list("name", flat=True)) == ["gone", "live"]
 
 
@@ -91,10 +74,10 @@ def test_rows_that_nobody_needs_are_kept_for_their_days(days: int, settings: Set
 def test_a_decision_outlives_its_candidates(days: int, settings: Settings) -> None:
     settings.ROUTING_KEEP_CANDIDATES_DAYS = days
     edge = NOW - max(days * DAY, SLACK)
-    for at in (edge - LEAST, edge + LEAST):
-        decide(at, candidates={"columns": [], "rows": [], "excluded": []})
+    for at in (edge - TICK, edge + TICK):
+        decided(at=at, candidates={"columns": [], "rows": [], "excluded": []})
     assert prune() == {"their candidates": 1}
-    assert DecisionRecord.objects.get(candidates__isnull=True).at == edge - LEAST
+    assert DecisionRecord.objects.get(candidates__isnull=True).at == edge - TICK
 
 
 def test_the_newest_check_of_the_ledger_stays_however_old() -> None:
@@ -111,15 +94,15 @@ def test_an_incident_stays_as_long_as_it_may_count(
     settings.ROUTING_KEEP_INCIDENTS_DAYS = days
     monkeypatch.setattr(in_force, "policy", lambda: Policy(0, dt.timedelta(hours=hours)))
     edge = min(PAST - dt.timedelta(hours=hours), NOW - days * DAY)
-    for at in (edge - LEAST, edge, edge + LEAST, NOW, NOW + DAY):
-        incident(at)
+    for at in (edge - TICK, edge, edge + TICK, NOW, NOW + DAY):
+        report(at=at)
     assert prune() == {"incidents": 1}
     assert min(MinerIncident.objects.values_list("timestamp", flat=True)) == edge
 
 
 def test_an_incident_stays_if_the_window_is_made_longer_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(3):
-        incident(NOW - 3 * DAY)
+        report(at=NOW - 3 * DAY)
     (kind,) = (kind for kind in pruning.kinds(NOW, 1) if kind.name == "incidents")
     batches = kind.prune()
     assert next(batches).rows == 1
@@ -130,8 +113,8 @@ def test_an_incident_stays_if_the_window_is_made_longer_meanwhile(monkeypatch: p
 
 def test_routers_count_anew_once_incidents_are_gone() -> None:
     """One that looked further back than the window, to ask what if, would else go on counting what is gone."""
-    incident(NOW - 9 * DAY)
-    incident(NOW)
+    report(at=NOW - 9 * DAY)
+    report(at=NOW)
 
     def counted() -> dict[str, int]:
         version = IncidentVersion.objects.get().version
@@ -142,7 +125,7 @@ def test_routers_count_anew_once_incidents_are_gone() -> None:
     assert counted() == {"anna": 1}
 
 
-OVER, VALID = PAST - LEAST, PAST
+OVER, VALID = PAST - TICK, PAST
 
 
 @pytest.mark.parametrize(
@@ -172,7 +155,7 @@ def test_receipts_go_once_nobody_can_take_their_job_for_ongoing(
 
 def test_receipts_are_kept_for_their_days(settings: Settings) -> None:
     settings.ROUTING_KEEP_RECEIPTS_DAYS = 90
-    for i, when in enumerate((NOW - 90 * DAY - LEAST, NOW - 90 * DAY)):
+    for i, when in enumerate((NOW - 90 * DAY - TICK, NOW - 90 * DAY)):
         for record in (start, accept, finish):
             record(when, UUID(int=i))
     assert prune() == {"started receipts": 1, "accepted receipts": 1, "finished receipts": 1}
@@ -213,7 +196,7 @@ def test_a_job_stays_until_the_time_is_over_that_was_reserved_for_it(end: Any) -
     assert offer.expires_at
     if end:
         end(offer.route.allowance_reservation_id, now=NOW)
-    assert prune(offer.expires_at + SLACK - LEAST) == ({} if end else {"expired holds": 1})
+    assert prune(offer.expires_at + SLACK - TICK) == ({} if end else {"expired holds": 1})
     assert prune(offer.expires_at + SLACK)["routed jobs"] == 1
 
 
@@ -228,17 +211,17 @@ def test_a_job_stays_while_a_receipt_says_that_it_runs() -> None:
         assert "routed jobs" not in prune()
         with pytest.raises(JobAlreadyOver):
             route(request)
-        assert prune(NOW + LEAST)["routed jobs"] == 1
+        assert prune(NOW + TICK)["routed jobs"] == 1
 
 
 def test_jobs_are_kept_for_their_days_and_fixed_ones_are_jobs_too(settings: Settings) -> None:
     settings.ROUTING_KEEP_JOBS_DAYS = 30
-    for at in (NOW - 30 * DAY, NOW - 30 * DAY + LEAST):
+    for at in (NOW - 30 * DAY, NOW - 30 * DAY + TICK):
         routed(job_request(on_trusted_miner=True), now=at)
     assert prune() == {"routed jobs": 1}
     settings.ROUTING_KEEP_JOBS_DAYS = 0
     assert prune(NOW - 30 * DAY + SLACK) == {}
-    assert prune(NOW - 30 * DAY + SLACK + LEAST) == {"routed jobs": 1}
+    assert prune(NOW - 30 * DAY + SLACK + TICK) == {"routed jobs": 1}
 
 
 def test_a_job_that_is_routed_again_meanwhile_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,13 +247,13 @@ def test_a_signature_stays_until_its_time_has_passed_twice_over(days: int, max_a
     assert min(UsedSignature.objects.values_list("signed_at_ns", flat=True)) == edge
 
 
-@pytest.mark.parametrize("age", [LEAST, DAY, 300 * DAY])
+@pytest.mark.parametrize("age", [TICK, DAY, 300 * DAY])
 def test_every_hold_that_lapsed_is_tidied_whatever_its_age(age: dt.timedelta, settings: Settings) -> None:
     settings.ROUTING_KEEP_RESERVATIONS_DAYS = 1000
     fill("anna", "bert")
     hold = dt.timedelta(seconds=106)
     for miner in ("anna", "bert"):
-        reserve(NOW - hold - age + LEAST, miner)
+        reserve(NOW - hold - age + TICK, miner)
     held = reserve(NOW, "bert")  # which tidies bert's other hold
     assert prune() == {"expired holds": 1}
     assert dict(Reservation.objects.values_list("pk", "state")).pop(held) == State.HELD
@@ -281,14 +264,14 @@ def test_every_hold_that_lapsed_is_tidied_whatever_its_age(age: dt.timedelta, se
 def test_a_reservation_goes_once_it_has_ended_for_its_days(settings: Settings) -> None:
     settings.ROUTING_KEEP_RESERVATIONS_DAYS = 90
     fill("anna")
-    for edge in (NOW - 90 * DAY, NOW - 90 * DAY + LEAST):
-        reservations.release(reserve(edge - LEAST), now=edge)
+    for edge in (NOW - 90 * DAY, NOW - 90 * DAY + TICK):
+        reservations.release(reserve(edge - TICK), now=edge)
         reserve(edge - dt.timedelta(seconds=106))
-        reservations.spend(reserve(edge - LEAST), now=edge)
+        reservations.spend(reserve(edge - TICK), now=edge)
     assert prune() == {"expired holds": 1, "reservations": 2}
     jump()
     assert prune() == {"reservations": 1, "blocks": 20}
-    assert {r.ended_at for r in Reservation.objects.all()} == {NOW - 90 * DAY + LEAST}
+    assert {r.ended_at for r in Reservation.objects.all()} == {NOW - 90 * DAY + TICK}
 
 
 def test_a_spent_reservation_goes_only_once_no_balance_remembers_its_blocks() -> None:
@@ -375,9 +358,7 @@ def without_lists() -> None:
     """Record blocks and a first sync, and never who is registered: then it is who was asked."""
     for i in range(21):
         jump(FIRST_BLOCK + i, NOW - DAY + i * dt.timedelta(seconds=12))
-    axons = {name: {"address": "10.0.0.1", "ip_version": 4, "port": 9} for name in ("anna", "bert")}
-    executors = {name: {CLASS: 1} for name in axons}
-    allowance().record_manifests(block=FIRST_BLOCK, axons=axons, executors=executors)
+    declare({"anna": 1, "bert": 1}, FIRST_BLOCK)
 
 
 def test_before_the_first_list_of_neurons_who_was_asked_stays_registered() -> None:
@@ -406,7 +387,7 @@ def test_a_block_that_comes_after_its_neighbours_are_pruned_does_no_harm(late: i
     before = find()
     assert prune() == {"blocks": 8}
     at = NOW - 9 * DAY + (late - 21) * dt.timedelta(seconds=12)
-    allowance().record_block(number=FIRST_BLOCK + late, timestamp=at, stake_share=0.5, hotkeys=hotkeys)
+    mint(FIRST_BLOCK + late, at, hotkeys=hotkeys)
     assert list(check_ledger()) == []
     if late <= 10:
         assert find() == before

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,17 @@ from allowance.models import Reservation
 from allowance.oversight.audit import check_ledger
 from routing.management.commands import prune as command
 from routing.models import RoutedJob
+from tests.clock import DAY, NOW, noon
 from tests.factories import CLASS, run_command, stored
-from tests.integration.past import DAY, NOW, decide, find, nothing_kept, record_history
+from tests.integration.past import find, record_history
 from tests.integration.test_export import forget, replay
 from tests.integration.test_locks import Holder, needs_row_locks
+from tests.rows import decided
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
-
-
-@pytest.fixture(autouse=True)
-def as_of_now(settings: Settings) -> Iterator[None]:
-    with nothing_kept(settings):
-        yield
+pytestmark = [
+    noon,
+    pytest.mark.usefixtures("ledger_clean_at_the_end", "nothing_kept"),
+]
 
 
 def said(*arguments: object) -> dict[str, Any]:
@@ -90,7 +88,7 @@ def test_a_batch_of_nothing_is_refused(batch: int) -> None:
 
 def test_each_batch_is_a_transaction_of_its_own_and_deletes_no_more_than_it_may() -> None:
     for days in range(10):
-        decide(NOW - DAY - days * DAY)
+        decided(at=NOW - DAY - days * DAY)
     with CaptureQueriesContext(connection) as captured:
         assert said("--batch", 4)["kinds"]["decisions"] == 10
     statements = [query["sql"] for query in captured]

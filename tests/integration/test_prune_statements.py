@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterator
 from threading import Thread
 from typing import Any
 from uuid import uuid4
@@ -12,29 +11,23 @@ from uuid import uuid4
 import pytest
 from django.db import connection, models, transaction
 from django.test.utils import CaptureQueriesContext
-from pytest_django import Settings
 
 from allowance.models import Account, Block, Reservation
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from routing.access.signatures import to_unix_ns
 from routing.models import DecisionRecord, MinerIncident, Rejection, RoutedJob, UsedSignature
 from routing.upkeep import pruning
+from tests.clock import DAY, NOW, noon
 from tests.factories import CLASS, job_request
-from tests.integration.past import DAY, NOW, SIDES, fill, nothing_kept, reserve
+from tests.integration.past import SIDES, fill, reserve
 from tests.integration.test_locks import somebody_waits
-from tests.integration.test_queries import postgresql
 from tests.jobs import routed
+from tests.queries import plan, postgresql, read_whole
 
-pytestmark = [pytest.mark.django_db(transaction=True), postgresql]
+pytestmark = [pytest.mark.django_db(transaction=True), postgresql, noon, pytest.mark.usefixtures("nothing_kept")]
 
 ROWS = 4000
 """Of each kind; a tenth are past use."""
-
-
-@pytest.fixture(autouse=True)
-def as_of_now(settings: Settings) -> Iterator[None]:
-    with nothing_kept(settings):
-        yield
 
 
 def record_many() -> list[type[models.Model]]:
@@ -71,16 +64,6 @@ def record_many() -> list[type[models.Model]]:
     return list(rows)
 
 
-def read_whole(sql: str) -> set[str]:
-    """Return the tables of which PostgreSQL would read every row, or every row that an index has."""
-    with connection.cursor() as cursor:
-        cursor.execute("EXPLAIN (FORMAT JSON) " + sql.replace("%", "%%"), [])
-        nodes = [explained["Plan"] for explained in cursor.fetchone()[0]]
-    for node in nodes:
-        nodes += node.get("Plans", [])
-    return {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
-
-
 def test_what_is_past_use_is_found_by_indexes() -> None:
     grown = {model._meta.db_table for model in record_many()}
     with connection.cursor() as cursor:
@@ -95,7 +78,7 @@ def test_what_is_past_use_is_found_by_indexes() -> None:
     statements = [query["sql"] for query in captured if re.match("SELECT|UPDATE|DELETE", query["sql"])]
     assert len(statements) > 100
     for sql in statements:
-        assert not read_whole(sql) & grown, sql
+        assert not read_whole(plan(sql.replace("%", "%%"), [])) & grown, sql
 
 
 def test_a_job_that_is_routed_again_while_a_prune_waits_for_its_row_stays() -> None:

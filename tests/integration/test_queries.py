@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.db import connection
@@ -33,17 +33,18 @@ from routing.decision.pipeline import decide
 from routing.decision.reliability import INCIDENT_COUNTS
 from routing.models import MinerIncident
 from routing.pages import incident_counts
-from routing.types import MinerIncidentType
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
+from tests.clock import DAY, HOUR, MINUTE
+from tests.factories import CLASS, FIRST_BLOCK, NEWEST, OTHER_CLASS, fill_ledger, job_request
 from tests.jobs import route
+from tests.queries import plan, postgresql, queries, scans
+from tests.rows import AXON, FAILED, hold, mint, report
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-postgresql = pytest.mark.skipif(connection.vendor != "postgresql", reason="row locks and EXPLAIN (FORMAT JSON)")
 
-
-def statements(captured: CaptureQueriesContext) -> list[str]:
-    return [query["sql"].strip() for query in captured]
+def verbs(call: Callable[[], object]) -> list[str]:
+    """Return the first words of the statements of a call."""
+    return [sql.split()[0].strip("(") for sql in queries(call)]
 
 
 READING = ["SELECT"] * 2
@@ -54,24 +55,12 @@ RECORDING = ["INSERT"]
 RESERVING = ["BEGIN", "SELECT", *WRITING, *RECORDING, "COMMIT"]
 
 
-def verbs(captured: CaptureQueriesContext) -> list[str]:
-    return [sql.split()[0].strip("(") for sql in statements(captured)]
-
-
-def incident(**fields: Any) -> None:
-    routing().report_incident(
-        MinerIncidentType.MINER_JOB_FAILED, "anna", job_request().uuid, fields.get("executor_class", CLASS)
-    )
-
-
 @pytest.mark.parametrize("miners", [1, 20])
 def test_a_pick_makes_seven_statements_and_on_sqlite_eight(miners: int) -> None:
     fill_ledger(*(f"miner_{i}" for i in range(miners)))
-    incident()
+    report()
     routing().pick(job_request())
-    with CaptureQueriesContext(connection) as captured:
-        routing().pick(job_request())
-    assert verbs(captured) == READING + RESERVING
+    assert verbs(lambda: routing().pick(job_request())) == READING + RESERVING
 
 
 BOUNDING = ["SELECT"] if connection.vendor == "postgresql" else []
@@ -80,57 +69,54 @@ BOUNDING = ["SELECT"] if connection.vendor == "postgresql" else []
 
 def test_a_route_over_the_socket_makes_two_statements_more_and_bounds_its_waits() -> None:
     fill_ledger("anna", executors=4)
-    incident()
+    report()
     routing().pick(job_request())
-    with CaptureQueriesContext(connection) as captured:
-        route(job_request())
-    assert verbs(captured) == ["SELECT", *READING, *RESERVING[:-2], *BOUNDING, "INSERT", *RECORDING, "COMMIT"]
+    assert verbs(lambda: route(job_request())) == [
+        "SELECT",
+        *READING,
+        *RESERVING[:-2],
+        *BOUNDING,
+        "INSERT",
+        *RECORDING,
+        "COMMIT",
+    ]
 
 
 def test_a_route_that_is_told_again_takes_no_pick() -> None:
     fill_ledger("anna")
     request = job_request()
     route(request)
-    with CaptureQueriesContext(connection) as captured:
-        route(request)
-    assert verbs(captured) == ["SELECT", "SELECT", "BEGIN", *BOUNDING, "UPDATE", "COMMIT"]
+    assert verbs(lambda: route(request)) == ["SELECT", "SELECT", "BEGIN", *BOUNDING, "UPDATE", "COMMIT"]
 
 
 def test_a_pick_after_a_block_reads_the_accounts_and_the_blocks_anew() -> None:
     fill_ledger("anna")
-    incident()
+    report()
     routing().pick(job_request())
-    allowance().record_block(number=1021, timestamp=timezone.now(), stake_share=0.5)
-    with CaptureQueriesContext(connection) as captured:
-        routing().pick(job_request())
-    assert verbs(captured) == ["SELECT"] * 2 + READING + RESERVING
+    mint(NEWEST + 1, timezone.now())
+    assert verbs(lambda: routing().pick(job_request())) == ["SELECT"] * 2 + READING + RESERVING
 
 
 def test_a_pick_after_an_incident_counts_anew() -> None:
     fill_ledger("anna", executors=9)
-    incident()
+    report()
     routing().pick(job_request())
-    incident(executor_class=ExecutorClass.always_on__test)
-    with CaptureQueriesContext(connection) as captured:
-        routing().pick(job_request())
-    assert verbs(captured) == READING + RESERVING
-    incident()
-    with CaptureQueriesContext(connection) as captured:
-        routing().pick(job_request())
-    assert verbs(captured) == ["SELECT", *READING, *RESERVING]
+    report(executor_class=OTHER_CLASS)
+    assert verbs(lambda: routing().pick(job_request())) == READING + RESERVING
+    report()
+    assert verbs(lambda: routing().pick(job_request())) == ["SELECT", *READING, *RESERVING]
 
 
 def test_incidents_that_nobody_gave_a_version_count_too() -> None:
     """A fixture's, say, or those of another program: only a pick of their class makes one statement more."""
     fill_ledger("anna", executors=4)
-    failed = MinerIncidentType.MINER_JOB_FAILED
-    said = {"type": failed, "hotkey_ss58address": "anna", "timestamp": timezone.now(), "executor_class": CLASS}
+    said = {"type": FAILED, "hotkey_ss58address": "anna", "timestamp": timezone.now(), "executor_class": CLASS}
     for expected in (-0.25, -0.5):
         MinerIncident.objects.create(**said, job_uuid=job_request().uuid)
         with CaptureQueriesContext(connection) as captured:
             (candidate,) = decide(job_request(12), DryBook(), now=timezone.now()).candidates
         assert candidate.score == expected
-    assert verbs(captured) == ["SELECT", *READING]
+    assert [query["sql"].split()[0].strip("(") for query in captured] == ["SELECT", *READING]
 
 
 def test_a_miner_that_moved_since_it_was_read_gets_the_job_at_its_new_address(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,16 +139,15 @@ def test_a_pick_looks_again_at_an_account_that_changed_since_it_read(monkeypatch
     rank = pipeline.rank
 
     def rank_late(candidates: Sequence[Candidate]) -> list[Candidate]:
-        allowance().reserve_allowance(
-            miner="anna", executor_class=CLASS, allowance_seconds=6, job_start_block=FIRST_BLOCK + 20
-        )
+        hold("anna", 6)
         return rank(candidates)
 
     monkeypatch.setattr(pipeline, "rank", rank_late)
     with CaptureQueriesContext(connection) as captured:
         route = routing().pick(job_request(12))
     begin, lock, *reserving = RESERVING
-    assert verbs(captured)[-len(RESERVING) - 1 :] == [begin, lock, "SELECT", *reserving]
+    said = [query["sql"].split()[0].strip("(") for query in captured]
+    assert said[-len(RESERVING) - 1 :] == [begin, lock, "SELECT", *reserving]
     assert route.allowance_blocks == [FIRST_BLOCK + 3]
 
 
@@ -170,20 +155,18 @@ def test_a_refused_pick_locks_nothing_and_writes_why() -> None:
     fill_ledger("anna")
     with CaptureQueriesContext(connection) as captured, pytest.raises(Exception, match="No miner has 3600 s"):
         routing().pick(job_request(3600))
-    assert [v for v in verbs(captured) if v not in {"SELECT", "PRAGMA"}] == ["BEGIN", *RECORDING, "COMMIT"]
-    assert not any("FOR UPDATE" in sql for sql in statements(captured))
+    sql = [query["sql"].strip() for query in captured]
+    assert [s.split()[0] for s in sql if not s.startswith(("SELECT", "PRAGMA"))] == ["BEGIN", *RECORDING, "COMMIT"]
+    assert not any("FOR UPDATE" in statement for statement in sql)
 
 
 @postgresql
 def test_a_pick_locks_one_account_before_it_writes() -> None:
     fill_ledger("anna", "bert")
-    with CaptureQueriesContext(connection) as captured:
-        routing().pick(job_request())
-    locks = [i for i, sql in enumerate(statements(captured)) if "FOR UPDATE" in sql]
-    writes = [i for i, sql in enumerate(statements(captured)) if sql.split()[0] in {"UPDATE", "INSERT", "WITH"}]
-    assert len(locks) == 1
-    assert locks[0] < min(writes)
-    assert 'FOR UPDATE OF "allowance_account" SKIP LOCKED' in statements(captured)[locks[0]]
+    statements = queries(lambda: routing().pick(job_request()))
+    (lock,) = [i for i, sql in enumerate(statements) if "FOR UPDATE" in sql]
+    assert lock < min(i for i, sql in enumerate(statements) if sql.split()[0] in {"UPDATE", "INSERT", "WITH"})
+    assert 'FOR UPDATE OF "allowance_account" SKIP LOCKED' in statements[lock]
 
 
 @postgresql
@@ -191,9 +174,8 @@ def test_a_pick_locks_one_account_before_it_writes() -> None:
 def test_an_end_locks_the_account_before_it_reads_the_reservation(end: str) -> None:
     fill_ledger("anna")
     reservation = routing().pick(job_request()).allowance_reservation_id
-    with CaptureQueriesContext(connection) as captured:
-        getattr(allowance(), end)(reservation)
-    begin, patience, lock, read, *writes, commit = statements(captured)
+    statements = queries(lambda: getattr(allowance(), end)(reservation))
+    begin, patience, lock, read, *writes, commit = statements
     assert (begin, commit) == ("BEGIN", "COMMIT")
     assert "lock_timeout" in patience
     assert 'FOR UPDATE OF "allowance_account"' in lock
@@ -204,23 +186,10 @@ def test_an_end_locks_the_account_before_it_reads_the_reservation(end: str) -> N
 
 def test_taking_in_a_block_writes_two_rows_however_many_miners_there_are() -> None:
     fill_ledger(*(f"miner_{i}" for i in range(50)))
-    with CaptureQueriesContext(connection) as captured:
-        allowance().record_block(number=1021, timestamp=timezone.now(), stake_share=0.5)
-    writes = [sql for sql in statements(captured) if sql.split()[0] in {"INSERT", "UPDATE"}]
+    statements = queries(lambda: mint(NEWEST + 1, timezone.now()))
+    writes = [sql for sql in statements if sql.split()[0] in {"INSERT", "UPDATE"}]
     assert len(writes) <= 3  # the first block ever also makes the chain lock
     assert all("allowance_block" in sql or "allowance_chainlock" in sql for sql in writes)
-
-
-def scans(sql: str, parameters: Any) -> set[str]:
-    """Return the indexes by which PostgreSQL, freshly vacuumed, would read a query, and the tables it reads whole."""
-    with connection.cursor() as cursor:
-        cursor.execute("VACUUM ANALYZE")
-        cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", parameters)
-        nodes = [explained["Plan"] for explained in cursor.fetchone()[0]]
-    for node in nodes:
-        nodes += node.get("Plans", [])
-    whole = {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
-    return whole | {node["Index Name"] for node in nodes if "Index Name" in node}
 
 
 @postgresql
@@ -229,15 +198,11 @@ def test_the_busy_count_is_served_by_indexes() -> None:
     names = {"miner_hotkey": "anna", "validator_hotkey": "v"}
     jobs = [job_request().uuid for _ in range(5000)]
     JobStartedReceipt.objects.bulk_create(
-        JobStartedReceipt(**names, job_uuid=job, executor_class=CLASS, timestamp=now - dt.timedelta(hours=i), ttl=60)
+        JobStartedReceipt(**names, job_uuid=job, executor_class=CLASS, timestamp=now - i * HOUR, ttl=60)
         for i, job in enumerate(jobs)
     )
-    JobFinishedReceipt.objects.bulk_create(
-        JobFinishedReceipt(
-            **names, job_uuid=job, timestamp=now, time_started=now, time_took_us=1, score_str="1", block_numbers=[]
-        )
-        for job in jobs[1:]
-    )
+    over = {**names, "timestamp": now, "time_started": now, "time_took_us": 1, "score_str": "1", "block_numbers": []}
+    JobFinishedReceipt.objects.bulk_create(JobFinishedReceipt(**over, job_uuid=job) for job in jobs[1:])
     fill_ledger("anna", "bert")
     for _ in range(3):
         routing().pick(job_request(12))
@@ -255,19 +220,12 @@ def test_the_busy_count_is_served_by_indexes() -> None:
 @postgresql
 def test_counting_incidents_reads_the_index_of_class_and_time() -> None:
     now = timezone.now()
+    of_anna, classes = {"type": FAILED, "hotkey_ss58address": "anna"}, list(ExecutorClass)
     MinerIncident.objects.bulk_create(
-        MinerIncident(
-            type=MinerIncidentType.MINER_JOB_FAILED,
-            hotkey_ss58address="anna",
-            executor_class=list(ExecutorClass)[i % 5],
-            job_uuid=job_request().uuid,
-            timestamp=now - dt.timedelta(minutes=i),
-        )
+        MinerIncident(**of_anna, executor_class=classes[i % 5], job_uuid=uuid4(), timestamp=now - i * MINUTE)
         for i in range(5000)
     )
-    window = {"executor_class": CLASS, "since": now - dt.timedelta(hours=24)}
-    read = scans(INCIDENT_COUNTS, window)
-    assert "incident_that_counts" in read
+    assert "incident_that_counts" in scans(INCIDENT_COUNTS, {"executor_class": CLASS, "since": now - DAY})
 
 
 @postgresql
@@ -277,20 +235,10 @@ def test_held_reservations_are_found_by_the_partial_index() -> None:
     now = timezone.now()
     routing().pick(job_request())
     (account,) = Reservation.objects.values_list("account", flat=True)
-    Reservation.objects.bulk_create(
-        Reservation(
-            account_id=account,
-            blocks=[1],
-            created_at=now,
-            expires_at=now + dt.timedelta(1),
-            state="spent",
-            ended_at=now,
-        )
-        for _ in range(5000)
-    )
-    assert "reservation_held" in scans(
-        *Reservation.objects.filter(held_at(now), account=account).query.sql_with_params()
-    )
+    spent = {"blocks": [1], "created_at": now, "expires_at": now + DAY, "state": "spent", "ended_at": now}
+    Reservation.objects.bulk_create(Reservation(account_id=account, **spent) for _ in range(5000))
+    held = Reservation.objects.filter(held_at(now), account=account)
+    assert "reservation_held" in scans(*held.query.sql_with_params())
     read = scans(CHANGED, asked(CLASS, Account.objects.values_list("version", flat=True)[:195]))
     assert "reservation_held" in read
     assert not {"allowance_reservation", "allowance_miner"} & read
@@ -302,11 +250,11 @@ def test_the_pages_of_incidents_are_served_by_indexes() -> None:
     now, days = timezone.now(), 50
     MinerIncident.objects.bulk_create(
         MinerIncident(
-            type=MinerIncidentType.MINER_JOB_FAILED,
+            type=FAILED,
             hotkey_ss58address=f"miner_{i % 100}",
             executor_class=CLASS,
-            job_uuid=job_request().uuid,
-            timestamp=now - dt.timedelta(days=days) * (i / 10_000),
+            job_uuid=uuid4(),
+            timestamp=now - days * DAY * (i / 10_000),
             **({"voided_at": now, "voided_by": "boss", "void_reason": "why not"} if i % 500 == 7 else {}),
         )
         for i in range(10_000)
@@ -323,16 +271,11 @@ def test_the_pages_of_incidents_are_served_by_indexes() -> None:
         (everything.filter(voided_at__isnull=False), {"incident_voided"}),
     ):
         assert scans(*listed[:100].query.sql_with_params()) == indexes
-    assert table not in scans(incident_counts.HOTKEYS, None)
-    with CaptureQueriesContext(connection) as captured:
-        next(islice(incident_counts.newest_first(MinerIncident.objects.all(), 10), 2, None))
-    assert [scans(sql, None) for sql in statements(captured)] == [newest] * 3
+    assert table not in scans(incident_counts.HOTKEYS)
+    read = queries(lambda: next(islice(incident_counts.newest_first(MinerIncident.objects.all(), 10), 2, None)))
+    assert [scans(sql) for sql in read] == [newest] * 3
     by_day = MinerIncident.objects.values_list(UtcDay("timestamp")).annotate(Count("pk"))
-    with connection.cursor() as cursor:
-        sql, parameters = by_day.query.sql_with_params()
-        cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", parameters)
-        expected = cursor.fetchone()[0][0]["Plan"]["Plan Rows"]
-    assert days / 2 < expected < days * 2
+    assert days / 2 < plan(*by_day.query.sql_with_params())[0]["Plan Rows"] < days * 2
 
 
 @pytest.mark.parametrize("changed", [True, False])
@@ -340,7 +283,7 @@ def test_a_manifest_sync_takes_as_many_statements_and_parameters_for_many_miners
     """With a parameter for each value it would take a minute and a half for 10,000 miners."""
     taken, classes = [], [executor_class.value for executor_class in ExecutorClass]
     for number, miners in enumerate((2, 400)):
-        axons = {f"miner_{i}": {"address": "10.0.0.1", "ip_version": 4, "port": 1} for i in range(miners)}
+        axons = {f"miner_{i}": AXON for i in range(miners)}
         for block in (2 * number, 2 * number + 1):
             counts = {name: dict.fromkeys(classes, 3 if changed and block % 2 else 2) for name in axons}
             moved = {name: {**axon, "port": 1 + (block % 2 if changed else 0)} for name, axon in axons.items()}

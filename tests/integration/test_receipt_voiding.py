@@ -5,14 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import json
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 import time_machine
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import Permission, User
+from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
-from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
@@ -20,7 +19,7 @@ from allowance import allowance
 from allowance.models import Account
 from allowance.types import LockTimeout
 from receipts import receipts
-from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
+from receipts.models import JobStartedReceipt
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from receipts.types import BadReceiptError, ReceiptAlreadyVoided
 from receipts.voiding import void_receipt
@@ -32,28 +31,17 @@ from routing.types import AllMinersBusy
 from routing.types import JobAlreadyOver as JobIsOver
 from routing.upkeep import voiding
 from routing.upkeep.journal import JournalError, export, replay
+from tests.clock import DAY, HOUR, NOW, SECOND
 from tests.factories import CLASS, fill_ledger, job_request, run_command, stored
 from tests.jobs import route, routed
+from tests.pages import page
 from tests.receipts import GOLDEN
+from tests.rows import RECEIPTS, receive
+from tests.visitors import clerk
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
 
-NOW = dt.datetime(2026, 3, 1, 12, 30, tzinfo=dt.UTC)
 SAID: dict[str, Any] = {"by": "boss", "reason": "It was never sent.", "now": NOW}
-
-
-def record(kind: Any, job: UUID, miner: str = "anna", **fields: Any) -> Any:
-    """Record a receipt of a job that began just now, and return its row."""
-    at = timezone.now()
-    own: dict[Any, dict[str, Any]] = {
-        JobStarted: {"executor_class": CLASS, "ttl": 600},
-        JobAccepted: {"time_accepted": at, "ttl": 600},
-        JobFinished: {"time_started": at, "time_took_us": 1},
-    }
-    sides = {"job_uuid": job, "miner_hotkey": miner, "validator_hotkey": "us", "timestamp": at}
-    receipts().record(kind(**{**sides, **own[kind], **fields}))
-    models = {JobStarted: JobStartedReceipt, JobAccepted: JobAcceptedReceipt, JobFinished: JobFinishedReceipt}
-    return models[kind]._default_manager.get(job_uuid=job)
 
 
 def ongoing() -> int:
@@ -72,7 +60,7 @@ def ongoing() -> int:
 
 def test_a_voided_receipt_frees_the_executor_from_the_next_pick_on() -> None:
     fill_ledger("anna", executors=1)
-    started = record(JobStarted, uuid4())
+    started = receive(JobStarted)
     with pytest.raises(AllMinersBusy):
         routing().pick(job_request(12))
     void_receipt(started, **SAID)
@@ -83,17 +71,17 @@ def test_a_voided_receipt_frees_the_executor_from_the_next_pick_on() -> None:
 def test_each_kind_counts_as_if_it_were_not_there() -> None:
     fill_ledger("anna")
     job = uuid4()
-    started = record(JobStarted, job, ttl=0, timestamp=timezone.now() - dt.timedelta(seconds=30))
-    accepted = record(JobAccepted, job)
+    started = receive(JobStarted, job, ttl=0, at=timezone.now() - 30 * SECOND)
+    accepted = receive(JobAccepted, job)
     assert ongoing() == 1
-    finished = record(JobFinished, job)
+    finished = receive(JobFinished, job)
     assert ongoing() == 0
     void_receipt(finished, **SAID)
     assert ongoing() == 1
     void_receipt(accepted, **SAID)
     assert ongoing() == 0
     other = uuid4()
-    first, _ = record(JobStarted, other), record(JobAccepted, other)
+    first, _ = receive(JobStarted, other), receive(JobAccepted, other)
     assert ongoing() == 1
     void_receipt(first, **SAID)  # an accepted receipt alone names no class
     assert ongoing() == 0
@@ -104,7 +92,7 @@ def test_a_job_whose_finished_receipt_is_voided_is_held_and_may_be_asked_for_aga
     fill_ledger("anna")
     request = job_request(30)
     offer = routed(request)
-    finished = record(JobFinished, offer.uuid)
+    finished = receive(JobFinished, offer.uuid)
     now = timezone.now()
     assert not LiveBook().read(CLASS, now).ongoing.get("anna")
     with pytest.raises(JobIsOver):
@@ -117,14 +105,14 @@ def test_a_job_whose_finished_receipt_is_voided_is_held_and_may_be_asked_for_aga
 
 
 def test_a_void_stays_and_says_who_and_why() -> None:
-    started = record(JobStarted, uuid4())
+    started = receive(JobStarted)
     returned = void_receipt(started, by=" boss", reason="It was never sent.\n", now=NOW)
     void = {"voided_by": "boss", "void_reason": "It was never sent.", "voided_at": NOW}
     assert {name: getattr(returned, name) for name in void} == void
-    record(JobStarted, started.job_uuid)
+    receive(JobStarted, started.job_uuid)
     assert JobStartedReceipt.objects.filter(**void).count() == JobStartedReceipt.objects.count() == 1
-    with pytest.raises(ReceiptAlreadyVoided, match="voided by boss at 2026-03-01 12:30:00 UTC") as error:
-        void_receipt(started, by="carl", reason="again", now=NOW + dt.timedelta(days=1))
+    with pytest.raises(ReceiptAlreadyVoided, match="voided by boss at 2026-01-01 12:00:00 UTC") as error:
+        void_receipt(started, by="carl", reason="again", now=NOW + DAY)
     assert (error.value.by, error.value.at) == ("boss", NOW)
     assert JobStartedReceipt.objects.filter(**void).exists()
     assert "voided by boss: It was never sent." in happenings(started.job_uuid)[0].sentence
@@ -133,7 +121,7 @@ def test_a_void_stays_and_says_who_and_why() -> None:
 @pytest.mark.parametrize("words", ["", " ", None, 5, "x" * 501, "a\0b"], ids=repr)
 @pytest.mark.parametrize("which", ["by", "reason"])
 def test_without_a_name_or_a_reason_nothing_is_voided(which: str, words: Any) -> None:
-    started = record(JobStarted, uuid4())
+    started = receive(JobStarted)
     before = stored()
     with pytest.raises(BadReceiptError, match="Voiding takes a"):
         void_receipt(started, **{**SAID, which: words})
@@ -147,63 +135,52 @@ def test_without_a_name_or_a_reason_nothing_is_voided(which: str, words: Any) ->
 @time_machine.travel(dt.datetime(2026, 11, 27, tzinfo=dt.UTC), tick=False)
 def test_a_journal_carries_voids_and_signatures() -> None:
     assert receipts().record_many(GOLDEN) == []
-    for kind in (JobStarted, JobAccepted, JobFinished):
-        void_receipt(record(kind, uuid4()), **SAID)
-        record(kind, uuid4())
-    models: tuple[type[Receipt], ...] = (JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt)
-    before = [list(m._default_manager.order_by("job_uuid").values_list()) for m in models]
+    for kind in RECEIPTS:
+        void_receipt(receive(kind), **SAID)
+        receive(kind)
+    before = [list(m._default_manager.order_by("job_uuid").values_list()) for m in RECEIPTS.values()]
     lines = [line.encode() for line in export()]
-    for model in models:
+    for model in RECEIPTS.values():
         model._default_manager.all().delete()
     for _ in range(2):
         list(replay(lines))
-    after = [list(m._default_manager.order_by("job_uuid").values_list()) for m in models]
+    after = [list(m._default_manager.order_by("job_uuid").values_list()) for m in RECEIPTS.values()]
     assert [[row[1:] for row in rows] for rows in after] == [[row[1:] for row in rows] for rows in before]
 
 
-MAY = ("view_jobstartedreceipt", "void_receipts")
+MAY = ("router_receipts.view_jobstartedreceipt", "router_receipts.void_receipts")
 LIST = "admin:router_receipts_jobstartedreceipt_changelist"
 
 
-def staff(*permissions: str) -> Client:
-    user = User.objects.create_user("-".join(permissions) or "clerk", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    client = Client()
-    client.force_login(user)
-    return client
-
-
-def page(receipt: Receipt, view: str = "void") -> str:
-    return reverse(f"admin:router_receipts_{receipt._meta.model_name}_{view}", args=[receipt.pk])
-
-
 def test_an_operator_voids_a_receipt_on_its_page() -> None:
-    started, client = record(JobStarted, uuid4()), staff(*MAY)
-    assert page(started) in client.get(page(started, "change")).content.decode()
-    assert str(started.job_uuid) in client.get(page(started)).content.decode()
+    started, client = receive(JobStarted), clerk(*MAY)
+    assert page(started, "void") in client.get(page(started)).content.decode()
+    assert str(started.job_uuid) in client.get(page(started, "void")).content.decode()
     for nothing in ({}, {"reason": ""}, {"reason": " "}, {"reason": "x" * 501}, {"reason": "\0"}):
-        assert client.post(page(started), nothing).status_code == 200
+        assert client.post(page(started, "void"), nothing).status_code == 200
     started.refresh_from_db()
     assert started.voided_at is None
-    response = client.post(page(started), {"reason": " It was never sent. "}, follow=True)
+    response = client.post(page(started, "void"), {"reason": " It was never sent. "}, follow=True)
     content = response.content.decode()
-    assert response.redirect_chain == [(page(started, "change"), 302)]
+    assert response.redirect_chain == [(page(started), 302)]
     assert "is voided and does not count any more" in content
     assert "It was never sent." in content
-    assert page(started) not in content
+    assert page(started, "void") not in content
     entry = LogEntry.objects.get()
     assert (entry.object_id, "It was never sent." in entry.get_change_message()) == (str(started.pk), True)
-    asks_again = [client.get(page(started), follow=True)]
-    asks_again += [client.post(page(started), said, follow=True) for said in ({}, {"reason": ""}, {"reason": "again"})]
+    asks_again = [client.get(page(started, "void"), follow=True)]
+    asks_again += [
+        client.post(page(started, "void"), said, follow=True) for said in ({}, {"reason": ""}, {"reason": "again"})
+    ]
     for again in asks_again:
-        assert again.redirect_chain == [(page(started, "change"), 302)]
-        assert f"was voided by {'-'.join(MAY)} at " in again.content.decode()
+        assert again.redirect_chain == [(page(started), 302)]
+        assert "was voided by clerk at " in again.content.decode()
     assert LogEntry.objects.count() == 1
     assert client.get(reverse("admin:router_receipts_jobstartedreceipt_void", args=[10**9])).status_code == 404
 
 
 def test_an_operator_voids_many_with_one_reason_and_an_entry_each() -> None:
-    rows, client = [record(JobStarted, uuid4()) for _ in range(5)], staff(*MAY)
+    rows, client = [receive(JobStarted) for _ in range(5)], clerk(*MAY)
     chosen = {"action": "void", "_selected_action": [row.pk for row in rows[:4]]}
     asked = client.post(reverse(LIST), chosen)
     assert asked.status_code == 200
@@ -217,17 +194,20 @@ def test_an_operator_voids_many_with_one_reason_and_an_entry_each() -> None:
 
 @pytest.mark.parametrize("permissions", [(), MAY[:1], MAY[1:]], ids=str)
 def test_without_a_permission_there_is_no_page_and_no_action(permissions: tuple[str, ...]) -> None:
-    started, client = record(JobStarted, uuid4()), staff(*permissions)
-    assert client.get(page(started)).status_code == client.post(page(started), {"reason": "x"}).status_code == 403
+    started, client = receive(JobStarted), clerk(*permissions)
+    assert (
+        client.get(page(started, "void")).status_code
+        == client.post(page(started, "void"), {"reason": "x"}).status_code
+        == 403
+    )
     client.post(reverse(LIST), {"action": "void", "_selected_action": [started.pk], "reason": "x"})
-    assert page(started) not in client.get(page(started, "change")).content.decode()
+    assert page(started, "void") not in client.get(page(started)).content.decode()
     started.refresh_from_db()
     assert started.voided_at is None
 
 
 REASON = "A token leaked."
 WHY = ("--by", "boss", "--reason", REASON, "--yes")
-RECEIPTS: tuple[type[Receipt], ...] = (JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt)
 
 
 @pytest.fixture
@@ -237,19 +217,19 @@ def boss() -> User:
 
 def test_the_command_voids_what_is_chosen_and_logs_each(boss: User) -> None:
     job = uuid4()
-    for kind in (JobStarted, JobAccepted, JobFinished):
-        record(kind, job)
-        record(kind, uuid4(), "bert")
+    for kind in RECEIPTS:
+        receive(kind, job)
+        receive(kind, miner="bert")
     before = stored()
     tried = run_command("void_receipts", "--miner", "anna", "--dry-run")
     assert (tried.code, "2 receipts would be voided." in tried.out) == (0, True)
     assert stored() == before
     assert run_command("void_receipts", "--job", job, "--kind", "finished", *WHY).code == 0
-    since, until = timezone.now() - dt.timedelta(hours=1), timezone.now() + dt.timedelta(hours=1)
+    since, until = timezone.now() - HOUR, timezone.now() + HOUR
     times = ("--since", since.isoformat(), "--until", until.isoformat(), "--validator", "us")
     done = run_command("void_receipts", "--miner", "anna", *times, *WHY)
     assert "2 receipts are voided." in done.out
-    rows = [model._default_manager.get(miner_hotkey="anna") for model in RECEIPTS]
+    rows = [model._default_manager.get(miner_hotkey="anna") for model in RECEIPTS.values()]
     for row in rows:
         assert (row.voided_by, row.void_reason) == ("boss", REASON)
         assert type(row)._default_manager.get(miner_hotkey="bert").voided_at is None
@@ -263,7 +243,7 @@ def test_the_command_voids_what_is_chosen_and_logs_each(boss: User) -> None:
 @pytest.mark.usefixtures("boss")
 def test_the_command_tells_programs_what_it_did() -> None:
     for miner in ("anna", "anna", "bert"):
-        record(JobStarted, uuid4(), miner)
+        receive(JobStarted, miner=miner)
     told = json.loads(run_command("void_receipts", "--validator", "us", "--format", "json", *WHY).out)
     assert told == {
         "dry_run": False,
@@ -276,7 +256,7 @@ def test_the_command_tells_programs_what_it_did() -> None:
 
 @pytest.mark.usefixtures("boss")
 def test_without_a_terminal_only_yes_voids() -> None:
-    record(JobStarted, uuid4())
+    receive(JobStarted)
     ended = run_command("void_receipts", "--miner", "anna", *WHY[:-1])
     assert (ended.code, "Add --yes" in ended.err) == (2, True)
     assert not JobStartedReceipt.objects.exclude(voided_at=None).exists()
@@ -293,7 +273,7 @@ def test_a_lock_that_is_not_had_in_time_leaves_what_was_voided(monkeypatch: pyte
         write(*what)
 
     for _ in range(3):
-        record(JobStarted, uuid4())
+        receive(JobStarted)
     with monkeypatch.context() as patch:
         patch.setattr(voiding, "log", write_once)
         ended = run_command("void_receipts", "--miner", "anna", *WHY)
@@ -324,7 +304,7 @@ BAD: list[tuple[list[str], str]] = [
 @pytest.mark.usefixtures("boss")
 @pytest.mark.parametrize(("bad", "named"), BAD, ids=lambda value: repr(value)[:60])
 def test_the_command_names_bad_options_and_voids_nothing(bad: list[str], named: str) -> None:
-    record(JobStarted, uuid4())
+    receive(JobStarted)
     before = stored()
     ended = run_command("void_receipts", *WHY, *bad)
     assert (ended.code, stored()) == (2, before)
@@ -333,8 +313,8 @@ def test_the_command_names_bad_options_and_voids_nothing(bad: list[str], named: 
 
 @pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
 def test_a_journal_s_void_of_another_age_is_refused_by_its_line(at: str) -> None:
-    record(JobStarted, uuid4())
-    void_receipt(record(JobStarted, uuid4(), "bert"), **SAID)
+    receive(JobStarted)
+    void_receipt(receive(JobStarted, miner="bert"), **SAID)
     lines = [line.replace(NOW.isoformat().replace("+00:00", "Z"), at) for line in export()]
     (bad,) = [number for number, line in enumerate(lines, 1) if at in line]
     JobStartedReceipt.objects.all().delete()

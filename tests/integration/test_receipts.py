@@ -16,26 +16,30 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from receipts import ongoing, receipts, service, signatures
-from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
-from receipts.schemas import AnyReceipt, JobAccepted, JobFinished, JobStarted, read
+from receipts.models import JobAcceptedReceipt, JobStartedReceipt
+from receipts.schemas import AnyReceipt, JobStarted, read
 from receipts.types import BadReceiptError
 from routing.sockets.messages import Accepted, Started
 from routing.upkeep.journal import replay
+from tests.clock import HOUR, SECOND
 from tests.factories import CLASS, fill_ledger, job_request
 from tests.jobs import note, of, routed
 from tests.receipts import GOLDEN, OTHER, Wire, signed, started
+from tests.rows import RECEIPTS, receipt
+from tests.threads import side_by_side
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 NOW = dt.datetime(2026, 11, 26, 12, tzinfo=dt.UTC)
-MODELS: tuple[type[Receipt], ...] = (JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt)
-HOUR = dt.timedelta(hours=1)
-SECOND = dt.timedelta(seconds=1)
 YEAR = 366 * 24 * 3600
 
 
 def counts() -> list[int]:
-    return [model._default_manager.count() for model in MODELS]
+    return [model._default_manager.count() for model in RECEIPTS.values()]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def changed(wire: Wire, **fields: Any) -> Wire:
@@ -46,7 +50,7 @@ def test_receipts_of_compute_horde_s_library_are_taken_and_their_signatures_kept
     for wire in GOLDEN:
         receipts().record(wire, now=NOW)
     assert counts() == [1, 1, 1]
-    for model, wire in zip(MODELS, GOLDEN, strict=False):
+    for model, wire in zip(RECEIPTS.values(), GOLDEN, strict=False):
         row = model._default_manager.get()
         assert json.loads(row.signed) == wire["payload"]
         assert row.validator_signature == wire["validator_signature"]
@@ -164,27 +168,18 @@ def test_seconds_that_no_job_can_last_are_refused(most: Any) -> None:
     assert counts() == [0, 0, 0]
 
 
-def record_in_opposite_orders() -> list[Exception]:
+def record_in_opposite_orders() -> list[object]:
     """Let two threads record the same receipts, one of them backwards; return what was raised."""
-    same = [JobStarted(**{**SIDES, "job_uuid": uuid4()}, executor_class=CLASS, ttl=60) for _ in range(100)]
-    raised: list[Exception] = []
+    same = [receipt(JobStarted, at=NOW) for _ in range(100)]
     ready = threading.Barrier(2)
 
     def record(some: list[AnyReceipt]) -> None:
         ready.wait()
-        try:
-            receipts().record_many(some, now=NOW)
-        except OperationalError as error:
-            raised.append(error)
-        finally:
-            connection.close()
+        receipts().record_many(some, now=NOW)
 
-    threads = [threading.Thread(target=record, args=(some,)) for some in (same, same[::-1])]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return raised
+    raised = side_by_side(lambda: record(same), lambda: record(same[::-1]))
+    assert all(error is None or isinstance(error, OperationalError) for error in raised)
+    return [error for error in raised if error is not None]
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has one writer at a time")
@@ -209,9 +204,9 @@ def test_a_long_ttl_is_clipped_with_one_warning(caplog: pytest.LogCaptureFixture
     long = [started(NOW, ttl=ttl) for ttl in (3700, 3701, YEAR, 2**60)]
     assert receipts().record_many(long, now=NOW) == []
     assert set(JobStartedReceipt.objects.values_list("ttl", flat=True)) == {3700}
-    (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    (warning,) = warnings(caplog)
     assert "3 of 4" in warning
-    assert max(JobStartedReceipt.objects.values_list("valid_until", flat=True)) == NOW + dt.timedelta(seconds=3700)
+    assert max(JobStartedReceipt.objects.values_list("valid_until", flat=True)) == NOW + 3700 * SECOND
     assert max(json.loads(receipt.signed)["ttl"] for receipt in JobStartedReceipt.objects.all()) == 2**60
 
 
@@ -219,15 +214,14 @@ def test_a_long_ttl_is_clipped_with_one_warning(caplog: pytest.LogCaptureFixture
 def test_who_knows_the_job_bounds_its_receipt_further(most: int, kept: int, caplog: pytest.LogCaptureFixture) -> None:
     receipts().record(started(NOW, ttl=YEAR), most=most, now=NOW)
     assert JobStartedReceipt.objects.get().ttl == kept
-    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+    assert len(warnings(caplog)) == 1
 
 
 def test_the_database_takes_no_longer_one_either() -> None:
-    sides: dict[str, Any] = {"job_uuid": uuid4(), "miner_hotkey": "anna", "validator_hotkey": "v", "timestamp": NOW}
     with pytest.raises(IntegrityError):
-        JobStartedReceipt.objects.create(**sides, executor_class=CLASS, ttl=3701)
+        JobStartedReceipt.objects.create(**SIDES, executor_class=CLASS, ttl=3701)
     with pytest.raises(IntegrityError):
-        JobAcceptedReceipt.objects.create(**sides, time_accepted=NOW, ttl=3701)
+        JobAcceptedReceipt.objects.create(**SIDES, time_accepted=NOW, ttl=3701)
 
 
 def test_a_journal_is_clipped_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -240,7 +234,7 @@ def test_a_journal_is_clipped_with_one_warning(caplog: pytest.LogCaptureFixture)
     assert len(list(replay((json.dumps(line).encode() for line in lines), batch=2))) == 6
     assert {*JobStartedReceipt.objects.values_list("ttl", flat=True)} == {3700}
     assert {*JobAcceptedReceipt.objects.values_list("ttl", flat=True)} == {3700}
-    (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    (warning,) = warnings(caplog)
     assert "6 receipts" in warning
 
 
@@ -278,15 +272,10 @@ async def test_the_twins_do_the_same_in_the_pool(monkeypatch: pytest.MonkeyPatch
 
 
 def test_instances_are_taken_as_they_are() -> None:
-    sides: dict[str, Any] = {"job_uuid": uuid4(), "miner_hotkey": "anna", "validator_hotkey": "v", "timestamp": NOW}
-    made: list[AnyReceipt] = [
-        JobStarted(**sides, executor_class=CLASS, ttl=60),
-        JobAccepted(**sides, time_accepted=NOW, ttl=60),
-        JobFinished(**sides, time_started=NOW, time_took_us=1),
-    ]
+    made = [receipt(kind, at=NOW) for kind in RECEIPTS]
     assert receipts().record_many(made, now=NOW) == []
     assert counts() == [1, 1, 1]
-    assert {model._default_manager.get().signed for model in MODELS} == {""}
+    assert {model._default_manager.get().signed for model in RECEIPTS.values()} == {""}
     assert not any(signatures.is_signed(receipt) for receipt in made)
 
 

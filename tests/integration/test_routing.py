@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from uuid import uuid4
 
 import pytest
 from constance import config
 from constance.models import Constance
 from django.core.exceptions import ImproperlyConfigured
-from prometheus_client import REGISTRY
 from pytest_django.fixtures import Settings
 
 from allowance import allowance
@@ -21,12 +21,10 @@ from routing import routing
 from routing.models import MinerIncident
 from routing.types import TRUSTED_MINER_FAKE_KEY, AllMinersBusy, MinerIncidentType, NotEnoughCollateralException
 from tests.factories import EXECUTOR_CLASS, fill_ledger, job_request
+from tests.integration.test_metrics import counted
+from tests.rows import report
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")
-
-
-def report(hotkey: str, job: str | None = None) -> None:
-    routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, hotkey, job or str(uuid4()), EXECUTOR_CLASS)
 
 
 @pytest.mark.parametrize("stored", ["garbage", '{"__type__": "default", "__value__": -1}', '"7"'])
@@ -58,18 +56,16 @@ def test_a_trusted_job_goes_to_the_pseudo_miner(settings: Settings, seconds: int
 
 
 def test_every_pick_is_counted_and_logged_by_its_outcome(caplog: pytest.LogCaptureFixture) -> None:
-    def counted(outcome: str) -> float:
-        return REGISTRY.get_sample_value("router_pick_seconds_count", {"outcome": outcome}) or 0
-
+    counts = partial(counted, "router_pick_seconds_count")
     fill_ledger("anna", executors=1)
-    before = {outcome: counted(outcome) for outcome in ("ROUTED", "ALL_MINERS_BUSY", "NOT_ENOUGH_ALLOWANCE")}
+    before = {outcome: counts(outcome=outcome) for outcome in ("ROUTED", "ALL_MINERS_BUSY", "NOT_ENOUGH_ALLOWANCE")}
     first, second, third = job_request(12), job_request(12), job_request(3600)
     with caplog.at_level(logging.INFO):
         route = routing().pick(first)
         for request in (second, third):
             with pytest.raises((AllMinersBusy, NotEnoughAllowanceException)):
                 routing().pick(request)
-    assert {outcome: counted(outcome) - count for outcome, count in before.items()} == dict.fromkeys(before, 1)
+    assert {outcome: counts(outcome=outcome) - count for outcome, count in before.items()} == dict.fromkeys(before, 1)
     lines = [record.getMessage() for record in caplog.records]
     assert lines[0] == f"Job {first.uuid!r}: routed to anna, reservation {route.allowance_reservation_id}"
     assert [request.uuid in line for request, line in zip((second, third), lines[1:], strict=True)] == [True, True]

@@ -13,7 +13,6 @@ import pytest
 from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import User
 from django.db import OperationalError
-from prometheus_client import REGISTRY
 from pytest_django import Settings
 from redis.exceptions import ConnectionError as RedisAway
 
@@ -21,21 +20,12 @@ from allowance.plumbing.threads import in_database_thread
 from routing.access.admission import Visitor
 from routing.sockets import answers, base, news
 from routing.sockets.consumers import JobConsumer, NewsConsumer
-from tests.factories import fill_ledger
+from tests.factories import raising
+from tests.integration.test_metrics import counted
 from tests.programs import DEADLINE
-from tests.sockets import JSON, PATIENCE, answer, ask, following, job, permitted, reservations, socket
+from tests.sockets import JSON, PATIENCE, answer, ask, following, job, permitted, reservations, socket, tell
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.asyncio]
-
-
-@pytest.fixture(autouse=True)
-def ledger(ledger_clean_at_the_end: None) -> None:
-    fill_ledger("anna", "bert", executors=4)
-
-
-@pytest.fixture
-def facilitator(transactional_db: None) -> User:
-    return permitted("facilitator")
+pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners("anna", "bert", executors=4)]
 
 
 @pytest.fixture
@@ -81,16 +71,7 @@ def stuck(monkeypatch: pytest.MonkeyPatch, *uuids: str) -> Iterator[GoOn]:
 
 def about(routed: JSON, kind: str, **more: object) -> JSON:
     """Return a message about a route."""
-    return {
-        "type": kind,
-        "uuid": routed["uuid"],
-        "allowance_reservation_id": routed["allowance_reservation_id"],
-        **more,
-    }
-
-
-def measured(name: str, **labels: str) -> float:
-    return REGISTRY.get_sample_value(name, labels) or 0.0
+    return {"type": kind, **{name: routed[name] for name in ("uuid", "allowance_reservation_id")}, **more}
 
 
 async def test_a_slow_pick_does_not_hold_up_the_next(facilitator: User, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,8 +98,9 @@ async def test_what_is_too_much_is_refused_at_once_and_then_taken(
             refused = await ask(communicator)
             assert (refused["type"], refused["reason"]) == ("job.rejected", "OVERLOADED")
             assert refused["retry_after_seconds"] > 0
-            await communicator.send_json_to(about({**refused, "allowance_reservation_id": None}, "job.failed"))
-            assert (await answer(communicator))["type"] == "error"
+            assert (await tell(communicator, about({**refused, "allowance_reservation_id": None}, "job.failed")))[
+                "type"
+            ] == "error"
             go_on.set()
             routed = [await answer(communicator) for _ in slow]
         assert [message["type"] for message in routed] == ["job.routed"] * 2
@@ -134,12 +116,12 @@ async def test_a_process_takes_on_so_much_over_all_sockets(
         with stuck(monkeypatch, slow["uuid"]) as go_on:
             await one.send_json_to(slow)
             assert await asyncio.to_thread(go_on.begun.wait, PATIENCE)
-            assert measured("router_in_flight") == 1
+            assert counted("router_in_flight") == 1
             assert (await ask(other))["reason"] == "OVERLOADED"
             go_on.set()
             assert (await answer(one))["type"] == "job.routed"
         assert (await ask(other))["type"] == "job.routed"
-    assert measured("router_in_flight") == 0
+    assert counted("router_in_flight") == 0
 
 
 async def test_a_client_that_does_not_read_takes_nobody_elses_place(
@@ -184,15 +166,8 @@ async def test_a_job_is_followed_to_its_end(facilitator: User) -> None:
             ("job.accepted", {"validator_hotkey": "v"}, "held"),
             ("job.finished", {"validator_hotkey": "v", "time_took_us": 5}, "spent"),
         ):
-            await communicator.send_json_to(about(routed, kind, **more))
-            assert await answer(communicator) == {
-                **about(routed, "job.acknowledged"),
-                "of": kind,
-                "reservation": reservation,
-                "incident": False,
-                "excused": None,
-                "sentence": None,
-            }
+            told = {"of": kind, "reservation": reservation, "incident": False, "excused": None, "sentence": None}
+            assert await tell(communicator, about(routed, kind, **more)) == about(routed, "job.acknowledged", **told)
         assert await communicator.receive_nothing(0.05)  # it hears no news of what it said itself
         again = await ask(communicator, uuid=routed["uuid"])
     assert (again["type"], again["reason"]) == ("job.rejected", "JOB_ALREADY_OVER")
@@ -201,14 +176,11 @@ async def test_a_job_is_followed_to_its_end(facilitator: User) -> None:
 async def test_a_rejected_job_is_retried_with_another_miner(facilitator: User) -> None:
     async with socket(facilitator) as communicator:
         routed = await ask(communicator)
-        await communicator.send_json_to(about(routed, "job.rejected_by_miner"))
-        assert (await answer(communicator))["reservation"] == "released"
-        await communicator.send_json_to(about(routed, "job.retry"))
-        again = await answer(communicator)
+        assert (await tell(communicator, about(routed, "job.rejected_by_miner")))["reservation"] == "released"
+        again = await tell(communicator, about(routed, "job.retry"))
         assert (again["type"], again["uuid"]) == ("job.routed", routed["uuid"])
         assert again["miner"] != routed["miner"]
-        await communicator.send_json_to(about(again, "job.retry"))
-        refused = await answer(communicator)
+        refused = await tell(communicator, about(again, "job.retry"))
     assert (refused["type"], refused["reason"]) == ("job.rejected", "NOT_ENOUGH_ALLOWANCE")
     assert refused["counts"] == {"excluded": 2}
     assert "2 excluded miners were not asked: send it as a new job." in refused["sentence"]
@@ -216,25 +188,18 @@ async def test_a_rejected_job_is_retried_with_another_miner(facilitator: User) -
 
 async def test_a_word_about_an_unknown_route_is_an_error(facilitator: User) -> None:
     async with socket(facilitator) as communicator:
-        await communicator.send_json_to({"type": "job.failed", "uuid": str(uuid4()), "allowance_reservation_id": 1})
-        error = await answer(communicator)
+        error = await tell(communicator, {"type": "job.failed", "uuid": str(uuid4()), "allowance_reservation_id": 1})
     assert (error["type"], error["of"], error["reason"]) == ("error", "job.failed", "JOB_UNKNOWN")
 
 
 async def test_what_is_said_elsewhere_reaches_who_asked_for_the_route(facilitator: User, operator: User) -> None:
     async with socket(facilitator) as one, socket(facilitator) as other, all_events(operator) as watching:
         routed = await ask(one)
-        assert await answer(watching) == {
-            **about(routed, "job.event"),
-            "of": "job.routed",
-            "miner": routed["miner"]["hotkey_ss58"],
-            "reservation": "held",
-            "reason": None,
-        }
-        await other.send_json_to(about(routed, "job.failed"))
-        assert (await answer(other))["type"] == "job.acknowledged"
-        event = {**about(routed, "job.event"), "of": "job.failed", "miner": None, "reservation": "released"}
-        assert await answer(one) == await answer(watching) == {**event, "reason": None}
+        told = {"of": "job.routed", "miner": routed["miner"]["hotkey_ss58"], "reservation": "held", "reason": None}
+        assert await answer(watching) == about(routed, "job.event", **told)
+        assert (await tell(other, about(routed, "job.failed")))["type"] == "job.acknowledged"
+        told = {"of": "job.failed", "miner": None, "reservation": "released", "reason": None}
+        assert await answer(one) == await answer(watching) == about(routed, "job.event", **told)
         assert await other.receive_nothing(0.05)
         refused = await ask(other, execution_time_limit=3000)
         assert (await answer(watching))["reason"] == refused["reason"] == "NOT_ENOUGH_ALLOWANCE"
@@ -291,10 +256,7 @@ async def test_a_database_that_is_away_throws_nobody_out(
 ) -> None:
     settings.ROUTING_SOCKET_RECHECK_SECONDS = 0.05
 
-    def fail(*_: object, **_kwargs: object) -> None:
-        raise OperationalError
-
-    monkeypatch.setattr(base, "recheck", fail)
+    monkeypatch.setattr(base, "recheck", raising(OperationalError))
     async with socket(facilitator) as communicator:
         assert await communicator.receive_nothing(0.2)
         assert (await ask(communicator))["type"] == "job.routed"
@@ -302,9 +264,9 @@ async def test_a_database_that_is_away_throws_nobody_out(
 
 
 async def test_sockets_are_counted_while_they_are_open(facilitator: User) -> None:
-    before = measured("router_sockets")
+    before = counted("router_sockets")
     async with socket(facilitator) as one, socket(facilitator) as other:
         for communicator in (one, other):
             await ask(communicator)
-        assert measured("router_sockets") == before + 2
-    assert measured("router_sockets") == before
+        assert counted("router_sockets") == before + 2
+    assert counted("router_sockets") == before

@@ -21,6 +21,7 @@ from receipts.models import JobStartedReceipt
 from routing.models import AccessToken, DecisionRecord, MinerIncident
 from routing.pages import MENU
 from tests.browser.settings import POLICY as STRICTEST
+from tests.clock import noon
 from tests.integration import past
 
 MODELS = [
@@ -29,6 +30,8 @@ MODELS = [
     for model in apps.get_app_config(app).get_models()
     if admin.site.is_registered(model)
 ]
+pytestmark = noon
+
 EDGES = ("9" * 30, "0001-01-01 00:00:00+14:00", "9999-12-31T23:59:59-14:00")
 """What a text can say and not every database compare."""
 VALUES = (
@@ -42,10 +45,8 @@ each_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__
 
 
 @pytest.fixture(autouse=True)
-def rows(db: None, settings: Settings) -> Iterator[None]:
-    with past.nothing_kept(settings):
-        past.record_history(settings)
-        yield
+def rows(db: None, nothing_kept: None, settings: Settings) -> None:
+    past.record_history(settings)
 
 
 def changelist(model: type[models.Model]) -> str:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 
 import pytest
-import time_machine
-from django.contrib.auth.models import Permission, User
 from django.test import Client
 from django.urls import reverse
 
@@ -15,15 +12,15 @@ from routing.access import tokens
 from routing.access.tokens import State, TokenRefused
 from routing.management.commands.revoke_token import Command
 from routing.models import AccessToken
+from tests.clock import DAY, NOW, noon
 from tests.factories import run_command
+from tests.pages import shown
+from tests.visitors import clerk
 
 pytestmark = pytest.mark.django_db
 
-NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
-DAY = dt.timedelta(days=1)
 
-
-@time_machine.travel(NOW, tick=False)
+@noon
 def test_the_command_prints_nothing_but_the_token_where_it_can_be_piped() -> None:
     ended = run_command("issue_token", "anna", "--ttl", "12h", "--scope", "jobs", "--scope", "events")
     row = AccessToken.objects.get()
@@ -32,18 +29,14 @@ def test_the_command_prints_nothing_but_the_token_where_it_can_be_piped() -> Non
     assert ended.err == f"Token {row.pk} of anna, for jobs, events, until 2026-01-02T00:00:00+00:00.\n"
 
 
-@time_machine.travel(NOW, tick=False)
+@noon
 def test_the_command_prints_all_of_it_in_json() -> None:
     ended = run_command("issue_token", "anna", "--scope", "metrics", "--format", "json")
     row, told = AccessToken.objects.get(), json.loads(ended.out)
     assert (ended.code, ended.err) == (0, "")
     assert tokens.verify(told.pop("token")) == row
-    assert told == {
-        "id": str(row.pk),
-        "name": "anna",
-        "scopes": ["metrics"],
-        "expires_at": "2026-04-01T12:00:00+00:00",
-    }
+    end = "2026-04-01T12:00:00+00:00"
+    assert told == {"id": str(row.pk), "name": "anna", "scopes": ["metrics"], "expires_at": end}
 
 
 @pytest.mark.parametrize(("ttl", "seconds"), [("1s", 1), ("30m", 1800), ("2h", 7200), ("3650d", 3650 * 86400)])
@@ -118,7 +111,7 @@ def test_a_token_is_replaced_as_the_commands_say() -> None:
     assert run_command("revoke_token", new.pk, "--keep-newest").code == 2
 
 
-LIST = "admin:routing_accesstoken_changelist"
+LIST = "routing_accesstoken_changelist"
 
 
 def test_the_admin_shows_what_became_of_tokens_but_never_a_token(admin_client: Client) -> None:
@@ -126,31 +119,22 @@ def test_the_admin_shows_what_became_of_tokens_but_never_a_token(admin_client: C
     tokens.issue("old-one", ["events"], DAY, now=NOW)
     gone, _ = tokens.issue("gone-one", ["jobs", "metrics"], DAY)
     tokens.revoke(gone.pk)
-    shown = admin_client.get(reverse(LIST)).content.decode()
-    assert [shown.count(f'"field-state">{state}<') for state in State] == [1, 1, 1]
-    assert "jobs, metrics" in shown
-    page = admin_client.get(reverse("admin:routing_accesstoken_change", args=[row.pk])).content.decode()
-    for content in (shown, page):
+    listed = shown(admin_client, LIST)
+    assert [listed.count(f'"field-state">{state}<') for state in State] == [1, 1, 1]
+    assert "jobs, metrics" in listed
+    page = shown(admin_client, "routing_accesstoken_change", row.pk)
+    for content in (listed, page):
         assert not [part for part in token.split(".") if part in content]
     assert str(row.pk) in page
 
 
 def revoke_in_admin(client: Client, *rows: AccessToken) -> str:
     data = {"action": "revoke", "_selected_action": [row.pk for row in rows]}
-    return client.post(reverse(LIST), data, follow=True).content.decode()
-
-
-def clerk(*codenames: str) -> Client:
-    """Return the client of somebody new in the staff, with these permissions."""
-    user = User.objects.create_user("clerk", is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(content_type__app_label="routing", codename__in=codenames))
-    client = Client()
-    client.force_login(user)
-    return client
+    return client.post(reverse(f"admin:{LIST}"), data, follow=True).content.decode()
 
 
 def test_the_admin_revokes_what_is_selected_and_keeps_who_did_it() -> None:
-    client = clerk("view_accesstoken", "change_accesstoken")
+    client = clerk("routing.view_accesstoken", "routing.change_accesstoken")
     (row, token), (_, other) = tokens.issue("anna", ["jobs"], DAY), tokens.issue("anna", ["jobs"], DAY)
     gone, _ = tokens.issue("anna", ["jobs"], DAY)
     tokens.revoke(gone.pk)
@@ -158,14 +142,14 @@ def test_the_admin_revokes_what_is_selected_and_keeps_who_did_it() -> None:
     with pytest.raises(TokenRefused, match="is revoked"):
         tokens.verify(token)
     assert tokens.verify(other).name == "anna"
-    history = client.get(reverse("admin:routing_accesstoken_history", args=[row.pk])).content.decode()
+    history = shown(client, "routing_accesstoken_history", row.pk)
     assert "Revoked." in history
     assert "clerk" in history
 
 
 def test_whoever_may_only_view_tokens_is_not_offered_to_revoke_them() -> None:
-    client = clerk("view_accesstoken")
+    client = clerk("routing.view_accesstoken")
     row, token = tokens.issue("anna", ["jobs"], DAY)
-    assert 'value="revoke"' not in client.get(reverse(LIST)).content.decode()
+    assert 'value="revoke"' not in shown(client, LIST)
     revoke_in_admin(client, row)
     assert tokens.verify(token) == row

@@ -22,13 +22,11 @@ from allowance.types import BadInputError
 from routing.access import tokens
 from routing.access.tokens import AUDIENCE, Scope, TokenRefused
 from routing.models import AccessToken
+from tests.clock import DAY, HOUR, NOW, TICK
 from tests.factories import stored
 
 pytestmark = pytest.mark.django_db
 
-NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
-DAY = dt.timedelta(days=1)
-TICK = dt.timedelta(microseconds=1)
 NOT_OURS = "no token that was issued here"
 
 
@@ -90,8 +88,8 @@ def test_a_token_expires_at_its_instant() -> None:
 @pytest.mark.parametrize("hours", [1, 48])
 def test_the_earlier_end_counts_be_it_the_row_s_or_the_token_s(hours: int) -> None:
     row, token = issue()
-    AccessToken.objects.update(expires_at=NOW + dt.timedelta(hours=hours))
-    end = NOW + dt.timedelta(hours=min(24, hours))
+    AccessToken.objects.update(expires_at=NOW + hours * HOUR)
+    end = NOW + min(24, hours) * HOUR
     assert tokens.verify(token, end - TICK) == row
     assert "is expired" in refusal(token, end)
 
@@ -269,13 +267,8 @@ def test_all_live_tokens_of_a_name_are_revoked_and_no_others() -> None:
     revoked = tokens.revoke("anna", NOW + DAY / 2)
     assert [row.pk for row in revoked] == [first.pk, second.pk]
     assert {row.revoked_at for row in revoked} == {NOW + DAY / 2}
-    assert dict(AccessToken.objects.values_list("pk", "revoked_at")) == {
-        first.pk: NOW + DAY / 2,
-        second.pk: NOW + DAY / 2,
-        bert.pk: None,
-        expired.pk: None,
-        before.pk: NOW,
-    }
+    expected = {first.pk: NOW + DAY / 2, second.pk: NOW + DAY / 2, bert.pk: None, expired.pk: None, before.pk: NOW}
+    assert dict(AccessToken.objects.values_list("pk", "revoked_at")) == expected
     assert tokens.revoke("anna", NOW + DAY / 2) == []
 
 

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
 from uuid import UUID
 
 import pytest
-import time_machine
-from django.db import connection
-from django.test.utils import CaptureQueriesContext
 
-from allowance import allowance, ledger, reservations
+from allowance import ledger, reservations
 from allowance.models import Account, Reservation, ReservationState
 from allowance.oversight import totals
 from allowance.oversight.fates import Fate
@@ -19,54 +15,26 @@ from allowance.oversight.totals import DAY, LISTED, SOON, Amounts
 from allowance.reading import read
 from allowance.state import expired_at, window
 from allowance.types import RESERVATION_MARGIN, ExecutorClass
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger
-from tests.integration.test_queries import postgresql, scans
+from tests import rows
+from tests.clock import HOUR, MINUTE, SECOND, TICK
+from tests.factories import CLASS, FIRST_BLOCK, NEWEST, OTHER_CLASS
+from tests.queries import postgresql, queries, scans
+from tests.rows import declare, mint
 
 NOW = dt.datetime(2026, 1, 1, 12, 30, tzinfo=dt.UTC)
-SECOND = dt.timedelta(seconds=1)
-HOUR = dt.timedelta(hours=1)
-INSTANT = dt.timedelta(microseconds=1)
-OTHER = ExecutorClass.always_on__test
+pytestmark = [pytest.mark.time_machine(NOW, tick=False), pytest.mark.miners("anna", "bert")]
 HELD, SPENT, RELEASED, EXPIRED = ReservationState
 
 
-@pytest.fixture(autouse=True)
-def ledger_of_two(db: None) -> Iterator[None]:
-    """Two miners of 2 executors, each of which has earned 240 s."""
-    with time_machine.travel(NOW, tick=False):
-        fill_ledger("anna", "bert")
-        yield
-
-
 def reserve(now: dt.datetime = NOW, *, miner: str = "anna", seconds: float = 30) -> int:
-    return reservations.reserve(
-        miner=miner,
-        executor_class=CLASS,
-        seconds=seconds,
-        job_start_block=FIRST_BLOCK,
-        job_uuid=UUID(int=7),
-        now=now,
-    ).pk
+    return rows.reserve(miner, seconds, job=UUID(int=7), now=now)
 
 
 def remember(end: ReservationState, ended_at: dt.datetime, *, held_for: dt.timedelta = HOUR) -> int:
     """Store a reservation of anna's that ended, of a block that nobody remembers."""
-    reservation = Reservation(
-        account=Account.objects.get(miner="anna", executor_class=CLASS),
-        blocks=[1],
-        created_at=ended_at - held_for,
-        expires_at=ended_at if end is EXPIRED else ended_at + SECOND,
-        state=end,
-        ended_at=ended_at,
-    )
-    reservation.save()
-    return reservation.pk
-
-
-def drop(miner: str, *, executors: int, at: int) -> None:
-    """Let a miner declare fewer executors from a block on."""
-    axon = {"address": "10.0.0.1", "ip_version": 4, "port": 9000}
-    allowance().record_manifests(block=at, axons={miner: axon}, executors={miner: {CLASS: executors}})
+    account = Account.objects.get(miner="anna", executor_class=CLASS)
+    times = {"created_at": ended_at - held_for, "expires_at": ended_at if end is EXPIRED else ended_at + SECOND}
+    return Reservation.objects.create(account=account, blocks=[1], **times, state=end, ended_at=ended_at).pk
 
 
 def seconds(amounts: Amounts) -> dict[str, float]:
@@ -87,7 +55,7 @@ def test_what_became_of_a_miner_s_allowance() -> None:
     anna, bert = totals.totals(NOW).miners
     assert seconds(anna.amounts) == {"free": 144, "held": 36, "spent": 60, "voided": 0, "earned": 240}
     assert seconds(bert.amounts) == {"free": 240, "held": 0, "spent": 0, "voided": 0, "earned": 240}
-    drop("anna", executors=1, at=FIRST_BLOCK + 6)
+    declare({"anna": 1}, FIRST_BLOCK + 6)
     anna, _ = totals.totals(NOW).miners
     assert seconds(anna.amounts) == {"free": 72, "held": 0, "spent": 12, "voided": 72, "earned": 156}
 
@@ -100,7 +68,7 @@ def test_amounts_are_those_of_the_rows_and_of_the_survey(at: int, executors: int
     reserve(NOW - HOUR, miner="bert", seconds=20)
     reservations.spend(reserve(seconds=40), now=NOW)
     reserve(seconds=70)
-    drop("anna", executors=executors, at=FIRST_BLOCK + at)
+    declare({"anna": executors}, FIRST_BLOCK + at)
     reading = read(CLASS, NOW)
     for hotkey, balance in reading.balances.items():
         account = Account.objects.get(miner=hotkey)
@@ -117,18 +85,15 @@ def test_amounts_are_those_of_the_rows_and_of_the_survey(at: int, executors: int
 
 
 def test_classes_are_added_up_unless_one_is_asked_for() -> None:
-    axon = {"address": "10.0.0.1", "ip_version": 4, "port": 9000}
-    declared = {CLASS: 2, OTHER: 1}
-    allowance().record_manifests(block=FIRST_BLOCK + 10, axons={"anna": axon}, executors={"anna": declared})
+    declare({"anna": {CLASS: 2, OTHER_CLASS: 1}}, FIRST_BLOCK + 10)
     reserve()
     remember(EXPIRED, NOW - HOUR)
-    by_class = {c: totals.totals(NOW, executor_class=c) for c in (None, ExecutorClass(CLASS), OTHER)}
-    earned = {c: [(m.hotkey, ledger.to_seconds(m.amounts.total())) for m in t.miners] for c, t in by_class.items()}
-    assert earned == {
-        None: [("anna", 300), ("bert", 240)],
-        CLASS: [("anna", 240), ("bert", 240)],
-        OTHER: [("anna", 60)],
+    by_class = {
+        c: totals.totals(NOW, executor_class=c) for c in (None, ExecutorClass(CLASS), ExecutorClass(OTHER_CLASS))
     }
+    earned = {c: [(m.hotkey, ledger.to_seconds(m.amounts.total())) for m in t.miners] for c, t in by_class.items()}
+    both = {None: [("anna", 300), ("bert", 240)], CLASS: [("anna", 240), ("bert", 240)]}
+    assert earned == {**both, OTHER_CLASS: [("anna", 60)]}
     assert [(t.miners[0].live, t.miners[0].expired) for t in by_class.values()] == [(1, 1), (1, 1), (0, 0)]
     assert {len(t.holds) for t in by_class.values()} == {1}
     assert {t.ended_as(EXPIRED) for t in by_class.values()} == {1}
@@ -137,7 +102,7 @@ def test_classes_are_added_up_unless_one_is_asked_for() -> None:
 def test_holds_are_live_until_their_instant_and_the_next_to_lapse_comes_first() -> None:
     late, early = reserve(NOW, seconds=30), reserve(NOW - 10 * SECOND, seconds=30, miner="bert")
     expires = NOW + RESERVATION_MARGIN + 20 * SECOND
-    found = totals.totals(expires - INSTANT)
+    found = totals.totals(expires - TICK)
     assert [hold.pk for hold in found.holds] == [early, late]
     first = found.holds[0]
     assert (first.hotkey, first.executor_class, first.job, first.blocks) == ("bert", CLASS, UUID(int=7), 3)
@@ -151,7 +116,7 @@ def test_holds_are_live_until_their_instant_and_the_next_to_lapse_comes_first() 
 def test_a_hold_is_about_to_lapse_up_to_the_edge() -> None:
     reserve(seconds=30)
     edge = NOW + RESERVATION_MARGIN + 30 * SECOND - SOON
-    assert totals.totals(edge - INSTANT).about_to_expire == []
+    assert totals.totals(edge - TICK).about_to_expire == []
     assert len(totals.totals(edge).about_to_expire) == 1
 
 
@@ -164,7 +129,7 @@ def test_each_hold_is_worth_its_own_blocks() -> None:
 
 def test_a_hold_is_worth_what_its_blocks_still_give() -> None:
     reserve(seconds=60)
-    drop("anna", executors=1, at=FIRST_BLOCK + 2)
+    declare({"anna": 1}, FIRST_BLOCK + 2)
     (hold,) = totals.totals(NOW).holds
     assert (hold.blocks, ledger.to_seconds(hold.ns)) == (5, 18)  # from then on with one executor
 
@@ -185,7 +150,7 @@ def test_what_lapsed_has_lapsed_whether_or_not_its_row_says_so(tidied: bool) -> 
 
 @pytest.mark.parametrize("end", [SPENT, RELEASED, EXPIRED])
 def test_a_day_ends_at_its_edge(end: ReservationState) -> None:
-    remember(end, NOW - DAY + INSTANT)
+    remember(end, NOW - DAY + TICK)
     remember(end, NOW - DAY)
     found = totals.totals(NOW)
     assert found.ended_as(end) == 1
@@ -195,7 +160,7 @@ def test_a_day_ends_at_its_edge(end: ReservationState) -> None:
 
 def test_ends_are_counted_by_the_hour() -> None:
     for end, ago in ((SPENT, 0), (SPENT, 29), (RELEASED, 31), (SPENT, 90), (EXPIRED, 90), (SPENT, 23 * 60 + 59)):
-        remember(end, NOW - dt.timedelta(minutes=ago))
+        remember(end, NOW - ago * MINUTE)
     remember(RELEASED, NOW + HOUR)  # by a clock ahead of ours
     found = totals.totals(NOW)
     assert list(found.ended) == [NOW.replace(minute=0) - i * HOUR for i in range(24, -1, -1)]
@@ -209,26 +174,24 @@ def test_ends_are_counted_by_the_hour() -> None:
 
 def test_the_newest_that_lapsed_are_listed() -> None:
     pks = [remember(EXPIRED, NOW - i * SECOND) for i in range(LISTED + 3)]
-    pks.insert(2, reserve(NOW - 2 * SECOND - RESERVATION_MARGIN - 20 * SECOND + INSTANT, seconds=20))
+    pks.insert(2, reserve(NOW - 2 * SECOND - RESERVATION_MARGIN - 20 * SECOND + TICK, seconds=20))
     found = totals.totals(NOW)
     assert [row.pk for row in found.newest_expired] == pks[:LISTED]
     assert found.expired == LISTED + 4
 
 
 def test_a_miner_that_left_is_told_from_those_that_are_there() -> None:
-    allowance().record_block(number=FIRST_BLOCK + 21, timestamp=NOW, stake_share=0.5, hotkeys=["bert"])
+    mint(NEWEST + 1, NOW, hotkeys=["bert"])
     assert [(m.hotkey, m.registered) for m in totals.totals(NOW).miners] == [("anna", False), ("bert", True)]
 
 
 def test_it_takes_as_many_queries_for_many_reservations_as_for_none() -> None:
     totals.totals(NOW)  # the first reading also reads the blocks
-    with CaptureQueriesContext(connection) as none:
-        totals.totals(NOW)
+    none = queries(lambda: totals.totals(NOW))
     for i in range(5):
         reserve(NOW - i * SECOND)
         remember(EXPIRED, NOW - i * SECOND)
-    with CaptureQueriesContext(connection) as many:
-        totals.totals(NOW)
+    many = queries(lambda: totals.totals(NOW))
     assert len(none) == len(many) == len(ExecutorClass) + 7
 
 
@@ -236,7 +199,7 @@ def test_it_takes_as_many_queries_for_many_reservations_as_for_none() -> None:
 @pytest.mark.django_db(transaction=True)
 def test_ends_and_lapses_are_found_by_indexes() -> None:
     account = Account.objects.get(miner="anna")
-    past = [NOW - dt.timedelta(minutes=i) for i in range(20_000, 0, -1)]
+    past = [NOW - i * MINUTE for i in range(20_000, 0, -1)]
     Reservation.objects.bulk_create(
         Reservation(
             account=account,
@@ -248,18 +211,10 @@ def test_ends_and_lapses_are_found_by_indexes() -> None:
         )
         for i, at in enumerate(past)
     )
-    with CaptureQueriesContext(connection) as captured:
-        totals.totals(NOW)
-    asked = [query["sql"] for query in captured if 'FROM "allowance_reservation"' in query["sql"]]
-    read_by = [scans(sql, None) for sql in asked]
+    asked = [sql for sql in queries(lambda: totals.totals(NOW)) if 'FROM "allowance_reservation"' in sql]
+    read_by = [scans(sql) for sql in asked]
     assert len(read_by) == 7
     assert not any("allowance_reservation" in read for read in read_by)
-    assert [read & {"reservation_ended", "reservation_expired", "reservation_held"} for read in read_by] == [
-        {"reservation_ended", "reservation_held"},
-        {"reservation_expired"},
-        {"reservation_held"},
-        {"reservation_expired"},
-        {"reservation_held"},
-        {"reservation_expired"},
-        {"reservation_held"},
-    ]
+    known = {"reservation_ended", "reservation_expired", "reservation_held"}
+    expires = [{"reservation_expired"}, {"reservation_held"}]
+    assert [read & known for read in read_by] == [{"reservation_ended", "reservation_held"}, *expires * 3]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any
 from uuid import uuid4
 
@@ -15,21 +14,19 @@ from routing.models import RoutedJob, UsedSignature
 from routing.requests import Signature, V2JobRequest
 from routing.sockets import answers, jobs
 from routing.sockets.messages import Failed
-from tests.factories import fill_ledger, job_request
+from tests.factories import job_request
 from tests.jobs import ME, note, of, route, routed
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("ledger_clean_at_the_end")]
+pytestmark = [
+    pytest.mark.usefixtures("ledger_clean_at_the_end"),
+    pytest.mark.miners("anna", "bert", executors=9),
+]
 
 
 @pytest.fixture(autouse=True)
-def taken(monkeypatch: pytest.MonkeyPatch, transactional_db: None) -> None:
+def taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take every signature for genuine; whether they are is for tests/unit/test_signatures.py."""
-
-    def check(request: V2JobRequest, _now: dt.datetime) -> Signature | None:
-        return request.signature
-
-    monkeypatch.setattr(signatures, "check", check)
-    fill_ledger("anna", "bert", executors=9)
+    monkeypatch.setattr(signatures, "check", lambda request, _now: request.signature)
 
 
 def signed(at: int, **changes: Any) -> V2JobRequest:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
-from collections.abc import Iterator
 from typing import Any
-from uuid import uuid4
 
 import pytest
-import time_machine
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
-from django.db import DatabaseError, connection
+from django.db import DatabaseError
 from django.test import Client
-from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
@@ -23,40 +18,32 @@ from routing import incidents
 from routing.decision import reliability
 from routing.decision.book import DryBook
 from routing.decision.pipeline import decide
-from routing.incidents import record_incident, void_incident
+from routing.incidents import void_incident
 from routing.models import IncidentVersion, MinerIncident
 from routing.upkeep import voiding
-from tests.factories import CLASS, fill_ledger, job_request, run_command, stored
+from tests.clock import HOUR, NOW, noon
+from tests.factories import CLASS, OTHER_CLASS, job_request, raising, run_command, stored
 from tests.programs import Finished
+from tests.queries import postgresql, queries
+from tests.rows import FAILED, REJECTED, report
 from tests.visitors import clerk
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), noon, pytest.mark.miners("anna", "bert")]
 
-NOW = dt.datetime(2026, 3, 1, 12, 30, tzinfo=dt.UTC)
-HOUR = dt.timedelta(hours=1)
-OTHER_CLASS = "always_on.test"
-FAILED, REJECTED = "MINER_JOB_FAILED", "MINER_JOB_REJECTED"
 LIST = "admin:routing_minerincident_changelist"
 REASON = "A host of ours was down."
 MAY = ("routing.view_minerincident", "routing.void_incidents")
 
 
 @pytest.fixture(autouse=True)
-def boss(transactional_db: None) -> Iterator[User]:
+def boss(ledger: None) -> User:
     """Five incidents: four of anna, of which one is old and one of another class, and one of bert."""
-    with time_machine.travel(NOW, tick=False):
-        fill_ledger("anna", "bert")
-        report("anna", 1)
-        report("anna", 2, kind=REJECTED)
-        report("anna", 3, executor_class=OTHER_CLASS)
-        report("anna", 30)
-        report("bert", 1)
-        yield User.objects.create_superuser("boss")
-
-
-def report(miner: str, hours: float, *, kind: str = FAILED, executor_class: str = CLASS) -> None:
-    at = NOW - hours * HOUR
-    record_incident(incident_type=kind, hotkey=miner, job_uuid=uuid4(), executor_class=executor_class, timestamp=at)
+    report("anna", at=NOW - HOUR)
+    report("anna", at=NOW - 2 * HOUR, kind=REJECTED)
+    report("anna", at=NOW - 3 * HOUR, executor_class=OTHER_CLASS)
+    report("anna", at=NOW - 30 * HOUR)
+    report("bert", at=NOW - HOUR)
+    return User.objects.create_superuser("boss")
 
 
 def void(*options: object, reason: str | None = REASON, by: str | None = "boss") -> Finished:
@@ -142,7 +129,7 @@ def test_the_command_tells_programs_what_it_did() -> None:
 BAD: list[tuple[list[object], dict[str, Any], str]] = [
     ([], {}, "Say which: --since"),
     (["--since", "yesterday"], {}, "--since 'yesterday'"),
-    (["--until", "2026-03-01T12:00:00"], {}, "--until '2026-03-01T12:00:00'"),
+    (["--until", "2026-01-01T11:00:00"], {}, "--until '2026-01-01T11:00:00'"),
     (["--since", NOW.isoformat(), "--until", NOW.isoformat()], {}, "is not after --since"),
     (["--miner", "a b"], {}, "--miner: A hotkey"),
     (["--executor-class", "gpu"], {}, "--executor-class: Unknown executor class"),
@@ -215,10 +202,7 @@ def test_a_lock_that_is_not_had_in_time_leaves_what_was_voided(monkeypatch: pyte
 
 
 def test_what_can_t_be_logged_is_not_voided(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise DatabaseError
-
-    monkeypatch.setattr(voiding, "log", fail)
+    monkeypatch.setattr(voiding, "log", raising(DatabaseError))
     with pytest.raises(DatabaseError):
         void("--miner", "anna")
     assert voided() == []
@@ -235,11 +219,9 @@ def test_what_somebody_voids_meanwhile_stays_as_it_is() -> None:
     assert LogEntry.objects.count() == 4
 
 
-@pytest.mark.skipif(connection.vendor != "postgresql", reason="row locks")
+@postgresql
 def test_they_are_read_under_the_lock_that_reports_take() -> None:
-    with CaptureQueriesContext(connection) as captured:
-        void("--executor-class", CLASS)
-    sql = [query["sql"] for query in captured]
+    sql = queries(lambda: void("--executor-class", CLASS))
     (version,) = [i for i, s in enumerate(sql) if s.startswith("INSERT") and "routing_incidentversion" in s]
     (lock,) = [i for i, s in enumerate(sql) if "FOR UPDATE" in s]
     (write,) = [i for i, s in enumerate(sql) if s.startswith("UPDATE")]
@@ -292,7 +274,7 @@ def test_all_that_the_filters_leave_can_be_voided_but_for_what_came_after_the_qu
     client, query = clerk(*MAY), "?time=24h&miner=anna"
     asked = act(client, MinerIncident.objects.latest("timestamp"), query=query, select_across="1")
     assert asked.context["count"] == 3
-    report("anna", 0)
+    report("anna")
     confirm(client, asked, query=query)
     assert voided() == [("anna", 1), ("anna", 2), ("anna", 3)]
 
@@ -307,12 +289,9 @@ def test_who_may_not_void_gets_no_action(permissions: tuple[str, ...]) -> None:
 
 
 def test_a_lock_that_the_action_does_not_get_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def locked(_: str) -> None:
-        raise LockTimeout
-
     client = clerk(*MAY)
     asked = act(client, *MinerIncident.objects.all())
-    monkeypatch.setattr(incidents, "_draw_version", locked)
+    monkeypatch.setattr(incidents, "_draw_version", raising(LockTimeout))
     content = confirm(client, asked).content.decode()
     assert "0 of 5 incidents are voided. Void the others again: Others kept the ledger locked" in content
     assert voided() == []

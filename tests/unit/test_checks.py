@@ -8,31 +8,17 @@ from typing import Any
 
 import pytest
 from django.conf import settings
-from django.core.checks import CheckMessage, run_checks
 from pytest_django import Settings
 
 from routing.conf import SETTINGS
 from routing.dynamic import CONSTANCE_SETTINGS, MINIMUM_WEI, WINDOW_HOURS
+from tests.complaints import assert_only_complaint, complaints
 
 SQLITE: dict[str, Any] = {
     "ENGINE": "django.db.backends.sqlite3",
     "OPTIONS": {"transaction_mode": "IMMEDIATE", "init_command": "PRAGMA journal_mode=WAL;"},
 }
 POSTGRES: dict[str, Any] = {"ENGINE": "django.db.backends.postgresql"}
-
-
-def complaints() -> list[CheckMessage]:
-    """Return what the router's checks complain about, as `manage.py check` does."""
-    return [m for m in run_checks() if str(m.id).startswith("routing.")]
-
-
-def assert_only_complaint(identity: str, *mentioned: str) -> None:
-    found = complaints()
-    assert [m.id for m in found] == [identity]
-    assert found[0].is_serious()
-    assert found[0].hint
-    for text in mentioned:
-        assert text in found[0].msg
 
 
 def test_the_project_s_settings_are_fine() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from django.core.checks import CheckMessage, run_checks
 from django.db import DEFAULT_DB_ALIAS, connection, connections, models
 from django.db.migrations.recorder import MigrationRecorder
 from pytest_django import Settings
@@ -18,20 +19,9 @@ from pytest_django import Settings
 from allowance.models import Reservation
 from receipts.models import JobStartedReceipt
 from routing.models import IncidentVersion
-from tests.programs import Finished, Program
+from tests.complaints import assert_only_complaint, complaints
 
-
-def complaints(**which: Any) -> list[CheckMessage]:
-    return [m for m in run_checks(**which) if str(m.id).startswith("routing.")]
-
-
-def assert_only_complaint(identity: str, *mentioned: str, **which: Any) -> None:
-    found = complaints(**which)
-    assert [m.id for m in found] == [identity]
-    assert found[0].is_serious()
-    assert found[0].hint
-    for text in mentioned:
-        assert text in found[0].msg
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_database_without_the_statements_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,18 +167,20 @@ def test_a_table_that_no_migration_of_ours_made_is_named() -> None:
 @pytest.fixture
 def empty(tmp_path: Path) -> dict[str, str]:
     """The environment of a site with a database of its own, in which nothing is yet."""
-    return {"DATABASE_URL": f"sqlite:///{tmp_path / 'site.sqlite3'}"}
+    file = tmp_path / "site.sqlite3"
+    return {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings", "DATABASE_URL": f"sqlite:///{file}"}
 
 
-def manage(environment: dict[str, Any], *arguments: str) -> Finished:
-    return Program(sys.executable, "-W", "ignore", "manage.py", *arguments, environment=environment).finish()
+def manage(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore", "manage.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_a_database_is_fine_before_half_way_through_and_after_its_migrations(empty: dict[str, str]) -> None:
     for migrated in ([], ["routing", "0001"], ["routing"], []):
         if migrated:
-            assert manage(empty, "migrate", "-v0", *migrated).code == 0
-        assert manage(empty, "check", "--database", "default").code == 0
+            assert manage(empty, "migrate", "-v0", *migrated).returncode == 0
+        assert manage(empty, "check", "--database", "default").returncode == 0
 
 
 def tables_in(environment: dict[str, str]) -> list[str]:
@@ -200,13 +192,13 @@ def test_nothing_is_migrated_beside_a_foreign_table(empty: dict[str, str]) -> No
     with closing(sqlite3.connect(empty["DATABASE_URL"].removeprefix("sqlite:///"))) as database:
         database.execute(f"CREATE TABLE {RECEIPTS} (id integer PRIMARY KEY, payload text NOT NULL)")
     finished = manage(empty, "migrate")
-    assert finished.code == 1
-    assert "routing.E025" in finished.err
+    assert finished.returncode == 1
+    assert "routing.E025" in finished.stderr
     assert tables_in(empty) == [RECEIPTS]
 
 
 def test_migrate_refuses_an_unfit_setting_before_it_writes(empty: dict[str, str]) -> None:
     finished = manage({**empty, "DJANGO_SETTINGS_MODULE": "tests.unfit_settings"}, "migrate")
-    assert finished.code == 1
-    assert "routing.E022" in finished.err
+    assert finished.returncode == 1
+    assert "routing.E022" in finished.stderr
     assert tables_in(empty) == []

@@ -44,6 +44,7 @@ from routing.types import (
     NotEnoughCollateralException,
     RouteReleased,
 )
+from tests.factories import raising
 from tests.jobs import ME
 from tests.sockets import JSON, job
 
@@ -218,11 +219,8 @@ def test_the_schema_has_all_messages_and_reasons() -> None:
 
 @pytest.mark.parametrize("reason", RAISED)
 def test_every_foreseen_error_has_its_reason(reason: Reason, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **_by: object) -> None:
-        raise RAISED[reason]
-
-    monkeypatch.setattr(jobs, "route", fail)
-    monkeypatch.setattr(statements, "note", fail)
+    monkeypatch.setattr(jobs, "route", raising(RAISED[reason]))
+    monkeypatch.setattr(statements, "note", raising(RAISED[reason]))
     rejected = answers.to_question(V2JobRequest(**job(uuid=JOB)), ME).message
     refused = answers.to_statement(Failed(**ROUTE), ME)
     assert isinstance(rejected, Rejected)

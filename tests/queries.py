@@ -1,0 +1,53 @@
+"""What is asked of the database, and how PostgreSQL would find it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from tests.factories import stored
+
+postgresql = pytest.mark.skipif(connection.vendor != "postgresql", reason="row locks and EXPLAIN (FORMAT JSON)")
+
+
+def queries(call: Callable[[], object]) -> list[str]:
+    """Return the SQL that a call runs."""
+    with CaptureQueriesContext(connection) as captured:
+        call()
+    return [query["sql"] for query in captured]
+
+
+def plan(sql: str, parameters: Any = None) -> list[dict[str, Any]]:
+    """Return the nodes of PostgreSQL's plan for a query, the uppermost first."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", parameters)
+        nodes = [explained["Plan"] for explained in cursor.fetchone()[0]]
+    for node in nodes:
+        nodes += node.get("Plans", [])
+    return nodes
+
+
+def read_whole(nodes: list[dict[str, Any]]) -> set[str]:
+    """Return the tables of which a plan reads every row."""
+    return {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
+
+
+def scans(sql: str, parameters: Any = None) -> set[str]:
+    """Return the indexes by which PostgreSQL, freshly vacuumed, would read a query, and the tables it reads whole."""
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE")
+    nodes = plan(sql, parameters)
+    return read_whole(nodes) | {node["Index Name"] for node in nodes if "Index Name" in node}
+
+
+def assert_only_reads(call: Callable[[], object]) -> None:
+    """Insist that a call asks the database for something, locks nothing, and changes no row."""
+    before = stored()
+    statements = [sql.strip("( \n").upper() for sql in queries(call)]
+    assert statements
+    assert [sql for sql in statements if not sql.startswith("SELECT") or "FOR UPDATE" in sql] == []
+    assert stored() == before
