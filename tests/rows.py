@@ -103,5 +103,5 @@ def report(
 
 def decided(miner: str = "", at: dt.datetime = NOW, **fields: Any) -> DecisionRecord:
     """Store a decision in the log."""
-    usual = {"executor_class": CLASS, "seconds": 30, "outcome": "routed", "microseconds": 1, "window_hours": 24}
+    usual = {"executor_class": CLASS, "seconds": 30, "outcome": "ROUTED", "microseconds": 1, "window_hours": 24}
     return DecisionRecord.objects.create(miner=miner, at=at, **{"job_uuid": uuid4(), **usual, **fields})

@@ -150,13 +150,13 @@ def test_the_worst_is_told_first(settings: Settings) -> None:
     assert [finding.level for finding in found.findings][:5] == ["critical", "warning", "unknown", "unknown", "ok"]
     assert (found.level, found.sentence) == (
         "critical",
-        "4 of 20 findings: most jobs, expires, ledger differences, ledger check age.",
+        "4 of 20 findings: most jobs, expired reservations, ledger differences, ledger check age.",
     )
 
 
 @pytest.mark.usefixtures("hour")
-def test_it_takes_thirteen_queries() -> None:
-    assert len(queries(lambda: status(NOW))) == 13
+def test_it_takes_twelve_queries() -> None:
+    assert len(queries(lambda: status(NOW))) == 12
 
 
 @postgresql

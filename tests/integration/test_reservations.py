@@ -118,7 +118,7 @@ def test_reads_compute_expiry_before_anything_swept() -> None:
 
 
 def test_a_refusal_under_the_lock_leaves_lapsed_blocks_free() -> None:
-    """A expired hold is tidied by a pick that is then refused: the row and the balance must both say so."""
+    """An expired hold is tidied by a pick that is then refused: the row and the balance must both say so."""
     live = LiveBook(pinned=NOW + 200 * SECOND)
     held, blocks = hold(seconds=12)
     candidate = gather(live.read(CLASS, NOW), {})[0]

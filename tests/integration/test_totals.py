@@ -16,7 +16,7 @@ from allowance.reading import read
 from allowance.state import expired_at, window
 from allowance.types import RESERVATION_MARGIN, ExecutorClass
 from tests import rows
-from tests.clock import HOUR, MINUTE, SECOND, TICK
+from tests.clock import HOUR, SECOND, TICK
 from tests.factories import CLASS, FIRST_BLOCK, NEWEST, OTHER_CLASS
 from tests.queries import postgresql, queries, scans
 from tests.rows import declare, mint
@@ -92,8 +92,11 @@ def test_classes_are_added_up_unless_one_is_asked_for() -> None:
         c: totals.totals(NOW, executor_class=c) for c in (None, ExecutorClass(CLASS), ExecutorClass(OTHER_CLASS))
     }
     earned = {c: [(m.hotkey, ledger.to_seconds(m.amounts.total())) for m in t.miners] for c, t in by_class.items()}
-    both = {None: [("anna", 300), ("bert", 240)], CLASS: [("anna", 240), ("bert", 240)]}
-    assert earned == {**both, OTHER_CLASS: [("anna", 60)]}
+    assert earned == {
+        None: [("anna", 300), ("bert", 240)],
+        CLASS: [("anna", 240), ("bert", 240)],
+        OTHER_CLASS: [("anna", 60)],
+    }
     assert [(t.miners[0].live, t.miners[0].expired) for t in by_class.values()] == [(1, 1), (1, 1), (0, 0)]
     assert {len(t.holds) for t in by_class.values()} == {1}
     assert {t.ended_as(EXPIRED) for t in by_class.values()} == {1}
@@ -160,7 +163,7 @@ def test_a_day_ends_at_its_edge(end: ReservationState) -> None:
 
 def test_ends_are_counted_by_the_hour() -> None:
     for end, ago in ((SPENT, 0), (SPENT, 29), (RELEASED, 31), (SPENT, 90), (EXPIRED, 90), (SPENT, 23 * 60 + 59)):
-        remember(end, NOW - ago * MINUTE)
+        remember(end, NOW - dt.timedelta(minutes=ago))
     remember(RELEASED, NOW + HOUR)  # by a clock ahead of ours
     found = totals.totals(NOW)
     assert list(found.ended) == [NOW.replace(minute=0) - i * HOUR for i in range(24, -1, -1)]
@@ -199,7 +202,7 @@ def test_it_takes_as_many_queries_for_many_reservations_as_for_none() -> None:
 @pytest.mark.django_db(transaction=True)
 def test_ends_and_lapses_are_found_by_indexes() -> None:
     account = Account.objects.get(miner="anna")
-    past = [NOW - i * MINUTE for i in range(20_000, 0, -1)]
+    past = [NOW - dt.timedelta(minutes=i) for i in range(20_000, 0, -1)]
     Reservation.objects.bulk_create(
         Reservation(
             account=account,
@@ -212,9 +215,9 @@ def test_ends_and_lapses_are_found_by_indexes() -> None:
         for i, at in enumerate(past)
     )
     asked = [sql for sql in queries(lambda: totals.totals(NOW)) if 'FROM "allowance_reservation"' in sql]
-    read_by = [scans(sql) for sql in asked]
+    read_by = [scans(sql, None) for sql in asked]
     assert len(read_by) == 7
     assert not any("allowance_reservation" in read for read in read_by)
     known = {"reservation_ended", "reservation_expired", "reservation_held"}
-    expires = [{"reservation_expired"}, {"reservation_held"}]
-    assert [read & known for read in read_by] == [{"reservation_ended", "reservation_held"}, *expires * 3]
+    expiries = [{"reservation_expired"}, {"reservation_held"}]
+    assert [read & known for read in read_by] == [{"reservation_ended", "reservation_held"}, *expiries * 3]
