@@ -24,23 +24,15 @@ class Setting(NamedTuple):
     def bounds(self) -> str:
         """The values that a number may have, in words."""
         kind = "a whole number" if isinstance(self.default, int) else "a number"
-        return (
-            f"{kind} from {self.least:g} up"
-            if self.most == math.inf
-            else f"{kind} from {self.least:g} to {self.most:g}"
-        )
+        return f"{kind} from {self.least:g} {'up' if self.most == math.inf else f'to {self.most:g}'}"
 
     def is_good(self, value: object) -> bool:
-        """Tell whether a value is a number within the bounds. Values of other kinds have checks of their own."""
-        if not isinstance(self.default, int | float):
+        """Tell whether a value is a number within the bounds. A setting without bounds has a check of its own."""
+        if self.least == -math.inf:
             return True
         kinds = int if isinstance(self.default, int) else int | float
-        return (
-            isinstance(value, kinds)
-            and not isinstance(value, bool)
-            and self.least <= value < math.inf
-            and value <= self.most
-        )
+        is_number = isinstance(value, kinds) and not isinstance(value, bool)
+        return is_number and self.least <= value <= self.most and value < math.inf
 
     def read(self, env: Any) -> Any:
         """Return the value that the environment has, as django-environ reads it. Raises ImproperlyConfigured."""

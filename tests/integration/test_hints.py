@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 
 import pytest
 
@@ -112,6 +113,6 @@ def test_nothing_is_promised_for_collateral(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_lock_may_be_gone_soon() -> None:
-    decision = pick(30)
+    decision = replace(pick(30), route=None)
     decision.candidates[0].verdict = Verdict(Gate.LOCK, 0, 1)
     assert retry_after(decision, NOW) == 1
