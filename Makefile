@@ -9,7 +9,7 @@ compile = UV_CUSTOM_COMPILE_COMMAND="make lock" $(bin)/uv pip compile --quiet --
 oldest := $(if $(DJANGO),12,11)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve screenshots reference test soak bench lint lock audit clean
+.PHONY: help demo serve screenshots reference check test soak bench lint lock audit clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,10 @@ reference: $(venv)/test ## write what the code says of itself into docs/referenc
 
 test: $(venv)/$(if $(DJANGO),django-$(DJANGO),test) ## run the tests on SQLite and on PostgreSQL (ARGS="-x -k ledger" go to pytest; DJANGO=6.0: on that)
 	@$(bin)/python -m tests $(ARGS)
+
+check: $(venv)/test ## run the quick tests, on SQLite (ARGS="-x -k ledger" go to pytest)
+	@DATABASE_URL=sqlite:///check.sqlite3 $(bin)/python -m pytest -q -n auto --maxprocesses=4 \
+	    -m "not (browser or faults or races or servers or slow)" tests/unit tests/conformance tests/integration $(ARGS)
 
 soak: $(venv)/test ## simulate at length, on SQLite or DATABASE_URL's (SOAK_OPS=1000000 SOAK_SEED=1 SOAK_JOBS=cores)
 	@$(bin)/python -m tests.properties.soak

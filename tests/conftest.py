@@ -24,6 +24,16 @@ settings.register_profile("ci", settings.get_profile("usual"), derandomize=True,
 settings.load_profile("ci" if os.environ.get("CI") else "usual")
 
 
+MARKS = {
+    "browser": pytest.mark.browser,
+    "concurrency": pytest.mark.races,
+    "faults": pytest.mark.faults,
+    "host": pytest.mark.slow,
+    "properties": pytest.mark.slow,
+    "servers": pytest.mark.servers,
+}
+"""The mark of all tests in a folder."""
+
 workers: list[int] = []
 """The processes of xdist's workers, in the process that hands out the tests."""
 
@@ -31,6 +41,13 @@ workers: list[int] = []
 def pytest_configure() -> None:
     """Take SIGTERM for Ctrl-C, in xdist's workers too: else a test's servers and the databases would stay behind."""
     signal.signal(signal.SIGTERM, interrupt)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of a folder. An item of `make check` has none of these marks."""
+    for item in items:
+        if mark := MARKS.get(item.path.parent.name):
+            item.add_marker(mark)
 
 
 @pytest.hookimpl(optionalhook=True)

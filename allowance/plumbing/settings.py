@@ -26,7 +26,7 @@ class Setting(NamedTuple):
         kind = "a whole number" if isinstance(self.default, int) else "a number"
         return f"{kind} from {self.least:g} {'up' if self.most == math.inf else f'to {self.most:g}'}"
 
-    def is_good(self, value: object) -> bool:
+    def is_good(self, value: Any) -> bool:
         """Tell whether a value is a number within the bounds. A setting without bounds has a check of its own."""
         if self.least == -math.inf:
             return True
