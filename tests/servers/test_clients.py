@@ -101,8 +101,8 @@ async def test_sockets_stay_counted_for_as_long_as_they_are_open(pair: Pair, tok
 async def test_a_process_that_is_killed_gives_its_sockets_back_in_time(pair: Pair, redis: Redis, token: str) -> None:
     async def one_more_stays() -> bool:
         async with socket(pair[0], token) as connection:
-            await say(connection, job(on_trusted_miner=True))
             try:
+                await say(connection, job(on_trusted_miner=True))
                 return isinstance(await answer(connection), Routed)
             except Exception:
                 return False
