@@ -64,9 +64,9 @@ def causes(
 ) -> tuple[str, ...]:
     """Return the causes for a lack of allowance as sentences.
 
-    With the `balances` of a class, a silence is a cause only if it voided allowance of one of them. If no miners are
-    absent or silent then, a class without executors is a cause too. `of_blocks` is False if blocks that earn nothing
-    are not to be a cause.
+    With the `balances` of a class, a silence is a cause only if it voided allowance of one of them. A class without
+    executors is then a cause too, unless an absence or a silence is one. If `of_blocks` is False, blocks that earn
+    nothing are no cause.
     """
     newest, found = newest_block(), []
     if lost := absence(newest):

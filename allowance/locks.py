@@ -18,9 +18,9 @@ its balance, by declaring its executors or by `lock_accounts_of`. Routers rememb
 manual change without a new version at the next block.
 
 Data read before a lock is a hint. Decide by rows read under the lock, or by earlier reads if the account's version is
-still the same. Two things are not read again. A block recorded meanwhile only adds to the blocks that a pick may use.
-Collateral and incidents guard nothing. `forget_blocks` gives every account a new version; a pick that finds it reads
-the blocks again too.
+still the same. Two things are not read again: blocks recorded meanwhile, which only add to the blocks that a pick may
+use, and data that guards nothing, which are collateral and incidents. `forget_blocks` gives every account a new
+version; a pick that finds it reads the blocks again too.
 
 Waits for rows of the ledger are bounded: see `ledger_transaction`. A lock of a whole table, as a migration takes it,
 blocks every transaction; only the server's own `lock_timeout` in PostgreSQL can end such a wait.
