@@ -1,4 +1,4 @@
-"""The allowance ledger: what each miner owes us, block by block, and who has spoken for it."""
+"""The allowance ledger: the executor-seconds that each miner owes us for each block, and their reservations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @cache
 def allowance() -> Allowance:
-    """Return the process-wide ledger service. Building it touches no database."""
+    """Return the process-wide ledger service. Building it does not access the database."""
     from allowance.service import Allowance
 
     return Allowance()

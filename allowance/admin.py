@@ -1,4 +1,4 @@
-"""The ledger in the admin: all of it to be read, none of it to be changed by hand."""
+"""The ledger in the admin: read-only pages of its tables."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from allowance.state import expired_at, held_at, state_at, window
 
 @admin.register(NeuronList)
 class NeuronListAdmin(ReadOnlyAdmin):
-    """Found by a block that brought the list, or by digest."""
+    """Neuron lists. Search by a block that brought the list, or by the beginning of a digest."""
 
     number = "block__number"
     search_help_text = "the number of a block, or the beginning of a digest"
@@ -51,7 +51,7 @@ class NeuronListAdmin(ReadOnlyAdmin):
 
 @admin.register(Block)
 class BlockAdmin(ReadOnlyAdmin):
-    """Found by number, or by the digest of the neuron list that it brought."""
+    """Blocks. Search by number, or by the beginning of the digest of the neuron list that a block brought."""
 
     number = "number"
     search_help_text = "the number of a block, or the beginning of a digest of neurons"
@@ -76,7 +76,7 @@ class BlockAdmin(ReadOnlyAdmin):
 
 @admin.register(ManifestSync)
 class ManifestSyncAdmin(ReadOnlyAdmin):
-    """Found by block, or by digest."""
+    """Manifest syncs. Search by block, or by the beginning of a digest."""
 
     number = "block"
     search_help_text = "the number of a block, or the beginning of a digest"
@@ -96,7 +96,7 @@ class ManifestSyncAdmin(ReadOnlyAdmin):
 
 @admin.register(Miner)
 class MinerAdmin(ReadOnlyAdmin):
-    """Found by the beginning of a hotkey, or by address."""
+    """Miners. Search by the beginning of a hotkey, or by address."""
 
     list_display = ("hotkey", "registered", "collateral", "address", "port")
     list_filter = (("address", admin.EmptyFieldListFilter),)
@@ -120,7 +120,7 @@ class MinerAdmin(ReadOnlyAdmin):
 
 @admin.register(Account)
 class AccountAdmin(ReadOnlyAdmin):
-    """Found by the beginning of a hotkey. What is free, held and spent takes arithmetic: see an account's page."""
+    """Accounts. Search by the beginning of a hotkey. An account's page computes its free, held and spent seconds."""
 
     heavy = ("counts", "held", "spent")
     list_display = ("hotkey", "executor_class", "executors", "voided_before")
@@ -137,7 +137,7 @@ class AccountAdmin(ReadOnlyAdmin):
 
     @admin.display(description="seconds")
     def seconds(self, account: Account) -> str:
-        """Return what a job that starts now could have, and who has the rest."""
+        """Return the free, held and spent seconds of the blocks that a job starting now may use."""
         balance = account.balance
         expired = account.reservation_set.filter(expired_at(timezone.now()))
         for blocks in expired.values_list("blocks", flat=True):
@@ -153,7 +153,7 @@ class AccountAdmin(ReadOnlyAdmin):
 
 
 class StateFilter(admin.SimpleListFilter):
-    """The states as of now: a row that nobody has touched since it expired still says held."""
+    """A filter by the state as of now. The row of an expired reservation may still have the state held."""
 
     title = "state"
     parameter_name = "state"
@@ -176,7 +176,7 @@ class StateFilter(admin.SimpleListFilter):
 
 @admin.register(Reservation)
 class ReservationAdmin(ReadOnlyAdmin):
-    """Found by job, or by the beginning of a hotkey."""
+    """Reservations. Search by job, or by the beginning of a hotkey."""
 
     uuid = "job_uuid"
     search_help_text = JOB_OR_HOTKEY
@@ -220,7 +220,7 @@ class ReservationAdmin(ReadOnlyAdmin):
 
 @admin.register(LedgerCheck)
 class LedgerCheckAdmin(ReadOnlyAdmin):
-    """The newest first."""
+    """Checks of the ledger, newest first."""
 
     list_display = ("made", "differences", "left", "repaired", "accounts", "reservations", "seconds")
     ordering = ("-at",)
@@ -235,5 +235,5 @@ class LedgerCheckAdmin(ReadOnlyAdmin):
         return "\n".join(check.examples) or "the ledger is what its history says"
 
 
-# There is nothing to read in it but that it is there: a follower has recorded something.
+# Only the existence of this row is of interest: it shows that a follower has recorded something.
 admin.site.register(ChainLock, ReadOnlyAdmin)

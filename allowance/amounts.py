@@ -1,4 +1,4 @@
-"""Amounts of Wei for people: exact, and written so that whatever takes an amount takes what was printed."""
+"""Format and parse amounts of Wei. The text is exact: `parse_wei` reads what `wei_text` writes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TAO_ZEROS = 18
 """1 TAO is 10**18 Wei on the subnet's EVM."""
 
 RAO = 10**9
-"""The chain's own smallest unit, in Wei: 10**-9 TAO. From it on amounts are printed in TAO, below it in Wei."""
+"""The chain's smallest unit (10**-9 TAO), in Wei. Smaller amounts are printed in Wei, all others in TAO."""
 
 MOST_DIGITS = len(str(MAX_WEI))
 
@@ -23,7 +23,7 @@ HOW = "Write it as 10_000 Wei, 1e16 or 0.01 TAO."
 
 
 def wei_text(wei: int) -> str:
-    """Return an amount of Wei as people read it: 0.01 TAO, or 25 Wei where it is less than 10**-9 TAO."""
+    """Return an amount as text in TAO, such as 0.01 TAO. Amounts below 10**-9 TAO are in Wei, such as 25 Wei."""
     if wei < RAO:
         return f"{wei} Wei"
     whole, rest = divmod(wei, 10**TAO_ZEROS)
@@ -32,10 +32,10 @@ def wei_text(wei: int) -> str:
 
 
 def parse_wei(text: str) -> int:
-    """Return the Wei that a text names: 10000, 10_000 Wei, 1e16, 0.01 TAO. Digits alone are Wei.
+    """Parse an amount and return it in Wei. Examples: 10000, 10_000 Wei, 1e16, 0.01 TAO. The default unit is Wei.
 
-    Raises BadInputError for what is no amount, for what has no whole number of Wei, and for what people in different
-    countries read as different amounts: a comma, and a point without a unit or an exponent.
+    Raises BadInputError if the text is not an amount, is not a whole number of Wei, or exceeds MAX_WEI. Also raises it
+    for a comma, and for a point without TAO or an exponent: their meaning differs between countries.
     """
     match = AMOUNT.fullmatch(text.strip().lower())
     if match is None:
@@ -60,7 +60,7 @@ def parse_wei(text: str) -> int:
 
 
 class WeiFormField(forms.CharField):
-    """An amount in a form: shown as `wei_text` writes it, taken as `parse_wei` reads it, and an int in between."""
+    """A form field for an amount: an int in Wei, shown by `wei_text` and parsed by `parse_wei`."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"help_text": HOW, **kwargs})

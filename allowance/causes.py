@@ -1,4 +1,4 @@
-"""What keeps miners from having allowance that no miner can help: facts about the chain, in sentences."""
+"""Causes for a lack of allowance that no single miner can remove: sentences about the chain."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from allowance.models import Block
 from allowance.types import BLOCK_EXPIRY, CHECK_CLASS
 
 MANY = BLOCK_EXPIRY // 10
-"""So many blocks that earn nothing are felt."""
+"""The largest number of missing blocks that is not a cause. `routing.watch.measures` uses it as a limit too."""
 
 NAMED_GAPS = 2
-"""How many gaps are named."""
+"""Maximum number of gaps that a sentence lists."""
 
 
 class Earning(NamedTuple):
-    """How the blocks earn that a job may use now: how many are recorded, in how many of those our stake share was 0.
+    """What is known of the earnings of the blocks that a job may use now.
 
-    `gaps` are the runs of missing blocks between the recorded ones, each as its first and last block.
+    `recorded` is the number of recorded blocks; in `without_stake` of them our stake share was 0. `gaps` are the runs
+    of missing blocks between the recorded ones, each as (first block, last block).
     """
 
     recorded: int
@@ -30,12 +31,12 @@ class Earning(NamedTuple):
 
     @property
     def missing(self) -> int:
-        """How many blocks are missing."""
+        """The number of missing blocks."""
         return sum(last - first + 1 for first, last in self.gaps)
 
     @property
     def sentence(self) -> str:
-        """How many blocks are missing, and which of them first."""
+        """A sentence with the number of missing blocks and the first gaps."""
         if not self.gaps:
             return f"None of the last {self.recorded} blocks is missing."
         named = ", ".join(f"{first} to {last}" for first, last in self.gaps[:NAMED_GAPS])
@@ -46,7 +47,7 @@ class Earning(NamedTuple):
 
 
 def earning(newest: int) -> Earning:
-    """Return how the last BLOCK_EXPIRY blocks and the newest one earn. Two queries."""
+    """Return the earnings of the newest block and the BLOCK_EXPIRY blocks before it. Two queries."""
     low = newest - BLOCK_EXPIRY
     blocks = Block.objects.filter(number__gte=low).order_by("number").values_list("number", "stake_share")
     shares = dict(blocks)
@@ -61,10 +62,11 @@ def earning(newest: int) -> Earning:
 def causes(
     executor_class: str | None = None, balances: Sequence[Balance] | None = None, *, of_blocks: bool = True
 ) -> tuple[str, ...]:
-    """Return the causes for a lack of allowance, in sentences.
+    """Return the causes for a lack of allowance as sentences.
 
-    With the `balances` of a class: of the silences only those that voided what one of them had, and whether nobody has
-    executors. `of_blocks` says whether blocks that earn nothing are a cause.
+    With the `balances` of a class, a silence is a cause only if it voided allowance of one of them. A class without
+    executors is then a cause too, unless an absence or a silence is one. If `of_blocks` is False, blocks that earn
+    nothing are no cause.
     """
     newest, found = newest_block(), []
     if lost := absence(newest):

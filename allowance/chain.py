@@ -1,6 +1,6 @@
-"""What a chain follower records: blocks in any order, manifests in block order, collateral.
+"""Record what a chain follower reads: blocks in any order, manifests in block order, and collateral.
 
-Each function checks its input first and stores all of it or nothing.
+Each `record_` function validates its input first and stores all of it or nothing.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ Axon = Mapping[str, str | int]
 def record_block(
     *, number: int, timestamp: dt.datetime, stake_share: float, hotkeys: Iterable[str] | None = None
 ) -> None:
-    """Record a minted block: our `stake_share` at it, 0 to 1, and the `hotkeys` registered (left out: as before).
+    """Record a minted block: our `stake_share` at it, 0 to 1, and the registered `hotkeys` (None: unchanged).
 
-    Blocks may come late, in any order and twice; only the first word on a number counts. Raises ValueError for bad
-    input, for a timestamp that does not lie between those of the blocks around it, and for one that is more than
+    Blocks may arrive late, in any order and more than once; only the first record of a number counts. Raises ValueError
+    for bad input, for a timestamp that is not between those of the neighbouring blocks, and for one that is more than
     MAX_AHEAD ahead of the clock.
     """
     number = validation.block_number(number)
@@ -80,14 +80,16 @@ def record_manifests(
 ) -> None:
     """Record a manifest sync made when the chain was at `block`.
 
-    `axons` are the miners asked, which are the registered ones: hotkey to `address`, `ip_version`, `port`. `executors`
-    are their answers: hotkey to count by class. Who did not answer has 0 in every class; who was not asked stays as it
-    is. A lower count voids what the miner gave in that class before `block`. The same sync again changes nothing. If
-    more than half of the miners asked that had executors declare none any more, of all classes or of one that three or
-    more leave, that is recorded, with a warning.
+    `axons` are the miners asked, which are the registered ones: they map a hotkey to `address`, `ip_version` and
+    `port`. `executors` are the answers: they map a hotkey to counts by class. A miner that did not answer has 0
+    executors in every class. A miner that was not asked keeps its counts. A lower count voids the allowance that the
+    miner gave in that class before `block`. Recording the same sync again changes nothing.
 
-    Raises ValueError for a sync older than the newest recorded, and for bad input. An unknown class is bad input too:
-    what miners make up is for the follower to leave out.
+    The sync records a silence, and a warning is logged, if more than half of the asked miners that had executors now
+    declare none: in all classes together, or in one class that at least three miners leave.
+
+    Raises ValueError for a sync older than the newest recorded one, and for bad input. An unknown class is bad input:
+    the follower leaves out classes that miners invent.
     """
     block = validation.block_number(block)
     miners = {name: validation.axon(name, axon) for name, axon in axons.items()}
@@ -122,7 +124,7 @@ def record_manifests(
 
 
 def record_collateral(*, hotkey: str, wei: int | str) -> None:
-    """Record that a miner's collateral is now `wei`, 0 to 2**256 - 1. Raises ValueError for anything else."""
+    """Record that a miner's collateral is now `wei`, 0 to 2**256 - 1. Raises ValueError for bad input."""
     row = validation.hotkey(hotkey), WeiField().get_prep_value(validation.wei(wei))
     with ledger_transaction():
         lock_chain()
@@ -131,7 +133,7 @@ def record_collateral(*, hotkey: str, wei: int | str) -> None:
 
 
 def _not_ahead(number: int, timestamp: dt.datetime) -> dt.datetime:
-    """Return the timestamp of a block. Raises BadInputError if it is too far ahead of the clock."""
+    """Return the timestamp of a block. Raises BadInputError if it is more than MAX_AHEAD ahead of the clock."""
     now = timezone.now()
     if timestamp > now + MAX_AHEAD:
         raise BadInputError(
@@ -151,19 +153,19 @@ def _out_of_order(number: int, timestamp: dt.datetime, stored: Block) -> BadInpu
 
 
 def newest_block() -> int:
-    """Return the number of the newest block recorded, 0 before the first."""
+    """Return the number of the newest recorded block, or 0 if there is none."""
     return Block.objects.aggregate(newest=Max("number"))["newest"] or 0
 
 
 def ns_between(block: Block, successor: Block) -> int:
-    """Return what one executor earned for us in `block`, in nanoseconds."""
+    """Return the allowance that one executor gave us for `block`, in nanoseconds."""
     return block_ns((successor.timestamp - block.timestamp) // dt.timedelta(microseconds=1), block.stake_share)
 
 
 def presence_history() -> Iterator[tuple[int, set[str]]]:
-    """Yield (block, hotkeys registered from it on), ascending.
+    """Yield (block, hotkeys registered from that block on), ascending.
 
-    Before the first list of neurons, those asked in the first manifest sync count as registered.
+    Before the first neuron list, the miners asked in the first manifest sync count as registered; their block is -1.
     """
     first = ManifestSync.objects.order_by("pk").first()
     if first is not None:
@@ -183,7 +185,7 @@ def _neuron_list(names: list[str]) -> NeuronList:
 
 
 def _register(names: set[str], number: int) -> None:
-    """Make `names` the registered neurons from block `number` up to the next block with a list of its own."""
+    """Make `names` the registered neurons from block `number` up to the next block that has its own list."""
     listed = Block.objects.filter(neurons__isnull=False)
     before = listed.filter(number__lt=number).order_by("-number").select_related("neurons").first()
     if before is not None and before.neurons is not None:
@@ -197,7 +199,7 @@ def _register(names: set[str], number: int) -> None:
 
 
 def _register_asked(names: set[str]) -> None:
-    """Take who was asked in the first sync as registered in all blocks before the first list of neurons."""
+    """Register the miners asked in the first sync in all blocks before the first neuron list."""
     until = Block.objects.filter(neurons__isnull=False).aggregate(first=Min("number"))["first"]
     _set_presence(names, 1, 0, until)
 
@@ -225,7 +227,7 @@ def _locate(axons: Mapping[str, Axon]) -> None:
 
 
 def _declared(asked: Collection[str]) -> dict[str, dict[str, int]]:
-    """Return the executors that each of the miners `asked` declares now, by class."""
+    """Return the executors that the `asked` miners declare now, by hotkey and class."""
     declared: dict[str, dict[str, int]] = {}
     counts = Account.objects.filter(executors__gt=0).values_list("miner", "executor_class", "executors")
     for miner, executor_class, executors in counts:
@@ -235,11 +237,11 @@ def _declared(asked: Collection[str]) -> dict[str, dict[str, int]]:
 
 
 def _declare(block: int, asked: set[str], answers: Mapping[str, Mapping[str, int]]) -> None:
-    """Bring the accounts of who was asked to the counts that they declared."""
+    """Set the accounts of the `asked` miners to the counts that they declared at `block`."""
     declared = {(name, cls): n for name, counts in answers.items() for cls, n in counts.items() if n}
     columns = ("miner", "executor_class", "executors", "voided_before", "counts")
     accounts = {(name, cls): rest for name, cls, *rest in Account.objects.values_list(*columns) if name in asked}
-    horizon = newest_block() - KEPT_BLOCKS  # not the sync's: blocks may be recorded long after the manifests
+    horizon = newest_block() - KEPT_BLOCKS  # not the sync's block: blocks may be recorded long after manifests
     changed = []
     for key in sorted(accounts.keys() | declared.keys()):
         executors, voided_before, counts = accounts.get(key, (0, 0, ()))

@@ -1,4 +1,4 @@
-"""Columns for what the databases have no type for."""
+"""Model fields for values that the databases have no type for."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ WEI_DIGITS = len(str(MAX_WEI))
 
 
 class WeiField(WeiText):
-    """An amount of Wei up to 2**256 - 1, kept as digits of equal length.
+    """An amount of Wei, 0 to 2**256 - 1, stored as text of WEI_DIGITS digits.
 
-    SQLite rounds decimals of this size; text of equal length compares as the numbers do, exactly, on every database.
+    SQLite rounds decimals of this size. Text of equal length is exact and sorts like the numbers on every database.
     """
 
     default_validators = [MinValueValidator(0), MaxValueValidator(MAX_WEI)]  # noqa: RUF012 (Django's own way)
@@ -51,7 +51,7 @@ class WeiField(WeiText):
 
 
 class StepsField(StepsJSON):
-    """A step function of the block number (see allowance.ledger), as JSON."""
+    """A step function of the block number (see allowance.ledger), stored as JSON."""
 
     def from_db_value(self, value: str | None, _expression: object, _connection: BaseDatabaseWrapper) -> Steps:
         return parse_steps(value or "[]")
@@ -59,21 +59,21 @@ class StepsField(StepsJSON):
 
 @lru_cache(maxsize=4096)
 def parse_steps(text: str) -> Steps:
-    """Parse a step function; a pick reads hundreds, and many are alike."""
+    """Parse a step function. The results are cached: a pick reads hundreds, and many are equal."""
     return tuple((block, then) for block, then in json.loads(text))
 
 
 class BitsField(BitsBinary):
-    """A set of blocks (see allowance.ledger): a whole number of any size, kept as little-endian bytes."""
+    """A set of blocks (see allowance.ledger): an int of any size, stored as little-endian bytes."""
 
     def from_db_value(self, value: Any, _expression: object, _connection: BaseDatabaseWrapper) -> int:
-        return int.from_bytes(value or b"", "little")  # an outer join has no row, and no set
+        return int.from_bytes(value or b"", "little")  # None comes from an outer join without a row
 
     def to_python(self, value: Any) -> int:
         return int(value)
 
     def value_to_string(self, obj: models.Model) -> str:
-        """Return the number in digits, for serializers that know texts only."""
+        """Return the number as decimal text, for serializers that accept only text."""
         return str(self.value_from_object(obj))
 
     def get_db_prep_value(self, value: Any, connection: BaseDatabaseWrapper, prepared: bool = False) -> Any:

@@ -1,4 +1,4 @@
-"""What the ledger offers to its sibling apps. They import nothing else of it, but `allowance.plumbing`."""
+"""What the ledger offers to the other apps. They import nothing else from it except `allowance.plumbing`."""
 
 from __future__ import annotations
 

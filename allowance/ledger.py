@@ -1,7 +1,8 @@
-"""The arithmetic of allowance: pure functions over a window of blocks and the balances of accounts.
+"""The arithmetic of allowance: functions of a window of blocks and the balances of accounts. None reads the database.
 
 Amounts are whole executor-nanoseconds, so that sums are exact. A set of blocks is an int whose bit k stands for block
-`base + k`. A step function of the block number is a tuple of (first block, value), ascending, 0 before the first.
+`base + k`. A step function of the block number is a tuple of (first block, value) pairs, ascending; its value is 0
+before the first pair.
 """
 
 from __future__ import annotations
@@ -32,17 +33,18 @@ NS = 1_000_000_000
 
 
 KEPT_BLOCKS = BLOCK_EXPIRY + MAX_JOB_RUN_TIME * 1_000_000 // BLOCK_DURATION_US
-"""How far behind the newest block a balance remembers: a job that started with the longest one still finds its blocks.
+"""How many blocks before the newest one a balance keeps.
 
-Older blocks can't be used any more, whatever a job's start.
+They are the BLOCK_EXPIRY blocks before the start of a job, and the blocks minted while the longest job runs. No running
+job can use older blocks.
 """
 
 CHUNK = 64
-"""Balances surveyed at once."""
+"""Number of balances surveyed at once."""
 
 
 class Scratch(threading.local):
-    """Two arrays for a thread to work in: new ones for every survey are faulted in anew, most of its time."""
+    """Two work arrays for each thread. Page faults of newly allocated arrays would take most of a survey's time."""
 
     def __init__(self) -> None:
         self.arrays = np.empty((2, CHUNK, KEPT_BLOCKS + 1), dtype=np.int64)
@@ -55,8 +57,8 @@ _scratch = Scratch()
 class Window:
     """The blocks that a job may use: block `low + i` gives `ns[i]` nanoseconds for each executor, 0 if unknown.
 
-    `known` are the newest standings worked out in it, by hotkey: from one decision to the next, most stay as they are.
-    `version` is the chain's when the blocks were read.
+    `newest` is the last of them, or None if there are none. `version` is the chain's version when the blocks were read.
+    `known` caches the latest standings in this window, by hotkey: most do not change between two decisions.
     """
 
     low: int
@@ -67,7 +69,7 @@ class Window:
 
 
 class Balance(NamedTuple):
-    """What the ledger knows of a miner in one executor class: the rows of the account and its miner, as a value."""
+    """What the ledger knows of a miner in one executor class: the account's row and the miner's row as a value."""
 
     hotkey: str
     address: str
@@ -85,24 +87,25 @@ class Balance(NamedTuple):
 
     @property
     def miner(self) -> Miner:
-        """The miner as callers know it."""
+        """The miner as a public `allowance.types.Miner`."""
         return Miner(self.address, self.ip_version, self.port, self.hotkey)
 
     @property
     def is_reachable(self) -> bool:
-        """Tell whether a job can be sent to the miner."""
+        """Whether a job can be sent to the miner."""
         return is_reachable(self.address, self.ip_version, self.port)
 
     @property
     def registered(self) -> bool:
-        """Tell whether the newest neuron list has the miner."""
+        """Whether the newest neuron list contains the miner."""
         return present(self.presence)
 
 
 class Standing(NamedTuple):
-    """One account's amounts in a window. `earned` counts unvoided blocks only; `earliest` is its oldest free block.
+    """One account's amounts in a window, in nanoseconds.
 
-    Sorted by `order` they are in the order in which allowance is to be used.
+    `earned` does not count voided blocks. `earliest` is the oldest free block, or None. Allowance is used in ascending
+    `order`.
     """
 
     balance: Balance
@@ -118,9 +121,9 @@ class Standing(NamedTuple):
 
 
 def standing(balance: Balance, earned: int, free: int, spent: int, first: int) -> Standing:
-    """Return an account's standing, ordered by earliest free block, highest free share, most free, then by hotkey.
+    """Return an account's standing. Its `order` is earliest free block, highest free share, most free, then hotkey.
 
-    An int divided by an int is rounded correctly, so equal shares are equal floats.
+    Python rounds the quotient of two ints correctly, so equal shares are equal floats.
     """
     if not free:
         return Standing(balance, earned, 0, spent, None, (math.inf, 0.0, 0, balance.hotkey))
@@ -138,17 +141,20 @@ def was_present(presence: Steps, since: int) -> bool:
 
 
 def to_ns(seconds: float) -> int:
-    """Return `seconds` in nanoseconds, the nearest, and never 0 for something."""
+    """Return `seconds` in nanoseconds, rounded to nearest, at least 1."""
     return max(1, round(seconds * NS))
 
 
 def to_seconds(ns: int) -> float:
-    """Return nanoseconds in seconds."""
+    """Return nanoseconds as seconds."""
     return ns / NS
 
 
 def block_ns(duration_us: int, stake_share: float) -> int:
-    """Return what one executor earns for us in a block, in nanoseconds, rounded to nearest."""
+    """Return the allowance that one executor gives us for a block, in nanoseconds, rounded to nearest.
+
+    A block that took longer than MAX_BLOCK_DURATION_US counts as BLOCK_DURATION_US.
+    """
     counted = BLOCK_DURATION_US if duration_us > MAX_BLOCK_DURATION_US else duration_us
     return round(counted * 1000 * stake_share)
 
@@ -164,7 +170,7 @@ def value_at(steps: Steps, block: int) -> int:
 
 
 def assign(steps: Steps, value: int, start: int, stop: int | None = None) -> Steps:
-    """Return the step function that is `value` from `start` up to `stop` (left out: for ever), else as before."""
+    """Return the step function with `value` from `start` up to, not including, `stop` (None: without an end)."""
     before = [step for step in steps if step[0] < start]
     after = [] if stop is None else [(stop, value_at(steps, stop)), *(step for step in steps if step[0] > stop)]
     changed: list[tuple[int, int]] = []
@@ -175,7 +181,7 @@ def assign(steps: Steps, value: int, start: int, stop: int | None = None) -> Ste
 
 
 def forget(steps: Steps, horizon: int) -> Steps:
-    """Return the step function without what only matters before `horizon`."""
+    """Return the step function without the steps that affect only blocks before `horizon`."""
     if len(steps) == 1 and steps[0][0] <= horizon:
         return ((horizon, steps[0][1]),)
     standing = value_at(steps, horizon)
@@ -183,7 +189,7 @@ def forget(steps: Steps, horizon: int) -> Steps:
 
 
 def to_bits(blocks: Iterable[int], base: int) -> int:
-    """Return the set of `blocks`; those below `base` are forgotten."""
+    """Return `blocks` as a set that counts from `base`; blocks below `base` are left out."""
     bits = 0
     for block in blocks:
         if block >= base:
@@ -197,12 +203,12 @@ def to_blocks(bits: int, base: int) -> list[int]:
 
 
 def shifted(bits: int, base: int, to: int) -> int:
-    """Return a set of blocks that counts from `base` as one that counts from `to`."""
+    """Convert a set of blocks that counts from `base` to one that counts from `to`."""
     return bits >> to - base if to >= base else bits << base - to
 
 
 def rebase(balance: Balance, newest: int) -> Balance:
-    """Return the balance that forgets blocks which `newest` puts out of everybody's reach."""
+    """Return the balance without blocks more than KEPT_BLOCKS before `newest`, which no job can use."""
     base = newest - KEPT_BLOCKS
     if base <= balance.base:
         return balance
@@ -211,12 +217,12 @@ def rebase(balance: Balance, newest: int) -> Balance:
 
 
 def free_again(balance: Balance, blocks: Iterable[int]) -> Balance:
-    """Return the balance with a hold on `blocks` given up."""
+    """Return the balance with `blocks` no longer held."""
     return balance._replace(held=balance.held & ~to_bits(blocks, balance.base))
 
 
 def hold(balance: Balance, blocks: Iterable[int]) -> Balance:
-    """Return the balance with a hold on `blocks`."""
+    """Return the balance with `blocks` held."""
     return balance._replace(held=balance.held | to_bits(blocks, balance.base))
 
 
@@ -227,7 +233,7 @@ def survey(window: Window, balances: Sequence[Balance]) -> list[Standing]:
 
 
 def standings(window: Window, balances: Sequence[Balance]) -> list[Standing]:
-    """Return the standing of every registered miner, the one whose allowance is to be used first in front."""
+    """Return the standing of every registered miner, in the order in which allowance is used."""
     found: list[Standing] = []
     changed = []
     for balance in balances:
@@ -242,7 +248,7 @@ def standings(window: Window, balances: Sequence[Balance]) -> list[Standing]:
 
 
 def take(window: Window, balance: Balance, need: int) -> list[int] | None:
-    """Return the oldest free blocks that add up to `need` nanoseconds, ascending, or None if there are too few."""
+    """Return the oldest free blocks that give at least `need` nanoseconds, ascending, or None if there are too few."""
     free = np.empty((1, window.ns.size), dtype=np.int64)
     _earn(window, [balance], free)
     free *= ~mask([balance.held | balance.spent], [balance], window)
@@ -254,7 +260,7 @@ def take(window: Window, balance: Balance, need: int) -> list[int] | None:
 
 
 def earned_by_block(window: Window, balance: Balance) -> Nanoseconds:
-    """Return what each block of the window gave, voided and forgotten ones too."""
+    """Return the nanoseconds that each block of the window gave, including voided and forgotten blocks."""
     earned = np.empty((1, window.ns.size), dtype=np.int64)
     _rate(window, [balance], [window.low], earned)
     earned *= window.ns
@@ -277,15 +283,15 @@ def _survey(window: Window, balances: Sequence[Balance]) -> list[Standing]:
 
 
 def _earn(window: Window, balances: Sequence[Balance], out: Nanoseconds) -> None:
-    """Fill in what each balance's unvoided blocks gave."""
+    """Fill `out` with the nanoseconds that each block gave: one row per balance, 0 for voided and forgotten blocks."""
     _rate(window, balances, [max(window.low, b.voided_before, b.base) for b in balances], out)
     out *= window.ns
 
 
 def _rate(window: Window, balances: Sequence[Balance], starts: Sequence[int], out: Nanoseconds) -> None:
-    """Fill in the executors of each balance that count, from its start on.
+    """Fill `out` with the executors that count in each block: one row per balance.
 
-    They are as declared, and none while the miner was not registered.
+    They are the declared ones, but 0 before the balance's start and while the miner was not registered.
     """
     low = window.low
     out.fill(0)
@@ -309,7 +315,7 @@ def _absences(presence: Steps) -> Iterator[tuple[int, int | None]]:
 
 
 def mask(sets: Sequence[int], balances: Sequence[Balance], window: Window) -> npt.NDArray[np.bool_]:
-    """Return sets of blocks, one for each balance, as rows of booleans over the window."""
+    """Return `sets` of blocks, one per balance, as booleans of shape (balances, blocks of the window)."""
     width, low = window.ns.size, window.low
     size, limit = (width + 7) // 8, (1 << width) - 1
     aligned = [shifted(bits, balance.base, low) for bits, balance in zip(sets, balances, strict=True)]

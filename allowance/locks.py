@@ -1,27 +1,29 @@
-"""Who locks what, in which order, and for how long.
+"""The locks of the ledger: what they guard, in which order they are taken, and how long a transaction waits for them.
 
-1. The chain lock, by whatever records blocks, manifests or collateral, repairs, or prunes blocks. Only its holder
-   writes what follows from the chain: blocks, neuron lists, manifest syncs, the rows of miners, an account's
-   `executors`, `counts`, `voided_before`.
-2. Account rows: one at a time by whatever reserves, spends, releases, repairs or prunes. Only the holder of the account
-   row writes its `base`, `held`, `spent` and its reservations, which therefore need no lock of their own. The holder of
-   the chain lock takes many, of the miners whose presence, address or executors it changes: a reservation is made
-   wholly before such a change, or sees it. Who holds an account without the chain lock waits for no other lock of
-   these. `forget_blocks` takes all accounts.
-3. Rows of the caller's own that it writes in a reservation's transaction, last of all; whoever holds one of them waits
-   for none of the above.
+A transaction takes locks in this order:
 
-Whoever changes what a lock guards draws a new version: of the chain, by `chain_changed`; of an account, by storing its
-balance, by declaring its executors or by `lock_accounts_of`. Routers remember what they read by these versions. What
-somebody changes by hand, without a new one, they read at the next block.
+1. The chain lock. A transaction takes it to record blocks, manifests or collateral, to repair, or to prune blocks. Only
+   its holder writes data that follows from the chain: blocks, neuron lists, manifest syncs, the rows of miners, and an
+   account's `executors`, `counts` and `voided_before`.
+2. Account rows. A transaction that reserves, spends, releases, repairs or prunes locks one at a time. Only the holder
+   of an account row writes its `base`, `held`, `spent` and its reservations, which therefore need no lock of their own.
+   The holder of the chain lock takes the rows of all miners whose presence, address or executors it changes. A
+   reservation is therefore complete before such a change, or sees it. A transaction that holds an account without the
+   chain lock waits for no other lock of 1 or 2. `forget_blocks` takes all accounts.
+3. The caller's own rows that it writes in a reservation's transaction. A transaction that holds one of them waits for
+   no lock of 1 or 2.
 
-What was read before a lock is a hint. Decide by the rows read under it, or by what was read before, if the account's
-version is still the same. Two things are not read again: a block recorded meanwhile, which only adds to what a pick
-that began before it may use, and what guards nothing: collateral and incidents. Blocks that were taken back give every
-account a new version; a pick that finds one reads the blocks again too.
+A transaction that changes guarded data draws a new version: of the chain by `chain_changed`; of an account by storing
+its balance, by declaring its executors or by `lock_accounts_of`. Routers remember data by these versions. They read a
+manual change without a new version at the next block.
 
-Nobody waits for ever for a row of the ledger: see `ledger_transaction`. Whoever locks whole tables, as a migration
-does, holds everybody up; only PostgreSQL's own `lock_timeout` could end that.
+Data read before a lock is a hint. Decide by rows read under the lock, or by earlier reads if the account's version is
+still the same. Two things are not read again: blocks recorded meanwhile, which only add to the blocks that a pick may
+use, and data that guards nothing, which are collateral and incidents. `forget_blocks` gives every account a new
+version; a pick that finds it reads the blocks again too.
+
+Waits for rows of the ledger are bounded: see `ledger_transaction`. A lock of a whole table, as a migration takes it,
+blocks every transaction; only the server's own `lock_timeout` in PostgreSQL can end such a wait.
 """
 
 from __future__ import annotations
@@ -41,17 +43,17 @@ SQLITE_BUSY, SQLITE_LOCKED = 5, 6
 
 
 def lock_timeout() -> float:
-    """Return how many seconds to wait for a row, at most: the setting ALLOWANCE_LOCK_TIMEOUT."""
+    """Return the maximum wait for a row, in seconds: the setting ALLOWANCE_LOCK_TIMEOUT."""
     seconds: float = conf.ALLOWANCE_LOCK_TIMEOUT
     return seconds
 
 
 @contextmanager
 def ledger_transaction(*, durable: bool = False) -> Iterator[None]:
-    """Run a transaction in which a lock that can't be had in time raises LockTimeout, and nothing is stored.
+    """Run a transaction that raises LockTimeout and stores nothing if it can't get a lock in time, or deadlocks.
 
-    On PostgreSQL each wait ends after `lock_timeout`, unless the caller of `lock_account` says otherwise; on SQLite,
-    where beginning is the lock, after the `timeout` among the connection's options.
+    On PostgreSQL each wait ends after `lock_timeout`, or after the `wait` that `lock_account` is given. On SQLite a
+    transaction takes the lock when it begins; its wait ends after the `timeout` of the connection's options.
     """
     try:
         with transaction.atomic(durable=durable):
@@ -64,9 +66,9 @@ def ledger_transaction(*, durable: bool = False) -> Iterator[None]:
 
 @contextmanager
 def hurried_transaction(seconds: float) -> Iterator[None]:
-    """Run a transaction whose every wait for a lock ends after `seconds`, on SQLite too, with LockTimeout.
+    """Run a transaction in which each wait for a lock, on SQLite too, raises LockTimeout after `seconds`.
 
-    Inside a transaction of the caller's it is only a part of that, and as patient.
+    Inside a transaction of the caller it is a savepoint, and the caller's timeouts apply.
     """
     before, alone = None, not connection.in_atomic_block
     if connection.vendor == "sqlite" and alone:
@@ -87,24 +89,24 @@ def hurried_transaction(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def reading_transaction() -> Iterator[None]:
-    """Run a transaction to read rows in with `QuerySet.iterator`; none on SQLite, where it would keep writers out.
+    """Run a transaction that reads rows with `QuerySet.iterator`. On SQLite none is begun: it would block writers.
 
-    On PostgreSQL the iterator is a cursor of the server. It needs one connection of the server from its beginning to
-    its end, which a pooler like PgBouncer grants to a transaction only.
+    On PostgreSQL the iterator is a server-side cursor. It needs the same server connection from its beginning to its
+    end, which a pooler such as PgBouncer guarantees only within a transaction.
     """
     with transaction.atomic() if connection.vendor == "postgresql" else nullcontext():
         yield
 
 
 def lock_chain() -> None:
-    """Wait for the chain lock and keep it until the transaction ends; `chain_changed` comes before any change."""
+    """Take the chain lock and keep it until the transaction ends. Call `chain_changed` before any change."""
     bound_waits(lock_timeout())
     ChainLock.objects.get_or_create(pk=1)
     ChainLock.objects.select_for_update().get(pk=1)
 
 
 def chain_changed() -> None:
-    """Give the chain a new version, by which routers learn that what they remember is old. For who holds its lock."""
+    """Give the chain a new version, so that routers read it again. The caller holds the chain lock."""
     ChainLock.objects.filter(pk=1).update(version=new_version())
 
 
@@ -113,10 +115,12 @@ def lock_account(
 ) -> Account | None:
     """Lock an account's row until the transaction ends and return it.
 
-    `which` names it: by its `pk`, its `miner` and `executor_class`, or one's `reservation`. `first_of` in place of
-    `miner`, a mapping of hotkeys to versions, names the first in order that can be had and is at that version (None:
-    at any). `wait` are the seconds to wait for whoever holds it (left out: `lock_timeout`). Returns None if there is
-    none, or, if `wait` is 0, if somebody holds it.
+    `which` selects the account: by its `pk`, by its `miner` and `executor_class`, or by the id of a `reservation`.
+    `first_of` replaces `miner`. It maps hotkeys to versions (None: any version) and selects the first account, in its
+    order, that can be locked and has that version. `wait` is the maximum wait in seconds (None: `lock_timeout`); if it
+    is 0, locked accounts are skipped. Returns None if there is no such account.
+
+    Raises TransactionManagementError outside a transaction.
     """
     if not connection.in_atomic_block:
         raise transaction.TransactionManagementError("An account is locked inside a transaction only.")
@@ -127,9 +131,9 @@ def lock_account(
 
 
 def lock_accounts_of(miners: Collection[str]) -> None:
-    """Lock all accounts of `miners` until the transaction ends, and give them a new version. For who holds the chain.
+    """Lock all accounts of `miners` until the transaction ends, and give them a new version.
 
-    They may share it: whoever reads one of them later reads all of them in the same statement.
+    They share the version: a later statement that reads one of them reads all of them. The caller holds the chain lock.
     """
     if miners:
         accounts = Account.objects.filter(miner__in=rows.among(miners))
@@ -138,17 +142,17 @@ def lock_accounts_of(miners: Collection[str]) -> None:
 
 
 def bound_waits(seconds: float) -> None:
-    """Let every wait for a lock end after `seconds`, until the transaction ends."""
+    """Limit each wait for a lock to `seconds` until the transaction ends. Does nothing on SQLite."""
     if connection.vendor == "postgresql":
-        milliseconds = max(1, round(seconds * 1000))  # 0 would mean for ever
+        milliseconds = max(1, round(seconds * 1000))  # 0 would mean no limit
         with connection.cursor() as cursor:
             cursor.execute("SELECT set_config('lock_timeout', %s, true)", [str(milliseconds)])
 
 
 def _no_lock(error: OperationalError) -> bool:
-    """Tell whether an error means that others held a lock, by the database's own code."""
+    """Tell whether an error means that a lock was not available, by the database's own error code."""
     cause = error.__cause__
-    sqlite_code: int = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # extended codes have more bits
+    sqlite_code: int = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary code
     return getattr(cause, "sqlstate", None) in {LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED} or sqlite_code in {
         SQLITE_BUSY,
         SQLITE_LOCKED,

@@ -1,4 +1,4 @@
-"""What takes their allowance from most miners at once: a sync that they do not answer, a neuron list without them."""
+"""Losses of allowance by most miners at once: a sync that they do not answer, or a neuron list without them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ CHECK_NEURONS = "Check the subnet, and the node, from which the follower reads t
 CHECK_MANIFESTS = "Check that the follower reaches the miners."
 
 FEW = 3
-"""A class that fewer miners leave at once is no fault of ours."""
+"""The minimum number of miners that leave a class at once for a silence. Fewer are not a fault on our side."""
 
 Counts = Mapping[str, Mapping[str, int]]
-"""Executors by hotkey and class."""
+"""Executor counts by hotkey and class."""
 
 
 class Silence(NamedTuple):
-    """How many miners declare no executors at a sync, of those `declared` that had some before.
+    """A manifest sync, made at `block`, at which many miners declare no executors any more.
 
-    `executor_class` is None if they declare none of any class.
+    `silent` of the `declared` miners that had executors before declare none. `executor_class` is None if this is true
+    of all classes together.
     """
 
     block: int
@@ -32,12 +33,12 @@ class Silence(NamedTuple):
 
     @property
     def percent(self) -> float:
-        """The share of the silent miners."""
+        """The silent miners in percent of the declared ones."""
         return 100 * self.silent / self.declared
 
     @property
     def sentence(self) -> str:
-        """How many miners were silent, and what they lost."""
+        """A sentence with the number of silent miners and what they lost."""
         if self.executor_class is None:
             return (
                 f"{self.silent} of {self.declared} miners that had answered were silent at block {self.block}: "
@@ -50,7 +51,10 @@ class Silence(NamedTuple):
 
 
 def silences_in(block: int, before: Counts, answers: Counts) -> list[Silence]:
-    """Return in what most miners are silent that had executors `before`: in everything, or else in which classes."""
+    """Return one silence for all classes if most miners with executors `before` declare none now.
+
+    Otherwise return one for each class that most of its miners, and at least FEW, leave.
+    """
     everything = _silence(block, None, before, answers)
     if 2 * everything.silent > everything.declared:
         return [everything]
@@ -69,10 +73,10 @@ def _silence(block: int, executor_class: str | None, before: Counts, answers: Co
 
 
 def silences(newest: int) -> list[Silence]:
-    """Return the silences whose losses are still felt, those of most miners first.
+    """Return the silences that still reduce allowance, the highest percentage first.
 
-    They are felt while a job may use blocks from before the sync. A silence of most miners is felt too for as long as
-    no miner declares any executors.
+    A silence does while a job may use blocks from before its sync. If there is none and no miner declares executors,
+    return those of the newest sync that has any.
     """
     syncs = ManifestSync.objects.exclude(silent=[]).order_by("-block", "-pk").values_list("block", "silent")
     rows = list(syncs.filter(block__gt=newest - BLOCK_EXPIRY))
@@ -83,7 +87,10 @@ def silences(newest: int) -> list[Silence]:
 
 
 class Absence(NamedTuple):
-    """How many miners with executors the neuron list of `block` lacks, of those that were registered before."""
+    """A neuron list, of `block`, without many miners that declare executors and were registered before.
+
+    `gone` of these `miners` are not in the list. The list has `neurons` hotkeys.
+    """
 
     block: int
     gone: int
@@ -92,12 +99,12 @@ class Absence(NamedTuple):
 
     @property
     def percent(self) -> float:
-        """The share of the miners that are gone; of an empty list all."""
+        """The missing miners in percent; 100 if `neurons` or `miners` is 0."""
         return 100 * self.gone / self.miners if self.neurons and self.miners else 100
 
     @property
     def sentence(self) -> str:
-        """How many miners are not registered any more."""
+        """A sentence with the number of miners that are not registered any more."""
         if not self.neurons:
             return f"The neuron list of block {self.block} is empty: no miner is registered."
         return (
@@ -107,9 +114,9 @@ class Absence(NamedTuple):
 
 
 def absence(newest: int) -> Absence | None:
-    """Return how the neuron list in force lacks most miners that were registered in blocks a job may use. Two queries.
+    """Return the absence in the newest neuron list if it lacks most miners or is empty, else None. Two queries.
 
-    Only miners that declare executors count. An empty list lacks all.
+    A miner counts if it declares executors and was registered in a block that a job may use.
     """
     lists = Block.objects.filter(neurons__isnull=False).order_by("-number").values_list("number", "neurons__hotkeys")
     in_force: tuple[int, list[str]] | None = lists.first()

@@ -1,7 +1,7 @@
 """The ledger's tables.
 
-History: Block, NeuronList, ManifestSync and Reservation say what happened. Derived: the step functions of Miner and
-Account, and an account's balance; `check_ledger` recomputes them.
+Block, NeuronList, ManifestSync and Reservation record history. The step functions of Miner and Account, and an
+account's balance, are derived from it; `check_ledger` recomputes them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from allowance.types import Miner as MinerValue
 
 
 def new_version() -> int:
-    """Return a number that nothing had as its version. A count would come again once a backup is put back."""
+    """Return a random version, unique in practice. A counter would repeat versions after a backup is restored."""
     return secrets.randbits(63)
 
 
 def new_reservation_id() -> int:
-    """Return an id that no reservation had before, as good as certainly: not even one that a restored backup lacks.
+    """Return a random id above 0, unique in practice: it repeats no id, not even one that a restored backup lacks.
 
-    It fits in 53 bits, because JSON readers in other languages lose more.
+    It fits in 53 bits, because JSON readers in other languages lose precision beyond that.
     """
     while not (drawn := secrets.randbits(RESERVATION_ID_BITS)):
         pass
@@ -34,7 +34,7 @@ def new_reservation_id() -> int:
 
 
 class NeuronList(models.Model):
-    """The hotkeys registered at some block. Blocks with the same neurons share one."""
+    """The hotkeys registered at a block. Blocks with the same neurons share one row."""
 
     digest = models.CharField(max_length=64, unique=True)
     hotkeys: models.JSONField[list[str], list[str]] = models.JSONField()
@@ -44,7 +44,7 @@ class NeuronList(models.Model):
 
 
 class Block(models.Model):
-    """A minted block. `ns` is what one executor earned for us in it, unknown until the next block is recorded."""
+    """A minted block. One executor gave us `ns` nanoseconds for it; None until the next block is recorded."""
 
     number = models.PositiveBigIntegerField(primary_key=True)
     timestamp = models.DateTimeField()
@@ -66,10 +66,10 @@ class Block(models.Model):
 
 
 class ManifestSync(models.Model):
-    """The answers of all miners to one round of asking for their manifests, as they came.
+    """The answers of all miners to one round of requests for their manifests, as received.
 
-    `silent` tells in which classes (None: in all) most miners declare no executors any more: the class, how many
-    miners, and of how many that had some before.
+    `silent` lists the silences: [class, silent miners, miners that declared executors before]. The class is None for
+    all classes together.
     """
 
     block = models.PositiveBigIntegerField()
@@ -86,7 +86,7 @@ class ManifestSync(models.Model):
 
 
 class Miner(models.Model):
-    """A neuron of the subnet: where it listens, its collateral, and since when it is registered."""
+    """A neuron of the subnet: its address, its collateral, and the blocks at which it is registered (`presence`)."""
 
     hotkey = models.CharField(max_length=HOTKEY_LENGTH, primary_key=True)
     address = models.CharField(max_length=255, blank=True)
@@ -103,16 +103,16 @@ class Miner(models.Model):
 
     @property
     def value(self) -> MinerValue:
-        """The miner as callers know it."""
+        """The row as a public `allowance.types.Miner`."""
         return MinerValue(self.address, self.ip_version, self.port, self.hotkey)
 
 
 class Account(models.Model):
     """The allowance of one miner in one executor class.
 
-    `counts` are the executors declared from a block on, `voided_before` the block of the last drop; `held` and `spent`
-    are sets of blocks, bit k for block `base + k`. The `version` is drawn anew with every change of what a reservation
-    depends on: the account, its reservations, whether its miner is registered.
+    `counts` are the declared executors as a step function of the block. `voided_before` is the block of the last drop.
+    `held` and `spent` are sets of blocks: bit k stands for block `base + k`. A new `version` is drawn with each change
+    that a reservation depends on: of the account, its reservations, or its miner's registration or address.
     """
 
     miner = models.ForeignKey(Miner, on_delete=models.PROTECT, db_index=False)
@@ -136,7 +136,7 @@ class Account(models.Model):
 
     @property
     def balance(self) -> Balance:
-        """The row as a value for the arithmetic; reads the miner's row too."""
+        """The row as a value for `allowance.ledger`. Reads the miner's row too."""
         miner = self.miner
         return Balance(
             miner.hotkey,
@@ -163,10 +163,10 @@ class ReservationState(models.TextChoices):
 
 
 class Reservation(models.Model):
-    """Blocks of one account that are spoken for, and how that ended.
+    """Blocks of one account that are held for a job, and how the reservation ended.
 
-    A reservation is expired from `expires_at` on, whether or not its row says so yet: ask `state_at`. Its id is drawn
-    at random, so ids are in no order.
+    A held reservation is expired from `expires_at` on, even if the `state` in its row is still held: use `state_at`.
+    Ids are random and in no order.
     """
 
     id = models.BigIntegerField(primary_key=True, default=new_reservation_id, editable=False)
@@ -205,14 +205,14 @@ class Reservation(models.Model):
 
     @property
     def seconds(self) -> int:
-        """The seconds of the job that it was made for."""
+        """The length of the job, in seconds."""
         return round((self.expires_at - self.created_at - RESERVATION_MARGIN).total_seconds())
 
 
 class ChainLock(models.Model):
-    """The one row that whoever records blocks or manifests locks first (see allowance.locks).
+    """The single row that guards all data that follows from the chain (see allowance.locks).
 
-    Each of them draws its `version` anew, by which others learn that what they remember of the chain is old.
+    A transaction that changes such data draws a new `version`, so that routers read the chain again.
     """
 
     version = models.BigIntegerField(default=new_version)
@@ -225,7 +225,7 @@ class ChainLock(models.Model):
 
 
 class LedgerCheck(models.Model):
-    """What `check_ledger` found when an operator ran it; `examples` are the first differences, in words."""
+    """What a run of `check_ledger` by an operator found. `examples` are the first differences, as text."""
 
     at = models.DateTimeField()
     seconds = models.FloatField(help_text="How long it took.")

@@ -1,8 +1,8 @@
-"""What a decision reads of the ledger, as values: from memory, but for the accounts that have changed.
+"""What a decision reads of the ledger, as values. Unchanged accounts come from memory.
 
-Each account has a version, drawn anew by whoever changes what a reservation depends on, and so has the chain. A process
-tells the database which versions it remembers, and gets all that is newer in one statement, which is one moment. So it
-needs to hear nothing of other processes, and whatever they have committed is in its next reading.
+Each account and the chain have a version, which is drawn anew with each change that a reservation depends on. A process
+sends the database the versions that it remembers. One statement, and so one snapshot, returns all accounts that have
+changed. Processes therefore need no messages from each other: each reading contains all that others have committed.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from allowance.ledger import Balance, Window
 from allowance.state import ACCOUNT, CHAIN_LOCK, HELD, MINER, RESERVATION, as_list, in_list, window
 from allowance.types import EXECUTOR_CLASSES
 
-# Each changed account comes once for each of its holds, or once alone; if none has changed, the chain's version comes
-# alone. PostgreSQL takes the CASE for a rare one, which it is, and so finds the rest by their indexes.
+# Each changed account has one row for each of its held reservations, or one row without any. If no account has changed,
+# the only row has the chain's version. PostgreSQL estimates that few rows pass the CASE, which is true, and so joins
+# the other tables by their indexes.
 CHANGED = f"""
     SELECT l.version, m.hotkey, m.address, m.ip_version, m.port, m.wei, m.presence,
            a.version, a.executors, a.counts, a.voided_before, a.base, a.held, a.spent,
@@ -37,7 +38,7 @@ CHANGED = f"""
 
 
 class Hold(NamedTuple):
-    """A reservation that was neither spent nor released; `job` is its uuid as the database writes it.
+    """A reservation that is neither spent nor released. `job` is the job's UUID as the database writes it.
 
     `bits` are its blocks as a set that counts from the base of its account.
     """
@@ -50,7 +51,7 @@ class Hold(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """An account as it is at one version; what of its holds has expired is for the clock to say."""
+    """An account at one version. Some of its `holds` may have expired: compare them with the clock."""
 
     version: int
     balance: Balance
@@ -60,7 +61,8 @@ class Entry(NamedTuple):
 class Reading(NamedTuple):
     """What the ledger says of an executor class; all but the window by hotkey.
 
-    The `balances` have the blocks of `expired` holds free; `holds` are the others. Miners without any are left out.
+    In the `balances`, the blocks of `expired` reservations are free. `holds` are the reservations that are still held.
+    `expired` and `holds` leave out miners without any.
     """
 
     window: Window
@@ -71,7 +73,7 @@ class Reading(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What this process remembers of a class at a version of the chain: the window, and the accounts by hotkey."""
+    """What this process remembers of a class at one version of the chain: the window, and the accounts by hotkey."""
 
     chain_version: int
     window: Window
@@ -82,9 +84,9 @@ _memory: dict[str, Memory] = {}
 
 
 def read(executor_class: str, now: dt.datetime) -> Reading:
-    """Return what the ledger says of a class, with the blocks of holds that expired by `now` free.
+    """Return what the ledger says of a class. The blocks of reservations that expired by `now` are free.
 
-    One statement, three if the chain has changed. An unknown class has no balances.
+    It takes one statement, or three if the chain has changed. An unknown class has no balances.
     """
     if executor_class not in EXECUTOR_CLASSES:
         return Reading(window(None), {}, {}, {}, {})
@@ -104,7 +106,7 @@ def read(executor_class: str, now: dt.datetime) -> Reading:
 def _recall(executor_class: str) -> tuple[Window, dict[str, Entry]]:
     """Return the window and the accounts of a class as they are now, and remember them.
 
-    Other threads may remember something else meanwhile; what is returned here is of one moment all the same.
+    Other threads may replace what is remembered meanwhile. The returned values are of one moment nevertheless.
     """
     memory = _memory.get(executor_class)
     if memory is not None:
@@ -117,19 +119,19 @@ def _recall(executor_class: str) -> tuple[Window, dict[str, Entry]]:
         chain_version, entries = _select(executor_class, {})
         usable = window(None)
         if usable.newest is None or usable.version == chain_version:
-            break  # or else the chain has changed between the two
+            break  # else the chain has changed between the two statements
     if chain_version is not None:
         _memory[executor_class] = Memory(chain_version, usable, entries)
     return usable, entries
 
 
 def asked(executor_class: str, known: Iterable[int]) -> dict[str, str]:
-    """Return the parameters of CHANGED: a class, and the versions of its accounts that are `known`."""
+    """Return the parameters of CHANGED: a class, and the `known` versions of its accounts."""
     return {"executor_class": executor_class, "known": as_list(known)}
 
 
 def _select(executor_class: str, known: Mapping[str, Entry]) -> tuple[int | None, dict[str, Entry]]:
-    """Return the chain's version (None: nothing was ever recorded) and the accounts that are not as `known`."""
+    """Return the chain's version (None: nothing was ever recorded) and the accounts whose version is not `known`."""
     with connection.cursor() as cursor:
         cursor.execute(CHANGED, asked(executor_class, [entry.version for entry in known.values()]))
         rows: list[Sequence[Any]] = cursor.fetchall()
@@ -160,7 +162,7 @@ def _entry(executor_class: str, rows: Sequence[Sequence[Any]]) -> Entry:
     )
     holds = []
     for pk, job, expires_at, blocks in (row[14:] for row in rows if row[14] is not None):
-        until = expires_at if expires_at.tzinfo else make_aware(expires_at, connection.timezone)  # SQLite has none
+        until = expires_at if expires_at.tzinfo else make_aware(expires_at, connection.timezone)  # SQLite has no zone
         numbers = json.loads(blocks)
         holds.append(Hold(pk, job, until, numbers, ledger.to_bits(numbers, base)))
     return Entry(version, balance, tuple(holds))

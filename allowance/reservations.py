@@ -1,4 +1,4 @@
-"""Reserve, spend, release: the transactions that change a balance, each under its account's lock."""
+"""The transactions that reserve, spend and release allowance, each under the lock of its account."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from allowance.types import (
 
 
 def tidy(account: Account, balance: Balance, expired: Expired) -> Balance:
-    """Store that reservations of a locked account have expired and their blocks are free; return its balance then."""
+    """Mark reservations of a locked account as expired, free their blocks, and return the new balance."""
     for blocks in expired.values():
         balance = ledger.free_again(balance, blocks)
     if expired:
@@ -49,7 +49,7 @@ def hold(
     now: dt.datetime,
     newest: int,
 ) -> Reservation:
-    """Hold `blocks` of a locked account from `now` on, for a job of `seconds` and the margin."""
+    """Reserve `blocks` of a locked account from `now` on, for `seconds` plus RESERVATION_MARGIN."""
     stored = ledger.rebase(ledger.hold(balance, blocks), newest)
     expires_at = now + dt.timedelta(seconds=seconds) + RESERVATION_MARGIN
     reservation = Reservation(
@@ -70,8 +70,9 @@ def reserve(
 ) -> Reservation:
     """Reserve whole blocks of one account, the oldest free first, until they add up to `seconds`.
 
-    The clock is read under the lock, unless `now` is given: who waited for the lock must not decide by an old one.
-    Raises CannotReserveAllowanceException if there are too few blocks, or if the miner is not registered.
+    The clock is read under the lock, unless `now` is given: a time read before the wait for the lock may be too old.
+    Raises CannotReserveAllowanceException if there are too few blocks, if the miner is not registered, or if it has no
+    account in the class.
     """
     with ledger_transaction():
         known = executor_class in EXECUTOR_CLASSES
@@ -94,7 +95,7 @@ def reserve(
 
 
 def spend(reservation_id: int, *, now: dt.datetime | None = None) -> None:
-    """Spend a held reservation: its blocks are gone for good. Raises a ReservationException if it isn't held."""
+    """Spend a held reservation: its blocks can't be used again. Raises a ReservationException if it isn't held."""
     _end(reservation_id, ReservationState.SPENT, now)
 
 
@@ -104,7 +105,7 @@ def release(reservation_id: int, *, now: dt.datetime | None = None) -> None:
 
 
 def release_undelivered(reservation_id: int) -> None:
-    """Release a reservation that never reached its caller, unless it has expired by itself."""
+    """Release a reservation that was not delivered to its caller. Do nothing if it has expired."""
     with suppress(ReservationExpired):
         release(reservation_id)
 
@@ -118,7 +119,7 @@ REFUSALS: dict[ReservationState, type[ReservationException]] = {
 
 def _end(reservation_id: int, end: ReservationState, now: dt.datetime | None) -> None:
     reservation_id = validation.reservation_id(reservation_id)
-    if not 0 < reservation_id < RESERVATION_IDS:  # SQLite can't even look for those of more than 63 bits
+    if not 0 < reservation_id < RESERVATION_IDS:  # SQLite can't look up ids of more than 63 bits
         raise ReservationNotFound(reservation_id)
     with ledger_transaction():
         account = lock_account(reservation=reservation_id)
@@ -128,7 +129,7 @@ def _end(reservation_id: int, end: ReservationState, now: dt.datetime | None) ->
         reservation = Reservation.objects.get(pk=reservation_id)
         state = state_at(reservation, now)
         if state is ReservationState.EXPIRED and reservation.state == ReservationState.HELD:
-            # Whoever is told so may rely on it, even if the next word comes by a clock that is behind.
+            # Store the expiry: the caller may rely on it, even if the next call reads a clock that is behind.
             tidy(account, account.balance, {reservation.pk: reservation.blocks})
         elif state is ReservationState.HELD:
             bits = ledger.to_bits(reservation.blocks, account.base)
@@ -145,10 +146,11 @@ def _store(account: Account, balance: Balance) -> None:
 
 
 def restore(reservation: Reservation, *, miner: str, executor_class: str) -> None:
-    """Store a reservation under its old id, as a journal has it; one that is there already changes nothing.
+    """Store a reservation from a journal under its old id. Do nothing if it is stored already.
 
-    Raises ValueError if the id means another reservation here, if a block is taken, or if the account of one that is
-    held or spent is missing. One that has ended may be of an account, and of blocks, that have been forgotten since.
+    Raises ValueError if another reservation has the id. For a held or spent reservation, also raises it if the account
+    is missing, or if a block is taken or not recorded. The account and the blocks of a released or expired one may have
+    been forgotten since.
     """
     live = reservation.state in {ReservationState.HELD, ReservationState.SPENT}
     with ledger_transaction():
@@ -160,7 +162,7 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
         reservation.account = account
         known = Reservation.objects.filter(pk=reservation.pk).first()
         if known is not None:
-            lived_on = reservation.state == ReservationState.HELD  # the line was written before its end
+            lived_on = reservation.state == ReservationState.HELD  # the journal entry precedes its end
             if _origin(known) != _origin(reservation) or not (lived_on or _end_of(known) == _end_of(reservation)):
                 raise _means_something_else(reservation)
             return
@@ -172,7 +174,7 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
         bits = ledger.to_bits(reservation.blocks, account.base)
         if live and bits & (account.held | account.spent):
             raise ValueError(f"Reservation {reservation.pk} holds blocks that another one has.")
-        if not rows.insert(reservation):  # of another account, just now
+        if not rows.insert(reservation):  # another account has just taken the id
             raise _means_something_else(reservation)
         if live:
             if reservation.state == ReservationState.SPENT:
@@ -187,7 +189,7 @@ def _means_something_else(reservation: Reservation) -> ValueError:
 
 
 def _empty_account(miner: str, executor_class: str) -> Account:
-    """Return a new account, locked, that declares nothing."""
+    """Create an account without executors under the chain lock and return it."""
     lock_chain()
     row, _ = Miner.objects.get_or_create(hotkey=validation.hotkey(miner))
     return Account.objects.create(miner=row, executor_class=validation.executor_class(executor_class))

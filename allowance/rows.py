@@ -1,6 +1,6 @@
-"""The statements of a reservation, and of many rows at once, in SQL: the ORM takes longer than the database.
+"""SQL statements for reservations and for many rows at once. For these the ORM takes longer than the database.
 
-They read and write rows of the models; who may, and holding which lock, is said in allowance.locks.
+They read and write rows of the models. allowance.locks lists the locks that they require.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _STORED = [Account._meta.get_field(name) for name in ("base", "held", "spent", "
 
 
 def insertion(model: type[Model]) -> tuple[str, list[Any]]:
-    """Return the statement that inserts a row of a model, and the fields that it takes: all but an automatic id."""
+    """Return the statement that inserts a row of a model, and the fields of its parameters: all but an automatic id."""
     fields = [field for field in model._meta.concrete_fields if field is not model._meta.auto_field]
     columns, values = ", ".join(field.attname for field in fields), ", ".join("%s" for _ in fields)
     return f"INSERT INTO {connection.ops.quote_name(model._meta.db_table)} ({columns}) VALUES ({values}) ", fields  # noqa: S608
@@ -72,8 +72,8 @@ def store(account: Account, *, base: int, held: int, spent: int) -> None:
 def hold(account: Account, *, base: int, held: int, spent: int, reservation: Reservation) -> None:
     """Store which blocks of a locked account are held and spent, and insert the reservation that holds some of them.
 
-    In one statement where a database can: it is a round trip less, with the account locked. An id that another
-    reservation has is drawn again.
+    On PostgreSQL this is one statement, which saves a round trip while the account is locked. If another reservation
+    has the id, a new one is drawn.
     """
     if connection.vendor == "postgresql":
         stored = _renewed(account, base, held, spent)
@@ -102,8 +102,8 @@ def _insert(reservation: Reservation, sql: str, before: Iterable[Any] = ()) -> b
 def upsert(model: type[Model], key: Sequence[str], fields: Sequence[str], values: Collection[Sequence[object]]) -> None:
     """Write the `key` and the `fields` of rows, old and new, in one statement.
 
-    An old row keeps its other columns; a new one has the defaults there. All values are one parameter, in JSON: with a
-    parameter for each the ORM takes many times as long.
+    An old row keeps its other columns; a new row gets their defaults. All values are one JSON parameter: the ORM, with
+    one parameter for each value, takes many times as long.
     """
     if not values:
         return
@@ -129,7 +129,7 @@ def upsert(model: type[Model], key: Sequence[str], fields: Sequence[str], values
 
 
 def _element(column: Field[Any, Any], place: int) -> str:
-    """Return the SQL for the element of a JSON array `r.value` that is a column's value."""
+    """Return the SQL of a column's value: the element at `place` of the JSON array `r.value`."""
     if not _is_postgresql():
         return f"json_extract(r.value, '$[{place}]')"
     if isinstance(column, JSONField):
@@ -139,7 +139,7 @@ def _element(column: Field[Any, Any], place: int) -> str:
 
 
 def among(values: Iterable[str]) -> RawSQL:
-    """Return a subquery for many texts, for a filter with `__in`, that takes one parameter."""
+    """Return a subquery of many texts for a filter with `__in`. It takes one parameter."""
     rows = (
         "SELECT jsonb_array_elements_text(CAST(%s AS jsonb))" if _is_postgresql() else "SELECT value FROM json_each(%s)"
     )
@@ -151,13 +151,13 @@ def _is_postgresql() -> bool:
 
 
 def _renewed(account: Account, base: int, held: int, spent: int) -> list[Any]:
-    """Change an account, at a new version, and return the parameters that store it."""
+    """Change an account, give it a new version, and return the parameters of `_STORE`."""
     account.base, account.held, account.spent, account.version = base, held, spent, new_version()
     return [*prepared(account, _STORED), account.pk]
 
 
 def prepared(row: Model, fields: Iterable[Any]) -> list[Any]:
-    """Return the values of a row's fields as the database takes them."""
+    """Return the values of a row's fields, prepared for the database."""
     return [field.get_db_prep_save(getattr(row, field.attname), connection) for field in fields]
 
 
@@ -169,12 +169,12 @@ def _lock(named_by: tuple[str, ...], *, skip_locked: bool) -> str:
 
 @cache
 def _lock_first(named_by: tuple[str, ...], candidates: int, at_versions: bool, *, skip_locked: bool) -> str:
-    """Return the statement for the first of so many. One is asked for without a join: that is quicker to plan."""
+    """Return the statement that locks the first of several candidates. One needs no join, which is faster to plan."""
     conditions = [_NAMED_BY[name] for name in named_by]
     if candidates == 1:
         conditions += ["miner_id = %(miner_0)s", *(["version = %(version_0)s"] if at_versions else [])]
         asked, order = "", ""
-    else:  # databases agree on what the columns of VALUES are called
+    else:  # all databases name the columns of VALUES column1, column2, …
         conditions += ["version = column3"] if at_versions else []
         places = ", ".join(f"({place}, %(miner_{place})s, %(version_{place})s)" for place in range(candidates))
         asked, order = f"JOIN (VALUES {places}) AS asked ON column2 = miner_id", "ORDER BY column1 LIMIT 1"
@@ -183,6 +183,6 @@ def _lock_first(named_by: tuple[str, ...], candidates: int, at_versions: bool, *
 
 
 def _for_update(*, skip_locked: bool) -> str:
-    if not connection.features.has_select_for_update:  # SQLite's transaction is its lock
+    if not connection.features.has_select_for_update:  # on SQLite the transaction is the lock
         return ""
     return connection.ops.for_update_sql(skip_locked=skip_locked, of=(ACCOUNT,))

@@ -1,4 +1,4 @@
-"""The ledger's public face. Every method that touches the database has an async twin named a…"""
+"""The public service of the ledger. Each method has a coroutine with the prefix `a` that does the same."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from allowance.types import EXECUTOR_CLASSES, NO_ADDRESS, Miner, NoBlockRecorded
 
 @renews_connection
 class Allowance:
-    """Find, reserve, spend and release allowance; record what the chain says. Holds no state."""
+    """The service that finds, reserves, spends and releases allowance, and records chain data. It holds no state."""
 
     def find_miners_with_allowance(
         self, *, allowance_seconds: float, executor_class: str, job_start_block: int
     ) -> list[tuple[str, float]]:
-        """Return (hotkey, available seconds) of the registered miners that have `allowance_seconds`, never empty.
+        """Return (hotkey, available seconds) of the registered miners that have `allowance_seconds`. Never empty.
 
-        The first has the earliest free block, then the highest free share of its total, then the most free. Raises
-        NotEnoughAllowanceException if there is none, JobTooLong above an hour, ValueError for no sensible number.
-        A job may use blocks from `job_start_block` - BLOCK_EXPIRY on, but none that is further than KEPT_BLOCKS behind
-        the newest: no job runs so long that it could have started there.
+        The miners are ordered by earliest free block, then highest free share of the total, then most free seconds. A
+        job may use blocks from `job_start_block` - BLOCK_EXPIRY on, but none more than KEPT_BLOCKS before the newest
+        block: no running job can have started early enough to need them.
+
+        Raises NotEnoughAllowanceException if no miner has enough, JobTooLong above an hour, ValueError for bad input.
         """
         seconds = validation.seconds(allowance_seconds)
         start = validation.block_number(job_start_block)
@@ -56,8 +57,8 @@ class Allowance:
     ) -> tuple[int, list[int]]:
         """Reserve whole blocks of a miner, the oldest free first, and return (reservation id, blocks).
 
-        They are held for `allowance_seconds` and 100 s more. Raises CannotReserveAllowanceException if the miner has
-        too little, JobTooLong above an hour, ValueError for bad input.
+        The blocks are held for `allowance_seconds` and 100 s more. Raises CannotReserveAllowanceException if the miner
+        has too little allowance, JobTooLong above an hour, ValueError for bad input.
         """
         reservation = reservations.reserve(
             miner=validation.hotkey(miner),
@@ -77,14 +78,14 @@ class Allowance:
         reservations.release(reservation_id)
 
     def get_current_block(self) -> int:
-        """Return the number of the newest block recorded. Raises NoBlockRecorded before the first."""
+        """Return the number of the newest recorded block. Raises NoBlockRecorded if there is none."""
         newest: int | None = Block.objects.aggregate(newest=Max("number"))["newest"]
         if newest is None:
             raise NoBlockRecorded
         return newest
 
     def get_manifests(self) -> dict[str, dict[str, int]]:
-        """Return each miner's executor counts by class, as its newest manifest has them."""
+        """Return each miner's executor counts by class, from its newest manifest."""
         manifests: dict[str, dict[str, int]] = {}
         rows = Account.objects.order_by("miner", "executor_class").values_list("miner", "executor_class", "executors")
         for miner, executor_class, executors in rows:
@@ -92,7 +93,7 @@ class Allowance:
         return manifests
 
     def miners(self) -> list[Miner]:
-        """Return the miners that are registered at the newest block and can be reached, by hotkey."""
+        """Return the miners that are registered at the newest block and can be reached, ordered by hotkey."""
         rows = MinerRow.objects.exclude(address__in=NO_ADDRESS).order_by("hotkey")
         return [row.value for row in rows if ledger.present(row.presence) and row.value.is_reachable]
 
@@ -177,9 +178,10 @@ def not_enough(
     instead: str = "exclude fewer miners",
     causes: Sequence[str] = (),
 ) -> NotEnoughAllowanceException:
-    """Return the refusal that says who, of `standings`, has the most available and the most unspent, and its causes.
+    """Return the exception that names the miners in `standings` with the most available and the most unspent allowance.
 
-    `instead` says what the caller can do about the `excluded` miners.
+    `excluded` is the number of miners that the caller excluded. `instead` says what the caller can do about them.
+    `causes` are sentences, see allowance.causes.
     """
     available = max(standings, key=lambda s: s.free, default=None)
     unspent = max(standings, key=lambda s: s.unspent, default=None)

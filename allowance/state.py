@@ -1,4 +1,4 @@
-"""What statements share: the names of tables, when a hold has ended, lists as parameters; and the usable blocks."""
+"""Parts that SQL statements share: table names, tests for expiry, list parameters, and the blocks a job may use."""
 
 from __future__ import annotations
 
@@ -18,32 +18,33 @@ ACCOUNT, BLOCK, CHAIN_LOCK, MINER, RESERVATION = (
     connection.ops.quote_name(model._meta.db_table) for model in (Account, Block, ChainLock, Miner, Reservation)
 )
 
-# When a hold ends by itself is said here only: for SQL, where `r` is a reservation, for queries, and for a row at hand.
+# The only definition of expiry: for SQL, in which `r` is a reservation, for querysets, and for a single row.
 HELD = f"r.state = '{ReservationState.HELD.value}'"
 EXPIRED_AT = "r.expires_at <= %(at)s"
 
 
 def held_at(now: dt.datetime) -> Q:
-    """Select the reservations that are live holds at `now`."""
+    """Return the filter for reservations that are held at `now` and have not expired."""
     return Q(state=ReservationState.HELD, expires_at__gt=now)
 
 
 def expired_at(now: dt.datetime) -> Q:
-    """Select the reservations that expired by `now` and whose blocks nobody has tidied up yet."""
+    """Return the filter for reservations that expired by `now` and whose row still has the state held."""
     return Q(state=ReservationState.HELD, expires_at__lte=now)
 
 
 def state_at(reservation: Reservation, now: dt.datetime) -> ReservationState:
-    """Return what has become of a reservation by `now`."""
+    """Return the state of a reservation at `now`."""
     state = ReservationState(reservation.state)
     expired = state is ReservationState.HELD and reservation.expires_at <= now
     return ReservationState.EXPIRED if expired else state
 
 
 def in_list(column: str, parameter: str, kind: str) -> str:
-    """Return the SQL that tells whether a column is in a list of values of a kind, which `as_list` makes a parameter.
+    """Return the SQL condition that a column is in a list, given as the parameter that `as_list` returns.
 
-    As many values in the statement itself would take PostgreSQL longer to plan than to run it.
+    `kind` is the values' type in PostgreSQL. It would take longer to plan a statement with the values inside than to
+    run it.
     """
     if connection.vendor == "postgresql":
         return f"{column} = ANY (CAST(%({parameter})s AS {kind}[]))"
@@ -51,7 +52,7 @@ def in_list(column: str, parameter: str, kind: str) -> str:
 
 
 def as_list(values: Iterable[int | str]) -> str:
-    """Return numbers, or uuids as the database writes them, as the one parameter that `in_list` expects."""
+    """Return numbers, or UUIDs as the database writes them, as the single parameter that `in_list` expects."""
     return f"{{{','.join(map(str, values))}}}" if connection.vendor == "postgresql" else json.dumps([*values])
 
 
@@ -64,11 +65,14 @@ _BLOCKS = f"""
 
 
 Expired = Mapping[int, Sequence[int]]
-"""Reservations that expired and whose rows do not say so yet: their blocks by their ids."""
+"""The blocks of reservations that expired and whose rows still have the state held, by reservation id."""
 
 
 def window(job_start_block: int | None, *, before: int = 0) -> Window:
-    """Return the blocks that a job starting at `job_start_block` may use (left out: `before` the newest block)."""
+    """Return the blocks that a job starting at `job_start_block` may use (None: at the newest block).
+
+    The window starts `before` blocks earlier.
+    """
     with connection.cursor() as cursor:
         cursor.execute(_BLOCKS, {"start": job_start_block, "expiry": BLOCK_EXPIRY + before})
         rows = cursor.fetchall()

@@ -1,4 +1,4 @@
-"""The words of the ledger: executor classes, miners, limits and errors."""
+"""The public types of the ledger: executor classes, miners, limits and errors."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ BLOCK_EXPIRY = 722
 """A job that starts at block S may use blocks from S - BLOCK_EXPIRY on."""
 
 MAX_JOB_RUN_TIME = 3600
-"""The longest job there is, in seconds."""
+"""The maximum length of a job, in seconds."""
 
 RESERVATION_MARGIN = dt.timedelta(seconds=100)
-"""A reservation holds for the job's seconds and this much more."""
+"""A reservation expires after the job's seconds plus this margin."""
 
 MAX_BLOCK_DURATION_US = 12_500_000
 BLOCK_DURATION_US = 12_000_000
-"""A block that took longer than the maximum counts as one of ordinary length, in microseconds."""
+"""In microseconds. A block that took longer than MAX_BLOCK_DURATION_US counts as BLOCK_DURATION_US."""
 
 MAX_AHEAD = dt.timedelta(minutes=15)
-"""A block may be dated so far ahead of the clock, no more: clocks differ, but not by this much."""
+"""How far a block's timestamp may be ahead of this host's clock. Correct clocks differ by less."""
 
 MAX_WEI = 2**256 - 1
 MAX_EXECUTORS = 100_000
-"""No miner has more executors of a class; it keeps every sum of a window inside 64 bits."""
+"""The maximum number of executors of a miner in a class. It keeps every sum over a window within 64 bits."""
 
 MAX_BLOCK_NUMBER = 2**32 - 1
 """Bittensor's block numbers are unsigned 32-bit integers."""
 
 RESERVATION_ID_BITS = 53
 RESERVATION_IDS = 2**RESERVATION_ID_BITS
-"""Every reservation id is above 0 and below this: JSON readers in other languages lose more bits."""
+"""Every reservation id is above 0 and below this: JSON readers in other languages lose more than 53 bits."""
 
 NAMED = 5
-"""How many things an error names at most."""
+"""Maximum number of items that an error lists."""
 
 HOTKEY_LENGTH = 48
-"""An ss58 address of the network has 48 characters; none is longer."""
+"""The maximum length of a hotkey: an ss58 address of the network has 48 characters."""
 
 
 class ExecutorClass(StrEnum):
@@ -57,17 +57,17 @@ EXECUTOR_CLASSES = frozenset(ExecutorClass._value2member_map_)
 
 
 NO_ADDRESS = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 (where miners listen, not where we do)
-"""What a miner announces that can't be reached."""
+"""The addresses that a miner without a reachable address announces."""
 
 
 def is_reachable(address: str, ip_version: int, port: int) -> bool:
-    """Tell whether a miner that announces this can be reached. Addresses are as `validation.address` writes them."""
+    """Tell whether a miner with this axon can be reached. `address` is as `validation.address` returns it."""
     return bool(port and ip_version) and address not in NO_ADDRESS
 
 
 @dataclass(frozen=True, slots=True)
 class Miner:
-    """Where to reach a miner, and its name on the network."""
+    """The address and the hotkey of a miner. `ip_version` is 4, 6, or 0 for no address."""
 
     address: str
     ip_version: int
@@ -86,26 +86,25 @@ class Miner:
 
 
 class BadInputError(ValueError):
-    """An argument is not usable; the text says which, and what a good one is. Nothing is stored.
+    """An argument is invalid. The text names it and says what a valid one is. Nothing is stored.
 
-    The text quotes the caller's own input only, so it can be shown to clients.
+    The text quotes only the caller's own input, so clients may see it.
     """
 
 
 class AllowanceException(RefusedError):
-    """The base class of the ledger's refusals. Nothing is held."""
+    """The base class of the ledger's refusals. A refused call reserves nothing."""
 
 
 CHECK_CLASS = "Check the executor class, and that the chain follower records blocks and manifests."
 
 
 class NotEnoughAllowanceException(AllowanceException):
-    """No miner has the seconds; the attributes name the miners that came nearest.
+    """No miner has the required seconds. The attributes name the miners with the most available and the most unspent.
 
-    Amounts are executor-seconds; a hotkey is None where no miner has anything at all. `excluded` is the number of
-    miners that the caller excluded; `instead` says what the caller can do about that. `causes` are sentences about the
-    chain: what keeps miners from having more. The text leaves hotkeys out,
-    because it goes to users.
+    Amounts are executor-seconds; a hotkey is None if its amount is 0. `excluded` is the number of miners that the
+    caller excluded; `instead` says what the caller can do about that. `causes` are sentences about the chain that
+    explain the lack of allowance. The text contains no hotkeys because users see it.
     """
 
     def __init__(
@@ -145,7 +144,7 @@ class NotEnoughAllowanceException(AllowanceException):
 
 
 class CannotReserveAllowanceException(AllowanceException):
-    """This miner does not have the seconds, or no longer has them. Amounts are executor-seconds."""
+    """The miner does not have the required seconds, or no longer has them. Amounts are executor-seconds."""
 
     def __init__(self, *, miner: str, executor_class: str, required: float, available: float) -> None:
         self.miner = miner
@@ -159,7 +158,7 @@ class CannotReserveAllowanceException(AllowanceException):
 
 
 class JobTooLong(AllowanceException):
-    """A job asks for more than MAX_JOB_RUN_TIME."""
+    """A job asks for more than MAX_JOB_RUN_TIME seconds."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -174,9 +173,10 @@ class NoBlockRecorded(AllowanceException):
 
 
 class BlocksInUse(AllowanceException):
-    """Reservations use blocks that were to be forgotten: ids of those that are `held`, and of those that are `spent`.
+    """Blocks from `first` on can't be forgotten, because reservations use them.
 
-    `spent_up_to` is the newest block that a spent one has.
+    `held` and `spent` are the ids of these reservations, by state. `spent_up_to` is the newest block that a spent one
+    uses, or None.
     """
 
     def __init__(self, first: int, *, held: Sequence[int], spent: Sequence[int], spent_up_to: int | None) -> None:
@@ -194,7 +194,7 @@ class BlocksInUse(AllowanceException):
 
 
 class LockTimeout(AllowanceException):
-    """Others kept a lock of the ledger for too long. Nothing is stored, so the same call may be made again."""
+    """Another transaction kept a lock of the ledger for too long. Nothing is stored; the call can be repeated."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -220,7 +220,7 @@ class ReservationNotFound(ReservationException):
 
 
 class ReservationReleased(ReservationNotFound):
-    """The reservation was released before; its blocks are free."""
+    """The reservation was released before; its blocks were freed."""
 
     sentence = "Reservation {id} was released, its blocks are free again. Pick a miner anew."
 
@@ -232,6 +232,6 @@ class ReservationAlreadySpent(ReservationException):
 
 
 class ReservationExpired(ReservationException):
-    """The reservation's time was over before it was spent; its blocks are free, and its job is not paid for."""
+    """The reservation expired before it was spent; its blocks are free, and its job is not paid for."""
 
     sentence = "Reservation {id} expired unspent, its blocks are free again. Pick a miner anew."

@@ -1,4 +1,4 @@
-"""What is refused at the edge of the ledger, each with a BadInputError that names the value."""
+"""Checks of the ledger's input. Each raises a BadInputError that quotes the invalid value."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ IP_VERSIONS = (0, 4, 6)
 
 MAX_HOST_NAME = 253
 HOST_NAME = r"(?!(.*\.)?(0[xX][0-9a-fA-F]*|[0-9]+)\.?$)([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.|$))+"
-"""Labels with dots between. The last is not a number: that would be an IP address that went wrong."""
+"""Labels separated by dots. The last label is not a number: such a name is a malformed IP address."""
 
 JOB_UUID = "(?i:[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12})"
-"""Without this, UUID() would pass blanks, line breaks and underscores, and what is logged could not be trusted."""
+"""The accepted text of a UUID. UUID() alone accepts blanks, line breaks and underscores, which must not be logged."""
 
 
 def hotkey(value: object) -> str:
-    """Return `value` if it may name a miner."""
+    """Return `value` if it is a valid hotkey."""
     if not isinstance(value, str) or not re.fullmatch(HOTKEY, value) or not value.isprintable():
         raise BadInputError(f"A hotkey has 1 to {HOTKEY_LENGTH} printable characters and no blanks, not {value!r:.80}.")
     return value
 
 
 def hotkeys(values: Iterable[str], name: str) -> frozenset[str]:
-    """Return `values` if they may name miners; a bare string, whose letters would be meant, may not."""
+    """Return `values` if all are valid hotkeys. A single string is refused: it would be read as a series of letters."""
     if isinstance(values, str):
         raise BadInputError(f"{name} takes several hotkeys: [{values!r:.80}], not {values!r:.80}.")
     return frozenset(hotkey(value) for value in values)
 
 
 def executor_class(value: str) -> str:
-    """Return `value` if the network knows such a class."""
+    """Return `value` if it is a known executor class."""
     try:
         return ExecutorClass(value).value
     except ValueError:
@@ -62,19 +62,19 @@ def executor_class(value: str) -> str:
 
 
 def is_integer(value: object) -> TypeGuard[int]:
-    """Tell whether `value` is of an integer type, NumPy's included, and no bool."""
+    """Tell whether `value` has an integer type, including NumPy's, and is not a bool."""
     return isinstance(value, Integral) and not isinstance(value, bool) and hasattr(value, "__index__")
 
 
 def is_real(value: object) -> TypeGuard[float]:
-    """Tell whether `value` is a number that compares with others: int, float, Fraction, NumPy's, a finite Decimal."""
+    """Tell whether `value` is a number that can be compared: int, float, Fraction, NumPy number or finite Decimal."""
     if isinstance(value, Decimal):
         return value.is_finite()
     return is_integer(value) or (isinstance(value, Real) and not isinstance(value, Integral))
 
 
 def to_float(value: float) -> float:
-    """Return a real number as the nearest float; one that is too big becomes infinite."""
+    """Return a real number as the nearest float, or as infinity if it is too large."""
     try:
         return float(value)
     except OverflowError:
@@ -96,33 +96,33 @@ def reservation_id(value: object) -> int:
 
 
 def block_number(value: object) -> int:
-    """Return `value` if a block may have that number."""
+    """Return `value` as an int if it is a valid block number."""
     return whole(value, "A block number", MAX_BLOCK_NUMBER)
 
 
 def wei(value: int | str) -> int:
-    """Return `value` as Wei; digits in a string, as journals have them, will do."""
+    """Return `value` as an int if it is a valid amount of Wei. Digits in a string, as in journals, are accepted."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= len(str(MAX_WEI)):
         value = int(value)
     return whole(value, "Wei", MAX_WEI)
 
 
 def timestamp(value: object) -> dt.datetime:
-    """Return `value` if it is a time with a zone, from 1970 and before 3000."""
+    """Return `value` if it is a datetime with a time zone in the years 1970 to 2999."""
     if not isinstance(value, dt.datetime) or value.utcoffset() is None or not 1970 <= value.year < 3000:
         raise BadInputError(f"A timestamp must be a datetime of our age with a time zone, not {value!r:.80}.")
     return value
 
 
 def stake_share(value: object) -> float:
-    """Return `value` if it is a share, 0 to 1."""
+    """Return `value` as a float if it is from 0 to 1."""
     if not is_real(value) or not 0 <= value <= 1:
         raise BadInputError(f"A stake share lies between 0 and 1, not {value!r:.80}.")
     return float(value)
 
 
 def seconds(value: object) -> float:
-    """Return `value` if a job may take that many seconds.
+    """Return `value` as a float if it is a valid length of a job in seconds.
 
     Raises BadInputError unless it is a finite number above 0, JobTooLong above MAX_JOB_RUN_TIME.
     """
@@ -134,7 +134,7 @@ def seconds(value: object) -> float:
 
 
 def time_limit(value: object) -> float:
-    """Return `value`, a part of a job's seconds, as an int or a float if it is 0 or more."""
+    """Return `value`, a time limit in seconds, as an int or a float if it is 0 or more."""
     if not is_real(value) or not value >= 0:
         raise BadInputError(f"A time limit must be 0 s or more, not {value!r:.80}.")
     return int(value) if is_integer(value) else to_float(value)
@@ -150,11 +150,11 @@ def job_uuid(value: object) -> UUID:
 
 
 def address(value: object, name: str) -> tuple[str, int | None]:
-    """Return an address in the one way in which it is written, and its IP version; None: it is a host name.
+    """Return an address in its canonical form, and its IP version, which is None for a host name.
 
-    Raises BadInputError for what is neither an IP address nor a host name.
+    Raises BadInputError if `value` is neither an IP address nor a host name.
     """
-    if isinstance(value, str) and "%" not in value:  # no zone: it means something on its own host only
+    if isinstance(value, str) and "%" not in value:  # a zone is valid only on its own host
         with suppress(ValueError):
             ip = ipaddress.ip_address(value)
             mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
@@ -166,9 +166,10 @@ def address(value: object, name: str) -> tuple[str, int | None]:
 
 
 def axon(name: str, value: Mapping[str, object]) -> Miner:
-    """Return where miner `name` listens; `value` has `address`, `ip_version` (4, 6, or 0 for none) and `port`.
+    """Return miner `name` with its address. `value` has `address`, `ip_version` (4, 6, or 0 for none) and `port`.
 
-    What can't be reached, as 0.0.0.0, is no error. The version of an IP address is what the address says.
+    An address that can't be reached, such as 0.0.0.0, is accepted. The version of an IP address follows from the
+    address, unless `ip_version` is 0.
     """
     if not isinstance(value, Mapping):
         raise BadInputError(f"The axon of {name} must be a mapping, not {value!r:.80}.")
