@@ -163,7 +163,7 @@ class LiveBook:
     ) -> Answer | None:
         job, begun = question.job, time.monotonic()
         with ledger_transaction(durable=True):
-            if connection.vendor == "sqlite":  # to begin waits for its only lock
+            if connection.vendor == "sqlite":  # BEGIN waits for its only lock
                 self._note_wait(time.monotonic() - begun)
             account = self._lock_first(candidates, job, patience)
             if account is None:
