@@ -1,4 +1,4 @@
-"""Pick the miner for a job, and be able to say why."""
+"""The router: it picks the miner for each job and records why."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @cache
 def routing() -> Routing:
-    """Return the process-wide router. Building it touches no database."""
+    """Return the router of this process. Creating it makes no database query."""
     from routing.service import Routing
 
     return Routing()

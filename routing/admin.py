@@ -1,4 +1,4 @@
-"""What the router remembers, in the admin: evidence, to be read only. A token can be revoked."""
+"""The admin of the models of routing. It is read-only, except that incidents can be voided and tokens revoked."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ from routing.pages.status import status_page
 
 @admin.register(MinerIncident)
 class MinerIncidentAdmin(SearchedByIndexAdmin):
-    """Found by job, or by the beginning of a hotkey. See `routing.pages.incidents` for what is around the list."""
+    """The incidents, searchable by job uuid or by the beginning of a hotkey.
+
+    The filters, the charts, the CSV export and the pages that void incidents are in `routing.pages.incidents`.
+    """
 
     actions = ("void",)
     mere_field = "hotkey_ss58address"
@@ -46,7 +49,7 @@ class MinerIncidentAdmin(SearchedByIndexAdmin):
     linked = ("hotkey_ss58address__exact", "executor_class__exact")
     ordering = ("-timestamp",)
     search_fields = ("hotkey_ss58address__startswith",)
-    sortable_by = ("happened", "hotkey", mere_field)  # by index; the filters do for the others
+    sortable_by = ("happened", "hotkey", mere_field)  # columns with an index; the others have filters
 
     def get_urls(self) -> list[URLPattern]:
         return [
@@ -58,7 +61,7 @@ class MinerIncidentAdmin(SearchedByIndexAdmin):
         ]
 
     def has_void_permission(self, request: HttpRequest) -> bool:
-        """Tell who gets to see the action: Django asks by its `permissions`."""
+        """Return whether the user may void incidents. Django calls this for the `permissions` of the action."""
         return request.user.has_perms(incidents.VOID)
 
     @admin.action(description="Void selected incidents", permissions=["void"])
@@ -112,13 +115,13 @@ class MinerIncidentAdmin(SearchedByIndexAdmin):
 
 @admin.register(DecisionRecord)
 class DecisionRecordAdmin(SearchedByIndexAdmin):
-    """Found by job, or by the beginning of the winner's hotkey."""
+    """The decisions, searchable by job uuid or by the beginning of the winner's hotkey."""
 
     heavy = ("candidates",)
     list_display = ("decided", "outcome", "executor_class", "needed", "hotkey", "rank", "job", "took")
     list_filter = (DecidedFilter, OutcomeFilter, ClassFilter)
     linked = ("miner__exact",)
-    sortable_by = ("decided",)  # by index
+    sortable_by = ("decided",)  # an index serves this order
     ordering = ("-at", "-pk")
     search_fields = ("miner",)
     fields = (
@@ -158,7 +161,7 @@ class DecisionRecordAdmin(SearchedByIndexAdmin):
 
     @admin.display(description="miner", ordering="miner")
     def hotkey(self, decision: DecisionRecord) -> str:
-        fixed = decision.window_hours is None  # it leads to a miner of the settings, which has no page
+        fixed = decision.window_hours is None  # a miner named in the settings has no page
         return decision.miner or "-" if fixed or not decision.miner else miner_link(decision.miner)
 
     @admin.display(description="job", ordering="job_uuid")
@@ -195,7 +198,7 @@ class DecisionRecordAdmin(SearchedByIndexAdmin):
 
 @admin.register(RoutedJob)
 class RoutedJobAdmin(OfMinersAdmin):
-    """Found by uuid, or by the beginning of a hotkey."""
+    """The jobs that came over a socket, searchable by uuid or by the beginning of a hotkey."""
 
     uuid = "uuid"
     search_help_text = JOB_OR_HOTKEY
@@ -211,7 +214,7 @@ class RoutedJobAdmin(OfMinersAdmin):
 
     @admin.display(description="miner", ordering="miner")
     def hotkey(self, job: RoutedJob) -> str:
-        fixed = job.reservation_id is None  # it leads to a miner of the settings, which has no page
+        fixed = job.reservation_id is None  # a miner named in the settings has no page
         return job.miner if fixed else miner_link(job.miner)
 
     @admin.display(description="reservation")
@@ -230,7 +233,7 @@ class RoutedJobAdmin(OfMinersAdmin):
 
 @admin.register(Rejection)
 class RejectionAdmin(OfMinersAdmin):
-    """Found by job, or by the beginning of a hotkey."""
+    """The rejections, searchable by job uuid or by the beginning of a hotkey."""
 
     uuid = "job_uuid"
     search_help_text = JOB_OR_HOTKEY
@@ -251,7 +254,7 @@ class RejectionAdmin(OfMinersAdmin):
 
 @admin.register(UsedSignature)
 class UsedSignatureAdmin(ReadOnlyAdmin):
-    """Found by job, or by the beginning of the signatory."""
+    """The used signatures, searchable by job uuid or by the beginning of the signatory's address."""
 
     uuid = "job_uuid"
     search_help_text = JOB_OR_HOTKEY
@@ -267,7 +270,10 @@ class UsedSignatureAdmin(ReadOnlyAdmin):
 
 @admin.register(AccessToken)
 class AccessTokenAdmin(ReadOnlyAdmin):
-    """Found by id, or by the beginning of a name. Whoever may change tokens may revoke them, and nothing else."""
+    """The access tokens, searchable by id or by the beginning of a name.
+
+    A user with the permission to change tokens can revoke them, but can change nothing else.
+    """
 
     uuid = "id"
     search_help_text = "a token's id or its first digits, or the beginning of a name"
@@ -279,7 +285,7 @@ class AccessTokenAdmin(ReadOnlyAdmin):
     fields = ("id", *list_display, "revoked")
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
-        """Tell who gets to see the action: Django asks by its `permissions`."""
+        """Return whether the user may revoke tokens. Django calls this for the `permissions` of the action."""
         return request.user.has_perm("routing.change_accesstoken")
 
     @admin.action(description="Revoke selected tokens", permissions=["revoke"])
@@ -310,5 +316,5 @@ class AccessTokenAdmin(ReadOnlyAdmin):
         return "-" if token.revoked_at is None else to_the_second(token.revoked_at)
 
 
-# There is nothing to read in it but that it is there: the class has had an incident.
+# A row only shows that its class has had an incident: the version is a random number.
 admin.site.register(IncidentVersion, ReadOnlyAdmin)

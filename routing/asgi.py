@@ -1,4 +1,4 @@
-"""The sockets as an ASGI application, to be mounted as a site's "websocket" in a ProtocolTypeRouter."""
+"""The sockets as an ASGI application. A site mounts it as "websocket" in its ProtocolTypeRouter."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from routing.sockets.consumers import JobConsumer, NewsConsumer
 
 
 class NoSuchSocket(AsyncWebsocketConsumer):
-    """Close a socket to an unknown path, which would be an exception in the log otherwise."""
+    """A consumer that closes sockets to unknown paths. Without it, each of them logs an exception."""
 
     async def connect(self) -> None:
         await self.close()
 
 
 def sockets(*more: Any) -> Any:
-    """Return the application of `/ws/jobs/` and `/ws/events/`, and of `more` paths of the site's own.
+    """Return the application that serves `/ws/jobs/`, `/ws/events/` and the site's own paths in `more`.
 
-    Who may connect is the sockets' own business: see `routing.access.admission`.
+    The consumers check who may connect: see `routing.access.admission`.
     """
     jobs: Any = JobConsumer.as_asgi()
     events: Any = NewsConsumer.as_asgi()

@@ -1,4 +1,4 @@
-"""System checks: settings and databases with which the router fails."""
+"""System checks for settings and databases with which the router does not work."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ISOLATION = "read committed"
 
 @register(Tags.database)
 def check_sqlite(**_kwargs: Any) -> list[CheckMessage]:
-    """Insist on IMMEDIATE transactions and write-ahead logging: without them writers fail instead of queueing."""
+    """Require IMMEDIATE transactions and write-ahead logging. Without them writers fail instead of waiting."""
     errors: list[CheckMessage] = []
     for alias, database in settings.DATABASES.items():
         if database["ENGINE"] != "django.db.backends.sqlite3":
@@ -57,7 +57,7 @@ def check_sqlite(**_kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def check_dynamic_settings(**_kwargs: Any) -> list[CheckMessage]:
-    """Insist on the dynamic settings' keys."""
+    """Require the keys of the dynamic settings in CONSTANCE_CONFIG."""
     config = getattr(settings, "CONSTANCE_CONFIG", {})
     return [
         Error(
@@ -72,7 +72,7 @@ def check_dynamic_settings(**_kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def check_fixed_miners(**_kwargs: Any) -> list[CheckMessage]:
-    """Insist on a debug key that can be a hotkey, and on addresses that can be called."""
+    """Require a debug key that can be a hotkey, and valid addresses. Warn if an address can't be reached."""
     errors: list[CheckMessage] = []
     key = conf.DEBUG_MINER_KEY
     if key:
@@ -94,13 +94,13 @@ def check_fixed_miners(**_kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.database)
 def check_recorded_debug_miner(databases: Collection[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
-    """Warn of a debug miner whose address neither the settings nor the chain has."""
+    """Warn if the settings have no address for the debug miner and the chain has no reachable one."""
     key = conf.DEBUG_MINER_KEY
     try:
         if not key or not databases or fixed.fixed_miner("DEBUG_MINER", key):
             return []
         miner = fixed.recorded_miner(key)
-    except (ImproperlyConfigured, db.Error):  # the one is told by another check, the other by whatever runs next
+    except (ImproperlyConfigured, db.Error):  # check_fixed_miners reports the first, the next query the second
         return []
     if miner and miner.is_reachable:
         return []
@@ -109,7 +109,7 @@ def check_recorded_debug_miner(databases: Collection[str] | None = None, **_kwar
 
 @register(deploy=True)
 def check_trusted_miner(**_kwargs: Any) -> list[CheckMessage]:
-    """Warn that trusted jobs have nowhere to go. Sites that have no such jobs may silence it."""
+    """Warn if the trusted miner has no address. Sites without trusted jobs can silence this warning."""
     if conf.TRUSTED_MINER_ADDRESS or conf.TRUSTED_MINER_PORT:
         return []
     return [_unreachable("TRUSTED_MINER", "no address")]
@@ -125,7 +125,7 @@ def _unreachable(prefix: str, where: str) -> CheckMessage:
 
 @register()
 def check_settings(**_kwargs: Any) -> list[CheckMessage]:
-    """Insist on numbers within their bounds."""
+    """Require numeric settings to be within their bounds."""
     return [
         Error(
             f"{name} is {value!r:.80}, not {setting.bounds}.",
@@ -139,7 +139,7 @@ def check_settings(**_kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.database)
 def check_pool(**_kwargs: Any) -> list[CheckMessage]:
-    """Insist on no connection pool besides the threads'."""
+    """Reject connection pools. Each thread keeps a connection, so idle threads would occupy the pool's slots."""
     hint = 'Remove "pool" from its OPTIONS: idle threads would hold its slots. Set CONN_MAX_AGE=None instead.'
     return [
         Error(f"Database {alias!r} has a connection pool.", hint=hint, id="routing.E007")
@@ -150,7 +150,7 @@ def check_pool(**_kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def check_signatures(**_kwargs: Any) -> list[CheckMessage]:
-    """Insist on keys that can verify a signature, and on what verifies it."""
+    """Require keys that can verify a signature, and the library that verifies it."""
     errors: list[CheckMessage] = []
     try:
         for key in sorted(validation.hotkeys(conf.ROUTING_FACILITATOR_PUBLIC_KEYS or (), "It")):
@@ -172,7 +172,7 @@ def check_signatures(**_kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def check_redis_prefix(**_kwargs: Any) -> list[CheckMessage]:
-    """Insist on a prefix that the name of a channel layer's group can have."""
+    """Require a prefix that is valid in the name of a channel layer's group."""
     prefix = conf.ROUTING_REDIS_PREFIX
     if isinstance(prefix, str) and re.fullmatch(r"[a-zA-Z0-9._-]{0,40}", prefix):
         return []
@@ -183,7 +183,7 @@ def check_redis_prefix(**_kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def check_status_limits(**_kwargs: Any) -> list[CheckMessage]:
-    """Insist on limits for what is measured, which a value can be above."""
+    """Require limits that name known measures and are valid pairs of numbers."""
     try:
         own_limits(MEASURES)
     except ImproperlyConfigured as error:
@@ -196,7 +196,7 @@ def check_status_limits(**_kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.database)
 def check_vendor(**_kwargs: Any) -> list[CheckMessage]:
-    """Insist on a database that has the statements of the apps."""
+    """Require PostgreSQL or SQLite: the apps use SQL that other databases do not support."""
     if connection.vendor in VENDORS:
         return []
     hint = "Use PostgreSQL in DATABASES['default'], or SQLite to try things out."
@@ -205,7 +205,10 @@ def check_vendor(**_kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.database)
 def check_isolation(databases: Collection[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
-    """Insist on READ COMMITTED: above it PostgreSQL ends transactions that wait for each other, as picks do."""
+    """Require READ COMMITTED.
+
+    At higher levels PostgreSQL aborts a transaction that waited for a row that another one changed, as picks do.
+    """
     if connection.vendor != "postgresql":
         return []
     from django.db.backends.postgresql.psycopg_any import IsolationLevel  # noqa: PLC0415 (SQLite needs no psycopg)
@@ -226,7 +229,7 @@ def check_isolation(databases: Collection[str] | None = None, **_kwargs: Any) ->
 
 @register()
 def check_time_zones(**_kwargs: Any) -> list[CheckMessage]:
-    """Insist on times with a zone."""
+    """Require USE_TZ: the router compares times with time zones."""
     if settings.USE_TZ:
         return []
     hint = "Set USE_TZ = True: the times of blocks, reservations and receipts are compared with their zone."
@@ -235,7 +238,7 @@ def check_time_zones(**_kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def check_routers(**_kwargs: Any) -> list[CheckMessage]:
-    """Insist on the default database, until the apps ask DATABASE_ROUTERS where they are."""
+    """Require DATABASE_ROUTERS to keep the apps in the default database. The apps use no other database yet."""
     elsewhere = sorted(
         {
             alias
@@ -256,7 +259,7 @@ def check_routers(**_kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def check_constance_backend(**_kwargs: Any) -> list[CheckMessage]:
-    """Insist on dynamic settings that all processes share."""
+    """Require dynamic settings that all processes share."""
     if getattr(settings, "CONSTANCE_BACKEND", None) != "constance.backends.memory.MemoryBackend":
         return []
     hint = 'Set CONSTANCE_BACKEND = "constance.backends.database.DatabaseBackend".'
@@ -266,9 +269,9 @@ def check_constance_backend(**_kwargs: Any) -> list[CheckMessage]:
 
 @register(Tags.database)
 def check_tables(databases: Collection[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
-    """Compare the tables with what the migrations that were applied have made of them.
+    """Compare the tables with the state that the applied migrations produce.
 
-    This connects to the database, and so is done by `migrate` and `check --database default`.
+    This check connects to the database, so only `migrate` and `check --database default` run it.
     """
     if DEFAULT_DB_ALIAS not in (databases or ()) or connection.vendor not in VENDORS:
         return []
@@ -286,7 +289,7 @@ def models() -> Iterator[type[Model]]:
 
 
 def _differences() -> Iterator[str]:
-    """Yield how the tables differ from the applied migrations. What is not migrated yet has no table."""
+    """Yield how the tables differ from the applied migrations. A model that is not migrated yet must have no table."""
     loader = MigrationLoader(connection)
     applied = [key for key in loader.applied_migrations or () if key[0] in APPS and key in loader.graph.nodes]
     made = loader.project_state(applied, at_end=True).apps if applied else None

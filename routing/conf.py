@@ -1,4 +1,4 @@
-"""The settings of routing. Dynamic ones, which operators change in the admin, are in `routing.dynamic`."""
+"""The settings of routing. `routing.dynamic` has the dynamic ones, which operators change in the admin."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from allowance.plumbing.settings import Setting, Settings
 from allowance.plumbing.settings import conf as of_allowance
 
 SOME_TIME = 0.001
-"""The least number of seconds that is a time at all."""
+"""Seconds. The lower bound of settings that must be greater than 0."""
 
 MOST_DAYS = 36_500
 
@@ -151,10 +151,11 @@ SETTINGS = {**of_allowance.table, **conf.table}
 
 
 def redis_prefix() -> str:
-    """Return the beginning of all our names in Redis: ROUTING_REDIS_PREFIX, or one drawn from the site's identity.
+    """Return the prefix of all names in Redis: ROUTING_REDIS_PREFIX, or a prefix derived from the site.
 
-    SECRET_KEY and the database's name are the same in all processes of a site, and no other site has the same two.
-    News know no database numbers, so sites on one Redis need different names.
+    The derived prefix is a hash of SECRET_KEY and the database's name. All processes of a site have these two in
+    common, and other sites differ in one of them. Redis pub/sub, which carries the news, ignores database numbers, so
+    sites that share a Redis need different prefixes.
     """
     prefix: str = conf.ROUTING_REDIS_PREFIX
     return prefix or _drawn_prefix(settings.SECRET_KEY, str(connection.settings_dict["NAME"]))

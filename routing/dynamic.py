@@ -1,4 +1,4 @@
-"""The dynamic settings, as django-constance wants them, and how a site's settings module takes them in."""
+"""The dynamic settings in the form of django-constance, and their installation in a site's settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONSTANCE_FIELDS: dict[str, list[Any]] = {
     "routing_wei": ["allowance.amounts.WeiFormField", {}],
     "routing_hours": ["django.forms.FloatField", {"min_value": 0.0, "max_value": MAX_WINDOW_HOURS}],
 }
-"""For CONSTANCE_ADDITIONAL_FIELDS: how the admin shows and takes them, and their bounds."""
+"""Entries of CONSTANCE_ADDITIONAL_FIELDS: the form fields of the dynamic settings, with their bounds."""
 
 CONSTANCE_SETTINGS: dict[str, tuple[Any, str, str]] = {
     MINIMUM_WEI: (
@@ -25,26 +25,26 @@ CONSTANCE_SETTINGS: dict[str, tuple[Any, str, str]] = {
     ),
     WINDOW_HOURS: (24.0, "How many hours an incident counts against a miner.", "routing_hours"),
 }
-"""For CONSTANCE_CONFIG."""
+"""Entries of CONSTANCE_CONFIG: the default, the help text and the field of each dynamic setting."""
 
 APPS = ("allowance", "receipts", "routing", "channels", "constance")
-"""What INSTALLED_APPS must have."""
+"""The apps that INSTALLED_APPS must contain."""
 
 FIELDSET = "Miner router"
-"""The heading of the dynamic settings on the page of a site that groups its own."""
+"""The heading of the dynamic settings in the admin of a site that groups its settings into fieldsets."""
 
 
 def install(settings: dict[str, Any]) -> None:
-    """Add the apps and their dynamic settings to those of a site: call `install(globals())` at the end of its module.
+    """Add the apps and their dynamic settings to a site: call `install(globals())` at the end of its settings module.
 
-    What the site has stays as it is: an app that is listed is not listed again, and of the settings for constance (the
-    backend, the dynamic settings, their fields and fieldsets) only what is missing is added.
+    Existing values are not changed. An app that is listed is not added again. Of the settings of constance (the
+    backend, the dynamic settings, their fields and fieldsets) only the missing ones are added.
     """
     listed = list(settings.get("INSTALLED_APPS", ()))
     settings["INSTALLED_APPS"] = [*listed, *(app for app in APPS if not _is_listed(app, listed))]
     settings.setdefault("CONSTANCE_BACKEND", "constance.backends.database.DatabaseBackend")
     settings["CONSTANCE_CONFIG"] = {**CONSTANCE_SETTINGS, **settings.get("CONSTANCE_CONFIG", {})}
-    # Constance makes objects of the fields in place; these stay as they are.
+    # Constance replaces the fields with objects in place, so it gets a copy.
     own = deepcopy(CONSTANCE_FIELDS)
     settings["CONSTANCE_ADDITIONAL_FIELDS"] = {**own, **settings.get("CONSTANCE_ADDITIONAL_FIELDS", {})}
     groups = settings.get("CONSTANCE_CONFIG_FIELDSETS")
@@ -56,11 +56,11 @@ def install(settings: dict[str, Any]) -> None:
 
 
 def _is_listed(app: str, listed: list[str]) -> bool:
-    """Return whether INSTALLED_APPS has an app, by its name or by the path of its configuration."""
+    """Return whether `listed` has an app, by its name or by the path of its AppConfig."""
     return any(entry == app or entry.startswith(f"{app}.apps.") for entry in listed)
 
 
 def _grouped(groups: Any) -> set[str]:
-    """Return the settings that constance's fieldsets show. A collapsible one has them under `fields`."""
+    """Return the settings in constance's fieldsets. A collapsible fieldset has its settings under `fields`."""
     shown = dict(groups).values()
     return {key for group in shown for key in (group["fields"] if isinstance(group, Mapping) else group)}

@@ -1,4 +1,4 @@
-"""Incidents: recorded, voided, forgotten."""
+"""Functions that record, void and delete incidents."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from routing.models import IncidentVersion, MinerIncident
 from routing.types import MinerIncidentType
 
 VOIDED_AT_ONCE = 500
-"""So many incidents are voided in a transaction: whoever reports for their class waits for it."""
+"""The most incidents that one transaction voids. Reports of incidents of the class wait for this transaction."""
 
 
 class IncidentAlreadyVoided(RefusedError):
-    """An incident was voided before, `by` this name and `at` this time."""
+    """An incident was voided before. `by` is the name of the person who did it, `at` is the time."""
 
     def __init__(self, incident_id: int, by: str, at: dt.datetime) -> None:
         self.incident_id = incident_id
@@ -53,12 +53,13 @@ def record_incident(
     timestamp: dt.datetime,
     executors: int | None = None,
 ) -> None:
-    """Record an incident, with how many `executors` of the class the miner had (left out: as it declares now).
+    """Record an incident. A second incident of the same miner and job changes nothing.
 
-    A second one of the same miner and job changes nothing.
+    `executors` is the number of executors of the class that the miner had. It defaults to the number that the miner
+    declares now.
 
-    Raises ValueError for bad input, LockTimeout if somebody else's transaction with an incident of the class does not
-    end in time.
+    Raises ValueError for bad input, and LockTimeout if another transaction with an incident of the class does not end
+    in time.
     """
     if incident_type not in tuple(MinerIncidentType):
         raise BadInputError(f"Unknown incident type {incident_type!r:.80}; there are: {', '.join(MinerIncidentType)}.")
@@ -74,7 +75,7 @@ def record_incident(
     }
     with ledger_transaction():
         bound_waits(lock_timeout())
-        # Before the incident, even one that was heard before: it is the lock that puts all reports in one order.
+        # This comes first, even if the incident is known: the lock on this row puts all reports in one order.
         _draw_version(executor_class)
         _, is_new = MinerIncident.objects.get_or_create(incident, hotkey_ss58address=hotkey, job_uuid=job_uuid)
         if is_new:
@@ -88,22 +89,25 @@ def declared(hotkey: str, executor_class: str) -> int:
 
 
 def forget(incidents: QuerySet[MinerIncident]) -> int:
-    """Delete incidents, and return how many; for whoever is in a transaction that waits for no other lock."""
+    """Delete incidents and return their number.
+
+    Call this in a transaction that waits for no other lock.
+    """
     for executor_class in sorted(set(incidents.values_list("executor_class", flat=True))):
         _draw_version(executor_class)
     return incidents.delete()[0]
 
 
 def void_incident(incident_id: int, *, by: str | None, reason: str | None, now: dt.datetime) -> MinerIncident:
-    """Take an incident out of the score, for good, from the next pick of any router on; return it.
+    """Void an incident permanently and return it. Every router ignores the incident from its next pick on.
 
-    `by` names who does it; that, `reason` and `now` are kept. Raises BadInputError without a name or a reason,
-    IncidentAlreadyVoided if somebody did it before, MinerIncident.DoesNotExist if there is none, LockTimeout if others
-    report for the class and do not end in time.
+    `by` is the name of the person. It is stored with `reason` and `now`. Raises BadInputError without a name or a
+    reason, IncidentAlreadyVoided if the incident was voided before, MinerIncident.DoesNotExist if it does not exist,
+    and LockTimeout if other transactions with incidents of the class do not end in time.
     """
     void = void_values(by, reason, now)
     with ledger_transaction():
-        # An incident stays in its class. What else it says counts only once it is read under the lock of the class.
+        # The class of an incident never changes. Its other columns are valid only if read under the lock of the class.
         executor_class = MinerIncident.objects.only("executor_class").get(pk=incident_id).executor_class
         for incident in _void_locked(executor_class, [incident_id], void):
             return incident
@@ -119,10 +123,11 @@ def void_incidents(
     now: dt.datetime,
     note: Callable[[list[MinerIncident]], object],
 ) -> Iterator[int]:
-    """Void the incidents that there are now, as `void_incident` does, in transactions of VOIDED_AT_ONCE at most.
+    """Void incidents as `void_incident` does, at most VOIDED_AT_ONCE in a transaction.
 
-    Yield after each how many it voided; those that somebody else has voided are left as they are. `note` is called
-    within each transaction with what it voids. Raises LockTimeout as `void_incident` does: what was yielded stays.
+    `incidents` is evaluated once, at the start. After each transaction, yield the number of incidents that it voided.
+    Incidents that another transaction has voided are not changed. `note` is called in each transaction with the list of
+    incidents that it voids. Raises LockTimeout as `void_incident` does; the transactions already yielded are committed.
     """
     void = void_values(by, reason, now)
     by_class = incidents.filter(voided_at=None).order_by("executor_class", "pk").values_list("executor_class", "pk")
@@ -137,7 +142,7 @@ def void_incidents(
 
 
 def void_values(by: object, reason: object, now: object) -> dict[str, Any]:
-    """Return what a void stores. Raises BadInputError for what can't be."""
+    """Return the values that a void stores. Raises BadInputError for values that can't be stored."""
     try:
         return void_by(by, reason, now)
     except BadReceiptError as error:
@@ -145,7 +150,7 @@ def void_values(by: object, reason: object, now: object) -> dict[str, Any]:
 
 
 def _void_locked(executor_class: str, pks: Sequence[int], void: Mapping[str, Any]) -> list[MinerIncident]:
-    """Void incidents of a class under its lock, and return them without those that were voided before."""
+    """Void incidents of a class under its lock, and return those that were not voided before."""
     bound_waits(lock_timeout())
     _draw_version(executor_class)
     incidents = list(MinerIncident.objects.select_for_update().filter(pk__in=pks, voided_at=None).order_by("pk"))
@@ -157,7 +162,10 @@ def _void_locked(executor_class: str, pks: Sequence[int], void: Mapping[str, Any
 
 
 def _draw_version(executor_class: str) -> None:
-    """Give the incidents of a class a new version, by which routers learn that what they counted is old."""
+    """Give the incidents of a class a new version, which tells routers that their cached counts are out of date.
+
+    This locks the row of the class until the transaction ends.
+    """
     IncidentVersion.objects.bulk_create(
         [IncidentVersion(executor_class=executor_class)],
         update_conflicts=True,

@@ -1,6 +1,6 @@
-"""The metrics of routing, in the default registry of prometheus-client; `routing.watch.exposition` shows them.
+"""The metrics of routing, in the default registry of prometheus-client; `routing.watch.exposition` exports them.
 
-Every label takes few values, and all of them are there from the beginning: a rate begins with its first event.
+Each label has few values. All of them exist from the start, so that a rate includes the first increment.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ INCIDENTS = Counter("router_incidents", "Incidents that were recorded.", ["type"
 
 SECONDS_OF = {stage: STAGE_SECONDS.labels(stage) for stage in Timings._fields}
 LEFT_AFTER = {gate: CANDIDATES_LEFT.labels(gate) for gate in Gate}
-"""Looked up once: every pick observes each of these."""
+"""The children of the two histograms, looked up only once because every pick observes each of them."""
 
 for outcome in Outcome:
     PICK_SECONDS.labels(outcome)

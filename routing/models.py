@@ -1,4 +1,4 @@
-"""What the router remembers: incidents, decisions, the jobs of its sockets, and the tokens that open them."""
+"""The models of routing: incidents, rejections, decisions, jobs of the sockets, used signatures, access tokens."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from routing.types import MinerIncidentType, Outcome
 
 
 class MinerIncident(Voidable):
-    """A miner rejected or failed a job. One per miner and job; evidence, never changed.
+    """A miner rejected or failed a job. There is one incident per miner and job, and it is only changed to void it.
 
-    One that should not count is voided, once, by somebody and for a reason, which are kept: see `void_incident`.
+    An incident that should not count is voided, once. The name of the person and the reason are stored: see
+    `void_incident`.
     """
 
     type = models.CharField(max_length=32, choices=[(kind.value, kind.label) for kind in MinerIncidentType])
@@ -27,7 +28,7 @@ class MinerIncident(Voidable):
     executors = models.PositiveIntegerField(default=0, help_text="Of the class, declared when it was reported.")
 
     decision: int | None = None
-    """The id of the decision that sent the job there, on pages that looked it up."""
+    """The id of the decision that routed the job to the miner. Only pages that look it up set it."""
 
     class Meta:
         permissions = (
@@ -60,10 +61,11 @@ class MinerIncident(Voidable):
 
 
 class Rejection(models.Model):
-    """A miner would not take a job, and whether the receipts that it showed excuse it. One per miner and job.
+    """A miner rejected a job, and the receipts that it showed excuse this or not. There is one per miner and job.
 
-    The first statement decides. Without an excuse there is an incident too. `jobs` are those whose receipts counted, of
-    the `executors` that the miner had declared; the `sentence` tells why that is an excuse, or none.
+    The first statement decides. A rejection without an excuse is also recorded as an incident. `jobs` are the uuids of
+    the jobs whose receipts counted, `executors` is the number that the miner had declared, and `sentence` says why this
+    is an excuse or not.
     """
 
     miner = models.CharField("hotkey", max_length=HOTKEY_LENGTH)
@@ -90,7 +92,10 @@ class Rejection(models.Model):
 
 
 class IncidentVersion(models.Model):
-    """Drawn anew with every incident of a class, by which routers learn that what they counted is old."""
+    """The version of the incidents of a class. It changes when an incident is reported, voided or deleted.
+
+    Routers compare it to learn whether their cached counts are up to date.
+    """
 
     executor_class = models.CharField(max_length=64, primary_key=True)
     version = models.BigIntegerField(default=new_version)
@@ -100,11 +105,12 @@ class IncidentVersion(models.Model):
 
 
 class DecisionRecord(models.Model):
-    """What a pick decided, and why: written in the transaction that reserves, or alone if nothing was reserved.
+    """What a pick decided, and why. It is written in the transaction that reserves, or alone if nothing is reserved.
 
-    `candidates` has what each candidate was seen to have and its verdict: of the first refusals in a minute, and of a
-    sample of the other decisions, so that these can be made again. See `routing.log.records`. A fixed route asks no
-    miner, and has no `window_hours`. `reservation_id` is no foreign key: either row stays when the other is pruned.
+    `candidates` has the input and the verdict of each candidate, so that the decision can be replayed. It is stored for
+    the first refusals in a minute and for a sample of the other decisions: see `routing.log.records`. A fixed route
+    asks no miner and has no `window_hours`. `reservation_id` is not a foreign key, because each of the two rows can be
+    pruned before the other.
     """
 
     job_uuid = models.UUIDField(null=True, help_text="A fixed route takes jobs whose uuid is none.")
@@ -146,11 +152,12 @@ class DecisionRecord(models.Model):
 
 
 class RoutedJob(models.Model):
-    """A job that came over a socket, and the one route that it has now; without a `reservation` that is a fixed one.
+    """A job that came over a socket, and its current route. A route without a `reservation` is a fixed route.
 
-    The `claim` is drawn anew whenever the route is made or told again, and None once the route has ended: whoever made
-    it and could not pass it on learns by it whether somebody else relies on it by now, and whoever is about to tell it
-    again whether it is still there. The miners `tried` had the job and are not asked again by a retry.
+    `claim` is a random number. It changes whenever the route is made or sent again, and is None once the route has
+    ended. A caller that made the route but could not deliver it compares the claim: if it has changed, another caller
+    relies on the route. A caller that is about to send the route again compares it to learn whether the route still
+    exists. `tried` are the hotkeys of miners that had the job; a retry does not ask them again.
 
     The `owner` is the client that sent the job first; see `routing.access.admission.Visitor`. Only the owner, and
     clients with the right to all jobs, can make statements about the job.
@@ -174,7 +181,7 @@ class RoutedJob(models.Model):
 
 
 class UsedSignature(models.Model):
-    """A signature that a job was routed with. It does not sign the uuid, so it must not route another."""
+    """A signature with which a job was routed. It does not cover the uuid, so it must not route another job."""
 
     signatory = models.CharField(max_length=HOTKEY_LENGTH)
     signed_at_ns = models.BigIntegerField("signed at (UNIX time, ns)")
@@ -188,7 +195,7 @@ class UsedSignature(models.Model):
 
 
 class AccessToken(models.Model):
-    """A token that was issued: for whom, for what, until when. The token itself is not stored; `id` is its `jti`."""
+    """An issued token: its holder's name, its scopes and its times. The token is not stored; `id` is its `jti`."""
 
     id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
     name = models.CharField(max_length=64)

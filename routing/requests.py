@@ -1,4 +1,4 @@
-"""The wire message that asks for a job, field for field ComputeHorde's."""
+"""The wire message that requests a job. Its fields are the same as in ComputeHorde."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, FailFast, Field, Valida
 from allowance.interface import BadInputError, ExecutorClass
 
 MAX_MESSAGE_LENGTH = 2**20
-"""Longer messages are not read: a job has some kilobytes, or more if it carries files, and checking one takes time."""
+"""Bytes. Longer messages are refused unread, because validation takes time. A job without files has a few kB."""
 
 
 def first_problem(error: ValidationError) -> str:
-    """Return, in one sentence, where a message is wrong, how, and with what value."""
+    """Return one sentence on the first error in a message: its place, the problem and the wrong value."""
     problems = error.errors(include_url=False, include_context=False)
     first = problems[0]
     where = ".".join(f"{part:.80}" if isinstance(part, str) else str(part) for part in first["loc"])
@@ -24,7 +24,7 @@ def first_problem(error: ValidationError) -> str:
 
 
 class Signature(BaseModel):
-    """Who signed the request, when (UNIX time in nanoseconds), which part of it, and the signature in base64."""
+    """A signature in base64, with its signatory, its time (UNIX time in nanoseconds) and the part that it covers."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -128,9 +128,9 @@ class StreamingDetails(BaseModel):
 
 
 class V2JobRequest(BaseModel):
-    """A user's job, as the facilitator sends it to a validator; time limits are whole seconds.
+    """A user's job, as the facilitator sends it to a validator. Time limits are whole seconds.
 
-    Whether the uuid and the limits make sense is for the router to say: a message that breaks those rules is
+    The router checks the uuid and the limits, not this model. A message with a bad uuid or limit is therefore
     well-formed, and its refusal names the job.
     """
 
@@ -145,7 +145,7 @@ class V2JobRequest(BaseModel):
     docker_image: str
     args: Annotated[list[str], FailFast()]
     env: dict[str, str]
-    use_gpu: bool = True  # without effect; it is signed, so its default counts
+    use_gpu: bool = True  # without effect, but it is signed, so its default matters
     volume: Volume | None = None
     output_upload: OutputUpload | None = None
     artifacts_dir: str | None = None
@@ -158,7 +158,7 @@ class V2JobRequest(BaseModel):
 
 
 def read_request(content: object) -> V2JobRequest:
-    """Return the request that a message, parsed from JSON, is. Raises BadInputError, in one sentence, if it is none."""
+    """Return the request in a message that was parsed from JSON. Raises BadInputError with one sentence."""
     try:
         return V2JobRequest.model_validate(content)
     except ValidationError as error:
@@ -166,7 +166,7 @@ def read_request(content: object) -> V2JobRequest:
 
 
 def plain_request(executor_class: str, seconds: int) -> V2JobRequest:
-    """Return a request for a job that may take so many seconds in all, and of which there is no more to say.
+    """Return a request for a job that may take `seconds` in total, with all other fields empty.
 
     Raises pydantic's ValidationError for an unknown class.
     """

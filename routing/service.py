@@ -1,4 +1,4 @@
-"""The router's public face. A pick is decided, recorded, counted and logged."""
+"""The public interface of the router. Each pick is decided, recorded, counted and logged."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ logger = logging.getLogger(__name__)
 
 @renews_connection
 class Routing:
-    """Pick miners and take note of what they do wrong. Holds no state."""
+    """The router, which picks miners and records their incidents. It has no state."""
 
     async def pick_miner_for_job_request(
         self, request: OrganicJobRequest, *, exclude: Collection[str] = (), now: dt.datetime | None = None
     ) -> JobRoute:
         """Pick the miner for a job and reserve the allowance that pays for it; see `pick`.
 
-        If the caller is cancelled meanwhile, its reservation is released by the thread that made it.
+        If the caller is cancelled before it gets the route, a database thread releases the reservation.
         """
         return await in_database_thread(self.pick, release_undelivered=release_undelivered)(
             request, exclude=exclude, now=now
@@ -57,12 +57,13 @@ class Routing:
     ) -> JobRoute:
         """Pick the miner for a job and reserve the allowance that pays for it, for the job's seconds and 100 s more.
 
-        `exclude` are hotkeys not to ask (again); `now` is for tests and replays, which pin the clock. Every call
-        reserves: spend or release what the route carries. Not to be called inside a transaction.
+        `exclude` are the hotkeys of miners that must not get the job. `now` pins the clock, for tests and replays.
+        Every call makes a reservation: spend or release the one in the route. Do not call this in a transaction.
 
-        Raises ValueError for bad input, JobTooLong above an hour, then whichever holds first of
-        NotEnoughAllowanceException, NotEnoughCollateralException, AllMinersBusy; nothing is held then. LockTimeout
-        means that others kept locked all miners that could take the job: pick again.
+        Raises ValueError for bad input and JobTooLong above an hour. Otherwise raises the first that applies of
+        NotEnoughAllowanceException, NotEnoughCollateralException and AllMinersBusy. Raises LockTimeout if other
+        transactions kept the accounts of miners that could take the job locked: pick again. After an exception nothing
+        is reserved.
         """
         decision = pick(request, exclude=exclude, now=now)
         if decision.route is None:
@@ -78,10 +79,10 @@ class Routing:
     def report_incident(
         self, type: MinerIncidentType, hotkey_ss58address: str, job_uuid: str, executor_class: ExecutorClass
     ) -> None:
-        """Record that a miner rejected or failed a job. Counts once per miner and job, however often it is reported.
+        """Record that a miner rejected or failed a job. Repeated reports of the same miner and job count once.
 
-        Raises ValueError for a bad uuid, an empty hotkey, an unknown type or class, LockTimeout if others report for
-        the class and do not end in time; nothing is stored then.
+        Raises ValueError for a bad uuid, an empty hotkey, or an unknown type or class. Raises LockTimeout if other
+        transactions with incidents of the class do not end in time. After an exception nothing is stored.
         """
         record_incident(
             incident_type=type,
@@ -93,7 +94,7 @@ class Routing:
 
 
 def release_undelivered(route: JobRoute) -> None:
-    """Release what a route holds that never reached its caller."""
+    """Release the reservation of a route that never reached its caller."""
     if route.allowance_reservation_id is not None:
         reservations.release_undelivered(route.allowance_reservation_id)
 
@@ -106,10 +107,11 @@ def pick(
     remedies: Remedies = OF_THE_SETTINGS,
     now: dt.datetime | None = None,
 ) -> Decision:
-    """Decide where a job goes, and reserve there. A decision without a route is no error.
+    """Decide where a job goes, and reserve there. A refusal does not raise: it is a decision without a route.
 
-    The decision is recorded: a route in the transaction that reserves, any other decision in one of its own. `claim` is
-    called in the transaction that reserves, and may raise to undo it. `now` pins the clock for tests and replays.
+    A decision with a reservation is recorded in the transaction that reserves, any other in a transaction of its own.
+    `claim` is called in the transaction that reserves, and may raise to roll it back. `now` pins the clock, for tests
+    and replays.
 
     Raises what `decide` raises.
     """
@@ -122,7 +124,7 @@ def pick(
     book = LiveBook(pinned=now, claim=claim, record=record)
     try:
         decision = decide(request, book, now=now or timezone.now(), exclude=exclude, remedies=remedies)
-    except LockTimeout:  # of SQLite's only lock, or of the row of a socket's job: nothing was decided
+    except LockTimeout:  # on SQLite's only lock or the row of a socket's job: nothing was decided
         DECISIONS_LOST.inc()
         raise
     finally:
@@ -138,7 +140,7 @@ def pick(
 
 def _count(decision: Decision, seconds: float) -> None:
     PICK_SECONDS.labels(decision.outcome).observe(seconds)
-    if decision.timings is None:  # nobody was asked
+    if decision.timings is None:  # a fixed route: no miner was asked
         return
     for stage, of_stage in zip(SECONDS_OF.values(), decision.timings, strict=True):
         stage.observe(of_stage)
@@ -149,7 +151,7 @@ def _count(decision: Decision, seconds: float) -> None:
 
 
 def _log(decision: Decision) -> None:
-    uuid, route = decision.job.uuid[:80], decision.route  # on a fixed route it may be any text
+    uuid, route = decision.job.uuid[:80], decision.route  # on a fixed route the uuid can be any text
     of: dict[str, object] = {"job": uuid, "outcome": decision.outcome.value}
     if route is not None:
         miner, reservation = route.miner.hotkey_ss58, route.allowance_reservation_id

@@ -37,9 +37,9 @@ TRUSTED_MINER_FAKE_KEY = "0" * HOTKEY_LENGTH
 
 
 class MinerIncidentType(StrEnum):
-    """What a miner can do wrong."""
+    """The types of incidents."""
 
-    # No TextChoices: mypy takes its members for tuples on a site that has no django-stubs.
+    # Not a TextChoices: without django-stubs, mypy infers that the members of one are tuples.
     MINER_JOB_REJECTED = "MINER_JOB_REJECTED"
     MINER_JOB_FAILED = "MINER_JOB_FAILED"
     MINER_HORDE_FAILED = "MINER_HORDE_FAILED"
@@ -58,7 +58,7 @@ _LABELS = {
 
 
 class Outcome(TextChoices):
-    """How a job's decision ended. Clients, logs, metrics, pages and the database all have these names."""
+    """How a decision on a job ended. Clients, logs, metrics, pages and the database all use these names."""
 
     ROUTED = "ROUTED", "routed"
     NOT_ENOUGH_ALLOWANCE = "NOT_ENOUGH_ALLOWANCE", "not enough allowance"
@@ -72,7 +72,7 @@ REFUSALS = tuple(outcome for outcome in Outcome if outcome is not Outcome.ROUTED
 
 
 class OrganicJobRequest(Protocol):
-    """What the router needs to know of a job; limits in seconds."""
+    """The fields of a job request that the router reads. Limits are in seconds."""
 
     @property
     def uuid(self) -> str: ...
@@ -90,7 +90,7 @@ class OrganicJobRequest(Protocol):
 
 @dataclass(frozen=True)
 class JobRoute:
-    """Where a job goes, and what pays for it.
+    """The miner that a job goes to, and the allowance that pays for it.
 
     `allowance_blocks` is None for the trusted miner and empty for the debug miner; neither has a reservation.
     """
@@ -101,7 +101,7 @@ class JobRoute:
 
 
 class JobRoutingException(RefusedError):
-    """A job can't be routed: the base class of all such refusals, besides the ledger's. Nothing is held."""
+    """A job can't be routed. This is the base class of the router's own refusals. Nothing is reserved."""
 
 
 class NoEligibleMiner(JobRoutingException):
@@ -118,16 +118,16 @@ class NoEligibleMiner(JobRoutingException):
 
     @property
     def reasons(self) -> dict[str, str]:
-        """Why not, by hotkey."""
+        """The reason for each candidate, by hotkey."""
         return {c.hotkey: c.verdict.sentence for c in self.candidates}
 
 
 class AllMinersBusy(NoEligibleMiner):
-    """Every miner that has allowance and collateral has as many jobs as executors, or can't be reached."""
+    """Every miner with enough allowance and collateral has no idle executor, or can't be reached."""
 
 
 class NotEnoughCollateralException(NoEligibleMiner):
-    """Every miner that has the allowance posted less collateral than required."""
+    """Every miner with enough allowance has posted less collateral than required."""
 
 
 class JobAlreadyOver(JobRoutingException):
@@ -139,7 +139,7 @@ class JobAlreadyOver(JobRoutingException):
 
 
 class JobTaken(JobRoutingException):
-    """The uuid of a new job is that of another client's job. The message names neither its route nor its owner."""
+    """The uuid of a new job belongs to another client's job. The message names neither its route nor its owner."""
 
     def __init__(self, job_uuid: UUID) -> None:
         self.job_uuid = job_uuid
@@ -157,7 +157,7 @@ class JobUnknown(JobRoutingException):
 
 
 class RouteReleased(JobRoutingException):
-    """A job has gone on to another miner, under the reservation `present_id`."""
+    """A job has moved to another miner, and its reservation is now `present_id`."""
 
     def __init__(self, job_uuid: UUID, reservation_id: int | None, present_id: int) -> None:
         self.job_uuid = job_uuid

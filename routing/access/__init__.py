@@ -1,1 +1,1 @@
-"""Who may send jobs: tokens, users, signatures."""
+"""Access control: tokens, users and signatures."""

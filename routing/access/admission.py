@@ -1,4 +1,7 @@
-"""Who may come in: by a token, or else by a login. Asked at the door, and again and again of whoever stays."""
+"""The admission of clients, by a token or else by a login.
+
+It is checked when a client connects, and again at intervals while a socket is open.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +26,24 @@ UNKNOWN = 4401
 NOT_PERMITTED = 4403
 TOO_MANY = 4429
 HTTP = 4000
-"""How far the codes that close a socket are above the statuses that answer a request."""
+"""The difference between the code that closes a socket and the HTTP status of the same refusal."""
 
 SUBPROTOCOL = "access_token"
-"""Browsers can't send headers with a socket, so a page offers this subprotocol and then its token as another."""
+"""Browsers can't send headers with a socket. A page offers this subprotocol, and its token as the next one."""
 
 ALL_JOBS = "routing.route_all_jobs"
-"""The permission of users that is what the scope `all-jobs` is to tokens."""
+"""The permission that gives a user the same right as the scope `all-jobs` gives a token."""
 
 BEARER = re.compile(r"\s*bearer(?:\s+(.*))?", re.ASCII | re.DOTALL | re.IGNORECASE)
-"""An Authorization header that brings a token. Nothing follows the token's group, lest blanks be tried one by one."""
+"""An Authorization header with a token. The token's group comes last, so that blanks cause no backtracking."""
 
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """A client that is admitted: the holder of a token, or a user. Some may speak of `all_jobs`, not only of theirs."""
+    """An admitted client: the holder of a token, or a user.
+
+    With `all_jobs` it may make statements about the jobs of all clients, not only about its own.
+    """
 
     name: str
     token_id: UUID | None = None
@@ -46,17 +52,19 @@ class Visitor:
 
     @property
     def owner(self) -> str:
-        """What a job of this client belongs to: the name of a token, whichever token has it now, or a user.
+        """The owner of this client's jobs: the name of its token, or its user.
 
-        The primary key names a user, because a name can change, and another user can take it.
+        All tokens of a name are one owner. A user is identified by the primary key, because a user name can change and
+        another user can take it.
         """
         return f"user:{self.user_pk}" if self.token_id is None else f"token:{self.name}"
 
 
 class NotAdmitted(Exception):
-    """A client is not admitted, or not any more; the message says why, and is told to the client.
+    """A client is not admitted, or no longer admitted. The message says why, and is sent to the client.
 
-    The `code` closes a socket: 4401 for the unknown, 4403 for the unpermitted, 4429 for one socket too many.
+    `code` closes a socket: 4401 for an unknown client, 4403 for one without permission, 4429 for one with too many
+    sockets.
     """
 
     def __init__(self, code: int, sentence: str) -> None:
@@ -65,21 +73,22 @@ class NotAdmitted(Exception):
 
 
 def admit(scope: Mapping[str, Any], *, token_scope: Scope, permission: str) -> Visitor:
-    """Return who is at the other end of a socket: the holder of a token for `token_scope`, or a user with `permission`.
+    """Return the client of a socket: the holder of a token for `token_scope`, or a user with `permission`.
 
-    A token decides alone, whoever is logged in beside it. Raises NotAdmitted, for pages of foreign origin too.
+    If there is a token, it alone decides, even if a user is logged in. Raises NotAdmitted, also for pages of a foreign
+    origin.
     """
     _insist_on_no_token_in(scope.get("query_string", b"").decode("latin1"))
     for origin in _headers(scope, b"origin"):
         if not _is_at_home(origin):
             raise NotAdmitted(NOT_PERMITTED, "Pages of that origin may not connect. Add it to ROUTING_SOCKET_ORIGINS.")
-    # Several are joined as Django joins them: two tokens are none.
+    # Several headers are joined as Django joins them. Two tokens are therefore invalid.
     token = _bearer(",".join(_headers(scope, b"authorization")))
     return _admit(_offered(scope) if token is None else token, scope.get("user"), token_scope, permission)
 
 
 def recheck(visitor: Visitor, *, token_scope: Scope, permission: str) -> Visitor:
-    """Return a client that was admitted before as the database knows it now. Raises NotAdmitted."""
+    """Return an admitted client with its current rights in the database. Raises NotAdmitted if it has lost them."""
     pk = visitor.token_id
     if pk is not None:
         return _holder(lambda: tokens.look_up(pk), token_scope)
@@ -90,16 +99,16 @@ def recheck(visitor: Visitor, *, token_scope: Scope, permission: str) -> Visitor
 
 
 def turn_away(request: HttpRequest, *, token_scope: Scope, permission: str) -> HttpResponse | None:
-    """Return the answer for a request whose sender `admit` would not let in, 401 or 403; None for all others.
+    """Return the response, 401 or 403, to a request of a client that is not admitted; None for an admitted one.
 
-    There is no check of the origin: a browser lets no foreign page read what it is answered.
+    The origin is not checked, because a browser lets no page of a foreign origin read the response.
     """
     token, user = _bearer(request.headers.get("Authorization", "")), getattr(request, "user", None)
     return _answer(request, lambda: _admit(token, user, token_scope, permission))
 
 
 def turn_away_unasked(request: HttpRequest, *, token_scope: Scope) -> HttpResponse | None:
-    """Do what `turn_away` does without asking the database: a token is taken at its word, and nobody is logged in."""
+    """Do what `turn_away` does without a query: trust the claims of a token, and admit no user by login."""
     token = _bearer(request.headers.get("Authorization", ""))
     return _answer(request, lambda: _holder(lambda: tokens.taken_at_its_word(token or ""), token_scope))
 
@@ -115,7 +124,7 @@ def _answer(request: HttpRequest, admit: Callable[[], Visitor]) -> HttpResponse 
 
 
 def _insist_on_no_token_in(query: str) -> None:
-    """Refuse a token in an address, even a good one: servers and proxies on the way write addresses into their logs."""
+    """Raise NotAdmitted for a token in an address, even a valid one: servers and proxies log addresses."""
     for name, value in parse_qsl(query, keep_blank_values=True):
         if "token" in name.lower() or TOKEN.search(value) or TOKEN.search(name):
             sentence = "Addresses are logged: revoke the token in yours, and send another in the Authorization header."
@@ -123,7 +132,10 @@ def _insist_on_no_token_in(query: str) -> None:
 
 
 def subprotocol(scope: Mapping[str, Any]) -> str | None:
-    """Return the subprotocol to accept a socket with, even to close it: a browser that offers some insists on one."""
+    """Return the subprotocol with which to accept a socket, None if SUBPROTOCOL is not offered.
+
+    A browser that offers subprotocols requires one in the answer, even if the socket is closed at once.
+    """
     return SUBPROTOCOL if _offered(scope) is not None else None
 
 
@@ -154,13 +166,13 @@ def _headers(scope: Mapping[str, Any], name: bytes) -> list[str]:
 
 
 def _bearer(authorization: str) -> str | None:
-    """Return the token that a header brings, "" for one without, None if it is for another scheme, as a proxy's."""
+    """Return the token in a header, "" if it has no token, None if it has another scheme, such as a proxy's."""
     match = BEARER.fullmatch(authorization)
     return match and (match[1] or "").rstrip()
 
 
 def _offered(scope: Mapping[str, Any]) -> str | None:
-    """Return the token that comes as a subprotocol, "" if only that is announced, None if it is not."""
+    """Return the token that follows SUBPROTOCOL, "" if none follows, None if SUBPROTOCOL is not offered."""
     offered = list(scope.get("subprotocols") or ())
     if SUBPROTOCOL not in offered:
         return None
@@ -168,7 +180,7 @@ def _offered(scope: Mapping[str, Any]) -> str | None:
 
 
 def _is_at_home(origin: str) -> bool:
-    application: Any = None  # nobody calls what these validators guard
+    application: Any = None  # these validators are not used to call it
     hosts = AllowedHostsOriginValidator(application).allowed_origins
     try:
         parsed = urlparse(origin)

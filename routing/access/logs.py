@@ -1,4 +1,4 @@
-"""Logs without secrets: a token that a client put into an address is not written down."""
+"""Logs without secrets: a token that a client puts into an address is not logged."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import re
 from typing import TextIO
 
 TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
-"""A JSON Web Token, as all of ours are."""
+"""A JSON Web Token. All tokens of the router have this form."""
 
 QUERY = re.compile(r"(?<=[^\s?])\?[^\s\"\\]+")
-"""The query of an address, in what a server says of a request: it may have a token in any disguise."""
+"""The query of an address in the log message of a server. It may contain a token in any encoding."""
 
 SERVERS = ("uvicorn", "daphne", "django.channels", "websockets")
 
 
 class TokenlessHandler(logging.StreamHandler[TextIO]):
-    """A handler that writes neither tokens nor, of what a server says, the queries of addresses."""
+    """A handler that replaces tokens, and in messages of servers also the queries of addresses."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)

@@ -1,4 +1,4 @@
-"""Whether a facilitator that the settings name has signed a request, as ComputeHorde's sign them."""
+"""Verification that a facilitator in the settings has signed a request, in the way of ComputeHorde."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class SignatureRefused(BadInputError):
 
 
 def check(request: V2JobRequest, now: dt.datetime) -> Signature | None:
-    """Return the signature of a request, verified; None if the site has no facilitator's keys.
+    """Verify and return the signature of a request. Return None if the site has no facilitator's keys.
 
-    The uuid is not signed, so a signature holds for that job under any. That it routes one job only is the database's
-    to say: no two rows of UsedSignature have the same signatory and time. Raises SignatureRefused.
+    The uuid is not signed, so a signature is valid for the job under any uuid. The database ensures that a signature
+    routes one job only: no two rows of UsedSignature have the same signatory and time. Raises SignatureRefused.
     """
-    keys = frozenset(conf.ROUTING_FACILITATOR_PUBLIC_KEYS or ())  # of a bare string, no key is left
+    keys = frozenset(conf.ROUTING_FACILITATOR_PUBLIC_KEYS or ())  # a bare string gives single letters, never a key
     if not keys:
         return None
     signature = request.signature
@@ -56,9 +56,9 @@ def to_unix_ns(when: dt.datetime) -> int:
 
 
 def signed_payload(request: V2JobRequest) -> bytes:
-    """Return what a request's signature is to cover: JSON, as a string in JSON.
+    """Return what the signature of a request covers: JSON text, encoded again as a JSON string.
 
-    Not covered are the uuid, the namespace, and the system output of a multi_upload.
+    The signature does not cover the uuid, the namespace and the system output of a multi_upload.
     """
     volume, upload = request.volume, request.output_upload
     volumes = volume.volumes if isinstance(volume, MultiVolume) else [volume] if volume else []
@@ -88,9 +88,9 @@ def digest(payload: bytes, timestamp_ns: int) -> bytes:
 
 
 def public_key(address: str) -> Keypair:
-    """Return what verifies the signatures of an ss58 address.
+    """Return the key that verifies the signatures of an ss58 address.
 
-    Raises BadInputError if it is none, ImportError without the extra `signatures`.
+    Raises BadInputError if the address is invalid, and ImportError without the extra `signatures`.
     """
     from bittensor_core import Keypair  # noqa: PLC0415 (an extra: who names no keys need not have it)
 
@@ -103,7 +103,7 @@ def public_key(address: str) -> Keypair:
 def _insist_on_the_time(signature: Signature, now: dt.datetime) -> None:
     longest = conf.ROUTING_SIGNATURE_MAX_AGE
     age_ns = to_unix_ns(now) - signature.timestamp_ns
-    if not abs(age_ns) <= longest * 1e9:  # so that no age is fine if the setting is no number
+    if not abs(age_ns) <= longest * 1e9:  # not `>`, so that a setting of NaN refuses every age
         seconds = f"{abs(age_ns) / 1e9:g} s"
         if age_ns > 0:
             raise SignatureRefused(f"The signature is {seconds} old, more than {longest:g} s. Sign the job anew.")
@@ -116,6 +116,6 @@ def _is_genuine(request: V2JobRequest, signature: Signature) -> bool:
     try:
         signed = digest(signed_payload(request), signature.timestamp_ns)
         genuine: bool = public_key(signature.signatory).verify(signed, signature.signature)
-    except ValueError:  # no address, not 64 bytes, or text that has no UTF-8
+    except ValueError:  # an invalid address, not 64 bytes, or text that UTF-8 can't encode
         return False
     return genuine

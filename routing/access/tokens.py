@@ -1,8 +1,8 @@
-"""Tokens that open the sockets and the metrics: issued, verified, revoked.
+"""Tokens for the sockets and the metrics: how they are issued, verified and revoked.
 
-A token is a JWT, but only its signature and its own end are taken from it: what it opens, and whether it still does, is
-read from its row every time, so that revoking it works at once and everywhere. Only who looks after a router whose
-database is away is told its metrics on a token's own word.
+A token is a JWT, but the router only trusts its signature, its id and its expiry. Its scopes and its state are read
+from its row each time, so that a revocation takes effect immediately in all processes. The exception is the metrics
+while the database is down: then the claims of the token are trusted.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ AUDIENCE = "miner-router"
 SALT = "routing.tokens"
 MAX_NAME = 64
 MAX_TOKEN = 4096
-"""No token that is issued has as many characters; longer ones are not even looked at."""
+"""Characters. Every issued token is shorter; longer ones are refused without decoding."""
 
 MIN_TTL = dt.timedelta(seconds=1)
 MAX_TTL = dt.timedelta(days=3650)
 
 
 class Scope(StrEnum):
-    """What a token may be for. ALL_JOBS brings JOBS with it: it is for the jobs of other clients too."""
+    """What a token permits. ALL_JOBS includes JOBS, and permits statements about the jobs of other clients too."""
 
     JOBS = "jobs"
     ALL_JOBS = "all-jobs"
@@ -44,7 +44,7 @@ class Scope(StrEnum):
 
 
 class State(StrEnum):
-    """What a token is by now."""
+    """The state of a token."""
 
     LIVE = "live"
     EXPIRED = "expired"
@@ -52,15 +52,15 @@ class State(StrEnum):
 
 
 class TokenRefused(RefusedError):
-    """A token opens nothing. The text may be logged and shown: it has the token's id, never the token."""
+    """A token is not valid. The text may be logged and shown: it can have the token's id, but never the token."""
 
 
 def issue(
     name: str, scopes: Collection[str], ttl: dt.timedelta, now: dt.datetime | None = None
 ) -> tuple[AccessToken, str]:
-    """Store a token for whoever `name` is, and return its row and the token, which can't be had again.
+    """Issue a token to the holder `name`. Return its row and the token, which is not stored and can't be read again.
 
-    It lives for `ttl`, in whole seconds, as a JWT counts them. Raises BadInputError.
+    The token is valid for `ttl`, rounded down to whole seconds, because a JWT has whole seconds. Raises BadInputError.
     """
     if not isinstance(ttl, dt.timedelta) or not MIN_TTL <= ttl <= MAX_TTL:
         raise BadInputError(f"A token lives for 1 second to {MAX_TTL.days} days, not {ttl!s:.80}.")
@@ -88,13 +88,16 @@ def issue(
 
 
 def verify(token: str, now: dt.datetime | None = None) -> AccessToken:
-    """Return the row of a token that is live. Raises TokenRefused."""
+    """Return the row of a token. Raises TokenRefused if the token is not live."""
     at = now or timezone.now()
     return look_up(taken_at_its_word(token, at).pk, at)
 
 
 def taken_at_its_word(token: str, now: dt.datetime | None = None) -> AccessToken:
-    """Return what a token says of itself, without a look at its row: it may be revoked. Raises TokenRefused."""
+    """Return the claims of a token as an unsaved row, without a query. The token may have been revoked.
+
+    Raises TokenRefused if the signature is wrong or the token has expired.
+    """
     claimed = _signed(token)
     if claimed.expires_at <= (now or timezone.now()):
         raise TokenRefused(f"Token {claimed.pk} is {State.EXPIRED}. Ask for a new one.")
@@ -102,7 +105,7 @@ def taken_at_its_word(token: str, now: dt.datetime | None = None) -> AccessToken
 
 
 def look_up(pk: UUID, now: dt.datetime | None = None) -> AccessToken:
-    """Return the row of a token, verified before, that is live still. Raises TokenRefused."""
+    """Return the row of a token that was verified before. Raises TokenRefused if it is no longer live."""
     row = AccessToken.objects.filter(pk=pk).first()
     if row is None:
         raise TokenRefused(f"Token {pk} is unknown here. Ask for a new one.")
@@ -113,9 +116,9 @@ def look_up(pk: UUID, now: dt.datetime | None = None) -> AccessToken:
 
 
 def revoke(name_or_id: str | UUID, now: dt.datetime | None = None, *, keep_newest: bool = False) -> list[AccessToken]:
-    """Revoke all live tokens of a name, or the one of an id, and return their rows. Raises BadInputError.
+    """Revoke all live tokens of a name, or the token with an id. Return their rows. Raises BadInputError.
 
-    With `keep_newest` those of a name stay that no newer one replaces: each that is the newest for one of its scopes.
+    With `keep_newest`, a token of the name is not revoked if it is the newest for one of its scopes.
     """
     at = now or timezone.now()
     pk = _id(name_or_id)
@@ -134,7 +137,7 @@ def revoke(name_or_id: str | UUID, now: dt.datetime | None = None, *, keep_newes
 
 
 def state_at(row: AccessToken, now: dt.datetime) -> State:
-    """Return what a token is at `now`. Once revoked it stays so, whatever a clock says that runs behind."""
+    """Return the state of a token at `now`. A revoked token is revoked even at a `now` before the revocation."""
     if row.revoked_at is not None:
         return State.REVOKED
     return State.EXPIRED if row.expires_at <= now else State.LIVE
@@ -151,17 +154,17 @@ def live_of(name: str, now: dt.datetime | None = None) -> list[AccessToken]:
 
 
 def described(row: AccessToken) -> str:
-    """Return which token it is, for people."""
+    """Return a description of a token for people."""
     return f"Token {row.pk} of {row.name}, for {', '.join(row.scopes)}"
 
 
 def as_json(row: AccessToken) -> dict[str, object]:
-    """Return which token it is, for programs."""
+    """Return a description of a token for programs, as JSON values."""
     return {"id": str(row.pk), "name": row.name, "scopes": row.scopes, "expires_at": row.expires_at.isoformat()}
 
 
 def _signed(token: str) -> AccessToken:
-    """Return the row that a token of ours claims to have. Raises TokenRefused."""
+    """Return the claims of a token as an unsaved row. Raises TokenRefused if this router did not sign it."""
     if len(token) <= MAX_TOKEN:
         for key in _keys():
             try:
@@ -170,7 +173,7 @@ def _signed(token: str) -> AccessToken:
                     key,
                     algorithms=[ALGORITHM],
                     audience=AUDIENCE,
-                    # Its times are compared by the caller, whose clock may be pinned.
+                    # The caller checks the times, because its clock may be pinned.
                     options={
                         "require": ["jti", "sub", "scope", "exp"],
                         "strict_aud": True,
@@ -193,7 +196,7 @@ def _signed(token: str) -> AccessToken:
 
 
 def _keys() -> Iterator[bytes]:
-    """Yield the key that signs, then those that signed before SECRET_KEY changed."""
+    """Yield the key that signs, then the keys of SECRET_KEY_FALLBACKS, which signed before."""
     for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS):
         yield salted_hmac(SALT, AUDIENCE, secret, algorithm="sha256").digest()
 

@@ -1,1 +1,1 @@
-"""How a job is decided: gather, filter, rank, reserve."""
+"""The decision on a job: gather, filter, rank, reserve."""

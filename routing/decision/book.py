@@ -1,4 +1,4 @@
-"""Where a decision reads what is taken, and reserves: in the database, or in thought."""
+"""The books: where a decision reads the state and reserves, in the database or in memory only."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ from routing.decision.ongoing import Jobs, as_text, observe, occupation
 
 
 class Seen(NamedTuple):
-    """What a decision begins with: the blocks that its job may use; by hotkey, the balances and the ongoing jobs."""
+    """The input of a decision.
+
+    It is the blocks that the job may use, the balances and the ongoing jobs by hotkey, and what is in force.
+    """
 
     window: Window
     balances: dict[str, Balance]
@@ -48,7 +51,7 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """A miner's blocks, reserved. Without a `reservation_id` they are so in thought only."""
+    """The reserved blocks of a miner. Without a `reservation_id` nothing is stored in the database."""
 
     miner: Miner
     blocks: list[int]
@@ -56,21 +59,28 @@ class Reserved:
 
 
 Answer = tuple[Candidate, Reserved | Verdict]
-"""The candidate that was asked, and what it answered."""
+"""The candidate that was tried, and its reserved blocks or the verdict why it can't take the job."""
 
 AT_ONCE = 8
-"""So many accounts are tried in one statement, if the favourite is locked: other routers rank alike."""
+"""The most accounts that one statement tries if the account of the first candidate is locked.
+
+Other routers rank the same way, so the next accounts may be locked too.
+"""
 
 
 SHORTEST_WAIT = 0.001
-"""Seconds; what is over sooner is no wait for others, but the way to a database nearby and back."""
+"""Seconds. Waits shorter than this are network latency, not lock contention."""
 
 READING_LASTS = 1.0
-"""So many seconds after it was read a reservation may be made as of that moment, and so expire sooner by as much."""
+"""Maximum age (s) of a reading. A reservation made from it is dated to the reading, so it expires earlier."""
 
 
 class Known(NamedTuple):
-    """What decides a reservation with a locked account: the moment, the blocks, its balance, jobs and expired holds."""
+    """The input of a reservation with a locked account.
+
+    `at` is the time of the input, `window` the usable blocks, `ongoing` the number of ongoing jobs. `balance` and
+    `expired` are the account's balance and its expired reservations.
+    """
 
     at: dt.datetime
     window: Window
@@ -80,36 +90,40 @@ class Known(NamedTuple):
 
 
 class Reserver(Protocol):
-    """What a decision needs to do, beyond arithmetic."""
+    """The interface through which a decision reserves."""
 
     def reserve(
         self, candidates: Sequence[Candidate], question: Decision, window: Window, *, wait: bool
     ) -> Answer | None:
-        """Reserve with the first candidate whose account can be had, or say why it can't take the job.
+        """Reserve with the first candidate whose account is not locked, or return why it can't take the job.
 
-        Those who stood before the one that gets the job are PASSED_OVER. None: others have all of them locked, or, with
-        `wait`, the first stayed so for too long.
+        The candidates before the one that gets the job become PASSED_OVER. Return None if other transactions have all
+        accounts locked, or, with `wait`, if the first account stays locked for too long.
         """
 
 
 class Book(Reserver, Protocol):
-    """What it needs to know as well."""
+    """A reserver that also reads what a decision needs to know."""
 
     def read(self, executor_class: str, now: dt.datetime) -> Seen:
-        """Return what there is to see of a class at `now`."""
+        """Return the input of a decision on a job of a class at `now`."""
 
 
 @dataclass(slots=True)
 class LiveBook:
-    """The database. It decides again under the account's lock: what the candidate was seen to have may be gone.
+    """The book of live picks: the database.
 
-    A reservation is made at the moment by which it was decided: of the reading, or, if that does not hold any more, of
-    the lock; see `_as_read`. The clock says which, unless it is `pinned`. In a reservation's own transaction `claim` is
-    told of it, and `record` of who got it in answer to what; either may raise to undo it. `patience` are the seconds
-    left to wait for locks, of all candidates together. `waited` are the seconds waited so far, `waits` how often, and
-    `skipped` how many candidates were passed over because others had locked or just changed their accounts. `entries`
-    and `expired` are what was read at the moment `read_at`. A monotonic clock says how long that is `good_until`;
-    whoever has waited since reads again.
+    It decides again under the lock of the account, because the account may have changed since it was read. A
+    reservation is dated to the data that decides it: to the reading, or to the lock if the reading is no longer valid
+    (see `_as_read`). The time comes from the clock unless it is `pinned`.
+
+    `claim` and `record` are called in the transaction of a reservation: `claim` with the reservation, `record` with the
+    question, the candidate and the reservation. Both may raise to roll the reservation back.
+
+    `patience` is the time (s) left to wait for locks, for all candidates together. `waited` is the time (s) waited so
+    far and `waits` the number of waits. `skipped` is the number of candidates that were passed over because other
+    transactions had locked or just changed their accounts. `entries` and `expired` were read at `read_at` and are valid
+    until `good_until`, by the monotonic clock. After a wait for a lock the account is read again.
     """
 
     pinned: dt.datetime | None = None
@@ -139,7 +153,7 @@ class LiveBook:
         except LockTimeout:
             if connection.vendor == "sqlite":
                 self._note_wait(time.monotonic() - begun)
-            if not wait:  # not an account's lock, which was not waited for: SQLite's only one, or one of the claim's
+            if not wait:  # no account was waited for: this is SQLite's only lock, or one that `claim` takes
                 raise
             self.patience = 0.0
             return None
@@ -149,7 +163,7 @@ class LiveBook:
     ) -> Answer | None:
         job, begun = question.job, time.monotonic()
         with ledger_transaction(durable=True):
-            if connection.vendor == "sqlite":  # to begin is to wait for its only lock
+            if connection.vendor == "sqlite":  # BEGIN waits for its only lock
                 self._note_wait(time.monotonic() - begun)
             account = self._lock_first(candidates, job, patience)
             if account is None:
@@ -182,12 +196,13 @@ class LiveBook:
             return candidate, Reserved(balance.miner, blocks, reservation.pk)
 
     def _as_read(self, candidate: Candidate, account: Account, window: Window) -> Known | None:
-        """Return what was read of a locked account, or None if that does not hold any more.
+        """Return what was read of a locked account, or None if the reading is no longer valid.
 
-        As long as its version is the same, the account is as it was read, reservations and all. So is what was ongoing
-        there at that moment, because that was read later: a job stops being held only by a change of the version, and
-        by then its receipt, if any, was there. What started since without being held, because its hold had expired, is
-        ongoing too; nobody who decides by that moment could know it, and whoever waited for a lock must.
+        While its version is unchanged, the account and its reservations are as they were read. The jobs that were
+        ongoing at the reading are right too, because they were read after the account: the reservation of a job only
+        ends with a change of the version, and the job's receipt, if any, is stored by then. A job whose reservation
+        had expired may have started since. A decision dated to the reading can't know that job. A decision that waited
+        for a lock must know it, and so reads again.
         """
         same = account.version == self.entries[candidate.hotkey].version
         if self.read_at is None or not same or time.monotonic() > self.good_until:
@@ -196,9 +211,9 @@ class LiveBook:
         return Known(self.read_at, window, candidate.standing.balance, candidate.ongoing, expired)
 
     def _read_again(self, account: Account, now: dt.datetime, window: Window) -> Known:
-        """Return what there is to know of a locked account by the clock as it is under the lock.
+        """Read a locked account again, at the time under the lock.
 
-        If the chain has changed, its blocks are read again: some may have been taken back.
+        If the version of the chain has changed, the usable blocks are read again: some may have been removed.
         """
         now = self._clock(now)
         occupied = occupation(account, now)
@@ -208,13 +223,14 @@ class LiveBook:
         return Known(now, window, account.balance, len(occupied.jobs), occupied.expired)
 
     def _clock(self, now: dt.datetime) -> dt.datetime:
-        """Return what time it is: never before `now`, when the decision began."""
+        """Return the pinned time, or else the current time, but not before `now`, when the decision began."""
         return self.pinned or max(now, timezone.now())
 
     def _lock_first(self, candidates: Sequence[Candidate], job: Job, patience: float) -> Account | None:
-        """Lock the first account that nobody else has; with `patience`, wait so long for the first of all.
+        """Lock the first account that is not locked. With `patience` (s), wait that long for the first candidate's.
 
-        Among equally reliable ones those that have changed come last: their order, by allowance, is not known any more.
+        Among equally reliable candidates, those whose accounts have changed come last: their order by allowance is no
+        longer known.
         """
         if patience:
             begun = time.monotonic()
@@ -236,7 +252,10 @@ class LiveBook:
             self.waits += 1
 
     def _attempts(self, candidates: Sequence[Candidate]) -> Iterator[dict[str, int | None]]:
-        """Yield the accounts to try together, at which versions; the favourite alone, because that is quicker."""
+        """Yield the accounts to try together, by hotkey, with the version that each must have (None: any).
+
+        The first candidate's account comes alone, because that is faster.
+        """
         equal = [c.hotkey for c in candidates[: 1 + AT_ONCE] if c.score == candidates[0].score]
         if len(equal) > 1:
             for some in (equal[:1], equal[1:]):
@@ -247,7 +266,7 @@ class LiveBook:
 
 
 class Assumed(NamedTuple):
-    """A reservation in thought; its blocks are `bits` that count from `base`."""
+    """A reservation of a dry run. `bits` is the set of its blocks, which counts from `base`."""
 
     base: int
     bits: int
@@ -257,7 +276,7 @@ class Assumed(NamedTuple):
 
 @dataclass(slots=True)
 class DryBook:
-    """The database as it would be after what was assumed so far, by class and miner. Writes and locks nothing."""
+    """The book of dry runs: the database plus the reservations `assumed` so far. It writes and locks nothing."""
 
     assumed: defaultdict[tuple[str, str], list[Assumed]] = field(default_factory=lambda: defaultdict(list))
 
@@ -290,7 +309,7 @@ class DryBook:
 
 
 def busy(balance: Balance, ongoing: int) -> Verdict | None:
-    """Return the verdict on a miner whose ongoing jobs take all its executors; None if one is idle."""
+    """Return the verdict on a miner whose ongoing jobs occupy all its executors, or None if an executor is idle."""
     if ongoing < balance.executors:
         return None
     return Verdict(Gate.EXECUTORS, ongoing + 1, balance.executors)

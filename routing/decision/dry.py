@@ -1,4 +1,4 @@
-"""The dry run of a class as pages show it: who would be ranked where, and where without some of its incidents."""
+"""The dry run of a class for pages: the rank of each miner, and its rank without some of its incidents."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from routing.types import MinerIncidentType
 
 
 class SeenBook(DryBook):
-    """A dry run's book that has read already, so that a page shows what the decision saw."""
+    """The book of a dry run with input that was read before, so that a page shows what the decision saw."""
 
     def __init__(self, seen: Seen) -> None:
         super().__init__()
@@ -36,7 +36,9 @@ def dry_run(
     remedies: Remedies = OF_THE_SETTINGS,
     seen: Seen | None = None,
 ) -> Decision:
-    """Decide where a job of so many seconds would go, by what was `seen` (left out: by the database). Writes nothing.
+    """Decide where a job of `seconds` would go, without writing anything.
+
+    The input is what was `seen`. It defaults to what the database has now.
 
     Raises what `decide` raises.
     """
@@ -46,7 +48,7 @@ def dry_run(
 
 
 class Cost(NamedTuple):
-    """A miner's place without its incidents of one type, or, if `without` is None, without any."""
+    """The rank and score of a miner without its incidents of one type, or without any if `without` is None."""
 
     without: MinerIncidentType | None
     incidents: int
@@ -59,17 +61,17 @@ class Cost(NamedTuple):
 
 
 def costs(decision: Decision, own: Candidate, by_type: Mapping[str, int]) -> list[Cost]:
-    """Return what each type's incidents cost a candidate, and what all of them do; `by_type` counts those in force."""
-    # They were counted in a query of their own: an incident may have come between, and none is taken away twice.
+    """Return what the incidents of each type, and all together, cost a candidate. `by_type` has their numbers."""
+    # A separate query counted these, so they can exceed `own.incidents` if an incident was recorded in between.
     left = [(MinerIncidentType(kind), max(0, own.incidents - n)) for kind, n in by_type.items()]
     found = [(kind, as_if(decision, own, incidents)) for kind, incidents in (*left, (None, 0))]
     return [Cost(kind, c.incidents, c.score, c.rank) for kind, c in found]
 
 
 def as_if(decision: Decision, own: Candidate, incidents: int) -> Candidate:
-    """Return a candidate as it would be ranked with so many incidents, all others as they are.
+    """Return a candidate as it would be ranked with this number of incidents, with all others unchanged.
 
-    Whom a gate keeps from being ranked, it keeps whatever the score.
+    A candidate rejected by a gate stays unranked regardless of its score.
     """
     changed = replace(own, incidents=incidents, score=score(incidents, own.executors), verdict=NOT_REACHED)
     if own.rank is not None:

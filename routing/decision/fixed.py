@@ -1,4 +1,4 @@
-"""Fixed routes: all jobs go to a debug miner if there is one, and trusted jobs to the trusted miner."""
+"""Fixed routes. If there is a debug miner, it gets all jobs. Otherwise trusted jobs go to the trusted miner."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ADVICE = "Set {prefix}_ADDRESS and {prefix}_PORT to where it listens."
 
 
 def fixed_route(request: OrganicJobRequest) -> JobRoute | None:
-    """Return the route of a job that is not to be routed: to the debug miner, or else to the trusted one."""
+    """Return the fixed route of a job, to the debug miner or else to the trusted miner; None if it has none."""
     if debug := debug_miner():
         return JobRoute(debug, [], None)
     if request.on_trusted_miner:
@@ -21,9 +21,10 @@ def fixed_route(request: OrganicJobRequest) -> JobRoute | None:
 
 
 def debug_miner() -> Miner | None:
-    """Return the miner that gets every job, if settings name one.
+    """Return the miner that gets every job, or None if the settings name none.
 
-    It listens where settings say, or else where the chain says. Raises ImproperlyConfigured if that is nowhere.
+    Its address is the one in the settings, or else the one on the chain. Raises ImproperlyConfigured if there is no
+    address or if it can't be reached.
     """
     key = conf.DEBUG_MINER_KEY
     if not key:
@@ -32,12 +33,12 @@ def debug_miner() -> Miner | None:
 
 
 def trusted_miner() -> Miner:
-    """Return the pseudo-miner that trusted jobs go to. Raises ImproperlyConfigured if it has no address."""
+    """Return the pseudo-miner that trusted jobs go to. Raises ImproperlyConfigured if it has no reachable address."""
     return reachable("TRUSTED_MINER", fixed_miner("TRUSTED_MINER", TRUSTED_MINER_FAKE_KEY))
 
 
 def fixed_miner(prefix: str, hotkey: str) -> Miner | None:
-    """Return the miner whose address and port the settings with this prefix have; None if they have neither.
+    """Return the miner at the address and port in the settings with this prefix, or None if both are unset.
 
     Raises ImproperlyConfigured if they are not an IP address and a port.
     """
@@ -55,13 +56,13 @@ def fixed_miner(prefix: str, hotkey: str) -> Miner | None:
 
 
 def recorded_miner(hotkey: str) -> Miner | None:
-    """Return a miner with the address that the chain recorded for it, None if there is no such miner."""
+    """Return a miner with its address on the chain, or None if there is no such miner."""
     row = MinerRow.objects.filter(pk=hotkey).first()
     return row.value if row else None
 
 
 def reachable(prefix: str, miner: Miner | None) -> Miner:
-    """Return a fixed miner. Raises ImproperlyConfigured if there is none, or if it can't be reached."""
+    """Return the miner. Raises ImproperlyConfigured if it is None or can't be reached."""
     if miner is None or not miner.is_reachable:
         says = "no address" if miner is None else f"the address {miner.endpoint}, which can't be reached"
         raise ImproperlyConfigured(f"{prefix} has {says}. {ADVICE.format(prefix=prefix)}")

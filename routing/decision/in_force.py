@@ -1,4 +1,4 @@
-"""The dynamic settings in force, and the version of the incidents that count: what a decision goes by."""
+"""What is in force for a decision: the dynamic settings, and the version of the incidents of a class."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _SETTINGS, _VERSIONS = (connection.ops.quote_name(model._meta.db_table) for mode
 
 SETTING, VERSION = 2, 3
 
-# Where constance keeps its settings in the database they are read in SQL: its own way takes longer than the database,
-# and answers with defaults if the table can't be read. The last column tells the rows apart, and from others that they
-# are united with.
+# If constance keeps its settings in the database, this SQL reads them. Constance's own code takes longer than the
+# query, and returns defaults if the table can't be read. The last column is the kind of the row. It also separates
+# these rows from others in a union.
 IN_FORCE = f"""
     SELECT key, value, {SETTING} FROM {_SETTINGS} WHERE key IN (%(minimum_wei)s, %(window_hours)s)
     UNION ALL
@@ -35,14 +35,14 @@ IN_FORCE = f"""
 
 
 class InForce(NamedTuple):
-    """The dynamic settings, and the version of the incidents of a class, None if it has none."""
+    """The dynamic settings, and the version of the incidents of a class (None: it never had an incident)."""
 
     policy: Policy
     incidents: int | None
 
 
 def policy() -> Policy:
-    """Return the dynamic settings in force. Unlike reading `config`, it stores no defaults."""
+    """Return the dynamic settings in force. Unlike a read of constance's `config`, this stores no defaults."""
     with connection.cursor() as cursor:
         cursor.execute(IN_FORCE, parameters(""))
         return parse(cursor.fetchall()).policy
@@ -56,7 +56,7 @@ def parameters(executor_class: str) -> dict[str, str]:
 
 
 def parse(rows: Iterable[Sequence[Any]]) -> InForce:
-    """Return what the rows of IN_FORCE say; others among them are passed over."""
+    """Return the values in the rows of IN_FORCE. Rows of other kinds are ignored."""
     stored: dict[str, str] = {}
     incidents = None
     for key, value, kind in rows:
@@ -74,7 +74,7 @@ def parse(rows: Iterable[Sequence[Any]]) -> InForce:
 
 @lru_cache(maxsize=64)
 def _parsed(minimum_wei: str | None, window_hours: str | None) -> Policy:
-    """Return the policy of values as constance stores them; None: the default."""
+    """Return the policy for values as constance stores them. None stands for the default."""
     wei, hours = (constance_settings.CONFIG[key][0] for key in (MINIMUM_WEI, WINDOW_HOURS))
     with _to_be_corrected():
         return make_policy(
@@ -93,7 +93,7 @@ def _to_be_corrected() -> Iterator[None]:
 def make_policy(
     minimum_wei: int, window_hours: float, *, names: tuple[str, str] = (MINIMUM_WEI, WINDOW_HOURS)
 ) -> Policy:
-    """Return a policy; raises ValueError, which names the value, for one outside the bounds that the admin has."""
+    """Return a policy. Raises ValueError, which names the value, for a value outside the bounds of the admin."""
     wei_name, hours_name = names
     if not 0 <= minimum_wei <= MAX_WEI:
         raise ValueError(f"{wei_name} must be 0 to 2**256 - 1, not {minimum_wei!r:.80}.")
@@ -103,9 +103,9 @@ def make_policy(
 
 
 def what_if(there: Policy, minimum_wei: int | None, hours: float | None) -> Policy:
-    """Return a policy with another threshold and another length of the window; None: as it is.
+    """Return a policy with another least collateral (Wei) and another window (hours). None keeps the value of `there`.
 
-    Raises ValueError for values outside the bounds that the admin has.
+    Raises ValueError for values outside the bounds of the admin.
     """
     return make_policy(
         there.minimum_wei if minimum_wei is None else minimum_wei,

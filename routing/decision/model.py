@@ -1,4 +1,4 @@
-"""A decision as a value: the job, the policy, each candidate with its verdict, the route, and how all ended."""
+"""A decision as a value: the job, the policy, each candidate with its verdict, the route and the outcome."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from routing.types import AllMinersBusy, JobRoute, NotEnoughCollateralException,
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a request comes down to."""
+    """The part of a request that a decision uses."""
 
     uuid: str
     executor_class: str
@@ -27,14 +27,14 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The dynamic settings in force: least collateral in Wei (0: any), length of the reliability window."""
+    """The dynamic settings in force: the least collateral in Wei (0: any), and the length of the reliability window."""
 
     minimum_wei: int
     window: dt.timedelta
 
 
 class Gate(StrEnum):
-    """What a candidate may fail at, in the order in which it is asked."""
+    """The gates that a candidate can fail at, in the order in which they are applied."""
 
     EXCLUDED = "excluded"
     ALLOWANCE = "allowance"
@@ -58,9 +58,10 @@ SUMMARY = {
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a candidate: the gate it failed at (None: at none), what was required and seen there.
+    """The result of a candidate: the gate it failed at (None: it failed at none), and the values there.
 
-    Who gets the job has passed the last gate, at which its seconds were required; nothing was of those ranked below it.
+    `required` is the value that the gate requires, `observed` is the candidate's value. For the candidate that gets the
+    job, they are the job's seconds and the candidate's free seconds. For candidates ranked below it both are 0.
     """
 
     gate: Gate | None
@@ -69,7 +70,7 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        """Why, in words."""
+        """The reason, in words."""
         match self.gate:
             case Gate.EXCLUDED:
                 return "excluded by the caller"
@@ -99,7 +100,7 @@ NO_ADDRESS = Verdict(Gate.ADDRESS, 1, 0)
 
 @dataclass(slots=True)
 class Candidate:
-    """One miner as the decision saw it. `rank` counts from 1, and is None for who was not ranked."""
+    """One miner as the decision saw it. `rank` counts from 1, and is None if the candidate was not ranked."""
 
     standing: Standing
     reachable: bool
@@ -130,23 +131,23 @@ class Candidate:
         return to_seconds(self.standing.free)
 
     def chosen(self, job: Job) -> Verdict:
-        """Return the verdict on who gets the job."""
+        """Return the verdict on this candidate if it gets the job."""
         return Verdict(None, job.seconds, self.free_seconds)
 
 
 class Remedies(NamedTuple):
-    """What the one who asks can change after a refusal: the collateral needed, and which miners are excluded."""
+    """What the caller can change after a refusal, in words: the required collateral and the excluded miners."""
 
     collateral: str = f"lower {MINIMUM_WEI}"
     excluded: str = "exclude fewer miners"
 
 
 OF_THE_SETTINGS = Remedies()
-"""What callers of the router can change: the setting in force, and the miners that they exclude."""
+"""The remedies of callers of the router: the setting in force, and the miners that they exclude."""
 
 
 class Timings(NamedTuple):
-    """How many seconds the stages of a decision took."""
+    """The duration of each stage of a decision, in seconds."""
 
     gather: float
     rank: float
@@ -155,11 +156,11 @@ class Timings(NamedTuple):
 
 @dataclass(frozen=True)
 class Decision:
-    """Why a job goes where it goes, or nowhere: the one value that the pick, the dry run and the refusals read.
+    """Why a job goes to a miner, or to none. The pick, the dry run and the refusals all read this value.
 
-    Debug and trusted miners are fixed routes: nothing was asked, so `policy` is None and there are no candidates, nor
-    `timings`. The hotkeys `excluded` are those that the caller did not want. `causes` say what of the chain keeps
-    allowance from miners, if nobody takes the job.
+    Routes to debug and trusted miners are fixed: no miner is asked, so `policy` and `timings` are None and there are no
+    candidates. `excluded` are the hotkeys that the caller excluded. If no miner takes the job, `causes` are sentences
+    about the chain that explain why miners lack allowance.
     """
 
     job: Job
@@ -175,15 +176,15 @@ class Decision:
 
     @property
     def counts(self) -> dict[Gate, int]:
-        """How many candidates failed at each gate; gates at which none did are left out."""
+        """The number of candidates that failed at each gate. Gates at which none failed are left out."""
         counted = Counter(c.verdict.gate for c in self.candidates)
         return {gate: counted[gate] for gate in Gate if counted[gate]}
 
     @cached_property
     def outcome(self) -> Outcome:
-        """How the decision ended: lack of allowance counts before collateral, and that before the rest.
+        """How the decision ended. A refusal is named after the furthest gate at which a candidate failed.
 
-        If others kept a candidate locked, it was not asked, so it would be wrong to call all miners busy.
+        A candidate whose account stayed locked was not asked, so the outcome is then LOCK_TIMEOUT, not ALL_MINERS_BUSY.
         """
         if self.route:
             return Outcome.ROUTED
@@ -196,7 +197,7 @@ class Decision:
 
     @cached_property
     def refusal(self) -> RefusedError:
-        """The exception for a decision without a route. Raises ValueError if there is one."""
+        """The exception for a decision without a route. Raises ValueError if there is a route."""
         match self.outcome:
             case Outcome.NOT_ENOUGH_ALLOWANCE:
                 asked = [c.standing for c in self.candidates if c.verdict.gate is Gate.ALLOWANCE]
@@ -217,7 +218,7 @@ class Decision:
 
     @property
     def advice(self) -> str:
-        """What the caller of a refused job can do: to wait helps if a miner is busy."""
+        """A sentence on what the caller can do after a refusal. Waiting helps if a miner is busy."""
         counts = self.counts
         if self.outcome is Outcome.NOT_ENOUGH_COLLATERAL:
             advice = f"{self.remedies.collateral}, or wait until miners post more"
@@ -235,7 +236,7 @@ class Decision:
 
 
 def summarise(policy: Policy | None, candidates: int, counts: Mapping[Gate, int]) -> str:
-    """Return in one line how many of so many candidates fit, and how many failed at which gate."""
+    """Return in one line how many of the candidates are eligible, and how many failed at each gate."""
     if policy is None:
         return "a fixed route, no miner was asked"
     passed = candidates - sum(counts.values())

@@ -1,4 +1,4 @@
-"""Which jobs keep miners' executors busy, and which holds of a miner have expired."""
+"""The ongoing jobs, which keep the executors of miners busy, and the expired reservations of a miner."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from routing.decision import in_force
 
 RUNNING, FINISHED_ONE = 0, 1
 
-# What is in force comes along, so that there is one statement less.
+# IN_FORCE is part of this statement, which saves one query.
 ONGOING = f"""
     {RUNNING_JOBS}
     UNION ALL
@@ -40,7 +40,7 @@ ONGOING = f"""
     {in_force.IN_FORCE}
 """  # noqa: S608
 
-# The miner comes once for each of its jobs and expired holds, or once alone.
+# There is one row for each ongoing job and each expired reservation of the miner, or one row if it has neither.
 OCCUPATION = f"""
     SELECT m.address, m.ip_version, m.port, m.wei, m.presence, (SELECT version FROM {CHAIN_LOCK}),
            j.job, j.reservation, j.blocks
@@ -56,26 +56,26 @@ OCCUPATION = f"""
 """  # noqa: S608
 
 Jobs = set[str | int]
-"""Jobs by their uuid, as the database writes it; those without one by their reservation's id."""
+"""Jobs, by the uuid as the database writes it. A job without a uuid is named by the id of its reservation."""
 
 
 def as_text(job: UUID) -> str:
-    """Return a job's uuid as the database writes it. As UUIDs they would be slow to look up."""
+    """Return a job's uuid as the database writes it. UUID objects are slower to look up."""
     return str(job) if connection.features.has_native_uuid_field else job.hex
 
 
 class Observed(NamedTuple):
-    """The jobs of a class that are ongoing, by hotkey, and what is in force for it."""
+    """The ongoing jobs of a class by hotkey, and what is in force for the class."""
 
     ongoing: dict[str, Jobs]
     in_force: in_force.InForce
 
 
 def observe(executor_class: str, now: dt.datetime, holds: Mapping[str, Iterable[Hold]]) -> Observed:
-    """Return what of a class the ledger does not tell. One query.
+    """Return the ongoing jobs of a class and what is in force for it, in one query.
 
-    Ongoing are the jobs that receipts say are running at `now`, and those of live `holds` that no finished receipt
-    ends; each job once.
+    A job is ongoing if receipts say that it runs at `now`, or if it has one of the live reservations in `holds` and no
+    finished receipt. Each job counts once.
     """
     held = as_list(hold.job for of_miner in holds.values() for hold in of_miner if hold.job)
     rows = select(ONGOING, at=now, held=held, **in_force.parameters(executor_class))
@@ -91,9 +91,10 @@ def observe(executor_class: str, now: dt.datetime, holds: Mapping[str, Iterable[
 
 @dataclass(slots=True)
 class Occupation:
-    """A miner, its ongoing jobs in a class, and its holds there that expired and that nobody has tidied up.
+    """A miner, its ongoing jobs in a class, and its reservations there that have expired but are still stored as held.
 
-    `chain_version` is the chain's at that moment.
+    `expired` has the numbers of their blocks by reservation id. `chain_version` is the version of the chain at the time
+    of the query.
     """
 
     miner: MinerRow
@@ -103,7 +104,7 @@ class Occupation:
 
 
 def occupation(account: Account, now: dt.datetime) -> Occupation:
-    """Return what occupies the miner of an account in its class at `now`. One query; `observe` says what counts."""
+    """Return what occupies the miner of an account at `now`, in one query. `observe` says which jobs are ongoing."""
     rows = select(OCCUPATION, executor_class=account.executor_class, at=now, account=account.pk, miner=account.miner_id)
     address, ip_version, port, wei, presence, chain_version, *_ = rows[0]
     miner = MinerRow(account.miner_id, address, ip_version, port, int(wei), parse_steps(presence))

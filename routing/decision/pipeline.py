@@ -1,7 +1,7 @@
-"""The one decision: gather, filter, rank, reserve.
+"""The decision function: gather, filter, rank, reserve.
 
-A refusal of a candidate is a value, its verdict. The live pick and the dry run call the same function. They differ only
-in the book.
+The refusal of a candidate is a value, its verdict. The live pick and the dry run call the same function. They differ
+only in the book.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def decide(
     exclude: Collection[str] = (),
     remedies: Remedies = OF_THE_SETTINGS,
 ) -> Decision:
-    """Decide where a job goes, and reserve there in `book`; `policy` left out: the dynamic settings in force.
+    """Decide where a job goes, and reserve there in `book`. If no miner takes the job, the decision has no route.
 
-    `remedies` names what the advice of a refusal tells the caller to change.
-    Raises ValueError for bad input and JobTooLong above an hour; that nobody takes the job is a decision too.
+    `policy` defaults to the dynamic settings in force. `remedies` are what a refusal advises the caller to change.
+    Raises ValueError for bad input and JobTooLong above an hour.
     """
     if fixed := fixed_route(request):
         job = Job(request.uuid, request.executor_class, _total_seconds(request))
@@ -81,10 +81,11 @@ def decide(
 def settle(question: Decision, book: Reserver, window: Window, *, begun: float) -> Decision:
     """Return the decision on a job whose candidates are gathered: filter, rank, reserve.
 
-    `begun` is when gathering did, by the performance counter. The candidates get their verdicts and ranks.
+    `begun` is the time at which gathering began, by `time.perf_counter`. The candidates get their verdicts and ranks in
+    place.
     """
     gathered, policy = time.perf_counter(), question.policy
-    if policy is None:  # a fixed route is no question
+    if policy is None:  # a fixed route needs no decision
         return question
     need = ledger.to_ns(question.job.seconds)
     for candidate in question.candidates:
@@ -104,7 +105,7 @@ def check_request(request: OrganicJobRequest) -> Job:
 
 
 def gather(seen: Seen, incidents: Mapping[str, int]) -> list[Candidate]:
-    """Return all that the decision will look at, in the order of the allowance."""
+    """Return the candidates of a decision, in the order of the allowance."""
     candidates = []
     for standing in ledger.standings(seen.window, list(seen.balances.values())):
         balance = standing.balance
@@ -116,7 +117,7 @@ def gather(seen: Seen, incidents: Mapping[str, int]) -> list[Candidate]:
 
 
 def judge(candidate: Candidate, job: Job, need: int, policy: Policy, banned: frozenset[str]) -> Verdict:
-    """Return the verdict of the gates that come before the ranking; `need` is the job's in nanoseconds."""
+    """Return the verdict of the gates before the ranking. `need` is the job's duration in nanoseconds."""
     balance = candidate.standing.balance
     if balance.hotkey in banned:
         return Verdict(Gate.EXCLUDED, 0, 1)
@@ -130,7 +131,7 @@ def judge(candidate: Candidate, job: Job, need: int, policy: Policy, banned: fro
 
 
 def rank(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return who passed the gates, the most reliable first; equals stay in the order of the allowance."""
+    """Rank the candidates that passed the gates and return them, the most reliable first. Equals keep their order."""
     ranked = sorted((c for c in candidates if c.verdict.gate is None), key=attrgetter("score"), reverse=True)
     for place, candidate in enumerate(ranked, start=1):
         candidate.rank = place
@@ -138,10 +139,10 @@ def rank(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def walk(ranked: Sequence[Candidate], question: Decision, book: Reserver, window: Window) -> JobRoute | None:
-    """Reserve with the first candidate that can take the job, and give each that can't its verdict.
+    """Reserve with the first candidate that can take the job, and set the verdict of each candidate that can't.
 
-    Candidates whose accounts others have locked are passed over at first and waited for, with the book's patience, if
-    the rest fail: a lock does not make a miner busy.
+    Candidates whose accounts are locked by other transactions are passed over at first. If all others fail, the book
+    waits for them up to its patience, because a miner with a locked account may be idle.
     """
     idle = []
     for candidate in ranked:

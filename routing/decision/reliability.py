@@ -19,9 +19,10 @@ INCIDENT_COUNTS = f"""
 
 
 class Counted(NamedTuple):
-    """Incidents by hotkey at a version, right for every window that begins between `since` and the `oldest` of them.
+    """The cached numbers of incidents by hotkey, at a version of the incidents of a class.
 
-    The instants are as the database has them. Without an incident there is no oldest.
+    They are valid for every window that begins between `since` and the time of the `oldest` incident (None: there is no
+    incident). Both times have the form of the database.
     """
 
     version: int
@@ -34,9 +35,10 @@ _counted: dict[str, Counted] = {}
 
 
 def score(incidents: int, executors: int) -> float:
-    """Return the reliability of a miner: minus incidents per executor, 0 at best.
+    """Return the score of a miner: minus incidents per executor. 0 is best.
 
-    Without executors it counts as having one. Whole numbers divide with correct rounding, so equal ratios score equal.
+    A miner without executors counts as having one. Python rounds the quotient of two integers correctly, so equal
+    ratios have equal scores.
     """
     return -(incidents / (executors or 1)) if incidents else 0.0
 
@@ -44,11 +46,11 @@ def score(incidents: int, executors: int) -> float:
 def incident_counts(
     executor_class: str, now: dt.datetime, window: dt.timedelta, *, version: int | None
 ) -> dict[str, int]:
-    """Return how many incidents each miner had in a class since the `window` before `now` began, its edge inside.
+    """Return the number of incidents of each miner in a class since `now - window`, inclusive.
 
-    One that a host with a faster clock dated later than `now` counts too. `version` is what the incidents of the class
-    have in the database, None if nobody ever gave them one. They are counted once: until there is another version, or
-    until one of them leaves the window.
+    Incidents dated after `now`, by a host whose clock is ahead, count too. `version` is the version of the incidents of
+    the class in the database, None if the class never had one. The result is cached until the version changes or until
+    a counted incident leaves the window.
     """
     since = connection.ops.adapt_datetimefield_value(now - window)
     known = _counted.get(executor_class)
@@ -65,7 +67,7 @@ def incident_counts(
 
 
 def incidents_by_type(hotkey: str, now: dt.datetime, window: dt.timedelta) -> dict[str, dict[str, int]]:
-    """Return the incidents of one miner that count, as `incident_counts` does, by class and type."""
+    """Return how many incidents of one miner count, by class and type. `incident_counts` says which count."""
     counted = MinerIncident.objects.filter(
         hotkey_ss58address=hotkey, timestamp__gte=now - window, voided_at=None
     ).values_list("executor_class", "type")

@@ -1,1 +1,1 @@
-"""What was decided, kept in the database: to read, to explain, to decide again."""
+"""The log of decisions in the database, which can be read, explained and replayed."""

@@ -1,4 +1,4 @@
-"""Why a job went where it went, from the records: what was decided, what became of what was reserved, what happened."""
+"""Explanations of jobs from the records: the decisions, their reservations, the incidents and the receipts."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ from routing.types import MinerIncidentType
 
 
 class Explanation(NamedTuple):
-    """A recorded decision; what it was, if its candidates were kept; and what it reserved, if that is not pruned."""
+    """The record of a decision, the decision itself and its reservation.
+
+    `decision` is None if its candidates were not kept. `reservation` is None if nothing was reserved or if it was
+    pruned.
+    """
 
     record: DecisionRecord
     decision: Decision | None
     reservation: Reservation | None
 
     def fate(self, now: dt.datetime, *, reservations: bool = True) -> str:
-        """Return in one line where the job went, or why nowhere, and what became of its reservation by `now`.
+        """Return in one line where the job went, or why it was refused, and the state of its reservation at `now`.
 
-        Without `reservations` it says no more of that than its number.
+        If `reservations` is False, the line has only the id of the reservation.
         """
         record = self.record
         if not record.miner:
@@ -51,7 +55,7 @@ class Explanation(NamedTuple):
         return summarise(policy, self.record.asked, counts)
 
     def as_json(self, now: dt.datetime) -> dict[str, object]:
-        """Return all of it as JSON values; the candidates as the dry run has them, or None."""
+        """Return the explanation as JSON values. The candidates have the form of the dry run, or are None."""
         record = self.record
         return {
             "id": record.pk,
@@ -78,26 +82,26 @@ class Explanation(NamedTuple):
 
 
 class Happening(NamedTuple):
-    """Something that is on record of a job."""
+    """Something that was recorded about a job, and its time."""
 
     at: dt.datetime
     sentence: str
 
 
 def of_job(job_uuid: UUID) -> list[Explanation]:
-    """Return what was decided on a job, the oldest first."""
+    """Return the explanations of all decisions on a job, the oldest first."""
     return explain(DecisionRecord.objects.filter(job_uuid=job_uuid).order_by("at", "pk"))
 
 
 def explain(records: Iterable[DecisionRecord]) -> list[Explanation]:
-    """Return the explanations of decisions; one query for their reservations."""
+    """Return the explanations of decisions. One query reads all their reservations."""
     found = list(records)
     made = Reservation.objects.in_bulk([record.reservation_id for record in found if record.reservation_id])
     return [Explanation(r, load(r), made.get(r.reservation_id) if r.reservation_id else None) for r in found]
 
 
 def happenings(job_uuid: UUID, *, incidents: bool = True, receipts: bool = True) -> list[Happening]:
-    """Return what is on record of a job besides decisions, the oldest first: incidents, receipts, or both."""
+    """Return the incidents and excused rejections of a job, its receipts, or both, the oldest first."""
     found = [*(_incidents(job_uuid) if incidents else ()), *(_receipts(job_uuid) if receipts else ())]
     return sorted(found, key=lambda happening: happening.at)
 

@@ -1,4 +1,4 @@
-"""The decision log: a record of each decision and why it was so; with its candidates kept, it can be made again."""
+"""The decision log: a record of each decision and its reasons. A record with candidates can be replayed."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ logger = logging.getLogger(__name__)
 MINUTE = dt.timedelta(minutes=1)
 
 PATIENCE = 0.25
-"""Seconds for which a decision that reserved nothing waits for others before it goes unrecorded."""
+"""Seconds. A decision that reserved nothing is not recorded if the record waits longer than this for a lock."""
 
 LONGEST_SECONDS = 2**31
-"""What is kept of a fixed route's job that may take longer, which is nobody's to judge."""
+"""The most seconds that a record stores. The time limits of a job on a fixed route are not checked."""
 
 LOOKED_THROUGH = 20
-"""So many decisions with their candidates are looked through for one miner: each has all miners of a class."""
+"""The most decisions that are searched for one miner, because each has all miners of a class as candidates."""
 
 COLUMNS = (
     "hotkey", "executors", "wei", "earned", "free", "spent", "earliest", "reachable", "ongoing", "incidents",
     "score", "rank", "gate", "required", "observed",
 )  # fmt: skip
-"""What is kept of a candidate: first what the decision began with, amounts in nanoseconds; then what came of it."""
+"""The stored values of a candidate: the input of the decision, with allowance in nanoseconds, then the result."""
 
 _INSERT, _FIELDS = rows.insertion(DecisionRecord)
 
@@ -47,9 +47,9 @@ _INSERT, _FIELDS = rows.insertion(DecisionRecord)
 def record_route(
     question: Decision, candidate: Candidate, reservation: Reservation, *, seconds: float, waited: float
 ) -> None:
-    """Record, in the transaction that reserves, who of all candidates gets a job.
+    """Record, in the transaction that reserves, which candidate gets a job.
 
-    `seconds` is how long the pick has taken, `waited` how much of that it waited for locks.
+    `seconds` is how long the pick has taken so far, and `waited` is the part of it (s) that it waited for locks.
     """
     _insert(
         question,
@@ -65,10 +65,10 @@ def record_route(
 
 
 def record_apart(decision: Decision, *, seconds: float, waited: float) -> None:
-    """Record a decision by which nothing was reserved: a refusal, or a fixed route.
+    """Record a decision that reserved nothing: a refusal, or a fixed route.
 
-    It stands even if the database does not take the record, or not soon; then the log and a counter say so. In a
-    transaction of the caller's own the record shares its fate.
+    The decision stands even if the database does not accept the record, or not within PATIENCE. A log message and a
+    counter then report this. In a transaction of the caller, the record is committed or rolled back with it.
     """
     miner, came_of_it = decision.route.miner.hotkey_ss58 if decision.route else "", decision.outcome
     try:
@@ -81,9 +81,10 @@ def record_apart(decision: Decision, *, seconds: float, waited: float) -> None:
 
 
 def load(record: DecisionRecord) -> Decision | None:
-    """Return the decision that a record tells, or None if its candidates were not kept.
+    """Return the decision in a record, or None if its candidates were not kept.
 
-    Whether a miner had an address is recorded. The address and the blocks are with the miner and the reservation.
+    The record has whether a miner was reachable, but neither its address nor the reserved blocks. Those are stored with
+    the miner and the reservation.
     """
     if record.candidates is None or record.window_hours is None:
         return None
@@ -98,16 +99,16 @@ def load(record: DecisionRecord) -> Decision | None:
 
 
 class Touched(NamedTuple):
-    """A decision in which a miner was a candidate and did not get the job, and the verdict on it."""
+    """A decision in which a miner was a candidate but did not get the job, and the verdict on the miner."""
 
     record: DecisionRecord
     verdict: Verdict
 
 
 def that_passed_over(hotkey: str, executor_classes: Iterable[str], now: dt.datetime) -> list[Touched]:
-    """Return the newest decisions of a day in which a miner was a candidate in vain.
+    """Return decisions of the last 24 hours in which a miner was a candidate but did not get the job, newest first.
 
-    They are found among the newest LOOKED_THROUGH whose candidates were kept.
+    Only the newest LOOKED_THROUGH decisions whose candidates were kept are searched.
     """
     kept = DecisionRecord.objects.filter(
         executor_class__in=executor_classes, at__gt=now - dt.timedelta(days=1), candidates__isnull=False
@@ -147,28 +148,27 @@ def _uuid(text: str) -> UUID | None:
 
 
 def _text(executor_class: str) -> str:
-    """Return what can be stored of a class; an unknown one, or a fixed route's, may be anything."""
+    """Return a class as text that can be stored. An unknown class, or that of a fixed route, can be any text."""
     return str(executor_class).encode("utf-8", "replace").decode().replace("\0", "")[:64]
 
 
 def _seconds(seconds: float) -> float:
-    """Return what can be stored of a job's seconds; those of a fixed route may be anything."""
+    """Return a job's seconds as a number that can be stored. On a fixed route they can be any number."""
     bounded = min(max(seconds, 0), LONGEST_SECONDS)
     return 0.0 if math.isnan(bounded) else float(bounded)
 
 
 def _sampled(job: Job) -> bool:
-    """Tell whether a route is in the sample: all of a job are, or none. No client can tell by the uuid."""
+    """Return whether a route is in the sample: all routes of a job are, or none. Clients can't predict this."""
     drawn = salted_hmac("routing.decisions", UUID(job.uuid).hex).digest()
     return bool(int.from_bytes(drawn[:8]) < conf.ROUTING_DECISIONS_SAMPLE * 2**64)
 
 
 def _to_be_kept(refused: Decision, outcome: str) -> bool:
-    """Tell whether a refusal is among the first of its kind within a minute, or else in the sample.
+    """Return whether a refusal is among the first of its outcome and class within a minute, or else in the sample.
 
-    The database is asked, so the bound is one for all processes: only refusals that are being recorded at the same
-    moment don't know of each other. Which of the others are kept is drawn by lot, because a client may ask for one job
-    again and again.
+    The database counts them, so the bound holds over all processes. Only refusals that are recorded at the same moment
+    can exceed it. The sample is drawn at random, not by uuid, because a client may send the same job many times.
     """
     kept = DecisionRecord.objects.filter(
         outcome=outcome,
@@ -194,7 +194,7 @@ def _kept(decision: Decision, winner: Candidate | None = None) -> dict[str, obje
 
 
 def _candidate(executor_class: str, kept: Mapping[str, Any]) -> Candidate:
-    """Return a candidate as it was kept. Its score and its place among the others are worked out anew."""
+    """Return a candidate from its stored values. Its score and its place in the order are computed again."""
     balance = Balance(
         hotkey=kept["hotkey"],
         address="",

@@ -1,4 +1,4 @@
-"""Make a recorded decision again from what was recorded, by the one decision function, and say what differs."""
+"""Replay of recorded decisions: run the decision function on the recorded input, and report what differs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ UNDER_THE_LOCK = {Gate.ADDRESS, Gate.EXECUTORS, Gate.RESERVATION}
 
 @dataclass(frozen=True, slots=True)
 class RecordedBook:
-    """What the accounts answered to a pick, once locked, and whose were not to be had: those are passed over again."""
+    """The book of a replay.
+
+    `answers` are the verdicts that the pick reached under the locks of the accounts, by hotkey. `passed_over` are the
+    hotkeys whose accounts it could not lock; they are passed over again.
+    """
 
     answers: Mapping[str, Verdict]
     passed_over: frozenset[str]
@@ -41,9 +45,9 @@ class RecordedBook:
 
 
 def differences(record: DecisionRecord) -> list[str] | None:
-    """Return in what a recorded decision, made again, differs from itself: nothing if all agree.
+    """Return how the replay of a recorded decision differs from the record, in sentences. Empty if all agrees.
 
-    None if its candidates were not kept, so that it can't be made again.
+    None if the candidates were not kept, because the decision can't be replayed then.
     """
     recorded = load(record)
     if recorded is None:
@@ -59,7 +63,7 @@ def differences(record: DecisionRecord) -> list[str] | None:
 
 
 def _book(recorded: Decision) -> RecordedBook:
-    """Return the book of a decision: what those who were idle when read had to say, or that they were not asked."""
+    """Return the book of a replay, from the verdicts on the candidates that had an idle executor when read."""
     idle = [c for c in recorded.candidates if c.ongoing < c.executors]
     answers = {c.hotkey: c.verdict for c in idle if c.verdict.gate in UNDER_THE_LOCK}
     return RecordedBook(answers, frozenset(c.hotkey for c in idle if c.verdict.gate is Gate.LOCK))

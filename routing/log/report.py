@@ -1,4 +1,4 @@
-"""A decision for people and for programs."""
+"""Reports of a decision: as text for people, as JSON for programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STYLES = {None: "green", Gate.EXECUTORS: "yellow", Gate.RESERVATION: "yellow"}
 
 
 def as_json(decision: Decision) -> dict[str, object]:
-    """Return all of a decision as JSON values; Wei as a string, because JSON's numbers end before 2**256."""
+    """Return a decision as JSON values. Wei is a string, because JSON readers can't represent all numbers to 2**256."""
     policy = decision.policy
     return {
         "uuid": decision.job.uuid,
@@ -35,12 +35,12 @@ def as_json(decision: Decision) -> dict[str, object]:
 
 
 def candidates_as_json(decision: Decision) -> list[dict[str, object]]:
-    """Return the candidates in order, with what was seen of each and its verdict."""
+    """Return the candidates as JSON values, in the order of `in_order`, each with its input and its verdict."""
     return [_candidate(c) for c in in_order(decision)]
 
 
 def refused_as_json(request: OrganicJobRequest, error: Exception) -> dict[str, object]:
-    """Return what there is to say of a job that was refused before anybody was asked, in the shape of a decision."""
+    """Return the refusal of a job that was refused before a decision, in the JSON form of a decision."""
     return {
         "uuid": request.uuid,
         "executor_class": request.executor_class,
@@ -53,7 +53,7 @@ def refused_as_json(request: OrganicJobRequest, error: Exception) -> dict[str, o
 
 
 def in_order(decision: Decision) -> list[Candidate]:
-    """Return the candidates by rank, then those that were not ranked, in the order of the gates."""
+    """Return the candidates by rank, then the unranked ones, those that failed at a later gate first."""
     gates = list(Gate)
     return sorted(
         decision.candidates,
@@ -62,7 +62,7 @@ def in_order(decision: Decision) -> list[Candidate]:
 
 
 def sentence(decision: Decision) -> str:
-    """Return what the job's fate is, in one line."""
+    """Return the result of a decision in one line."""
     if not decision.route:
         return str(decision.refusal)
     miner = decision.route.miner
@@ -72,7 +72,7 @@ def sentence(decision: Decision) -> str:
 
 
 def show(decision: Decision, console: Console, *, most: int | None = None) -> None:
-    """Print the ranked candidates with their verdicts (the first `most`, if given), the fate and a summary."""
+    """Print the job, the candidates with their verdicts (only the first `most`, if given), the result and a summary."""
     job = decision.job
     where = "" if decision.block is None else f", at block {decision.block}"
     console.print(f"Job {job.uuid}: {job.executor_class}, {job.seconds:g} s{where}", style="bold", soft_wrap=True)
@@ -82,7 +82,7 @@ def show(decision: Decision, console: Console, *, most: int | None = None) -> No
 
 
 def show_candidates(decision: Decision, console: Console, *, most: int | None = None) -> None:
-    """Print the ranked candidates with their verdicts (the first `most`, if given), if there are any."""
+    """Print the candidates with their verdicts (only the first `most`, if given), if there are any."""
     if decision.candidates:
         candidates = in_order(decision)
         console.print(_table(candidates[:most], whole_hotkeys=console.width >= WIDE))
