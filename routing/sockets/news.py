@@ -1,6 +1,6 @@
 """The news of jobs, sent to their followers on all workers that share a channel layer.
 
-News are sent once, without a guarantee of delivery. Jobs are routed even if the channel layer fails.
+News is sent once, without a guarantee of delivery. Jobs are routed even if the channel layer fails.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PATIENCE = 2.0
 """Timeout (s) for one operation of the channel layer, and pause (s) before it is tried again."""
 
 MOST_UNDER_WAY = 1000
-"""Maximum number of news that wait for the channel layer. Further news are dropped."""
+"""Maximum number of news messages that wait for the channel layer. Further ones are dropped."""
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def of_statement(statement: Statement, answer: Acknowledged | Rejected | Refused
 def publish(happened: Happened, *, origin: str | None = None, to_followers: bool = True) -> None:
     """Send news to the followers of all jobs and, with `to_followers`, to those of the job. Return at once.
 
-    `origin` is the channel of the client that caused the news. It does not get them.
+    `origin` is the channel of the client that caused the news. It does not get it.
     """
     if len(_under_way) < MOST_UNDER_WAY:
         groups = [group_of(happened.uuid), everything()] if to_followers else [everything()]
@@ -86,7 +86,7 @@ async def _publish(happened: Happened, groups: Iterable[str], origin: str | None
 
 
 class Subscription:
-    """The news that one socket gets. It survives failures of the channel layer, but news sent meanwhile are lost."""
+    """The news that one socket gets. It survives failures of the channel layer, but news sent meanwhile is lost."""
 
     def __init__(self) -> None:
         self.channel: str | None = None

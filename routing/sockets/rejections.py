@@ -43,7 +43,7 @@ class Offer(NamedTuple):
 def judge(
     shown: Shown, *, job_uuid: UUID, miner: str, executor_class: str, routed_at: dt.datetime, now: dt.datetime
 ) -> Rejection:
-    """Return the row that says whether the receipts `shown` excuse the miner. The first row for a job and miner stays."""
+    """Return the row that says whether the receipts excuse the miner. The first row of a job and miner stays."""
     rejections = Rejection.objects.filter(miner=miner, job_uuid=job_uuid)
     if judged := rejections.first():
         return judged
