@@ -37,7 +37,7 @@ CHECK = "python manage.py check_ledger"
 
 
 class Column(NamedTuple):
-    """A column of the miners' table: its heading, and a function that returns a miner's value, in nanoseconds or a count."""
+    """A column of the miners' table: its heading, and a function for a miner's value, in nanoseconds or as a count."""
 
     title: str
     value: Callable[[MinerTotals], int]

@@ -162,7 +162,7 @@ class Hour:
 
 
 MEASURES: dict[str, Measure[Hour]] = {}
-"""All measures by name, in the order of the pages."""
+"""All measures by name, in display order."""
 
 
 def measure(
