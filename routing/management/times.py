@@ -1,4 +1,4 @@
-"""Times as options of commands name them."""
+"""The parsing of times in options of commands."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from allowance.interface import validation
 
 
 def moment(option: str, text: str) -> dt.datetime:
-    """Return the time that an option names. Raises ValueError for anything but a time with a zone."""
+    """Return the time in an option. Raises ValueError if it is not a time with a zone."""
     try:
         return validation.timestamp(dt.datetime.fromisoformat(text))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What the two commands that void evidence share: the user, the reason and the confirmation."""
+"""The shared parts of the two commands that void evidence: the user, the reason and the confirmation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOTHING, BAD_INPUT, LOCKED = 1, 2, 3
 
 
 class Selected(NamedTuple):
-    """What options name: how much of it counts, by kind; how much was voided before; how to void it."""
+    """The rows that options select: groups and total of those not voided, the number voided before, and how to void."""
 
     groups: Sequence[Any]
     total: int
@@ -32,16 +32,16 @@ class Selected(NamedTuple):
 
 
 class VoidingCommand(AnsweringCommand):
-    """A command that voids what its options name, after it has shown and asked."""
+    """A command that voids the rows that its options select, after it shows them and asks for confirmation."""
 
     noun: str
 
     def add_which(self, which: Any) -> None:
-        """Add the options that name what to void; each must match."""
+        """Add the options that select what to void. A row must match all of them."""
         raise NotImplementedError
 
     def selected(self, options: dict[str, Any]) -> Selected:
-        """Return what the options name. Raises ValueError, which names the option to blame."""
+        """Return the rows that the options select. Raises ValueError, which names the wrong option."""
         raise NotImplementedError
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -74,7 +74,7 @@ class VoidingCommand(AnsweringCommand):
             raise CommandError(f"No {self.noun} that counts matches.{already}", returncode=NOTHING)
 
     def void(self, found: Selected, user: AbstractBaseUser, reason: str) -> tuple[int, LockTimeout | None]:
-        """Void, with progress on a terminal; return how many were, and what ended it before all were."""
+        """Void, with progress on a terminal. Return the number of voided rows, and the LockTimeout, if any."""
         terminal = Console(stderr=True)
         columns = TextColumn("Voiding"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         voided = 0
@@ -102,7 +102,7 @@ class VoidingCommand(AnsweringCommand):
             self.stdout.write(f"{self.many(found.total if dry_run else voided)} {what}.{already}")
 
     def confirm(self, count: int, options: dict[str, Any]) -> None:
-        """Ask whether to void so many. Without a terminal only --yes will do."""
+        """Ask whether to void `count` rows; without a terminal require --yes. Raises CommandError if not confirmed."""
         if options["yes"]:
             return
         question = f"Void {self.many(count)}? This can't be taken back. [y/N] "
@@ -114,15 +114,16 @@ class VoidingCommand(AnsweringCommand):
 
 
 def add_stretch(which: Any, verb: str) -> None:
-    """Add the options that name a stretch of time."""
+    """Add the options that limit the time."""
     which.add_argument("--since", metavar="TIME", help=f"{verb} then or later (ISO 8601, with a zone)")
     which.add_argument("--until", metavar="TIME", help=f"{verb} before (ISO 8601, with a zone)")
 
 
 def named(options: dict[str, Any], checks: Mapping[str, tuple[str, Callable[[str], object]]]) -> dict[str, object]:
-    """Return the filter that options ask for: a stretch of time, and by option a lookup with the check of its value.
+    """Return the filter that options ask for. `checks` has, by option, the lookup and the check of its value.
 
-    Raises ValueError, which names the option to blame, for a bad value, and if nothing is named.
+    The options --since and --until limit the time. Raises ValueError for a bad value, which it names, and without any
+    option.
     """
     chosen: dict[str, object] = {}
     stretch = {
@@ -145,7 +146,7 @@ def named(options: dict[str, Any], checks: Mapping[str, tuple[str, Callable[[str
 
 
 def voider(options: dict[str, Any]) -> AbstractBaseUser:
-    """Return the user who voids. Raises ValueError without one, or without a reason."""
+    """Return the user who voids. Raises ValueError if the user is unknown or the reason is missing."""
     if not options["reason"] or not options["reason"].strip():
         raise ValueError("Voiding takes a reason, which is kept: --reason TEXT.")
     by = options["by"] or ""
@@ -157,7 +158,7 @@ def voider(options: dict[str, Any]) -> AbstractBaseUser:
 
 
 def as_table(groups: Sequence[Any]) -> Table:
-    """Return a table of groups: texts to the left, numbers to the right."""
+    """Return a table of groups. Texts are aligned left, numbers right."""
     table = Table(box=None, pad_edge=False)
     for name, value in groups[0]._asdict().items():
         table.add_column(name.replace("_", " "), justify="right" if isinstance(value, int) else "left")

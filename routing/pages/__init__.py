@@ -1,7 +1,7 @@
-"""Pages for operators, in Django's admin: who may see which, and what they have in common.
+"""Pages for operators in Django's admin: their permissions, their menu, and shared functions.
 
-They are plain views. `routing.admin` mounts them, so that they are there on every site that has the apps and an admin.
-They need no library but Django: what draws their charts comes with them.
+They are plain views. `routing.admin` mounts them, so every site with the apps and an admin has them. They need no
+library except Django: the code that draws their charts is included.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from allowance.plumbing.lists import strict
 
 
 class Page(NamedTuple):
-    """A page in the menu: its name among the admin's URLs, and the permissions to see all that it shows."""
+    """A page in the menu: its name among the admin's URLs, its title, and the permissions that it needs."""
 
     name: str
     title: str
@@ -61,9 +61,9 @@ View = Callable[..., HttpResponseBase]
 
 
 def needs(*permissions: str) -> Callable[[View], View]:
-    """Return a decorator that lets only members of the staff with all `permissions` see a page; others are told so.
+    """Return a decorator that limits a page to members of the staff with all `permissions`.
 
-    The page of a site whose settings are wrong says which.
+    It raises PermissionDenied for other members. If a setting is wrong, the page names it, with status 500.
     """
 
     def decorate(view: View) -> View:
@@ -89,7 +89,7 @@ def show(request: HttpRequest, template: str, title: str, **context: object) -> 
 
 
 def miner_address(hotkey: str) -> str:
-    """Return the address of a miner's page."""
+    """Return the URL of a miner's page."""
     return reverse("admin:routing_miner", args=[quote(hotkey)])
 
 

@@ -1,4 +1,4 @@
-"""The reliability board: a dry run as a page, with its what-ifs in a form."""
+"""The reliability board: a dry run as a page, with a form for what-if values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from routing.pages import SEE_MINER, SEE_MINERS, needs, show
 
 
 class BoardForm(forms.Form):
-    """A job, and what if. In the address, so that the page can be passed on."""
+    """A job and what-if values. They are in the URL, so that the page can be shared."""
 
     executor_class = forms.ChoiceField(choices=[(c.value, c.value) for c in ExecutorClass])
     seconds = forms.IntegerField(min_value=1, max_value=MAX_JOB_RUN_TIME, help_text=f"1 to {MAX_JOB_RUN_TIME}, in all.")
@@ -51,13 +51,13 @@ class BoardForm(forms.Form):
 
 
 USUAL = {"executor_class": ExecutorClass.always_on__gpu_24gb.value, "seconds": "60"}
-"""What is asked before anybody has asked for something."""
+"""The initial values of the form."""
 
 
 @needs(*SEE_MINERS)
 @require_safe
 def board_page(request: HttpRequest) -> HttpResponse:
-    """Show all miners of a class as the router would rank them now, or, with `format=json`, tell it to a program."""
+    """Show all miners of a class as the router would rank them now; as JSON with `format=json`."""
     current = in_force.policy()
     form = BoardForm({**USUAL, **request.GET.dict()})
     form.fields["minimum_wei"].help_text = f"Blank: as in force, {wei_text(current.minimum_wei)}."
@@ -98,7 +98,7 @@ def decision_for(form: BoardForm, current: Policy) -> Decision:
 
 
 class Share(NamedTuple):
-    """How many miners have a verdict in common (None: no gate stops them), and how many come before them in the bar."""
+    """The number of miners rejected at a gate (None: eligible), and the number of miners to their left in the bar."""
 
     gate: Gate | None
     miners: int
@@ -106,7 +106,7 @@ class Share(NamedTuple):
 
 
 def shares(decision: Decision) -> list[Share]:
-    """Return who fits, and who fails at which gate, as parts of one bar."""
+    """Return the eligible miners, and those rejected at each gate, as parts of one bar."""
     fit = sum(c.verdict.gate is None for c in decision.candidates)
     counts = [(gate, n) for gate, n in ((None, fit), *decision.counts.items()) if n]
     ends = accumulate(n for _, n in counts)

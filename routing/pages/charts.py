@@ -1,4 +1,4 @@
-"""What a chart shows, as values: the browser draws them, and a table beside it says the same in text."""
+"""The data of charts. The browser draws a chart, and a table beside it shows the same numbers as text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Number = int | float
 
 
 class Row(NamedTuple):
-    """A label, its number in each series, and where it leads."""
+    """A row of the table: a label, its number in each series, and its link."""
 
     label: str
     numbers: list[Number]
@@ -19,10 +19,10 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A number for each label, or, with several series, for each label and series.
+    """A number for each label or, with several series, for each label and series.
 
-    `columns` stand side by side over time, `bars` lie under each other, `ring` shows shares of one series. Several
-    series are stacked. Templates include `routing/chart.html` with one.
+    `columns` stand side by side over time, `bars` lie below each other, `ring` shows the shares of one series. Several
+    series are stacked. Templates include `routing/chart.html` with a chart.
     """
 
     id: str
@@ -31,11 +31,11 @@ class Chart:
     labels: Sequence[str]
     series: Mapping[str, Sequence[Number]]
     links: Sequence[str] = ()
-    """Where each label leads; left out: nowhere."""
+    """The link of each label; empty if there are no links."""
 
     @property
     def data(self) -> dict[str, object]:
-        """What the browser gets."""
+        """The data for the browser."""
         series = [{"name": name, "values": list(values)} for name, values in self.series.items()]
         return {"kind": self.kind, "labels": list(self.labels), "series": series, "links": list(self.links)}
 
@@ -48,5 +48,5 @@ class Chart:
 
     @property
     def is_empty(self) -> bool:
-        """Tell whether there is nothing to draw."""
+        """Whether there is nothing to draw."""
         return not any(any(values) for values in self.series.values())

@@ -1,4 +1,4 @@
-"""A decision's page: what was decided, of whom, what became of it, and whether it would be decided again."""
+"""A decision's page: the decision, its candidates, what happened to the job, and whether a replay agrees."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from routing.types import Outcome
 
 
 class DecidedFilter(Filter):
-    """The last hours or days, by index."""
+    """A filter by the last hours or days, which an index serves."""
 
     title = parameter_name = "time"
     everything = "any time"
@@ -32,7 +32,7 @@ class DecidedFilter(Filter):
 
 
 class OutcomeFilter(Filter):
-    """The outcomes that there are."""
+    """A filter by outcome."""
 
     title = parameter_name = "outcome"
     everything = "all outcomes"
@@ -45,7 +45,7 @@ class OutcomeFilter(Filter):
 
 
 def explanation(request: HttpRequest, record: DecisionRecord) -> dict[str, object]:
-    """Return what a decision's page shows besides the record. What the user may not see elsewhere is left out."""
+    """Return what a decision's page shows besides the record, without data that the user may not see elsewhere."""
     (explained,) = explain([record])
     may = request.user.has_perm
     shown = {"incidents": may("routing.view_minerincident"), "receipts": request.user.has_perms(SEE_RECEIPTS)}

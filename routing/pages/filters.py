@@ -1,4 +1,4 @@
-"""Filters of lists, as choices in a form above the list."""
+"""Filters of lists, shown as choices in a form above the list."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ else:
 
 
 class Filter(admin.SimpleListFilter):
-    """A choice of the form above the list, of which there is no other by the side."""
+    """A filter in the form above the list. The sidebar does not show it."""
 
     template = "routing/filter.html"
     everything = ""
-    """What to call it if nothing is chosen."""
+    """The label of the choice that does not filter."""
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         value = self.value()
@@ -33,12 +33,12 @@ class Filter(admin.SimpleListFilter):
         return self.narrowed(queryset, value)
 
     def narrowed(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
-        """Return the rows for which `value` was chosen."""
+        """Return the rows that match `value`."""
         raise NotImplementedError
 
 
 class ClassFilter(Filter):
-    """The executor classes that there are. To look for those that there were, Django would read all rows."""
+    """A filter by known executor classes. To list the classes in use, Django would read all rows."""
 
     title = "executor class"
     parameter_name = "class"
@@ -52,6 +52,6 @@ class ClassFilter(Filter):
 
 
 class ClassFilterAside(ClassFilter):
-    """The same for a list that has its filters by the side, as links."""
+    """The same filter as links in the sidebar."""
 
     template = "admin/filter.html"

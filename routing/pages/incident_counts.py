@@ -1,4 +1,4 @@
-"""Incidents from afar: how many there are over time, of each type, of each miner; and all of them, as a file."""
+"""The numbers of incidents over time, by type and by miner, and the export of all incidents as CSV."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Incidents = QuerySet[MinerIncident, Any]
 
 _TABLE = connection.ops.quote_name(MinerIncident._meta.db_table)
 
-# Hops from one hotkey to the next in the index; DISTINCT would read all rows.
+# Reads one index entry for each hotkey; DISTINCT would read all rows.
 HOTKEYS = f"""
     WITH RECURSIVE each_one(hotkey) AS (
         SELECT MIN(hotkey_ss58address) FROM {_TABLE}
@@ -45,11 +45,11 @@ COLUMNS = {
     "voided_by": "voided_by",
     "void_reason": "void_reason",
 }
-"""What a CSV tells, and of which field."""
+"""The columns of the CSV, and the field of each."""
 
 
 class Stretch(NamedTuple):
-    """Some time up to now, in `steps` whole hours or days of UTC; the last of them is not over."""
+    """A period up to now, in `steps` whole hours or days of UTC. The last step is not over yet."""
 
     title: str
     steps: int
@@ -60,24 +60,24 @@ class Stretch(NamedTuple):
         return "day" if self.bucket is UtcDay else "hour"
 
     def beginnings(self, now: dt.datetime) -> list[dt.datetime]:
-        """Return when each step begins."""
+        """Return the start of each step."""
         hour = now.astimezone(dt.UTC).replace(minute=0, second=0, microsecond=0)
         last = hour.replace(hour=0) if self.unit == "day" else hour
         return [last - dt.timedelta(**{f"{self.unit}s": ago}) for ago in reversed(range(self.steps))]
 
     def of(self, incidents: Incidents, now: dt.datetime) -> Incidents:
-        """Return those of the incidents that happened in it, or that a host with a faster clock dated later."""
+        """Return the incidents of this period, including those that a host with a faster clock dated later."""
         return incidents.filter(timestamp__gte=self.beginnings(now)[0])
 
     def labels(self, now: dt.datetime) -> list[str]:
-        """Return what to call each step."""
+        """Return the label of each step."""
         return [f"{at:%Y-%m-%d}" if self.unit == "day" else f"{at:%m-%d %H:00}" for at in self.beginnings(now)]
 
 
 def over_time(incidents: Incidents, stretch: Stretch, now: dt.datetime) -> dict[MinerIncidentType, list[int]]:
-    """Return how many there were in each step of a stretch, by type, of incidents that are of it.
+    """Return the number of incidents in each step, by type. All `incidents` must be in the stretch.
 
-    One that a host with a faster clock dated later counts in the last step.
+    An incident that a host with a faster clock dated later counts in the last step.
     """
     place = {at: i for i, at in enumerate(stretch.beginnings(now))}
     counted = {kind: [0] * stretch.steps for kind in MinerIncidentType}
@@ -88,13 +88,13 @@ def over_time(incidents: Incidents, stretch: Stretch, now: dt.datetime) -> dict[
 
 
 def worst_miners(incidents: Incidents, limit: int) -> dict[tuple[str, str], float]:
-    """Return incidents per executor by hotkey and executor class, of the `limit` that have the most.
+    """Return the incidents per executor by hotkey and executor class, for the `limit` pairs that have the most.
 
-    Each incident counts by the executors that the miner had then, so that as long as it has as many, this is its score
-    without the minus. A missing or zero executor count counts as 1, as there.
+    Each incident is divided by the miner's executor count at the time. If this count has not changed since, the result
+    is the negated score. A missing or zero executor count counts as 1, as in the score.
     """
     per_executor: dict[tuple[str, str], float] = defaultdict(float)
-    # By class first, because then SQLite groups what it found by time or class, and else walks all rows by hotkey.
+    # Class first: SQLite then groups the rows that it found by time or class. Otherwise it reads all rows by hotkey.
     rows = incidents.order_by().values_list("executor_class", "hotkey_ss58address", "executors").annotate(Count("pk"))
     for executor_class, hotkey, executors, number in rows:
         per_executor[hotkey, executor_class] -= score(number, executors)
@@ -102,23 +102,23 @@ def worst_miners(incidents: Incidents, limit: int) -> dict[tuple[str, str], floa
 
 
 def hotkeys(beginning: str) -> list[str]:
-    """Return the miners that have incidents and whose hotkeys begin so."""
+    """Return the hotkeys that have incidents and start with `beginning`."""
     with connection.cursor() as cursor:
         cursor.execute(HOTKEYS)
         return [hotkey for (hotkey,) in cursor.fetchall() if hotkey.startswith(beginning)]
 
 
 def decisions(incidents: Iterable[MinerIncident]) -> dict[tuple[UUID, str], int]:
-    """Return the ids of the decisions that sent jobs to the miners of incidents, the newest, by job and hotkey."""
+    """Return the id of the newest decision that sent the job of each incident to its miner, by job and hotkey."""
     jobs = {incident.job_uuid for incident in incidents}
     records = DecisionRecord.objects.filter(job_uuid__in=jobs).exclude(miner="").order_by("at", "pk")
     return {(job, miner): pk for job, miner, pk in records.values_list("job_uuid", "miner", "pk") if job}
 
 
 def newest_first(incidents: Incidents, size: int) -> Iterator[list[tuple[Any, ...]]]:
-    """Yield the COLUMNS of all incidents, `size` rows at a time, each read when it is asked for.
+    """Yield the COLUMNS of all incidents, newest first, `size` rows at a time. Each batch is read when requested.
 
-    Nothing is kept open between them, so each may be read in another thread, and who stops asking leaves nothing.
+    No cursor stays open between batches, so each may be read in another thread, and the caller may stop at any time.
     """
     rows = incidents.order_by("-timestamp", "-pk").values_list(*COLUMNS.values())
     some = list(rows[:size])
@@ -129,7 +129,7 @@ def newest_first(incidents: Incidents, size: int) -> Iterator[list[tuple[Any, ..
 
 
 def as_csv(incidents: Incidents, size: int = 2000) -> Iterator[str]:
-    """Yield the incidents, newest first, as text of a CSV file, its head before anything is read."""
+    """Yield the incidents as CSV text, newest first. The header comes before any row is read."""
     yield _lines([tuple(COLUMNS)])
     for rows in newest_first(incidents, size):
         yield _lines(tuple(map(_cell, row)) for row in rows)
@@ -142,7 +142,7 @@ def _lines(rows: Iterable[tuple[object, ...]]) -> str:
 
 
 def _cell(value: object) -> object:
-    """Return what stands in a cell. A spreadsheet would run a text that begins like a formula."""
+    """Return the content of a cell. A text that begins like a formula is quoted, so that no spreadsheet runs it."""
     if isinstance(value, dt.datetime):
         return value.astimezone(dt.UTC).isoformat()
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

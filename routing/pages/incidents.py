@@ -1,4 +1,4 @@
-"""The list of incidents: its filters, the charts above it, its CSV; and the page on which one is voided."""
+"""The list of incidents with its filters, charts and CSV export, and the pages that void incidents."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ STRETCHES = {
 AT_FIRST, LONGEST, ANY_TIME = "7d", "365d", "any"
 WORST = 15
 SAMPLE = 10
-"""So many of the incidents to be voided are shown, the newest."""
+"""Number of incidents shown before they are voided, newest first."""
 
 MAX_ID = 2**63 - 1
 
 
 class TimeFilter(Filter):
-    """The last days at first, but all of the past if something is looked for."""
+    """A filter by time. The default is AT_FIRST, or any time if there is a search."""
 
     title = parameter_name = "time"
 
@@ -89,7 +89,7 @@ class VoidedFilter(Filter):
 
 
 class MinerFilter(Filter):
-    """A whole hotkey; the search takes the beginning of one."""
+    """A filter by a whole hotkey. The search takes the beginning of a hotkey."""
 
     title = parameter_name = "miner"
 
@@ -110,14 +110,14 @@ FILTERS = (TimeFilter, ClassFilter, TypeFilter, MinerFilter, VoidedFilter)
 
 
 class IncidentList(ChangeList):
-    """The list, and what goes with it."""
+    """The list of incidents, with its charts and links."""
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self.title = "Incidents"
 
     def get_results(self, request: HttpRequest) -> None:
-        """Read a page of the list, and for whoever may see them the decisions that sent the jobs there."""
+        """Read a page of the list and, if the user may see decisions, those that sent the jobs there."""
         super().get_results(request)
         self.sees_miners = request.user.has_perms(SEE_MINER)
         self.result_list = list(self.result_list)
@@ -125,12 +125,12 @@ class IncidentList(ChangeList):
 
     @property
     def beside_filters(self) -> dict[str, str]:
-        """The parameters that the form of the filters keeps."""
+        """The parameters that the filter form keeps."""
         return self._without(*(spec.parameter_name for spec in FILTERS))
 
     @property
     def beside_search(self) -> dict[str, str]:
-        """The parameters that the search keeps: it is one of all time, until a time is chosen."""
+        """The parameters that the search keeps. It drops the time, so a new search covers all time."""
         return self._without(SEARCH_VAR, TimeFilter.parameter_name)
 
     def _without(self, *names: str | None) -> dict[str, str]:
@@ -138,11 +138,11 @@ class IncidentList(ChangeList):
 
     @property
     def csv(self) -> str:
-        """Where to get the same incidents as a file."""
+        """The URL of the same incidents as a CSV file."""
         return reverse("admin:routing_minerincident_csv") + self.get_query_string()
 
     def charts(self) -> list[Chart]:
-        """Return what there is to draw of the incidents that the list has, but for voided ones."""
+        """Return the charts of the listed incidents, without voided ones."""
         chosen: dict[type, Any] = {type(spec): spec for spec in self.filter_specs}
         now, key = chosen[TimeFilter].now, chosen[TimeFilter].value()
         stretch = STRETCHES[LONGEST if key == ANY_TIME else key]
@@ -165,7 +165,7 @@ class IncidentList(ChangeList):
 
 
 def look_decisions_up(listed: Sequence[MinerIncident], request: HttpRequest) -> None:
-    """Let each incident know which decision sent the job there, if the user may see decisions; one query for all."""
+    """Set the decision that sent the job on each incident, if the user may see decisions. One query for all."""
     sent = incident_counts.decisions(listed) if request.user.has_perms(SEE_DECISIONS) else {}
     for incident in listed:
         incident.decision = sent.get((incident.job_uuid, incident.hotkey_ss58address))
@@ -177,7 +177,7 @@ def _model_admin() -> ModelAdmin:
 
 @needs(*SEE_INCIDENTS)
 def export(request: HttpRequest) -> HttpResponseBase:
-    """Send all incidents that the list with the same parameters has, as a CSV file, while they are read."""
+    """Stream all incidents of the list with the same parameters as a CSV file."""
     try:
         listed = _model_admin().get_changelist_instance(request)
     except IncorrectLookupParameters:
@@ -185,7 +185,7 @@ def export(request: HttpRequest) -> HttpResponseBase:
     text = incident_counts.as_csv(listed.queryset)
     name = f"incidents-{timezone.now():%Y-%m-%d}.csv"
     return StreamingHttpResponse(
-        # Each kind of server collects the other kind of iterator whole before it sends anything.
+        # ASGI servers collect a sync iterator completely before they send anything, and WSGI servers an async one.
         _in_threads(text) if isinstance(request, ASGIRequest) else text,
         content_type="text/csv; charset=utf-8",
         headers={"Content-Disposition": f'attachment; filename="{name}"'},
@@ -193,7 +193,7 @@ def export(request: HttpRequest) -> HttpResponseBase:
 
 
 async def _in_threads(text: Iterator[str]) -> AsyncIterator[str]:
-    """Yield the parts of a text each of which a database thread gets."""
+    """Yield the parts of a text. A database thread reads each part."""
 
     def following() -> str | None:
         return next(text, None)
@@ -203,9 +203,9 @@ async def _in_threads(text: Iterator[str]) -> AsyncIterator[str]:
 
 
 def void_selected(request: HttpRequest, selected: Incidents) -> HttpResponseBase | None:
-    """Ask once why the incidents should not count, and void them; return the page to show, or None for the list.
+    """Ask for the reason and void the selected incidents. Return the page to show, or None for the list.
 
-    What is asked about is what is voided: incidents that came later, and so have higher ids, are left alone.
+    Only the incidents that the question covered are voided. Later incidents have higher ids and are left unchanged.
     """
     newest = request.POST.get("newest", "")
     if newest.isascii() and newest.isdigit():
@@ -248,7 +248,7 @@ def _void_all(request: HttpRequest, counting: Incidents, reason: str, count: int
 
 @needs(*VOID)
 def void(request: HttpRequest, pk: int) -> HttpResponseBase:
-    """Ask why an incident should not count, and void it."""
+    """Ask for the reason and void one incident."""
     form = VoidForm(request.POST or None)
     page = reverse("admin:routing_minerincident_change", args=[pk])
     try:

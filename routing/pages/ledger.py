@@ -1,4 +1,4 @@
-"""The ledger's page: what became of reservations, what miners have left, and what the last check found."""
+"""The ledger's page: how reservations ended, what allowance miners have left, and what the last check found."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from routing.pages import SEE_DECISIONS, SEE_LEDGER, SEE_MINER, miner_link, need
 from routing.pages.charts import Chart
 
 TOP = 15
-"""Miners in the chart of who was spent the most on."""
+"""Number of miners in the chart of the most spent allowance."""
 
 CHECK = "python manage.py check_ledger"
 
 
 class Column(NamedTuple):
-    """A column of the miners' table: its heading, and the value of a miner in it, nanoseconds or a count."""
+    """A column of the miners' table: its heading, and a function for a miner's value, in nanoseconds or as a count."""
 
     title: str
     value: Callable[[MinerTotals], int]
@@ -60,7 +60,7 @@ BY_NAME, BY_SPENT = "miner", "spent"
 
 
 class Choice(forms.Form):
-    """Which allowance of the miners is shown, and which column sorts them, the largest first."""
+    """The executor class whose allowance is shown, and the column that sorts the miners."""
 
     executor_class = forms.ChoiceField(
         label="Executor class", required=False, choices=[("", "all classes"), *((c, c) for c in ExecutorClass)]
@@ -103,18 +103,18 @@ def ledger_page(request: HttpRequest) -> HttpResponse:
 
 
 class Links:
-    """The links that a user may follow; to others the same is mere text."""
+    """The links that a user may follow. Other users get plain text."""
 
     def __init__(self, request: HttpRequest) -> None:
         self._miners = request.user.has_perms(SEE_MINER)
         self._decisions = request.user.has_perms(SEE_DECISIONS)
 
     def miner(self, hotkey: str) -> str:
-        """Return a hotkey, which leads to the miner's page."""
+        """Return a hotkey, linked to the miner's page if permitted."""
         return miner_link(hotkey) if self._miners else hotkey
 
     def job(self, job: UUID | None) -> str:
-        """Return a job's uuid, which leads to the decisions on it."""
+        """Return a job's uuid, linked to its decisions if permitted."""
         if job is None:
             return "not named"
         address = reverse("admin:routing_decisionrecord_changelist")
@@ -122,12 +122,12 @@ class Links:
 
 
 def seconds(ns: int) -> float:
-    """Return nanoseconds in seconds, as exactly as people read them."""
+    """Convert nanoseconds to seconds, rounded to one decimal."""
     return round(to_seconds(ns), 1)
 
 
 class Figure(NamedTuple):
-    """A number that heads the page, with what it means; `tone` is a class of the style sheet."""
+    """A number at the top of the page, and its meaning; `tone` is a CSS class."""
 
     name: str
     number: int
@@ -163,7 +163,7 @@ def _text(ns: Iterable[int]) -> str:
 
 
 def _ended_by_hour(found: Totals) -> Chart:
-    """Chart the ends of reservations, spent ones in the colour that they have in the other charts."""
+    """Return the chart of ended reservations. Their order gives spent ones the same colour as in the other charts."""
     ends = (ReservationState.RELEASED, ReservationState.EXPIRED, ReservationState.SPENT)
     return Chart(
         "ended-by-hour",
@@ -196,7 +196,7 @@ def _most_spent(found: Totals, executor_class: str) -> Chart:
 
 
 def _sorted(miners: Iterable[MinerTotals], sort: str) -> list[MinerTotals]:
-    """Sort by hotkey, or by the largest in a column; equals stay in the order of their hotkeys."""
+    """Sort by hotkey, or by a column, largest first. Miners with equal values stay in the order of their hotkeys."""
     if sort == BY_NAME:
         return list(miners)
     return sorted(miners, key=COLUMNS[sort].value, reverse=True)

@@ -1,4 +1,4 @@
-"""What the admin's lists of what miners do have in common."""
+"""The base classes of the admin's lists about miners."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from routing.pages import SEE_MINER
 
 
 class OfMinersAdmin(ReadOnlyAdmin):
-    """The column `hotkey` leads to a miner's page; whoever may not see that gets the mere field instead."""
+    """An admin whose column `hotkey` links to the miner's page. Users who may not see that page get the plain field."""
 
     mere_field = "miner"
 
@@ -29,13 +29,16 @@ class OfMinersAdmin(ReadOnlyAdmin):
 
 
 class SearchedByIndexAdmin(OfMinersAdmin):
-    """Found by job, or by the beginning of a hotkey, which no index serves that costs nothing: by whole hotkeys."""
+    """An admin that is searched by job, or by the beginning of a hotkey.
+
+    No cheap index serves a search by beginning, so `hotkeys` finds the whole hotkeys to search for.
+    """
 
     uuid = "job_uuid"
     search_help_text = JOB_OR_HOTKEY
 
     def hotkeys(self, term: str) -> list[str]:
-        """Return the hotkeys that begin so."""
+        """Return the hotkeys that start with `term`."""
         raise NotImplementedError
 
     def search(self, request: HttpRequest, queryset: QuerySet[Any], term: str) -> QuerySet[Any]:

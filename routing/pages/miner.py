@@ -1,4 +1,4 @@
-"""A miner's page: what it has, what it is doing, what the router thinks of it and why, and what became of its past."""
+"""A miner's page: its allowance, its ongoing jobs, its rank and the reasons for it, and its past."""
 
 from __future__ import annotations
 
@@ -50,25 +50,25 @@ from routing.pages.charts import Chart
 from routing.types import MinerIncidentType
 
 DAYS = 30
-"""So many days of incidents are shown."""
+"""Number of days of incidents shown."""
 
 LAST = 20
-"""So many decisions are shown."""
+"""Number of decisions shown."""
 
 
 USUAL_SECONDS = 60
-"""The job that is asked about before anybody has said another."""
+"""The initial length of the job in the form, in seconds."""
 
 
 class JobForm(forms.Form):
-    """The job by which the miner's rank is asked."""
+    """The job for which the miner is ranked."""
 
     seconds = forms.IntegerField(label="Rank it for a job of so many seconds", min_value=1, max_value=MAX_JOB_RUN_TIME)
 
 
 @dataclass(frozen=True, slots=True)
 class OngoingJob:
-    """A job that keeps an executor busy: what says so, from when until when. Without a uuid only its hold is known."""
+    """A job that keeps an executor busy: its sources, start and end. Without a uuid only its reservation is known."""
 
     uuid: UUID | None
     sources: tuple[str, ...]
@@ -77,7 +77,7 @@ class OngoingJob:
 
 
 class Bar(NamedTuple):
-    """A run of blocks, and how many blocks of the strip are left of it."""
+    """A run of blocks, and the number of blocks to its left in the strip."""
 
     run: Run
     x: int
@@ -85,7 +85,7 @@ class Bar(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class InClass:
-    """A miner in one executor class; `candidate` is None if the decision did not look at it."""
+    """A miner in one executor class; `candidate` is None if the decision did not consider it."""
 
     account: Account
     runs: Sequence[Run]
@@ -102,19 +102,19 @@ class InClass:
 
     @property
     def blocks(self) -> int:
-        """How many blocks the strip has."""
+        """The number of blocks in the strip."""
         return sum(run.blocks for run in self.runs)
 
     @property
     def ranked(self) -> int:
-        """How many miners passed the gates that come before the ranking."""
+        """The number of miners that passed the gates before the ranking."""
         return sum(c.rank is not None for c in self.decision.candidates)
 
 
 @needs(*SEE_MINER)
 @require_safe
 def miner_page(request: HttpRequest, hotkey: str) -> HttpResponse:
-    """Show all there is to say of a miner now. It writes and locks nothing."""
+    """Show the current state of a miner. The view writes and locks nothing."""
     try:
         name = validation.hotkey(unquote(hotkey))
     except BadInputError as error:
@@ -147,7 +147,7 @@ def miner_page(request: HttpRequest, hotkey: str) -> HttpResponse:
 
 
 def presence(steps: Steps) -> str:
-    """Return whether a miner is registered, and since when; what is older than a balance remembers is forgotten."""
+    """Return whether a miner is registered, and since which block. Changes older than the ledger keeps are unknown."""
     if not steps:
         return "not registered, nor in any block that is remembered"
     block, registered = steps[-1]
@@ -158,19 +158,19 @@ def presence(steps: Steps) -> str:
 
 
 class Collateral(NamedTuple):
-    """What a miner posted, in hundredths of what is needed, up to 100."""
+    """Whether a miner's collateral passes, and its percentage of the minimum, at most 100."""
 
     passes: bool
     percent: int
 
 
 def collateral(wei: int, minimum_wei: int) -> Collateral:
-    """Return how a collateral compares with the threshold; a threshold of 0 is passed by any."""
+    """Return how a collateral compares with the minimum. Every collateral passes a minimum of 0."""
     return Collateral(wei >= minimum_wei, min(100, wei * 100 // minimum_wei) if minimum_wei else 100)
 
 
 def in_classes(hotkey: str, seconds: int, now: dt.datetime, policy: Policy) -> list[InClass]:
-    """Return the miner in each class in which it ever declared executors, if the network still has that class."""
+    """Return the miner in each class in which it ever declared executors and which the network still has."""
     accounts = Account.objects.filter(miner=hotkey, executor_class__in=EXECUTOR_CLASSES).order_by("executor_class")
     by_type = incidents_by_type(hotkey, now, policy.window)
     seen = {
@@ -199,7 +199,7 @@ def in_classes(hotkey: str, seconds: int, now: dt.datetime, policy: Policy) -> l
 
 
 class Source(NamedTuple):
-    """What says that a job is ongoing: a hold or a receipt, as a link, and from when until when."""
+    """The evidence that a job is ongoing: a reservation or a receipt, as a link, with its start and end."""
 
     text: str
     since: dt.datetime
@@ -207,9 +207,9 @@ class Source(NamedTuple):
 
 
 def ongoing_jobs(hotkey: str, jobs: Mapping[Account, Jobs], now: dt.datetime) -> dict[Account, list[OngoingJob]]:
-    """Return the details of ongoing jobs. Three queries.
+    """Return the details of the ongoing jobs, by account. Three queries.
 
-    Which they are the router says: what has ended since it was asked is still there, without what said so.
+    `jobs` are the ongoing jobs by the router's reading. A job that has ended since is still listed, without sources.
     """
     uuids = {UUID(job) for of_class in jobs.values() for job in of_class if isinstance(job, str)}
     sources: dict[UUID | int, list[Source]] = {}
@@ -234,7 +234,7 @@ def _ongoing(key: UUID | int, sources: Collection[Source]) -> OngoingJob:
 
 
 def incidents_by_day(hotkey: str, now: dt.datetime) -> Chart:
-    """Return the miner's incidents that count over the last days, by type. One query."""
+    """Return the chart of the miner's incidents that are not voided, by day and type. One query."""
     today = now.astimezone(dt.UTC).date()
     days = [today - dt.timedelta(days=ago) for ago in reversed(range(DAYS))]
     rows = (
@@ -256,7 +256,7 @@ def last_decisions(hotkey: str) -> Iterable[DecisionRecord]:
 
 
 def elsewhere(hotkey: str) -> list[str]:
-    """Return links to the lists of what concerns the miner."""
+    """Return links to the lists about the miner."""
     return [
         link("incidents", MinerIncident, hotkey_ss58address__exact=hotkey),
         link("decisions", DecisionRecord, miner__exact=hotkey),

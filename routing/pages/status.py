@@ -1,4 +1,4 @@
-"""How routing stands: the findings that monitors watch, and the decisions of a day."""
+"""The state of routing: the findings that monitors watch, and the decisions of the last HOURS hours."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ FIXED = "fixed route"
 LABELS: dict[str, str] = {Outcome.ROUTED: "routed", FIXED: FIXED} | {
     outcome: str(outcome.label) for outcome in REFUSALS
 }
-"""What charts call the outcomes, in the order in which they are stacked."""
+"""The labels of the outcomes in charts, in stacking order."""
 
 ByHour = Mapping[dt.datetime, Counter[str]]
 
 
 @needs(*SEE_STATUS)
 def status_page(request: HttpRequest) -> HttpResponse:
-    """Show the findings, the worst first, who got most of the work, and how the decisions of a day ended."""
+    """Show the findings, the worst first, the miners with the most work, and the outcomes of the last hours."""
     now = timezone.now()
     found, by_hour = status(now), outcomes_by_hour(now)
     named = dict.fromkeys((*found.most_jobs, *found.most_seconds))
@@ -52,7 +52,7 @@ def status_page(request: HttpRequest) -> HttpResponse:
 
 
 def outcomes_by_hour(now: dt.datetime) -> ByHour:
-    """Return how many decisions ended how in each of the last HOURS hours of UTC, the one that has begun included."""
+    """Return the number of decisions by outcome in each of the last HOURS hours of UTC, including the current hour."""
     begun = now.astimezone(dt.UTC).replace(minute=0, second=0, microsecond=0)
     by_hour = {begun - HOUR * ago: Counter[str]() for ago in reversed(range(HOURS))}
     counted = (
@@ -66,7 +66,7 @@ def outcomes_by_hour(now: dt.datetime) -> ByHour:
 
 
 def decisions_chart(by_hour: ByHour) -> Chart:
-    """Return the decisions of each hour, stacked by how they ended."""
+    """Return the chart of the decisions of each hour, stacked by outcome."""
     total = sum(by_hour.values(), Counter[str]())
     series = {
         LABELS.get(outcome, outcome): [outcomes[outcome] for outcomes in by_hour.values()]
@@ -77,7 +77,7 @@ def decisions_chart(by_hour: ByHour) -> Chart:
 
 
 def refusals_chart(by_hour: ByHour) -> Chart:
-    """Return the refusals of all hours by reason."""
+    """Return the chart of the refusals of all hours by reason."""
     total = sum(by_hour.values(), Counter[str]())
     refused = {each: total[each] for each in sorted(total, key=_place) if each not in {Outcome.ROUTED, FIXED}}
     labels = [LABELS.get(outcome, outcome) for outcome in refused]
@@ -87,7 +87,7 @@ def refusals_chart(by_hour: ByHour) -> Chart:
 
 
 def work_chart(what: str, most: Iterable[Work]) -> Chart:
-    """Return the miners that got the most `what` in the last hour: jobs or seconds."""
+    """Return the chart of the miners that got the most `what` in the last hour: jobs or seconds."""
     amounts = {work.miner: getattr(work, what) for work in most}
     return Chart(
         f"most-{what}", f"Most {what} of the last hour by miner", "bars", [*amounts], {what: [*amounts.values()]}

@@ -1,1 +1,1 @@
-"""The WebSocket: jobs and statements in, routes and news out."""
+"""The WebSockets, which receive jobs and statements, and send routes and news."""

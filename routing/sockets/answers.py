@@ -1,4 +1,7 @@
-"""Messages in, and what the sockets answer: routes, refusals, acknowledgements. The answers `to_…` use the database."""
+"""Read messages and build the answers of the sockets: routes, refusals, acknowledgements.
+
+The functions `to_…` query the database.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,7 @@ REASONS: dict[type[Exception], Reason] = {
 }
 
 MAX_VALUES = 5000
-"""Messages of more values, in lists and objects at any depth, are not read: a job has some dozens."""
+"""Maximum number of values in a message, in lists and objects at any depth. A job has a few dozen."""
 
 FORESEEN: tuple[type[Exception], ...] = (*REASONS, db.Error, ImproperlyConfigured)
 
@@ -82,9 +85,10 @@ CLIENT_RATE_LIMITED = RATE_LIMITED.model_copy(
 
 
 class Answer(NamedTuple):
-    """What to send, and the route that it tells of; whoever can't send it gives that back.
+    """A message to send, and the route that it contains, if any. A sender that can't deliver it releases the route.
 
-    It was `decided` on the job, by which its owner is known to have asked, or else the message was refused.
+    `decided` is true if a decision on the job was made, which proves that its owner asked. It is false if the message
+    was refused.
     """
 
     message: Routed | Rejected | Refused
@@ -93,18 +97,18 @@ class Answer(NamedTuple):
 
     @property
     def unavailable(self) -> bool:
-        """Whether it is no refusal, but the database's absence."""
+        """Whether the reason is UNAVAILABLE (a database error or wrong settings), which is not a refusal of the job."""
         return not isinstance(self.message, Routed) and self.message.reason is Reason.UNAVAILABLE
 
 
 def release_undelivered(answer: Answer) -> None:
-    """Give back the route that could not be told, if there is one."""
+    """Release the route of an answer that could not be delivered, if there is one."""
     if answer.offer:
         jobs.release_undelivered(answer.offer)
 
 
 def to_question(question: V2JobRequest | Retry, by: Visitor) -> Answer:
-    """Return where a client's job goes, or why nowhere; every refusal is an answer, a mistake of ours is not."""
+    """Return the route of a client's job, or why it has none. Only unforeseen errors are raised."""
     try:
         outcome = jobs.route(question, by=by) if isinstance(question, V2JobRequest) else jobs.retry(question, by=by)
         return _rejected(outcome) if isinstance(outcome, Decision) else Answer(_routed(outcome), outcome)
@@ -113,7 +117,7 @@ def to_question(question: V2JobRequest | Retry, by: Visitor) -> Answer:
 
 
 def to_statement(statement: Statement, by: Visitor) -> Acknowledged | Rejected | Refused:
-    """Return the acknowledgement of what a client said of its job, or why it could not be recorded."""
+    """Return the acknowledgement of a client's statement, or why the statement could not be recorded."""
     reservation = statement.allowance_reservation_id
     try:
         state = statements.note(statement, by=by)
@@ -137,7 +141,7 @@ def to_statement(statement: Statement, by: Visitor) -> Acknowledged | Rejected |
 def _failed(message: Incoming, error: Exception) -> Refused | Rejected:
     """Return the answer to a message that raised a foreseen error.
 
-    A client learns nothing of the database's errors, nor of the settings.
+    It contains no details of database errors or settings. These go to the log.
     """
     uuid = str(message.uuid)
     if isinstance(error, db.Error):
@@ -153,7 +157,7 @@ def _failed(message: Incoming, error: Exception) -> Refused | Rejected:
 
 
 def read(data: str | bytes) -> Incoming | Refused | Rejected:
-    """Return the message in `data`, or what to answer if it is none."""
+    """Return the message in `data`, or the refusal to send if `data` is not a valid message."""
     if (size := len(data if isinstance(data, bytes) else data.encode())) > MAX_MESSAGE_LENGTH:
         return _unreadable(None, f"A message has at most {MAX_MESSAGE_LENGTH} bytes, not {size}.")
     if _has_too_many_values(data):
@@ -170,10 +174,10 @@ def read(data: str | bytes) -> Incoming | Refused | Rejected:
 
 
 def _with_no_receipt(data: str | bytes) -> str:
-    """Return a rejection with one thing that is no receipt in place of all that the miner showed.
+    """Return a rejection with all receipts that the miner showed replaced by one invalid receipt.
 
-    What it showed may be no JSON for us, as a number of 5,000 digits or half a surrogate pair. That is no reason to
-    refuse what the client says of it. Raises ValueError for any other message.
+    The miner may show values that pydantic can't parse, such as a number of 5,000 digits or half a surrogate pair. The
+    client's statement is recorded nevertheless. Raises ValueError for any other message.
     """
     message = json.loads(data, parse_int=lambda digits: int(digits[:20]))
     if not isinstance(message, dict) or message.get("type") != REJECTION or not message.get("receipts"):
@@ -182,11 +186,12 @@ def _with_no_receipt(data: str | bytes) -> str:
 
 
 def _has_too_many_values(data: str | bytes) -> bool:
-    """Tell whether checking a message would take long: what is wrong with it is listed value by value.
+    """Return whether a message has more than MAX_VALUES values.
 
-    Receipts that a miner showed are not counted: they are looked at one by one, and nothing is listed of them.
+    Validation of such a message is slow, because it lists problems value by value. The receipts of a rejection are not
+    counted, because their problems are not listed.
     """
-    if len(data) < 2 * MAX_VALUES:  # each takes two characters
+    if len(data) < 2 * MAX_VALUES:  # each value takes at least two characters
         return False
     try:
         values = [from_json(data)]
@@ -203,19 +208,19 @@ def _has_too_many_values(data: str | bytes) -> bool:
 
 
 def overloaded(message: Incoming) -> Refused | Rejected:
-    """Return the answer to a message that nobody has time for."""
+    """Return the answer to a message that exceeds the number of messages in flight."""
     sentence = "The router has as much to do as it takes on. Retry, or send fewer messages at once."
     return _refused(message.type, str(message.uuid), Reason.OVERLOADED, sentence, SOON)
 
 
 def refused_too_often(question: V2JobRequest | Retry, wait: float) -> Refused | Rejected:
-    """Return the answer to a question of a client that has had too many refusals, and for how long it lasts."""
+    """Return the answer to a client that had too many refusals. It may ask again after `wait` seconds."""
     sentence = "Too many jobs of this client were refused in a minute, so this one was not looked at. Retry later."
     return _refused(question.type, str(question.uuid), Reason.REFUSED_TOO_OFTEN, sentence, wait)
 
 
 def _unreadable(data: str | bytes | None, sentence: str) -> Refused | Rejected:
-    """Return the answer to what is no message of ours. It names the job if it can, like that to a good message."""
+    """Return the answer to data that is not a valid message. It names the job if the data has a uuid."""
     metrics.MESSAGES.labels(metrics.UNREADABLE).inc()
     try:
         found = from_json(data or "")
@@ -228,7 +233,7 @@ def _unreadable(data: str | bytes | None, sentence: str) -> Refused | Rejected:
 def _refused(
     of: str | None, uuid: str | None, reason: Reason, sentence: str, wait: float | None = None
 ) -> Refused | Rejected:
-    """Return the refusal of a message: a question for a route is rejected, anything else is an error."""
+    """Return the refusal of a message: Rejected for a question about a named job, Refused for anything else."""
     named = uuid if uuid is None else f"{uuid:.80}"
     if of in QUESTIONS and named is not None:
         return Rejected(uuid=named, reason=reason, sentence=sentence, retry_after_seconds=wait)

@@ -1,4 +1,4 @@
-"""What all sockets have in common: who is let in, for how long, and how they are told something."""
+"""The base class of the sockets: admission, repeated checks of it, sending and closing."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ from routing.sockets.news import Subscription
 
 INTERNAL_ERROR, TOO_SLOW = 1011, 4408
 LONGEST_REASON = 123
-"""Bytes that the protocol has for why a socket is closed."""
+"""Maximum length of a close reason in bytes, a limit of the WebSocket protocol."""
 
 TO_CLOSE = 1.0
-"""Seconds that a client has to take a close code."""
+"""Timeout (s) for sending a close code to a client."""
 
 TO_END = 2.0
-"""Seconds that the tasks of a socket have to end once they are cancelled."""
+"""Timeout (s) for the tasks of a socket to end after they are cancelled."""
 
 
 logger = logging.getLogger(__name__)
 
 
 class Untold(Exception):
-    """Say that a message was not sent: its client is gone, or others before it were not read."""
+    """A message was not sent: the client is gone, or it did not read earlier messages."""
 
 
 class NotRead(Exception):
-    """Say that a client does not read what it is sent. It may have got it all the same."""
+    """A client does not read a message in time. It may still have received the message."""
 
 
 class Socket(AsyncWebsocketConsumer):
-    """A socket for whoever has a right to it: closed with 4401 without a login, with 4403 without the right.
+    """A socket for permitted clients. It closes with 4401 for an unknown client, with 4403 for one without permission.
 
-    The right is checked again every ROUTING_SOCKET_RECHECK_SECONDS, so that revoking it ends an open socket too. A
+    The permission is checked again every ROUTING_SOCKET_RECHECK_SECONDS, so revoking it also closes open sockets. A
     client that takes longer than ROUTING_SOCKET_SEND_SECONDS to read an answer is closed with 4408.
     """
 
     scope_needed: Scope
     permission: str
 
-    channel_layer_alias = ""  # none: Channels ends a socket whose channel layer fails; see routing.sockets.news
+    channel_layer_alias = ""  # none: Channels closes a socket if its channel layer fails; see routing.sockets.news
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -67,7 +67,7 @@ class Socket(AsyncWebsocketConsumer):
     async def __call__(self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Any) -> None:
         async def receive_and_see() -> Any:
             message = await receive()
-            if message["type"] == "websocket.disconnect":  # from here on to send is a mistake
+            if message["type"] == "websocket.disconnect":  # from now on, sending is an error
                 self.open = False
             return message
 
@@ -81,7 +81,7 @@ class Socket(AsyncWebsocketConsumer):
             await self.end()
 
     async def connect(self) -> None:
-        await self.accept(subprotocol(self.scope))  # a close code reaches only whoever is in
+        await self.accept(subprotocol(self.scope))  # only accepted clients receive a close code
         async with self.closing_on_failure():
             visitor = await in_database_thread(admit)(
                 self.scope, token_scope=self.scope_needed, permission=self.permission
@@ -93,13 +93,13 @@ class Socket(AsyncWebsocketConsumer):
             await self.begin()
 
     async def begin(self) -> None:
-        """Start what goes on as long as the socket is open."""
+        """Start the tasks that run while the socket is open."""
         self.start(self.stay_admitted())
         self.start(self.subscription.keep_up())
         self.start(self.pass_news_on())
 
     async def end(self) -> None:
-        """End all that the socket still does. What it is routing is given back."""
+        """Cancel the tasks of the socket and leave its groups and its quota. Undelivered routes are released."""
         self.open = False
         if self.visitor is None:
             return
@@ -108,12 +108,12 @@ class Socket(AsyncWebsocketConsumer):
         for task in self.tasks:
             task.cancel()
         if self.tasks:
-            await asyncio.wait(self.tasks, timeout=TO_END)  # what a channel layer cleans up may take for ever
+            await asyncio.wait(self.tasks, timeout=TO_END)  # the cleanup of a channel layer may hang
         await self.subscription.end()
         await quotas.connections.leave(owner, self.key)
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Do something beside the reading of messages."""
+        """Run a coroutine in a task of its own, so that the socket continues to read messages."""
         task = asyncio.create_task(self._guarded(work))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -124,7 +124,7 @@ class Socket(AsyncWebsocketConsumer):
             await work
 
     async def stay_admitted(self) -> None:
-        """Look again and again whether the visitor may stay."""
+        """Check the admission of the visitor repeatedly, and renew its place in the quota of connections."""
         while self.visitor:
             await asyncio.sleep(conf.ROUTING_SOCKET_RECHECK_SECONDS)
             await quotas.connections.stay(self.visitor.owner, self.key)
@@ -136,12 +136,12 @@ class Socket(AsyncWebsocketConsumer):
                 logger.exception("Could not look again whether %s may stay; it stays.", self.visitor.name)
 
     async def pass_news_on(self) -> None:
-        """Tell the client what others say of the jobs that it follows."""
+        """Send the client the news of the jobs that it follows."""
         async for text in self.subscription.news():
             await self.tell(text)
 
     async def tell(self, text: str) -> None:
-        """Send a message, after those before it. Raises Untold if it was not sent, NotRead if it may have been."""
+        """Send a message after all earlier ones. Raises Untold if it was not sent, NotRead if it may have been sent."""
         sending = False
         try:
             async with asyncio.timeout(conf.ROUTING_SOCKET_SEND_SECONDS), self.sending:
@@ -156,7 +156,7 @@ class Socket(AsyncWebsocketConsumer):
 
     @asynccontextmanager
     async def closing_on_failure(self) -> AsyncIterator[None]:
-        """Log what nobody foresaw, and end the socket properly: the client must not wait, nor learn what it was."""
+        """Log a failure and close the socket, so that the client does not wait. It learns no unforeseen error."""
         client = self.scope.get("client")
         try:
             yield
@@ -173,16 +173,16 @@ class Socket(AsyncWebsocketConsumer):
             await self.hang_up(INTERNAL_ERROR)
 
     async def hang_up(self, code: int, reason: str = "") -> None:
-        """Close the socket, if the client still listens, and hear no more of it. The protocol cuts long reasons off."""
+        """Close the socket if it is open, and ignore later messages. The reason is cut to LONGEST_REASON bytes."""
         if not self.open:
             return
         self.open = False
         try:
             async with asyncio.timeout(TO_CLOSE):
                 await self.close(code, reason.encode()[:LONGEST_REASON].decode(errors="ignore") or None)
-        except TimeoutError:  # it reads not even that: only the end of the application makes a server drop it
+        except TimeoutError:  # the client does not read the close: the server drops it only if the application ends
             self.given_up = True
             if self.serving:
                 self.serving.cancel()
         except OSError:
-            pass  # it is gone
+            pass  # the client is gone

@@ -1,4 +1,4 @@
-"""The sockets: jobs in and their routes out, and all that happens to jobs for whoever follows it."""
+"""The two sockets: one routes jobs and records statements, the other sends the news of all jobs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from routing.sockets.limits import Rate, Slot, Slots, process_slots
 from routing.sockets.messages import Acknowledged, Happened, Incoming, Refused, Rejected, Retry, Routed
 
 MOST_FOLLOWED = 1000
-"""So many jobs one socket hears news of."""
+"""Maximum number of jobs that one socket follows."""
 
 
 class JobConsumer(Socket):
-    """Route jobs, and take note of what becomes of them; docs/socket.md has the messages.
+    """The socket that routes jobs and records statements about them; docs/socket.md describes the messages.
 
-    Messages are worked on side by side, up to ROUTING_SOCKET_IN_FLIGHT_EACH on a socket and ROUTING_SOCKET_IN_FLIGHT in
-    a process, so answers may come in another order. More messages are refused at once.
+    Messages are processed in parallel, up to ROUTING_SOCKET_IN_FLIGHT_EACH per socket and ROUTING_SOCKET_IN_FLIGHT per
+    process, so answers may come in a different order. Further messages are refused at once.
     """
 
     scope_needed = Scope.JOBS
@@ -43,7 +43,7 @@ class JobConsumer(Socket):
                 await self.take_on(text_data if text_data is not None else bytes_data or b"", self.visitor)
 
     async def take_on(self, data: str | bytes, visitor: Visitor) -> None:
-        """Begin to work on a message, or refuse it at once."""
+        """Start to process a message, or refuse it at once."""
         if not self.rate.allow():
             message: Incoming | Refused | Rejected = answers.RATE_LIMITED
         elif await quotas.messages.take(visitor.owner) is not None:
@@ -65,7 +65,7 @@ class JobConsumer(Socket):
         await self.answer(answers.overloaded(message))
 
     async def work_on(self, message: Incoming, visitor: Visitor, slot: Slot) -> None:
-        """Answer a message, and tell whoever follows the job. The process's slot is free before the client has read."""
+        """Answer a message and publish its news. The process's slot is freed before the answer is sent."""
         if isinstance(message, V2JobRequest | Retry):
             if (wait := quotas.refusals.wait(visitor.owner)) is not None:
                 slot.free()
@@ -86,21 +86,22 @@ class JobConsumer(Socket):
             slot.free()
             self.publish(
                 news.of_statement(message, acknowledged)
-            )  # it is recorded, whether the client reads that or not
+            )  # the statement is recorded, even if the client does not read the answer
             await self.answer(acknowledged)
 
     def publish(self, happened: Happened | None, *, to_followers: bool = True) -> None:
-        """Tell others what happened to a job, if anything did.
+        """Publish the news of a job, if there is any.
 
-        Followers of one job hear only what its owner caused: others could make them believe anything.
+        Followers of one job get only the news that its owner caused. Other clients could send them false news.
         """
         if happened:
             news.publish(happened, origin=self.subscription.channel, to_followers=to_followers)
 
     async def pass_on(self, answer: Answer) -> None:
-        """Tell where a job goes, or why nowhere. A route that can't be told holds nothing any more.
+        """Send the answer to a question. If it can't be sent, release its route.
 
-        One that the client may have got, and only was slow to read, stays until it expires: it would be told again.
+        If the client may have received the route but read it too slowly, the route stays held until it expires. A
+        repeated question gets the same route.
         """
         try:
             await self.answer(answer.message)
@@ -111,7 +112,7 @@ class JobConsumer(Socket):
             raise
 
     def follow(self, job: UUID) -> None:
-        """Hear what is said of a job elsewhere, for as long as it may take, or until MOST_FOLLOWED more have come."""
+        """Follow a job for as long as it may take, or until MOST_FOLLOWED newer jobs are followed."""
         now = monotonic()
         self.followed.pop(job, None)
         self.followed[job] = now + MAX_JOB_RUN_TIME + RESERVATION_MARGIN.total_seconds()
@@ -122,14 +123,14 @@ class JobConsumer(Socket):
             self.subscription.leave(news.group_of(past))
 
     async def answer(self, message: Routed | Rejected | Acknowledged | Refused) -> None:
-        """Send an answer. Raises Untold if it was not sent, NotRead if it may have been."""
+        """Send an answer. Raises Untold if it was not sent, NotRead if it may have been sent."""
         if isinstance(message, Rejected | Refused):
             metrics.REJECTED.labels(message.reason).inc()
         await self.tell(message.model_dump_json())
 
 
 class NewsConsumer(Socket):
-    """Tell all that happens to jobs, on any socket, to whoever may see them. It listens to nothing."""
+    """The socket that sends the news of all jobs, on any socket, to permitted clients. It ignores what they send."""
 
     scope_needed = Scope.EVENTS
     permission = "routing.view_routedjob"

@@ -1,4 +1,4 @@
-"""When to ask again: what is known of the moment at which a refusal may no longer hold."""
+"""When to retry: an estimate of the time at which a refusal may no longer apply."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from routing.decision.model import Decision, Gate
 from routing.types import Outcome
 
 SOON = 1.0
-"""Seconds after which a lock, or a crowd, is likely to be gone."""
+"""Seconds after which a lock is probably released, or an overload over."""
 
 BLOCK_DURATION = dt.timedelta(microseconds=BLOCK_DURATION_US)
 
 
 def retry_after(decision: Decision, now: dt.datetime) -> float | None:
-    """Return in how many seconds a refused job may find a miner, None if nothing known will change that.
+    """Return the seconds after which a refused job may find a miner; None if no known event can change the refusal.
 
-    Nobody can promise it: jobs end early, and others want the same miner. For lack of allowance it is when the next
-    hold expires that could make the difference, or else the next block; for busy miners, when an executor comes free.
+    This is an estimate: jobs end early, and other jobs compete for the same miner. If allowance is missing, it is the
+    time when the next reservation expires that could make the difference, or else the time of the next block. If all
+    miners are busy, it is the time when the next executor becomes idle.
     """
     match decision.outcome:
         case Outcome.LOCK_TIMEOUT:
@@ -54,7 +55,7 @@ def _next_allowance(decision: Decision, now: dt.datetime) -> dt.datetime | None:
 
 
 def _next_executor(decision: Decision, now: dt.datetime) -> dt.datetime | None:
-    """Return when the first of the busy miners has an idle executor: when enough of its jobs must be over."""
+    """Return when the first of the busy miners has an idle executor: when enough of its jobs must have ended."""
     busy = {c.hotkey: c.executors for c in decision.candidates if c.verdict.gate is Gate.EXECUTORS}
     over = [
         sorted(jobs.values())[len(jobs) - executors]
@@ -65,7 +66,7 @@ def _next_executor(decision: Decision, now: dt.datetime) -> dt.datetime | None:
 
 
 def _ends(executor_class: str, miners: list[str], now: dt.datetime) -> dict[str, dict[UUID | int, dt.datetime]]:
-    """Return by miner when each of its ongoing jobs must be over: when its reservation and its receipts have ended."""
+    """Return, by miner and job, when each ongoing job must have ended: after its reservation and its receipts."""
     jobs: defaultdict[str, dict[UUID | int, dt.datetime]] = defaultdict(dict)
     for (miner, job), until in ends(executor_class, miners, now).items():
         jobs[miner][job] = until

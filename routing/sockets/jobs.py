@@ -1,9 +1,9 @@
-"""The life of a job that came over a socket: one route however often it is asked for, what became of it, another miner.
+"""The life of a job on a socket: one route, even if it is requested repeatedly, its end, and retries with other miners.
 
-Any process may be asked next, so what must be known is in the database. The row of a job is written last in the pick's
-transaction, or alone, and only if its claim is still the one that was read and no receipt has ended the job since;
-whoever loses that race reads again. A receipt is written with the job's row locked. Who has locked it waits for nothing
-more than the row of a signature or a receipt, and nobody waits for ever.
+All state is in the database, because another process may get the next message. The row of a job is written last in the
+pick's transaction, or alone. It is written only if its claim has not changed since it was read and no receipt has ended
+the job since. Otherwise the writer reads the row again. A receipt is written with the job's row locked. The holder of
+this lock waits only for the row of a signature or a receipt, and every wait is bounded.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ from routing.sockets.messages import Retry
 from routing.types import JobAlreadyOver, JobRoute, JobTaken, JobUnknown, OrganicJobRequest
 
 RACES = 8
-"""How often somebody else may be faster before a caller gives up with LockTimeout: once is rare."""
+"""Maximum number of attempts to write a job before LockTimeout is raised. A second attempt is rarely needed."""
 
 
 class Offer(NamedTuple):
-    """A job's route, as told to one caller, and until when it is held.
+    """A job's route, as sent to one caller, and the time until which it is held.
 
-    Only who made it can give it back, by its `claim`; whoever is told again has none.
+    Only the caller that made the route has its `claim` and can release it. A caller that gets the route again has none.
     """
 
     uuid: UUID
@@ -64,15 +64,15 @@ class Offer(NamedTuple):
 
 
 class Overtaken(Exception):
-    """Somebody else routed the job, told its route or ended it since its row was read."""
+    """Another caller routed the job, got its route or ended it after its row was read."""
 
 
 def route(request: V2JobRequest, *, by: Visitor, now: dt.datetime | None = None) -> Offer | Decision:
-    """Return the route of a job, or the decision that refuses it. As long as a route is held, it is told again.
+    """Return the route of a job, or the decision that refuses it. While a route is held, a repeated request returns it.
 
-    A new job belongs to the client that it is sent `by`. Raises JobTaken for another client's job, JobAlreadyOver if it
-    is over or paid for, ValueError for bad input, for a signature that does not hold, and for a uuid that another job
-    has. Raises what `decide` raises.
+    A new job belongs to the client that sends it (`by`). Raises JobTaken for another client's job, JobAlreadyOver if
+    the job is finished or paid for, ValueError for bad input, an invalid signature, and a uuid that another job has,
+    LockTimeout after RACES attempts. Raises what `decide` raises.
     """
     at = now or timezone.now()
     signature = signatures.check(request, at)
@@ -88,10 +88,10 @@ def route(request: V2JobRequest, *, by: Visitor, now: dt.datetime | None = None)
 
 
 def retry(asked: Retry, *, by: Visitor, now: dt.datetime | None = None) -> Offer | Decision:
-    """Release the route that is given up, and pick among the miners that have not had the job yet.
+    """Release the named route, and pick among the miners that have not had the job yet.
 
-    If the job has gone on to another route, that one is told again. Raises JobAlreadyOver, JobUnknown (for another
-    client's job too), or BadInputError for a fixed route, to which there is no other.
+    If another route of the job is held already, return that route. Raises JobAlreadyOver, JobUnknown (also for another
+    client's job), BadInputError for a fixed route, which has no alternative, LockTimeout after RACES attempts.
     """
     if asked.allowance_reservation_id is None:
         raise BadInputError("A job on a fixed route has no other miner. Send it as a new job, or not to a fixed one.")
@@ -119,25 +119,25 @@ def retry(asked: Retry, *, by: Visitor, now: dt.datetime | None = None) -> Offer
 
 
 def release_undelivered(offer: Offer) -> None:
-    """Release what a route holds that could not be passed on, unless it has been told to somebody else since."""
+    """Release the reservation of a route that was not delivered, unless another caller has got the route since."""
     if offer.claim is None:
         return
-    # The claim before the release, so that nobody is told of a route that is about to end.
+    # Remove the claim first, so that no caller gets a route that is about to end.
     if _replace_claim(offer.uuid, offer.claim, None) and offer.route.allowance_reservation_id is not None:
         reservations.release_undelivered(offer.route.allowance_reservation_id)
 
 
 def end_route(end: Callable[..., None], reservation_id: int, now: dt.datetime | None) -> ReservationException | None:
-    """Spend or release a reservation, and tell its route to nobody any more. Returns why it had ended before.
+    """Spend or release a reservation, and stop offering its route. Return the error if it had already ended.
 
-    A retry passes its miner over. The receipts of a job end at the miner of a route that is released and not paid for:
-    otherwise a client could start jobs, fail them, and keep executors busy for nothing.
+    A retry skips the route's miner. If the route is released without being paid for, the job's receipts at that miner
+    end. Otherwise a client could start jobs, fail them, and keep executors busy without paying.
     """
     with ledger_transaction():
         refusal = None
         try:
             end(reservation_id, now=now)
-        except ReservationException as error:  # not to be raised here: that it expired is to be stored
+        except ReservationException as error:  # not raised here: the transaction stores that it expired
             refusal = error
         if end is reservations.release and not isinstance(refusal, ReservationAlreadySpent):
             reservation = Reservation.objects.select_related("account").filter(pk=reservation_id).first()
@@ -151,7 +151,7 @@ def end_route(end: Callable[..., None], reservation_id: int, now: dt.datetime | 
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """What a retried job asks for: what it asked for at first."""
+    """The request of a retried job, with the class and the seconds of the first request."""
 
     uuid: str
     executor_class: str
@@ -162,18 +162,18 @@ class Again:
 
 
 def owned(by: Visitor) -> QuerySet[RoutedJob]:
-    """Return the jobs of which a client may speak."""
+    """Return the jobs that a client may make statements about."""
     return RoutedJob.objects.all() if by.all_jobs else RoutedJob.objects.filter(owner=by.owner)
 
 
 def restore(job: RoutedJob) -> None:
-    """Store a job as a journal has it; one that is there already changes nothing.
+    """Store a job from a journal. If the job is already stored, change nothing.
 
-    Raises ValueError if its reservation is missing, or if the uuid means another job here.
+    Raises ValueError if its reservation is missing, or if the uuid belongs to a different job here.
     """
     reservation, known = job.reservation_id, RoutedJob.objects.filter(pk=job.pk).first()
     if known is not None:
-        if known.owner != job.owner or known.routed_at < job.routed_at:  # later: it was retried since
+        if known.owner != job.owner or known.routed_at < job.routed_at:  # later: it was retried
             raise ValueError(f"Job {job.pk} means something else here. Restore into an empty database.")
     elif reservation is not None and not Reservation.objects.filter(pk=reservation, job_uuid=job.pk).exists():
         raise ValueError(f"Job {job.pk}: it has no reservation {reservation}. The reservation's line comes first.")
@@ -183,9 +183,9 @@ def restore(job: RoutedJob) -> None:
 
 
 def _find(uuid: UUID, by: Visitor) -> RoutedJob | None:
-    """Return what is known of a job; one statement if that is nothing. Raises JobTaken, JobAlreadyOver.
+    """Return the row of a job, or None for a new job, after one query. Raises JobTaken, JobAlreadyOver.
 
-    A job that has a reservation and no owner is for clients that may speak of all jobs. For them it gets a row.
+    Only clients with `all_jobs` may use a job that has a reservation but no owner. If it has no row, one is created.
     """
     finished = JobFinishedReceipt.objects.filter(job_uuid=uuid, voided_at=None).values_list(Value("finished"))
     reserved = Reservation.objects.filter(job_uuid=uuid).values_list(Value("reserved"))
@@ -203,9 +203,9 @@ def _find(uuid: UUID, by: Visitor) -> RoutedJob | None:
 
 
 def _adopt(uuid: UUID) -> RoutedJob | None:
-    """Store a row without an owner for a job that has a reservation and no row, and return it."""
+    """Create and return a row without an owner for a job that has a reservation and no row."""
     made = Reservation.objects.filter(job_uuid=uuid).select_related("account").order_by("created_at").last()
-    if made is None:  # it was pruned meanwhile
+    if made is None:  # it was pruned in the meantime
         return None
     job = RoutedJob(
         uuid=uuid,
@@ -229,7 +229,7 @@ def _insist_on_the_same(job: RoutedJob, request: V2JobRequest) -> None:
 
 
 def _use(signature: Signature, uuid: UUID) -> None:
-    """Keep a signature for a job. Raises SignatureRefused if another job has it."""
+    """Record that a job uses a signature. Raises SignatureRefused if another job has used it."""
     used = {"signatory": signature.signatory, "signed_at_ns": signature.timestamp_ns}
     UsedSignature.objects.bulk_create([UsedSignature(**used, job_uuid=uuid)], ignore_conflicts=True)
     if not UsedSignature.objects.filter(**used, job_uuid=uuid).exists():
@@ -237,7 +237,7 @@ def _use(signature: Signature, uuid: UUID) -> None:
 
 
 def _replace_claim(uuid: UUID, claim: int | None, new: int | None) -> bool:
-    """Replace the claim of a job. Returns False if it is another by now."""
+    """Replace the claim of a job. Return False if the claim has changed."""
     with ledger_transaction():
         bound_waits(lock_timeout())
         return bool(RoutedJob.objects.filter(pk=uuid, claim=claim).update(claim=new))
@@ -272,9 +272,9 @@ def _pick(
 
 
 class Claim:
-    """Store which route a job has, unless somebody else was faster; `job` is its row as it was read.
+    """The new route of a job, stored unless another caller was faster; `job` is the row as it was read.
 
-    A job that is new belongs to the `owner` from then on, whoever asks for another route of it.
+    A new job belongs to `owner`, even if another client later requests another route for it.
     """
 
     def __init__(
@@ -302,7 +302,7 @@ class Claim:
         }
 
     def keep(self, reservation: Reservation) -> None:
-        """Store the route to a reservation, in the transaction that makes it. Raises Overtaken, SignatureRefused."""
+        """Store the route with its reservation, in the same transaction. Raises Overtaken, SignatureRefused."""
         self.expires_at = reservation.expires_at
         self._store(reservation.account.miner_id, reservation)
 
@@ -331,6 +331,6 @@ class Claim:
 
 
 def _seconds(request: OrganicJobRequest) -> int:
-    """Return how long a job may take. Only one for a fixed miner can be too long, or less than nothing."""
+    """Return how long a job may take, in seconds, from 0 to MAX_JOB_RUN_TIME. Only fixed routes need this bound."""
     limits = request.download_time_limit, request.execution_time_limit, request.upload_time_limit
     return min(max(sum(limits), 0), MAX_JOB_RUN_TIME)

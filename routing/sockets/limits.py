@@ -1,4 +1,4 @@
-"""Bounds on what the sockets of a process take on: beyond them a message is refused at once, not queued."""
+"""Limits on the messages in flight and on their rate. A message beyond a limit is refused at once, not queued."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from routing.sockets.metrics import IN_FLIGHT
 
 
 class Slots:
-    """What may be in flight at once: as much as a setting says. A `gauge` shows it."""
+    """Slots for messages in flight, as many as the setting `name` allows. A `gauge` shows how many are taken."""
 
     def __init__(self, name: str, gauge: Gauge | None = None) -> None:
         self._name = name
@@ -20,7 +20,7 @@ class Slots:
         self._taken: set[Slot] = set()
 
     def take(self) -> Slot | None:
-        """Take a slot, if there is one."""
+        """Take a slot. Return None if all are taken."""
         if len(self._taken) >= getattr(conf, self._name):
             return None
         slot = Slot(self)
@@ -29,7 +29,7 @@ class Slots:
         return slot
 
     def free(self, slot: Slot) -> None:
-        """Make room for another; doing it again changes nothing."""
+        """Free the slot. Freeing it again changes nothing."""
         self._taken.discard(slot)
         self._show()
 
@@ -39,18 +39,18 @@ class Slots:
 
 
 class Slot:
-    """One thing in flight."""
+    """A slot for one message in flight."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
 
     def free(self, *_: object) -> None:
-        """Make room for another; doing it again changes nothing."""
+        """Free the slot. Freeing it again changes nothing."""
         self._slots.free(self)
 
 
 class Rate:
-    """Allow so many messages in a second, in the long run, and as many at once."""
+    """A token bucket: ROUTING_SOCKET_MESSAGES_PER_SECOND on average, and bursts of the same number."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -59,7 +59,7 @@ class Rate:
         self._seen = clock()
 
     def allow(self) -> bool:
-        """Tell whether one more message may be worked on, and count it."""
+        """Return whether one more message is allowed, and count it if it is."""
         now = self._clock()
         self._left = min(self._per_second, self._left + (now - self._seen) * self._per_second)
         self._seen = now
@@ -70,4 +70,4 @@ class Rate:
 
 
 process_slots = Slots("ROUTING_SOCKET_IN_FLIGHT", IN_FLIGHT)
-"""What is in flight in this process, over all its sockets."""
+"""The slots of this process, for all its sockets."""

@@ -1,4 +1,7 @@
-"""The messages of the sockets, both ways, and why something is refused; `manage.py message_schema` prints them."""
+"""The messages of the sockets in both directions, and the reasons of refusals.
+
+`manage.py message_schema` prints them as JSON Schema.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from routing.types import MinerIncidentType
 
 
 class Reason(StrEnum):
-    """Why a job goes nowhere, or a message is refused."""
+    """Why a job has no route, or why a message is refused."""
 
     BAD_MESSAGE = "BAD_MESSAGE"
     BAD_SIGNATURE = "BAD_SIGNATURE"
@@ -44,16 +47,16 @@ ReservationId = Annotated[int, Field(strict=True, gt=0, lt=RESERVATION_IDS)]
 
 
 class Message(BaseModel):
-    """What all messages have in common: a field that they don't have is refused."""
+    """The base class of all messages. Unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class AboutRoute(Message):
-    """Something happened to a job on the route that `allowance_reservation_id` names; null names a fixed route.
+    """A message about a job's route, which `allowance_reservation_id` names; null names a fixed route.
 
-    The id tells which attempt is meant, so that a late word about one miner never ends the route to the next. The job
-    must be the client's own, or the client must be allowed to speak of all jobs: others get JOB_UNKNOWN.
+    The id identifies the attempt, so that a late statement about one miner never ends the route to the next. The job
+    must be the client's own, or the client must have access to all jobs. Other clients get JOB_UNKNOWN.
     """
 
     uuid: UUID
@@ -61,7 +64,7 @@ class AboutRoute(Message):
 
 
 class Started(AboutRoute):
-    """The job was sent to its miner, which keeps an executor busy for `ttl` seconds (left out: the job's own)."""
+    """The job was sent to its miner. It keeps an executor busy for `ttl` seconds (left out: the job's own)."""
 
     type: Literal["job.started"] = "job.started"
     validator_hotkey: Hotkey
@@ -70,7 +73,7 @@ class Started(AboutRoute):
 
 
 class Accepted(AboutRoute):
-    """The miner took the job, which keeps its executor busy for another `ttl` seconds (left out: the job's own)."""
+    """The miner accepted the job. It keeps its executor busy for another `ttl` seconds (left out: the job's own)."""
 
     type: Literal["job.accepted"] = "job.accepted"
     validator_hotkey: Hotkey
@@ -80,7 +83,7 @@ class Accepted(AboutRoute):
 
 
 class Finished(AboutRoute):
-    """The job is over and to be paid for: its reservation is spent."""
+    """The job is finished and must be paid for: its reservation is spent."""
 
     type: Literal["job.finished"] = "job.finished"
     validator_hotkey: Hotkey
@@ -91,7 +94,7 @@ class Finished(AboutRoute):
 
 
 class Failed(AboutRoute):
-    """The miner, or its horde, failed the job: an incident is recorded, the reservation released."""
+    """The miner or its horde failed the job: an incident is recorded and the reservation is released."""
 
     type: Literal["job.failed"] = "job.failed"
     incident: Literal[MinerIncidentType.MINER_JOB_FAILED, MinerIncidentType.MINER_HORDE_FAILED] = (
@@ -100,9 +103,9 @@ class Failed(AboutRoute):
 
 
 class RejectedByMiner(AboutRoute):
-    """The miner would not take the job: the reservation is released, and an incident recorded.
+    """The miner rejected the job: the reservation is released and an incident is recorded.
 
-    There is no incident if `receipts`, those of other jobs that the miner showed, account for all its executors.
+    No incident is recorded if the miner showed `receipts` of other jobs that account for all its executors.
     """
 
     type: Literal["job.rejected_by_miner"] = "job.rejected_by_miner"
@@ -110,7 +113,7 @@ class RejectedByMiner(AboutRoute):
 
 
 class Retry(AboutRoute):
-    """Give up the route named and pick another miner, none of those that had the job before."""
+    """A request to release the named route and to pick a miner that has not had the job yet."""
 
     type: Literal["job.retry"] = "job.retry"
 
@@ -123,7 +126,7 @@ class MinerAddress(Message):
 
 
 class Routed(Message):
-    """Where the job goes, and until when its blocks are held; null where nothing is: on a fixed route."""
+    """The route of a job, and the time until which its blocks are held. On a fixed route no blocks are held (null)."""
 
     type: Literal["job.routed"] = "job.routed"
     uuid: UUID
@@ -134,7 +137,7 @@ class Routed(Message):
 
 
 class Rejected(Message):
-    """Why the job goes nowhere; `counts` are the miners that failed at each gate."""
+    """The reason why a job has no route; `counts` is the number of miners that each gate rejected."""
 
     type: Literal["job.rejected"] = "job.rejected"
     uuid: str | None
@@ -145,10 +148,10 @@ class Rejected(Message):
 
 
 class Acknowledged(Message):
-    """What was said is recorded; `reservation` is what the reservation is now, whatever it was to become.
+    """A statement is recorded; `reservation` is the state of the reservation now, even if another statement set it.
 
-    An `incident` is held against the miner for a failure, and for a rejection unless its receipts `excused` it. The
-    `sentence` says why they do, or why not.
+    An `incident` is recorded for a failure, and for a rejection unless the receipts `excused` the miner. The `sentence`
+    says why they do or do not excuse it.
     """
 
     type: Literal["job.acknowledged"] = "job.acknowledged"
@@ -162,7 +165,7 @@ class Acknowledged(Message):
 
 
 class Happened(Message):
-    """Tell whoever follows a job what was done about it elsewhere."""
+    """News of a job that another client caused, sent to its followers."""
 
     type: Literal["job.event"] = "job.event"
     uuid: UUID
@@ -174,7 +177,7 @@ class Happened(Message):
 
 
 class Refused(Message):
-    """A message could not be read, or not be acted on; nothing was done. `of` is its type, where it has one."""
+    """A message could not be read or could not be carried out; nothing was done. `of` is its type, if it has one."""
 
     type: Literal["error"] = "error"
     uuid: str | None
@@ -185,7 +188,7 @@ class Refused(Message):
 
 
 Statement = Started | Accepted | Finished | Failed | RejectedByMiner
-"""What is acknowledged. A V2JobRequest and a Retry are answered with a route, or with why there is none."""
+"""The messages that are acknowledged. The answer to a V2JobRequest or a Retry is a route or a rejection."""
 
 Incoming = V2JobRequest | Retry | Statement
 
@@ -202,7 +205,7 @@ TYPES = (
 
 
 def type_of(message: Any) -> str | None:
-    """Return the type of a message in JSON, None if it has none of ours. Left out, it is that of a V2JobRequest."""
+    """Return the type of a JSON message, or None if it is unknown. A message without a type is a V2JobRequest."""
     found = message.get("type", NEW_JOB) if isinstance(message, dict) else None
     return found if isinstance(found, str) and found in TYPES else None
 
@@ -223,7 +226,7 @@ INCOMING: TypeAdapter[Incoming] = TypeAdapter(
         ),
     ]
 )
-"""Whatever a client may send."""
+"""The parser of all messages that a client may send."""
 
 INCOMING_MODELS = (V2JobRequest, Retry, Started, Accepted, Finished, Failed, RejectedByMiner)
 OUTGOING_MODELS = (Routed, Rejected, Acknowledged, Happened, Refused)

@@ -1,4 +1,4 @@
-"""The metrics of the sockets. Every label is there from the beginning: a rate begins with its first event."""
+"""The metrics of the sockets. All labels exist from the start, so that rates include the first event."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What happens to jobs, told to whoever follows them: on any worker, if they share a channel layer.
+"""The news of jobs, sent to their followers on all workers that share a channel layer.
 
-News are told once and to the best of our ability. Without the channel layer jobs are routed all the same.
+News is sent once, without a guarantee of delivery. Jobs are routed even if the channel layer fails.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from routing.conf import redis_prefix
 from routing.sockets.messages import Acknowledged, Happened, Refused, Rejected, Routed, Statement
 
 PATIENCE = 2.0
-"""Seconds that the channel layer has for one thing, and that pass before it is asked for the same again."""
+"""Timeout (s) for one operation of the channel layer, and pause (s) before it is tried again."""
 
 MOST_UNDER_WAY = 1000
-"""So many news wait for the channel layer at most; what comes on top is told to nobody."""
+"""Maximum number of news messages that wait for the channel layer. Further ones are dropped."""
 
 logger = logging.getLogger(__name__)
 
 
 def everything() -> str:
-    """Return the group of those that follow all jobs."""
+    """Return the group of the followers of all jobs."""
     return f"{redis_prefix()}.jobs"
 
 
 def group_of(job: UUID) -> str:
-    """Return the group of those that follow one job."""
+    """Return the group of the followers of one job."""
     return f"{redis_prefix()}.job.{job.hex}"
 
 
 def of_answer(message: Routed | Rejected | Refused) -> Happened | None:
-    """Return the news that a job was routed or rejected; None if it has no proper uuid."""
+    """Return the news that a job was routed or rejected; None if its uuid is invalid."""
     if isinstance(message, Routed):
         return Happened(
             uuid=message.uuid,
@@ -55,7 +55,7 @@ def of_answer(message: Routed | Rejected | Refused) -> Happened | None:
 
 
 def of_statement(statement: Statement, answer: Acknowledged | Rejected | Refused) -> Happened | None:
-    """Return the news of what was said of a job; None if it was not recorded."""
+    """Return the news of a statement; None if the statement was not recorded."""
     if not isinstance(answer, Acknowledged):
         return None
     reservation = answer.allowance_reservation_id
@@ -65,9 +65,9 @@ def of_statement(statement: Statement, answer: Acknowledged | Rejected | Refused
 
 
 def publish(happened: Happened, *, origin: str | None = None, to_followers: bool = True) -> None:
-    """Tell those that follow all jobs, and the job's own followers if it is for them. Waits for nothing.
+    """Send news to the followers of all jobs and, with `to_followers`, to those of the job. Return at once.
 
-    `origin` is the channel of the client that caused it, which knows already.
+    `origin` is the channel of the client that caused the news. It does not get it.
     """
     if len(_under_way) < MOST_UNDER_WAY:
         groups = [group_of(happened.uuid), everything()] if to_followers else [everything()]
@@ -86,7 +86,7 @@ async def _publish(happened: Happened, groups: Iterable[str], origin: str | None
 
 
 class Subscription:
-    """The news that one socket gets. It outlives the channel layer's failures, but not what was told meanwhile."""
+    """The news that one socket gets. It survives failures of the channel layer, but news sent meanwhile is lost."""
 
     def __init__(self) -> None:
         self.channel: str | None = None
@@ -96,17 +96,17 @@ class Subscription:
         self._open = asyncio.Event()
 
     def join(self, group: str) -> None:
-        """Follow a group, from as soon as the channel layer lets."""
+        """Follow a group as soon as the channel layer is available."""
         self._wanted.add(group)
         self._changed.set()
 
     def leave(self, group: str) -> None:
-        """Follow a group no more."""
+        """Stop following a group."""
         self._wanted.discard(group)
         self._changed.set()
 
     async def keep_up(self) -> None:
-        """See to it, until cancelled, that the channel is in the groups that are wanted, however often that fails."""
+        """Keep the channel in the wanted groups until cancelled. Failures are retried."""
         while layer := get_channel_layer():
             self._changed.clear()
             done = False
@@ -116,7 +116,7 @@ class Subscription:
             await (self._changed.wait() if done else asyncio.sleep(PATIENCE))
 
     async def news(self) -> AsyncIterator[str]:
-        """Yield what is told to the groups, until cancelled; what this socket said itself is left out."""
+        """Yield the news of the groups until cancelled, without the news that this socket caused."""
         await self._open.wait()
         while (layer := get_channel_layer()) and self.channel:
             message: dict[str, Any] = {}
@@ -126,7 +126,7 @@ class Subscription:
                 yield message["text"]
 
     async def end(self) -> None:
-        """Leave all groups, as far as the channel layer lets in time."""
+        """Leave all groups, if the channel layer answers in time."""
         self._wanted.clear()
         if (layer := get_channel_layer()) and self.channel:
             async with _best_effort():
@@ -150,7 +150,7 @@ _away = False
 
 @asynccontextmanager
 async def _best_effort(*, patience: float | None = PATIENCE, pause: float = 0) -> AsyncIterator[None]:
-    """Do without the channel layer if it fails or takes too long, and go on after a `pause`; both in seconds."""
+    """Ignore a channel layer that fails or exceeds `patience`, and wait for `pause` afterwards; both in seconds."""
     global _away  # noqa: PLW0603 (the log tells when it goes and when it comes, not of each thing meanwhile)
     try:
         async with asyncio.timeout(patience):

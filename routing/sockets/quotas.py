@@ -1,7 +1,7 @@
-"""Bounds on what one client may do over all its sockets, in all processes that share a Redis.
+"""Limits on what one client may do over all its sockets, in all processes that share a Redis.
 
-With REDIS_URL the counts are in Redis, and without it each process has its own. If Redis is away, each process counts
-alone until it is back: a bound is then so much for each process, and no client is turned away because of Redis.
+With REDIS_URL the counts are in Redis. Without it each process has its own counts. While Redis is unavailable, each
+process counts alone: the limit then applies per process, and no client is refused because of Redis.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from redis.exceptions import RedisError
 from routing.conf import conf, redis_prefix
 
 PATIENCE = 0.5
-"""Seconds that Redis has for an answer."""
+"""Timeout (s) for an answer of Redis."""
 
 PAUSE = 5.0
-"""Seconds for which a Redis that failed is not asked again."""
+"""Pause (s) before Redis is asked again after a failure."""
 
 PORTIONS = 100
-"""A process takes so large a part of what is left of a bound at a time, so that it need not ask Redis for each message.
+"""A process takes one part in PORTIONS of the rest of a limit at a time, so it need not ask Redis for each message.
 
-Each portion is smaller than the one before, so that many processes with a message each do not use a bound up.
+Each portion is smaller than the one before, so that many processes with one message each do not exhaust a limit.
 """
 
 MOST_REMEMBERED = 1000
-"""From so many clients on, those whose time is over are forgotten."""
+"""Number of clients at which expired lots are removed."""
 
 CONNECTIONS_TO_REDIS = 4
 
@@ -45,14 +45,14 @@ redis.call('INCRBY', KEYS[1], granted)
 if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
 return {granted, redis.call('PTTL', KEYS[1])}
 """
-"""Take a portion of a bound. The time begins with the first that is taken, by the clock of Redis."""
+"""Take a portion of a limit. The period begins with the first portion, by the clock of Redis."""
 
 COUNT = """
 local counted = redis.call('INCR', KEYS[1])
 if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 return {counted, redis.call('PTTL', KEYS[1])}
 """
-"""Count one more thing. The time begins with the first that is counted, by the clock of Redis."""
+"""Count one event. The period begins with the first event, by the clock of Redis."""
 
 ENTER = """
 local time = redis.call('TIME')
@@ -63,7 +63,7 @@ redis.call('ZADD', KEYS[1], now + tonumber(ARGV[3]), ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
 """
-"""Add a socket to those of a client, or renew it. One that is not renewed in time counts no more."""
+"""Add a socket to those of a client, or renew it. A socket that is not renewed in time is no longer counted."""
 
 LEAVE = "return redis.call('ZREM', KEYS[1], ARGV[1])"
 
@@ -72,7 +72,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Lot:
-    """A number of things, right `until` then by the monotonic clock; `last`: no more are to be had before."""
+    """A number of events, usable `until` a monotonic time. With `last`, no more are available until then."""
 
     number: int
     until: float
@@ -80,7 +80,7 @@ class Lot:
 
 
 class Lots:
-    """The lots of the clients of a process. Those whose time is over are not there."""
+    """The lots of a process's clients, without expired ones."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -101,12 +101,12 @@ class Lots:
         return lot
 
     def wait(self, lot: Lot) -> float:
-        """Return the seconds until a lot's time is over."""
+        """Return the seconds until a lot expires, at least 0.1."""
         return max(0.1, round(lot.until - self.clock(), 1))
 
 
 class Bound:
-    """So many things as a setting says that one client may do in a time of some `seconds`. It is asked before each."""
+    """A limit on the events of one client in a period of `seconds`, set by `setting`. Checked before each event."""
 
     def __init__(self, setting: str, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._setting = setting
@@ -115,10 +115,10 @@ class Bound:
         self._refills: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def take(self, client: str) -> float | None:
-        """Count one more thing. Returns None if the client may do it, or else after how many seconds it may."""
+        """Count one event. Return None if it is allowed, otherwise the seconds to wait."""
         lot = self._usable(client)
         if lot is None:
-            async with self._refills.setdefault(client, asyncio.Lock()):  # of those that find nothing left, one asks
+            async with self._refills.setdefault(client, asyncio.Lock()):  # one of the waiting calls asks Redis
                 lot = self._usable(client) or await self._refill(client)
         if not lot.number:
             return self._lots.wait(lot)
@@ -126,7 +126,7 @@ class Bound:
         return None
 
     def _usable(self, client: str) -> Lot | None:
-        """Return what a client has left, or its last lot, used up; None: more may be had."""
+        """Return the client's lot if it has events left or is the last one; None if Redis may grant more."""
         lot = self._lots.get(client)
         return lot if lot and (lot.number or lot.last) else None
 
@@ -139,10 +139,10 @@ class Bound:
 
 
 class Tally:
-    """What has happened to one client in a time of some `seconds`, and whether it is more than a setting allows.
+    """The number of events of one client in a period of `seconds`, compared with the limit that `setting` sets.
 
-    A thing is counted once it has happened, so that those on their way use nothing up. A process hears how many others
-    have counted when it counts one itself: each process, and each thing on its way, may be one more than the bound.
+    An event is counted after it has happened, so events in progress use nothing up. A process gets the counts of other
+    processes when it counts an event itself. Each process and each event in progress may exceed the limit by one.
     """
 
     def __init__(self, setting: str, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -151,12 +151,12 @@ class Tally:
         self._lots = Lots(clock)
 
     def wait(self, client: str) -> float | None:
-        """Return after how many seconds a client may go on, None if it may now."""
+        """Return the seconds until a client may continue; None if it may continue now."""
         lot = self._lots.get(client)
         return self._lots.wait(lot) if lot and lot.number >= getattr(conf, self._setting) else None
 
     async def count(self, client: str) -> None:
-        """Count one more thing."""
+        """Count one event."""
         answer = await _ask(COUNT, f"{self._setting}:{client}", round(self._seconds * 1000))
         lot = self._lots.get(client) or Lot(0, self._lots.clock() + self._seconds)
         number, until = lot.number + 1, lot.until
@@ -173,7 +173,7 @@ class Connections:
         self._here: dict[str, set[str]] = {}
 
     async def enter(self, client: str, socket: str) -> bool:
-        """Count a socket, unless the client has as many as it may. Returns whether it is counted."""
+        """Count a socket, unless the client has the maximum number. Return whether it is counted."""
         here = self._here.setdefault(client, set())
         if len(here) >= getattr(conf, self._setting):
             return False
@@ -188,16 +188,16 @@ class Connections:
         return counted
 
     async def stay(self, client: str, socket: str) -> None:
-        """Renew a socket that was counted. It stays, even if Redis has lost it and others took its place."""
+        """Renew a counted socket. It stays open even if Redis has lost it and other sockets took its place."""
         await self._renew(client, socket)
 
     async def leave(self, client: str, socket: str) -> None:
-        """Count a socket no more."""
+        """Stop counting a socket."""
         self._leave_here(client, socket)
         await _ask(LEAVE, f"{self._setting}:{client}", socket)
 
     async def _renew(self, client: str, socket: str) -> bool:
-        lease = 3 * conf.ROUTING_SOCKET_RECHECK_SECONDS  # it is renewed whenever its right to be here is looked at
+        lease = 3 * conf.ROUTING_SOCKET_RECHECK_SECONDS  # it is renewed at each check of its admission
         key, most = f"{self._setting}:{client}", int(getattr(conf, self._setting))
         refused: bool = await _ask(ENTER, key, socket, most, round(lease * 1000)) == 0
         return not refused
@@ -218,7 +218,7 @@ _away_until = 0.0
 
 
 async def _ask(script: str, key: str, *arguments: object) -> Any:
-    """Return what Redis answers, None if there is none, or if it is away."""
+    """Return the answer of Redis; None if REDIS_URL is not set or Redis is unavailable."""
     global _away_until  # noqa: PLW0603 (a Redis that is away is asked again after a pause only, by all of a process)
     if time.monotonic() < _away_until or not (url := conf.REDIS_URL):
         return None
@@ -233,7 +233,7 @@ async def _ask(script: str, key: str, *arguments: object) -> Any:
 
 
 def _client(url: str) -> Redis:
-    """Return this event loop's client of Redis."""
+    """Return the Redis client of this event loop."""
     loop = asyncio.get_running_loop()
     if (client := _clients.get(loop)) is None:
         pool = BlockingConnectionPool.from_url(

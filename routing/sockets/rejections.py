@@ -1,7 +1,7 @@
-"""Whether a miner that would not take a job is excused: its receipts show that all its executors were busy.
+"""Whether a miner that rejected a job is excused, because its receipts show that all its executors were busy.
 
-The receipts come from the miner, so all that they say is checked: both signatures, the miner, the class, the time, and
-that a registered neuron other than the miner gave it the job. Jobs count once, and the job in question does not count.
+The receipts come from the miner, so all their contents are checked: both signatures, the miner, the class, the time,
+and that a registered neuron other than the miner sent the job. Each job counts once. The rejected job does not count.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from receipts.interface import (
 from routing.models import Rejection
 
 LEEWAY = dt.timedelta(seconds=2)
-"""How long after its end a receipt still excuses: clocks differ, and networks take time. ComputeHorde has the same."""
+"""Time after its end during which a receipt still excuses, for clock differences and latency. As in ComputeHorde."""
 
 Shown = list[Any]
 
@@ -43,7 +43,7 @@ class Offer(NamedTuple):
 def judge(
     shown: Shown, *, job_uuid: UUID, miner: str, executor_class: str, routed_at: dt.datetime, now: dt.datetime
 ) -> Rejection:
-    """Return whether the receipts that a miner has `shown` excuse it; the first statement about a job decides."""
+    """Return the row that says whether the receipts excuse the miner. The first row of a job and miner stays."""
     rejections = Rejection.objects.filter(miner=miner, job_uuid=job_uuid)
     if judged := rejections.first():
         return judged
@@ -58,13 +58,13 @@ def judge(
 
 
 def _offered_at(job_uuid: UUID, miner: str, routed_at: dt.datetime, now: dt.datetime) -> dt.datetime:
-    """Return when a miner was asked to take a job: its started receipt tells, else the route."""
+    """Return when a miner was asked to take a job: the time of its started receipt, or else of its route."""
     started = JobStartedReceipt.objects.filter(job_uuid=job_uuid, miner_hotkey=miner, voided_at=None).first()
     return max(routed_at, min(started.timestamp, now)) if started else routed_at
 
 
 def _look_at(shown: Shown, offer: Offer, found: Rejection) -> None:
-    """Write down whether receipts account for all executors that the miner had when it was asked, and why."""
+    """Record in `found` whether receipts account for all executors that the miner had at the time, and why."""
     if not can_verify():
         found.sentence = "Receipts can't be verified here, so they excuse no miner: the extra signatures is missing."
         return
@@ -83,7 +83,7 @@ def _look_at(shown: Shown, offer: Offer, found: Rejection) -> None:
 
 
 def _jobs(shown: Shown, offer: Offer, block: int, flaws: Counter[str]) -> set[str]:
-    """Return the jobs whose receipts count; `flaws` are what is wrong with how many of the others."""
+    """Return the jobs whose receipts count. Count the flaws of the other receipts in `flaws`."""
     fitting = []
     for receipt in _read(shown, flaws):
         if flaw := _flaw(receipt, offer):
@@ -122,7 +122,7 @@ def _read(shown: Shown, flaws: Counter[str]) -> Iterator[JobStarted]:
 
 
 def _flaw(receipt: JobStarted, offer: Offer) -> str | None:
-    """Return why a receipt does not count, whoever signed it."""
+    """Return why a receipt does not count, apart from its validator and signatures; None if there is no reason."""
     if receipt.miner_hotkey != offer.miner:
         return "of another miner"
     if receipt.executor_class != offer.executor_class:
@@ -135,16 +135,16 @@ def _flaw(receipt: JobStarted, offer: Offer) -> str | None:
 
 
 def _over(jobs: Collection[UUID], offer: Offer) -> set[UUID]:
-    """Return those of `jobs` that kept no executor busy then: they had finished, or an operator voided their start."""
+    """Return those of `jobs` that kept no executor busy then: finished jobs, and jobs with a voided started receipt."""
     finished = JobFinishedReceipt.objects.filter(job_uuid__in=jobs, timestamp__lte=offer.at, voided_at=None)
     voided = JobStartedReceipt.objects.filter(job_uuid__in=jobs, voided_at__isnull=False)
     return {*finished.values_list("job_uuid", flat=True), *voided.values_list("job_uuid", flat=True)}
 
 
 def _validators(hotkeys: Collection[str], block: int) -> set[str]:
-    """Return those of `hotkeys` that may have given jobs at a block: all neurons that were registered.
+    """Return those of `hotkeys` that may have sent jobs at a block: all neurons registered at that block.
 
-    The ledger does not know which of them have a validator's permit.
+    The ledger does not know which of them have a validator permit.
     """
     neurons = MinerRow.objects.filter(hotkey__in=hotkeys).values_list("hotkey", "presence")
     return {hotkey for hotkey, presence in neurons if value_at(presence, block)}

@@ -1,7 +1,7 @@
-"""What callers say of their jobs: receipts, incidents, and the end of what was reserved.
+"""The statements of clients about their jobs: receipts, incidents, and the ends of reservations.
 
-However late a word comes, it is recorded, but for a receipt of a miner that had to give the job up to another. A
-reservation ends once, so the first word about that counts. Saying something again changes nothing.
+Late statements are recorded too, except a receipt of a route that another route has replaced. A reservation ends once,
+so the first statement that ends it counts. Repeating a statement changes nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from routing.types import JobUnknown, MinerIncidentType, RouteReleased
 
 
 class Attempt(NamedTuple):
-    """One route that a job had: to which miner, for how many seconds, paid with which blocks."""
+    """One route of a job: its miner, its seconds, and the blocks that pay for it."""
 
     miner: str
     executor_class: str
@@ -49,14 +49,14 @@ class Attempt(NamedTuple):
 
     @property
     def most_seconds(self) -> int:
-        """The longest ttl that a receipt of this attempt can have: as long as its blocks were held."""
+        """The maximum ttl (s) of a receipt of this attempt: the time for which its blocks were reserved."""
         return self.seconds + RESERVATION_MARGIN // dt.timedelta(seconds=1)
 
     def ttl(self, asked: int | None, timestamp: dt.datetime) -> int:
-        """Return the ttl of a receipt of this attempt: as asked, or the job's seconds, to the attempt's end at most.
+        """Return the ttl (s) of a receipt: as asked, or the job's seconds, but at most to the end of the attempt.
 
-        Its end is when its blocks are released, or else when they stop being held. Without this bound a client could
-        release routes and start their jobs later: executors would be busy with jobs that no allowance pays for.
+        The attempt ends when its blocks are released, or else when its reservation expires. Without this bound a client
+        could release routes and start their jobs later. Jobs that no allowance pays for would keep executors busy.
         """
         ends_at = self.released_at or self.made_at + dt.timedelta(seconds=self.most_seconds)
         left = (ends_at - timestamp) // dt.timedelta(seconds=1)
@@ -64,11 +64,11 @@ class Attempt(NamedTuple):
 
 
 def note(statement: Statement, *, by: Visitor, now: dt.datetime | None = None) -> ReservationState | None:
-    """Record what happened to a job, and return what its reservation is then; None on a fixed route.
+    """Record a statement, and return the state of the job's reservation afterwards; None on a fixed route.
 
-    Raises JobUnknown if the job never had the route or is another client's, RouteReleased for the receipt of a route
-    that another has replaced, BadInputError for times that make no sense, LockTimeout if others keep locked what is to
-    be written: then the same may be said again.
+    Raises JobUnknown if the job never had the route or belongs to another client, RouteReleased for a receipt of a
+    route that another route has replaced, BadInputError for impossible times, LockTimeout if a row stays locked. After
+    a LockTimeout the statement may be repeated.
     """
     attempt, at = attempt_of(statement, by), now or timezone.now()
     match statement:
@@ -76,7 +76,7 @@ def note(statement: Statement, *, by: Visitor, now: dt.datetime | None = None) -
             receipt = _receipt(statement, attempt, at)
             with ledger_transaction():
                 bound_waits(lock_timeout())
-                if isinstance(statement, Finished):  # before the job's row is locked: it waits for the account
+                if isinstance(statement, Finished):  # before the job's row is locked: it waits for the account's lock
                     _end(reservations.spend, attempt, now)
                 _insist_on_the_route(statement, at)
                 try:
@@ -104,12 +104,12 @@ def note(statement: Statement, *, by: Visitor, now: dt.datetime | None = None) -
 
 
 def rejection(statement: RejectedByMiner, by: Visitor) -> Rejection:
-    """Return what was found when a rejection was noted. Raises JobUnknown."""
+    """Return the row recorded for a rejection. Raises JobUnknown."""
     return Rejection.objects.get(miner=attempt_of(statement, by).miner, job_uuid=statement.uuid)
 
 
 def attempt_of(statement: AboutRoute, by: Visitor) -> Attempt:
-    """Return the route that is meant. Raises JobUnknown, for what is another client's too: both look alike."""
+    """Return the route that a statement names. Raises JobUnknown, also for another client's job, so both look alike."""
     if statement.allowance_reservation_id is None:
         job = owned(by).filter(pk=statement.uuid, reservation=None).first()
         if job is None:
@@ -136,7 +136,7 @@ def attempt_of(statement: AboutRoute, by: Visitor) -> Attempt:
 def _receipt(
     statement: Started | Accepted | Finished, attempt: Attempt, at: dt.datetime
 ) -> JobStarted | JobAccepted | JobFinished:
-    """Return the receipt of what was said `at` a time. Raises BadInputError if its times make no sense."""
+    """Return the receipt for a statement made `at` a time. Raises BadInputError for an impossible time or ttl."""
     timestamp = statement.timestamp or at
     if not isinstance(statement, Finished) and (statement.ttl or 0) > attempt.most_seconds:
         raise BadInputError(
@@ -181,10 +181,11 @@ def _record_incident(kind: MinerIncidentType, statement: AboutRoute, attempt: At
 
 
 def _insist_on_the_route(statement: AboutRoute, at: dt.datetime) -> None:
-    """Raise RouteReleased if the job has gone on: it has one receipt of each kind, which is its present miner's.
+    """Raise RouteReleased if another route has replaced the one that a statement names.
 
-    Its row stays locked until the transaction ends, so that it does not go on before the receipt is there. The
-    reservation is read in a statement of its own: joined, it would be that of before the wait for the lock, or none.
+    A job has one receipt of each kind, from its current miner. The job's row stays locked until the transaction
+    ends, so that its route is not replaced before the receipt is stored. The reservation is read in a query of its own.
+    A join would return it as it was before the wait for the lock, or return none.
     """
     job = RoutedJob.objects.select_for_update().filter(pk=statement.uuid).first()
     if job is None or job.reservation is None or job.reservation_id == statement.allowance_reservation_id:
@@ -194,6 +195,6 @@ def _insist_on_the_route(statement: AboutRoute, at: dt.datetime) -> None:
 
 
 def _end(end: Callable[..., None], attempt: Attempt, now: dt.datetime | None) -> None:
-    """End a reservation, unless it has ended already."""
+    """End a reservation, unless it has already ended."""
     if attempt.reservation_id is not None:
         end_route(end, attempt.reservation_id, now)

@@ -1,4 +1,4 @@
-"""The menu of the pages for operators, and how they write amounts."""
+"""The menu of the pages for operators, and the filters that format amounts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def operators_menu(context: dict[str, Any]) -> dict[str, object]:
 
 @register.filter
 def seconds(ns: int) -> str:
-    """Return nanoseconds in seconds, to the tenth."""
+    """Convert nanoseconds to seconds with one decimal."""
     return f"{to_seconds(ns):.1f} s"
 
 

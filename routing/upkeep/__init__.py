@@ -1,1 +1,1 @@
-"""What keeps the database small and lets it move: journals, pruning."""
+"""The maintenance of the database: journals, pruning, voiding."""

@@ -1,7 +1,7 @@
-"""What the lines of a journal may say, and what each records.
+"""The entries of a journal, and what each of them records.
 
-The events are those that validators record, and two more: `reservation`, without which a history would not give the
-same answers elsewhere, and `job`, without which clients could not speak of their jobs there.
+The events are those that validators record, and two more. Without `reservation` a history would give different answers
+in another database. Without `job` clients could not make statements about their jobs there.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ from routing.requests import first_problem
 from routing.sockets import jobs
 
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
-"""Text that the database takes."""
+"""Text that the database accepts: without NUL characters."""
 
 
 class Entry(BaseModel):
-    """One event of a journal."""
+    """One entry of a journal."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     def apply(self) -> None:
-        """Record the event. Doing so again changes nothing; raises ValueError if it can't be."""
+        """Record the event. Repeating it changes nothing. Raises ValueError if it can't be recorded."""
         raise NotImplementedError
 
 
@@ -81,7 +81,7 @@ class ManifestsEntry(Entry):
 
     @field_serializer("axons", "executors")
     def sort_keys(self, by_miner: dict[str, dict[str, str | int]]) -> dict[str, dict[str, str | int]]:
-        """Sort what databases keep in different orders: one history is one journal, whatever database it is in."""
+        """Sort the keys, because databases keep them in different orders. The same history gives the same journal."""
         return {name: dict(sorted(values.items())) for name, values in sorted(by_miner.items())}
 
     def apply(self) -> None:
@@ -98,7 +98,7 @@ class CollateralEntry(Entry):
 
 
 class VoidableEntry(BaseModel):
-    """What a line says of evidence that was voided: when, by whom and why, or nothing."""
+    """An entry about evidence that may be voided: when, by whom and why, or nothing."""
 
     voided_at: AwareDatetime | None = None
     voided_by: str | None = None
@@ -106,7 +106,7 @@ class VoidableEntry(BaseModel):
 
     @model_validator(mode="after")
     def check_void(self) -> Self:
-        """Refuse what the database would: a void without a time, a name or a reason."""
+        """Refuse a void without a time, a name or a reason, as the database does."""
         if len({said is None for said in (self.voided_at, self.voided_by, self.void_reason)}) > 1:
             raise ValueError("voided_at, voided_by and void_reason go together")
         return self
@@ -162,7 +162,7 @@ def _record_receipt(line: StartedEntry | AcceptedEntry | FinishedEntry) -> None:
     if line.voided_at is not None:
         sides = {"miner_hotkey": line.miner_hotkey, "validator_hotkey": line.validator_hotkey}
         receipt = table_of(line)._default_manager.filter(job_uuid=line.job_uuid, **sides).first()
-        if receipt is None:  # another one of the job was recorded before
+        if receipt is None:  # another receipt of the job was recorded before
             return
         with suppress(ReceiptAlreadyVoided):
             void_receipt(receipt, by=line.voided_by, reason=line.void_reason, now=line.voided_at)
@@ -182,7 +182,7 @@ class ReservationEntry(Entry):
 
     @model_validator(mode="after")
     def check_story(self) -> Self:
-        """Refuse what the database would: an end without a time, a time without an end, no time to hold."""
+        """Refuse an end without a time, a time without an end, and an empty period, as the database does."""
         if (self.state is ReservationState.HELD) != (self.ended_at is None):
             raise ValueError("ended_at goes with every state but held")
         if self.expires_at <= self.created_at:
@@ -244,7 +244,7 @@ _EVENT: TypeAdapter[AnyEntry] = TypeAdapter(AnyEntry)
 
 
 def parse(line: bytes | str) -> AnyEntry:
-    """Return the event that a line tells. Raises ValueError, in one sentence, for anything else."""
+    """Return the entry in a line. Raises ValueError, in one sentence, if the line is not an entry."""
     try:
         return _EVENT.validate_json(line)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""A subnet's history as lines of JSON: how they get in and out. What they may say is in `routing.upkeep.entries`."""
+"""The import and export of a subnet's history as lines of JSON. `routing.upkeep.entries` defines the lines."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ from routing.upkeep.entries import (
 )
 
 MAX_LINE = 2**24
-"""Bytes of the longest line: the manifests of a thousand miners have a tenth of it."""
+"""Maximum length of a line, in bytes. The manifests of a thousand miners take a tenth of it."""
 
 MAX_BLANK = 2**20
-"""Bytes of blank lines beyond those of the other lines: more are in no journal, however small its .gz is."""
+"""Maximum bytes of blank lines, in addition to the bytes of other lines. A small .gz could hold far more."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ Shaped = TypeVar("Shaped", bound=BaseModel)
 
 
 class JournalError(ValueError):
-    """A line of a journal is wrong. Nothing of `line`, counted from 1, or of a later one is stored."""
+    """A line of a journal is wrong. Neither `line`, counted from 1, nor any later line is stored."""
 
     def __init__(self, line: int, problem: str) -> None:
         self.line = line
@@ -64,19 +64,19 @@ class JournalError(ValueError):
 
 
 def replay(lines: Iterable[bytes], *, batch: int = 100) -> Iterator[str]:
-    """Record the events of a journal, and yield the kind of each once it is stored.
+    """Record the events of a journal, and yield the kind of each event once it is stored.
 
-    Lines are stored in transactions of `batch`; blank ones are passed over. Raises JournalError at the first that is no
-    event or can't be recorded, and what stands before it stays.
+    Each transaction stores `batch` lines; blank lines are skipped. Raises JournalError at the first line that is not an
+    entry or can't be recorded. Earlier lines stay stored.
     """
     numbered = _numbered(lines)
     problem: JournalError | None = None
     clipped = 0
     while problem is None and (chunk := list(islice(numbered, batch))):
         kinds: list[str] = []
-        renew_connection()  # the next lines may have been long in coming
+        renew_connection()  # the wait for the next lines may have been long
         with ledger_transaction():
-            # First, because later events need it, and by then the batch may hold rows that its holder waits for.
+            # First, to avoid a deadlock: later events need it, and its holder may wait for rows of this batch.
             lock_chain()
             for number, line in chunk:
                 if isinstance(line, JournalError):
@@ -99,7 +99,7 @@ def replay(lines: Iterable[bytes], *, batch: int = 100) -> Iterator[str]:
 
 
 def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes | JournalError]]:
-    """Number the lines that are not blank; an error stands instead of a line that is too long or can't be read."""
+    """Number the lines that are not blank. An error replaces a line that is too long or can't be read."""
     number = blank = filled = 0
     try:
         for number, line in enumerate(lines, start=1):
@@ -116,9 +116,9 @@ def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes | JournalErro
 
 
 def export() -> Iterator[str]:
-    """Yield the history as journal lines: blocks and manifests in block order, then all that refers to them.
+    """Yield the history as journal lines: blocks and manifests in block order, then all entries that refer to them.
 
-    It is the history of one moment, whatever is recorded meanwhile.
+    It is a snapshot: events that are recorded meanwhile are left out.
     """
     with transaction.atomic(durable=True):
         if connection.vendor == "postgresql":
@@ -129,7 +129,7 @@ def export() -> Iterator[str]:
 
 
 def _in_ascii(line: str) -> str:
-    """Escape what is beyond ASCII, so that a journal is the same in every encoding of the output."""
+    """Escape non-ASCII characters, so that a journal is the same in every encoding of the output."""
     return line if line.isascii() else json.dumps(json.loads(line), separators=(",", ":"))
 
 
@@ -167,7 +167,7 @@ def _rows(rows: QuerySet[Row], line: Callable[[Row], Made]) -> Iterator[Made]:
 
 
 def _like(kind: type[Shaped]) -> Callable[[Model], Shaped]:
-    """Return the maker of lines whose fields are the row's own."""
+    """Return a function that makes an entry from a row with the same fields."""
     return lambda row: kind.model_validate(row, from_attributes=True)
 
 
@@ -184,7 +184,7 @@ def _incident(row: MinerIncident) -> IncidentEntry:
 
 
 def _receipt(kind: type[Shaped]) -> Callable[[Receipt], Shaped]:
-    """Return the maker of lines about receipts."""
+    """Return a function that makes an entry from a receipt."""
     names = kind.model_fields.keys() - {"event"}
     return lambda row: kind.model_validate({name: getattr(row, name) for name in names} | _void(row))
 

@@ -1,7 +1,7 @@
-"""Delete what is past use, kind by kind: what the router, the receipts and the ledger remember.
+"""Delete the rows of the router, the receipts and the ledger that are past use, kind by kind.
 
-A row is past use when it has been over for as long as its setting says, and nobody can need it any more, whatever the
-setting says. All is judged as of one moment, and each batch asks again when it deletes.
+A row is past use when it has been over for as long as its setting says, and nothing can need it any more, regardless of
+the setting. All rows are judged as of one moment, and each batch checks again when it deletes.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ KEEP = tuple(name for name in conf.table if name.startswith("ROUTING_KEEP_"))
 """The settings that say for how many days each kind is kept."""
 
 SLACK = dt.timedelta(seconds=MAX_JOB_RUN_TIME) + RESERVATION_MARGIN
-"""The time for which everything is kept, whatever the settings say: a job takes no longer, and no host's clock is
-further behind ours."""
+"""The minimum time for which all rows are kept, regardless of the settings: no job takes longer, and no host's clock is
+further behind the clock of this host."""
 
 Old = tuple[QuerySet[Any], Q]
-"""Rows that have been over for long enough, and what else must hold for those of them that are past use."""
+"""Rows that have been over for long enough, and the further condition for those that are past use."""
 
 Find = Callable[[dt.datetime], Old]
-"""What finds the rows that were over by a time."""
+"""A function that returns the rows that were over by a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of row: the setting that says how long to keep it, how many rows are past use, and what prunes them.
+    """One kind of row: the setting that says how long to keep it, the count of rows past use, and how to prune them.
 
-    Expired holds have no setting: they are tidied, not deleted. What `count` says holds once the kinds before are done.
+    Expired reservations have no setting: they are tidied, not deleted. `count` assumes that earlier kinds are pruned.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Kind:
     batches: Callable[[], Iterator[Batch]]
 
     def prune(self) -> Iterator[Batch]:
-        """Prune, and yield what each transaction came to. What others keep locked is passed over, and told too."""
+        """Prune, and yield the result of each transaction. Locked rows are skipped, and a result reports them."""
         try:
             yield from self.batches()
         except LockTimeout:
@@ -66,12 +66,12 @@ class Kind:
 
 
 def kept(name: str) -> dt.timedelta:
-    """Return how long the setting of this name keeps its rows."""
+    """Return for how long the setting of this name keeps rows."""
     return dt.timedelta(days=getattr(conf, name))
 
 
 def kinds(now: dt.datetime, batch: int) -> list[Kind]:
-    """Return what there is to prune as of `now`, `batch` rows at a time, in order: first what refers to others."""
+    """Return the kinds to prune as of `now`, `batch` rows at a time. Kinds that refer to others come first."""
     used = now - SLACK
     over = {name: min(used, now - kept(name)) for name in KEEP}
 
@@ -83,7 +83,7 @@ def kinds(now: dt.datetime, batch: int) -> list[Kind]:
 
     past_jobs, on_no_way = _jobs(used, over["ROUTING_KEEP_JOBS_DAYS"])
     jobs_left = RoutedJob.objects.exclude(pk__in=past_jobs.filter(on_no_way).values("pk"))
-    jobs = RoutedJob.objects.all()  # which the database can look up faster than those that will be left
+    jobs = RoutedJob.objects.all()  # the database can query them faster than `jobs_left`
     return [
         rows("decisions", "ROUTING_KEEP_DECISIONS_DAYS", _decisions, by="at"),
         rows(
@@ -98,7 +98,7 @@ def kinds(now: dt.datetime, batch: int) -> list[Kind]:
             "ROUTING_KEEP_INCIDENTS_DAYS",
             partial(_incidents, used),
             by="timestamp",
-            # The window that is in force by then decides.
+            # Deletion checks the window that is in force at that time.
             delete=lambda found: incidents.forget(found.filter(_out_of_window(used))),
         ),
         rows("rejections", "ROUTING_KEEP_INCIDENTS_DAYS", _rejections, by="timestamp"),
@@ -141,7 +141,7 @@ def _decisions(before: dt.datetime) -> Old:
 
 
 def _candidates(gone: dt.datetime, before: dt.datetime) -> Old:
-    """Return the decisions whose candidates are past use, without those that are `gone` as a whole by then."""
+    """Return the decisions whose candidates are past use. Those made by `gone` are deleted as a whole instead."""
     return DecisionRecord.objects.filter(at__gt=gone, at__lte=before, candidates__isnull=False), Q()
 
 
@@ -154,38 +154,38 @@ def _rejections(before: dt.datetime) -> Old:
 
 
 def _out_of_window(used: dt.datetime) -> Q:
-    """Select the incidents that the reliability window now in force has left behind, as of `used`."""
+    """Select the incidents that are, as of `used`, before the reliability window now in force."""
     return Q(timestamp__lt=used - in_force.policy().window)
 
 
 def _jobs(used: dt.datetime, before: dt.datetime) -> Old:
-    """Return the jobs routed by `before`, and that they were not on their way any more as of `used`.
+    """Return the jobs routed by `before`, and the condition that they were no longer ongoing as of `used`.
 
-    A job is, however its reservation ended, until the time is over for which that was made; and as long as a receipt
-    says so. Until then its row keeps it from being routed once more.
+    A job is ongoing until its reservation's `expires_at`, even if the reservation ended earlier, and as long as a
+    receipt is valid. Until then its row prevents a second routing.
     """
     held = Reservation.objects.filter(pk=OuterRef("reservation"), expires_at__gt=used)
     return RoutedJob.objects.filter(routed_at__lte=before), Q(~Exists(held)) & receipts.over_since(used, "uuid")
 
 
 def _signatures(now: dt.datetime, before: dt.datetime) -> Old:
-    """Return the signatures made before that time, and so long ago that no clock that is SLACK behind takes them."""
+    """Return the signatures made `before`, and the condition that even a clock SLACK behind no longer accepts them."""
     twice_over = now - SLACK - 2 * dt.timedelta(seconds=conf.ROUTING_SIGNATURE_MAX_AGE)
     made = UsedSignature.objects.filter(signed_at_ns__lt=signatures.to_unix_ns(before))
     return made, Q(signed_at_ns__lt=signatures.to_unix_ns(twice_over))
 
 
 def _tokens(before: dt.datetime) -> Old:
-    """Return the tokens that were over by `before`. One without a row opens nothing either."""
+    """Return the tokens that were expired or revoked by `before`. A token without a row gives no access either."""
     return AccessToken.objects.filter(Q(expires_at__lte=before) | Q(revoked_at__lte=before)), Q()
 
 
 def _unused(jobs: QuerySet[RoutedJob], used: dt.datetime) -> Q:
-    """Select the receipts whose job is none of `jobs`, and had no reservation held as of `used`, or later."""
+    """Select the receipts whose job is not in `jobs` and had no reservation held at `used` or later."""
     held = Reservation.objects.filter(held_at(used), job_uuid=OuterRef("job_uuid"))
     return Q(~Exists(held), ~Exists(jobs.filter(pk=OuterRef("job_uuid"))))
 
 
 def _unrouted(jobs: QuerySet[RoutedJob]) -> Q:
-    """Select the reservations to which none of `jobs` refers."""
+    """Select the reservations that no job in `jobs` refers to."""
     return Q(~Exists(jobs.filter(reservation=OuterRef("pk"))))

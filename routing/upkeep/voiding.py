@@ -1,4 +1,4 @@
-"""Voiding incidents and receipts in the name of a user of the site: each gets an entry in the admin's log."""
+"""Voiding of incidents and receipts in the name of a user of the site. Each gets an entry in the admin's log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Incidents = QuerySet[MinerIncident, Any]
 
 
 class Group(NamedTuple):
-    """How many incidents of a class and a type count, and how many miners have them."""
+    """The number of incidents of a class and a type that are not voided, and the number of their miners."""
 
     executor_class: str
     type: str
@@ -29,13 +29,13 @@ class Group(NamedTuple):
 
 
 def groups(incidents: Incidents) -> list[Group]:
-    """Return what of the incidents counts, by class and type."""
+    """Return the groups of the incidents that are not voided, by class and type."""
     counted = incidents.filter(voided_at=None).order_by("executor_class", "type").values_list("executor_class", "type")
     return [Group(*row) for row in counted.annotate(Count("pk"), Count("hotkey_ss58address", distinct=True))]
 
 
 def void_for(incidents: Incidents, user: AbstractBaseUser, *, reason: str, now: dt.datetime) -> Iterator[int]:
-    """Void incidents as `void_incidents` does, in the name of a user, and log each in the same transaction."""
+    """Void incidents with `void_incidents` in the name of a user, and log each in the same transaction."""
 
     def note(voided: list[MinerIncident]) -> None:
         log(voided, user, reason.strip())
@@ -44,7 +44,7 @@ def void_for(incidents: Incidents, user: AbstractBaseUser, *, reason: str, now: 
 
 
 class ReceiptGroup(NamedTuple):
-    """How many receipts of a kind count, and of how many miners they are."""
+    """The number of receipts of a kind that are not voided, and the number of their miners."""
 
     kind: str
     receipts: int
@@ -52,7 +52,7 @@ class ReceiptGroup(NamedTuple):
 
 
 def receipt_groups(matching: Mapping[str, QuerySet[Receipt]]) -> list[ReceiptGroup]:
-    """Return what counts of the receipts of each kind, but for kinds of which none does."""
+    """Return the groups of the receipts that are not voided, by kind. Empty groups are left out."""
     found = []
     for kind, receipts in matching.items():
         counted = receipts.filter(voided_at=None).aggregate(n=Count("pk"), miners=Count("miner_hotkey", distinct=True))
@@ -63,10 +63,10 @@ def receipt_groups(matching: Mapping[str, QuerySet[Receipt]]) -> list[ReceiptGro
 def void_receipts_for(
     kinds: Iterable[QuerySet[Receipt]], user: AbstractBaseUser, *, reason: str, now: dt.datetime
 ) -> Iterator[int]:
-    """Void the receipts that there are now, in transactions of VOIDED_AT_ONCE at most, and log each in the same one.
+    """Void the receipts that exist now, at most VOIDED_AT_ONCE in a transaction, and log each in the same transaction.
 
-    Yield after each how many it voided; those that somebody else has voided are left as they are. Raises BadInputError
-    for a bad reason, LockTimeout if others keep receipts locked: what was yielded stays.
+    Yield the number of voided receipts after each transaction. Receipts that are voided already are left unchanged.
+    Raises BadInputError for a bad reason, LockTimeout if receipts stay locked. Earlier transactions stay committed.
     """
     void = void_values(user.get_username()[:NAME_LENGTH], reason, now)
     counting = [kind.filter(voided_at=None).order_by("pk") for kind in kinds]
@@ -85,7 +85,7 @@ def void_receipts_for(
 
 
 def log(voided: Sequence[Voidable], user: AbstractBaseUser, reason: str) -> None:
-    """Write into the admin's log, where the site has one, that a user voided each of the rows, and why."""
+    """Record in the admin's log, if the site has an admin, that a user voided each of the rows, and why."""
     if voided and apps.is_installed("django.contrib.admin"):
         from django.contrib.admin.models import CHANGE, LogEntry  # noqa: PLC0415 (a model, only where it is installed)
 

@@ -1,1 +1,1 @@
-"""How the router is: health, metrics, findings."""
+"""The state of the router: health, metrics, findings."""

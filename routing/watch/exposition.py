@@ -1,4 +1,4 @@
-"""What a scrape is answered: what all processes of this host have counted, and what the ledger says at that moment."""
+"""The answer to a scrape: the counts of all processes of this host, and the current state of the ledger."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def exposition(ledger: Ledger | None) -> bytes:
-    """Return all metrics in the text format of Prometheus; without a `ledger` they say that the database is down.
+    """Return all metrics in the text format of Prometheus. Without a `ledger` they say that the database is down.
 
-    They are those of all processes that share PROMETHEUS_MULTIPROC_DIR, or, where it is not set, of this one.
+    They cover all processes that share PROMETHEUS_MULTIPROC_DIR. If it is not set, they cover this process only.
     """
     registry = CollectorRegistry()
     if folder := os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
@@ -32,13 +32,13 @@ def exposition(ledger: Ledger | None) -> bytes:
 
 
 class LedgerCollector:
-    """The ledger as metrics: the same in all processes, and so not to be added up."""
+    """The metrics of the ledger. They are the same in all processes, so they must not be summed."""
 
     def __init__(self, ledger: Ledger | None) -> None:
         self._ledger = ledger
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the metrics; of what is not known there is none."""
+        """Yield the metrics, without those whose values are unknown."""
         known = self._ledger is not None
         yield GaugeMetricFamily("router_database_up", "Whether the database answered this scrape.", value=known)
         if self._ledger is None:
@@ -60,11 +60,11 @@ class LedgerCollector:
 
 
 def _forget_the_dead(folder: Path) -> None:
-    """Take away what processes that are gone had in hand. What they counted stays."""
+    """Remove the live gauges of processes that have ended. Their counters stay."""
     for file in folder.glob("gauge_live*_*.db"):
         pid = int(file.stem.rpartition("_")[2])
         if not _is_alive(pid):
-            with suppress(FileNotFoundError):  # another scrape was faster
+            with suppress(FileNotFoundError):  # another scrape has removed it
                 mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
 
 
@@ -73,6 +73,6 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # somebody else's
+    except PermissionError:  # the process of another user
         return True
     return True

@@ -1,4 +1,4 @@
-"""Findings: what was measured, how that stands between its limits, and what to do about it."""
+"""Findings: what was measured, how the value compares with its limits, and what to do about it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from routing.conf import conf
 DAY = 24 * 3600.0
 
 Seen = TypeVar("Seen")
-"""What all measures look at."""
+"""The type of the data that all measures read."""
 
 
 class Level(StrEnum):
-    """How a measure stands. `INFO` is worth to know, and no reason to worry."""
+    """The level of a measure. `INFO` is worth knowing, but is not a problem."""
 
     OK = "ok"
     INFO = "info"
@@ -29,12 +29,12 @@ class Level(StrEnum):
 
     @property
     def exit_code(self) -> int:
-        """What a monitor's check ends with, from 0 to 3."""
+        """The exit code of a check for a monitor, from 0 to 3."""
         return EXIT_CODES[self]
 
     @property
     def badness(self) -> int:
-        """What to compare levels by. Not to know is worse than to know that all is well, and better than the rest."""
+        """The rank of a level. UNKNOWN is worse than OK and INFO, and better than WARNING and CRITICAL."""
         return (Level.OK, Level.INFO, Level.UNKNOWN, Level.WARNING, Level.CRITICAL).index(self)
 
 
@@ -42,16 +42,17 @@ EXIT_CODES = {Level.OK: 0, Level.INFO: 0, Level.WARNING: 1, Level.CRITICAL: 2, L
 
 
 class Limits(NamedTuple):
-    """A value above `warning` is worth a look, one above `critical` is harm being done. At a limit all is well.
+    """The limits of a measure. A value above `warning` needs attention, and a value above `critical` means harm.
 
-    A value below 0 is critical: it is a time that is still to come, by our clock.
+    A value equal to a limit does not exceed it. A value below 0 is critical: it is the age of something that lies in
+    the future, by the clock of this host.
     """
 
     warning: float
     critical: float
 
     def level(self, value: float) -> Level:
-        """Return how a value stands."""
+        """Return the level of a value."""
         if value < 0 or value > self.critical:
             return Level.CRITICAL
         return Level.WARNING if value > self.warning else Level.OK
@@ -59,10 +60,10 @@ class Limits(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Measure(Generic[Seen]):
-    """Something that is measured in `unit`: seconds (s), percent (%), or a mere number ("").
+    """A measurement in `unit`: seconds (s), percent (%), or a plain number ("").
 
-    `take` returns its value, None if there is nothing to measure, and the fact in words. `limits` hold unless
-    ROUTING_STATUS_LIMITS has others. `without` is how a missing value stands.
+    `take` returns the value, None if there is nothing to measure, and a sentence that states the fact. `limits` apply
+    unless ROUTING_STATUS_LIMITS overrides them. `without` is the level of a missing value.
     """
 
     name: str
@@ -73,7 +74,7 @@ class Measure(Generic[Seen]):
     take: Callable[[Seen], tuple[float | None, str]]
 
     def find(self, seen: Seen, own: Mapping[str, Limits]) -> Finding:
-        """Return the finding for what is there to be seen."""
+        """Return the finding for the data in `seen`. The limits in `own` override those of the measure."""
         value, fact = self.take(seen)
         limits = own.get(self.name) or self.limits()
         level = self.without if value is None else limits.level(value)
@@ -82,7 +83,7 @@ class Measure(Generic[Seen]):
 
 
 def own_limits(names: Collection[str]) -> dict[str, Limits]:
-    """Return the limits that ROUTING_STATUS_LIMITS has for measures of these names. Raises ImproperlyConfigured."""
+    """Return the limits that ROUTING_STATUS_LIMITS sets for measures of these names. Raises ImproperlyConfigured."""
     own = conf.ROUTING_STATUS_LIMITS
     if not isinstance(own, Mapping):
         raise ImproperlyConfigured(f"ROUTING_STATUS_LIMITS is {own!r:.80}, not limits by name.")
@@ -99,7 +100,7 @@ def own_limits(names: Collection[str]) -> dict[str, Limits]:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a measure says now: its `value`, None if there is nothing to measure, and in words what to do about it."""
+    """The result of a measure: its `value`, None if there is nothing to measure, and the fact with its advice."""
 
     name: str
     value: float | None
@@ -110,12 +111,12 @@ class Finding:
 
     @property
     def title(self) -> str:
-        """The name as people write it."""
+        """The name with spaces, for display."""
         return self.name.replace("_", " ")
 
     @property
     def amounts(self) -> tuple[str, str, str]:
-        """The value, and the limits of a warning and of what is critical, as people read them."""
+        """The value, the warning limit and the critical limit, formatted for display."""
         value = "–" if self.value is None else amount(self.value, self.unit)
         return value, amount(self.limits.warning, self.unit), amount(self.limits.critical, self.unit)
 
@@ -126,7 +127,7 @@ class Finding:
 
 
 def amount(value: float, unit: str) -> str:
-    """Return a value with its unit; seconds as minutes, hours or days if they are many."""
+    """Return a value with its unit. Large numbers of seconds become minutes, hours or days."""
     if unit == "s":
         for size, name in ((DAY, "d"), (3600, "h"), (60, "min")):
             if abs(value) >= 2 * size:
@@ -135,7 +136,7 @@ def amount(value: float, unit: str) -> str:
 
 
 def digits(value: float) -> str:
-    """Return a number with three digits, or all that it has before the point."""
+    """Return a number with three significant digits; from 100 on, rounded to a whole number."""
     return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 

@@ -1,4 +1,4 @@
-"""Whether the router can do its work: what its database and its channel layer answer, if they do so in time."""
+"""Whether the router can work: whether its database and its channel layer answer in time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from allowance.interface import EXPIRED_AT, HELD, RESERVATION, Block
 from allowance.plumbing.threads import in_database_thread
 
 PATIENCE = 2.0
-"""Seconds that each of them has."""
+"""Timeout (s) for each of them."""
 
 OK = "ok"
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class Ledger(NamedTuple):
-    """The newest block and its age in seconds; the reservations that are live, and the expired ones not tidied yet."""
+    """The newest block, its age (s), the number of live reservations, and the number of expired ones not tidied yet."""
 
     block: int | None
     age: float | None
@@ -35,13 +35,13 @@ class Ledger(NamedTuple):
 
 
 class NoAnswer(Exception):
-    """Say why there is no answer, and nothing of what lies behind it: anybody may read that."""
+    """There is no answer. The message says why, without details, because it is public."""
 
 
 class Database:
-    """Ask the database once for all who want to know before it has answered.
+    """A query of the database that concurrent callers share.
 
-    So a database that hangs keeps one thread of the pool, and not one more with every probe.
+    A database that hangs therefore blocks one thread of the pool, not one for each probe.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Database:
         self._begun = False
 
     async def ledger(self) -> Ledger:
-        """Return what the ledger says now. Raises NoAnswer."""
+        """Return the current state of the ledger. Raises NoAnswer."""
         if self._asked is None or self._asked.done() or self._asked.get_loop() is not asyncio.get_running_loop():
             self._begun = False
             self._asked = asyncio.ensure_future(in_database_thread(self._read)())
@@ -66,7 +66,7 @@ class Database:
         self._begun = True
         try:
             return read_ledger()
-        except db.Error:  # logged here, because by now there may be nobody left to tell
+        except db.Error:  # logged here, because no caller may be left to log it
             logger.exception("The database can't be read.")
             return None
 
@@ -75,7 +75,7 @@ database = Database()
 
 
 def read_ledger() -> Ledger:
-    """Return what the ledger says now."""
+    """Return the current state of the ledger."""
     now = timezone.now()
     newest = Block.objects.order_by("-number").first()
     with connection.cursor() as cursor:
@@ -86,7 +86,7 @@ def read_ledger() -> Ledger:
 
 
 async def reach_channel_layer() -> None:
-    """Tell nobody something over the channel layer. Raises NoAnswer."""
+    """Send a message to an empty group over the channel layer. Raises NoAnswer."""
     layer = get_channel_layer()
     try:
         async with asyncio.timeout(PATIENCE):

@@ -1,4 +1,4 @@
-"""The measures of the last hour, and of the chain as it is recorded. Each is a function; a new one goes here."""
+"""The measures of the last hour and of the recorded chain. Each measure is a function. Add new ones here."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ from routing.watch.findings import DAY, Level, Limits, Measure, amount, digits
 HOUR = dt.timedelta(hours=1)
 
 TOP = 5
-"""How many of the miners with most of the work are named."""
+"""Number of miners that are named as those with the most work."""
 
 FEW = 20
-"""A share of fewer than these tells nothing: at a quiet hour one refusal would be all of them."""
+"""Minimum number of events for a share. In a quiet hour a single refusal could be 100 %."""
 
 NO_BLOCK = None, "No block is recorded."
 NEVER_CHECKED = None, "The ledger was never checked."
 
 Taken = tuple[float | None, str]
-"""The value of a measure, and the fact in words."""
+"""The value of a measure, and a sentence that states the fact."""
 
 
 class Picks(NamedTuple):
-    """Decisions with one outcome for one miner: their number, and their waits for locks in microseconds."""
+    """Decisions with one outcome for one miner: their number, their job seconds, and their waits for locks (µs)."""
 
     outcome: str
     miner: str
@@ -68,7 +68,7 @@ class Picks(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a miner got: jobs, the executor-seconds of them all, and what percentage of everybody's that is."""
+    """The work of a miner: its jobs, their executor-seconds, and its percentages of all jobs and of all seconds."""
 
     miner: str
     jobs: int
@@ -78,9 +78,9 @@ class Work(NamedTuple):
 
 
 class Hour:
-    """What there is to measure at `now`, by the decisions made and the reservations ended in the hour before it.
+    """The data for the measures at `now`, mainly the decisions and the ended reservations of the hour before.
 
-    Fixed routes do not count: no miner was asked. Each property is read once.
+    Fixed routes do not count, because they involve no choice of a miner. Each property is read once.
     """
 
     def __init__(self, now: dt.datetime) -> None:
@@ -92,7 +92,7 @@ class Hour:
 
     @property
     def number(self) -> int:
-        """The number of the newest block, 0 before the first."""
+        """The number of the newest block; 0 if there is none."""
         return self.newest[0] if self.newest else 0
 
     @cached_property
@@ -145,11 +145,11 @@ class Hour:
 
     @cached_property
     def ended(self) -> Counter[str]:
-        """How many reservations ended in each state. An expired one counts by its time, whatever its row says."""
+        """The number of reservations that ended, by state. Expired ones that are not tidied yet count as HELD."""
         ended = Reservation.objects.filter(ended_at__gt=self.now - HOUR, ended_at__lte=self.now)
         unnoted = Reservation.objects.filter(expired_at(self.now), expires_at__gt=self.now - HOUR)
         by_state = [rows.values_list("state").annotate(number=Count("pk")) for rows in (ended, unnoted)]
-        # Each part has an index of its own, and one statement counts a row once that is tidied up meanwhile.
+        # Each part uses its own index. One query counts a row once, even if it is tidied at the same time.
         return Counter(dict(by_state[0].union(by_state[1], all=True)))
 
     @cached_property
@@ -157,18 +157,18 @@ class Hour:
         return LedgerCheck.objects.order_by("-at").values_list("at", "differences", "left").first()
 
     def age(self, then: dt.datetime) -> float:
-        """Return how many seconds ago that was; below 0 if it is still to come, by our clock."""
+        """Return the seconds since `then`; below 0 if it lies in the future, by the clock of this host."""
         return (self.now - then).total_seconds()
 
 
 MEASURES: dict[str, Measure[Hour]] = {}
-"""All measures by name, in the order of the pages."""
+"""All measures by name, in display order."""
 
 
 def measure(
     unit: str, advice: str, limits: Limits | Callable[[], Limits], *, without: Level = Level.OK
 ) -> Callable[[Callable[[Hour], Taken]], Callable[[Hour], Taken]]:
-    """Let a function be the measure of its name. It returns the value and the fact."""
+    """Return a decorator that registers a function as the measure of its name. The function returns value and fact."""
 
     def add(take: Callable[[Hour], Taken]) -> Callable[[Hour], Taken]:
         bounds = limits if callable(limits) else lambda: limits
@@ -231,10 +231,10 @@ def manifest_age(hour: Hour) -> Taken:
     if hour.synced is None:
         return None, "No manifests are recorded."
     (number, timestamp), (block, at) = hour.newest, hour.synced
-    if at is None:  # as if the blocks between had been of ordinary length
+    if at is None:  # the block is not recorded: assume blocks of ordinary length
         at = timestamp - dt.timedelta(microseconds=(number - block) * BLOCK_DURATION_US)
     age = hour.age(at)
-    if 0 > age >= -MAX_AHEAD.total_seconds() and block > number:  # its blocks are still to be recorded
+    if 0 > age >= -MAX_AHEAD.total_seconds() and block > number:  # its block is not recorded yet
         age = 0
     return age, f"The newest manifests are of block {block}, {_ago(age)}."
 
@@ -374,7 +374,7 @@ def _ago(age: float) -> str:
 
 
 def _share(part: int, total: int, of: str, fact: str) -> Taken:
-    """Return the percentage and the fact, or that there is nothing, or too little, to take a share of."""
+    """Return the percentage and the fact. The percentage is None if `total` is below FEW."""
     if not total:
         return None, f"There were no {of} in the last hour."
     told = f"{part} of {total} {of} in the last hour {fact}"

@@ -1,4 +1,4 @@
-"""The state of routing at a moment: all findings, and the miners with most of the work."""
+"""The state of routing at a moment: all findings, and the miners with the most work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from routing.watch.measures import MEASURES, Hour, Work
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The findings at a moment, the worst first, and the miners that got most of the work in the hour before it."""
+    """The findings at a moment, the worst first, and the miners that got the most work in the hour before it."""
 
     at: dt.datetime
     findings: tuple[Finding, ...]
@@ -21,13 +21,13 @@ class Status:
 
     @property
     def level(self) -> Level:
-        """How the worst of the findings stands; those worth to know only are fine."""
+        """The level of the worst finding; INFO counts as OK."""
         worst = self.findings[0].level
         return Level.OK if worst is Level.INFO else worst
 
     @property
     def sentence(self) -> str:
-        """Which findings are not fine, in one line."""
+        """One line that names the findings that are not OK."""
         named = self._titles(lambda level: level not in {Level.OK, Level.INFO})
         if named:
             return f"{len(named)} of {len(self.findings)} findings: {', '.join(named)}."
@@ -39,7 +39,7 @@ class Status:
 
 
 def status(now: dt.datetime) -> Status:
-    """Return how routing stands at `now`. Raises ImproperlyConfigured if ROUTING_STATUS_LIMITS is bad."""
+    """Return the state of routing at `now`. Raises ImproperlyConfigured if ROUTING_STATUS_LIMITS is invalid."""
     hour, own = Hour(now), own_limits(MEASURES)
     findings = sorted((each.find(hour, own) for each in MEASURES.values()), key=lambda found: -found.level.badness)
     return Status(now, tuple(findings), tuple(hour.most_jobs), tuple(hour.most_seconds))

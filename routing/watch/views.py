@@ -1,4 +1,4 @@
-"""What the machines that look after a router ask it: is it there, can it work, what has it done."""
+"""The views for monitoring: liveness, readiness and metrics."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from routing.watch.health import OK, Ledger, NoAnswer
 PERMISSION = "routing.view_metrics"
 
 
-@non_atomic_requests  # a site's ATOMIC_REQUESTS takes no async views
+@non_atomic_requests  # ATOMIC_REQUESTS does not support async views
 @cache_control(no_store=True)
 @require_safe
 async def healthz(_request: HttpRequest) -> HttpResponse:
-    """Say that this process answers."""
+    """Answer with 200: this process is alive."""
     return JsonResponse({"status": OK})
 
 
@@ -32,9 +32,9 @@ async def healthz(_request: HttpRequest) -> HttpResponse:
 @cache_control(no_store=True)
 @require_safe
 async def readyz(_request: HttpRequest) -> HttpResponse:
-    """Say whether this process can route jobs, 200 or 503, and what of that it lacks.
+    """Answer whether this process can route jobs, with 200 or 503, and name what is missing.
 
-    The newest block must be no older than ROUTING_READY_MAX_BLOCK_AGE, in seconds, and not ahead of the clock.
+    The newest block must be at most ROUTING_READY_MAX_BLOCK_AGE seconds old, and not ahead of the clock.
     """
     (ledger, database), channel_layer = await asyncio.gather(_ledger(), _channel_layer())
     age = ledger and ledger.age
@@ -54,9 +54,9 @@ async def readyz(_request: HttpRequest) -> HttpResponse:
 @cache_control(no_store=True)
 @require_safe
 async def metrics(request: HttpRequest) -> HttpResponse:
-    """Show the metrics to the holder of a token for them, or a user with the permission `routing.view_metrics`.
+    """Show the metrics to the holder of a token for them, or to a user with the permission `routing.view_metrics`.
 
-    Without the database, which is when they are needed most, a token is taken at its word.
+    Metrics are needed most when the database is down. A token is then accepted by its signature and expiry alone.
     """
     ledger, _ = await _ledger()
     if ledger:

@@ -88,9 +88,10 @@ class Command(AnsweringCommand):
 
 
 def what_if(options: dict[str, Any]) -> tuple[Policy, Remedies]:
-    """Return the policy that the options ask for, and what advice may name. Raises ValueError, which names the option.
+    """Return the policy that the options ask for, and the remedies that advice may name.
 
-    The hotkeys that they exclude are checked too: a decision could not tell whose mistake a bad one is.
+    Raises ValueError, which names the option. The excluded hotkeys are checked here too, because the error of a
+    decision could not name the option.
     """
     policy, remedies, amount = (
         in_force.policy(),
@@ -109,7 +110,7 @@ def what_if(options: dict[str, Any]) -> tuple[Policy, Remedies]:
 
 
 def read_requests(options: dict[str, Any]) -> Iterator[tuple[str, V2JobRequest]]:
-    """Yield the jobs that the options name, each with the place to name in a complaint."""
+    """Yield the jobs that the options name, each with its place for error messages. Raises ValueError."""
     by_hand = options["executor_class"] is not None or options["seconds"] is not None
     if by_hand + (options["job"] is not None) + (options["jobs"] is not None) != 1:
         raise ValueError("Name a job: --executor-class and --seconds, or --job FILE, or --jobs FILE.")
@@ -118,7 +119,7 @@ def read_requests(options: dict[str, Any]) -> Iterator[tuple[str, V2JobRequest]]
             raise ValueError("--executor-class and --seconds go together.")
         with named("--executor-class"):
             request = plain_request(options["executor_class"], options["seconds"])
-        yield "--seconds", request  # the class is checked
+        yield "--seconds", request  # the class is checked already
         return
     name: str = options["job"] or options["jobs"]
     try:
@@ -135,14 +136,14 @@ def read_requests(options: dict[str, Any]) -> Iterator[tuple[str, V2JobRequest]]
 
 
 def parse_request(where: str, content: bytes) -> V2JobRequest:
-    """Return the request that `content` is. Raises ValueError, in one sentence, if it is none."""
+    """Return the request in `content`. Raises ValueError, in one sentence, if it is invalid."""
     with named(where):
         return V2JobRequest.model_validate_json(content)
 
 
 @contextmanager
 def named(where: str) -> Iterator[None]:
-    """Let a ValueError, pydantic's too, be one sentence that begins with the place or the option to blame."""
+    """Turn a ValueError, also pydantic's, into one sentence that begins with the wrong place or option."""
     try:
         yield
     except ValueError as error:

@@ -48,7 +48,7 @@ class Command(AnsweringCommand):
 
 
 def time_to_live(text: str) -> dt.timedelta:
-    """Return the time that `text` names, as 90d. Raises BadInputError."""
+    """Return the duration that `text` names, such as 90d. Raises BadInputError."""
     match = re.fullmatch("([0-9]{1,9})([smhd])", text)
     if match is None:
         raise BadInputError(f"--ttl must be a number and its unit, {', '.join(UNITS)}, as in 90d; not {text!r:.80}.")

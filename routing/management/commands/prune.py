@@ -48,7 +48,7 @@ class Command(AnsweringCommand):
 
 
 def prune(todo: list[Kind], locked: list[str]) -> list[int]:
-    """Prune, with progress on a terminal; return how many rows of each kind went. What could not is put in `locked`."""
+    """Prune, with progress on a terminal. Return the number of rows of each kind. Add what is locked to `locked`."""
     terminal = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     done = []

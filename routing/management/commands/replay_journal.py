@@ -44,7 +44,7 @@ class Command(AnsweringCommand):
             raise CommandError(str(problem), returncode=2)
 
     def replay(self, raw: BinaryIO, size: int | None) -> tuple[Counter[str], JournalError | None]:
-        """Replay with a progress bar on a terminal, and return what was recorded and what went wrong."""
+        """Replay with a progress bar on a terminal. Return the number of events by kind, and the error or None."""
         counts: Counter[str] = Counter()
         columns = TextColumn("Replaying"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[events]} events")
         terminal = Console(stderr=True)
@@ -52,9 +52,9 @@ class Command(AnsweringCommand):
             task = progress.add_task("", total=size, events=0)
             packed = raw.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]
             file = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if packed else raw
-            lines = iter(partial(file.readline, MAX_LINE + 1), b"")  # or a small .gz could fill all memory
+            lines = iter(partial(file.readline, MAX_LINE + 1), b"")  # bounded: a small .gz could fill all memory
             try:
-                # Standard input may be a follower that is still writing: each line counts when it is there.
+                # Standard input may be a follower that is still writing: record each line when it arrives.
                 for kind in replay(lines, batch=100 if size is not None else 1):
                     counts[kind] += 1
                     progress.update(task, completed=raw.tell() if size is not None else 0, events=counts.total())

@@ -33,7 +33,7 @@ class Command(AnsweringCommand):
         "ROUTING_STATUS_LIMITS says what is too much. "
         "Exit code, for monitors: 0 ok, 1 warning, 2 critical, or no database, or bad arguments, 3 unknown."
     )
-    requires_system_checks = ()  # monitors want the status of a site whose settings are bad, too
+    requires_system_checks = ()  # monitors also need the status of a site with bad settings
     no_answer = Level.UNKNOWN.exit_code
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -66,7 +66,7 @@ def as_json(found: Status) -> dict[str, object]:
 
 
 def show(found: Status, console: Console) -> None:
-    """Print a line that says it all, which is what monitors show, the findings, and who got most of the work."""
+    """Print a summary line, which monitors show, then the findings and the miners with the most work."""
     line = Text(f"{found.level.upper()}: {found.sentence}", style=f"bold {STYLES[found.level]}")
     console.print(line, soft_wrap=True)
     findings = Table("level", "finding", box=None, pad_edge=False, header_style="bold")
