@@ -102,7 +102,7 @@ class Wire(BaseModel):
 def read(receipt: AnyReceipt | Mapping[str, Any]) -> AnyReceipt:
     """Validate a receipt, an instance or a dict in the format of the wire. Raises BadReceiptError if it is invalid.
 
-    Both sides sign the payload as JSON with sorted keys. Signatures are not verified here, but in `receipts.signatures`.
+    Both sides sign the payload as JSON with sorted keys. `receipts.signatures` verifies the signatures.
     """
     try:
         if isinstance(receipt, AnyReceipt):
