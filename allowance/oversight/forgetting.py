@@ -125,7 +125,7 @@ def _derive_accounts() -> None:
 def _derive_miners() -> None:
     """Rebuild the registration and the address of all miners from the history.
 
-    Delete a miner without a registration, an address, collateral and accounts.
+    Delete a miner that has no presence, no announced axon, no collateral and no account.
     """
     presence, axons = history.presence(), history.announced()
     horizon, nowhere = newest_block() - ledger.KEPT_BLOCKS, Miner()

@@ -98,10 +98,10 @@ def prune_reservations(before: dt.datetime, unreferenced: Q, batch: int) -> Iter
 
 
 def oldest_kept(before: dt.datetime) -> Block | None:
-    """Return the oldest block to keep, or None. The blocks below it are older than `before` and than all balances.
+    """Return the oldest block to keep, or None. The blocks below it were minted by `before`, and no balance needs them.
 
-    It is the newest block that was minted by `before` and that a rebased balance no longer needs. It stays because it
-    has the neuron list in force: the oldest block that balances remember may have no list, or may be recorded late.
+    It is the newest block that was minted by `before` and that is not above the oldest block that balances remember. It
+    stays to give the neurons registered from it on: the oldest remembered block may have no list, or may come late.
     """
     old = Block.objects.filter(number__lte=_horizon(), timestamp__lte=before)
     return old.order_by("-number").first()
