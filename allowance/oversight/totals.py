@@ -46,7 +46,7 @@ Amounts = Counter[Fate]
 
 @dataclass(slots=True)
 class MinerTotals:
-    """A miner's allowance in one or several classes, its live reservations, and how many expired in the last 24 hours."""
+    """A miner's allowance in one or several classes, its live reservations, and how many expired in 24 hours."""
 
     hotkey: str
     registered: bool
