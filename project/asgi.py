@@ -1,4 +1,4 @@
-"""HTTP and the sockets."""
+"""The ASGI application: HTTP and WebSockets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from channels.routing import ProtocolTypeRouter  # noqa: E402
 
 from routing.asgi import sockets  # noqa: E402
 
-# WhiteNoise hands out files in chunks, synchronously; they are small, and a server in front serves them anyway.
+# WhiteNoise serves files from a synchronous iterator. The files are small, and a front server serves them anyway.
 warnings.filterwarnings("ignore", "StreamingHttpResponse must consume synchronous iterators")
 
 application = ProtocolTypeRouter({"http": http, "websocket": sockets()})

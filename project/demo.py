@@ -1,4 +1,4 @@
-"""Replay a recorded subnet into SQLite, route a stream of jobs, and tell how it went: `python -m project.demo`."""
+"""Replay a recorded subnet into SQLite, route a stream of jobs, and report the results: `python -m project.demo`."""
 # ruff: noqa: E402
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from project.serve import DATABASE, ROOT, lock_database, remove, show_pages
 
 JOURNAL = ROOT / "tests/conformance/cases/mockchain-100/journal.jsonl.gz"
 UNFINISHED = DATABASE.with_name(f"{DATABASE.name}.unfinished")
-"""Where the database is made; it takes the place of the old one when it is whole."""
+"""The file in which the database is made. It replaces the old database when it is complete."""
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 os.environ.update(DEBUG="1", DATABASE_URL=f"sqlite:///{UNFINISHED}", LOG_LEVEL="ERROR", ROUTING_DECISIONS_SAMPLE="1")
@@ -58,17 +58,17 @@ from routing.upkeep.journal import replay
 
 JOBS = 300
 STREAM = dt.timedelta(minutes=10)
-"""How long the stream of jobs takes on the subnet's clock. It ends now, so that dry runs find a living subnet."""
+"""How long the stream of jobs takes on the subnet's clock. It ends now, so that dry runs find recent blocks."""
 
 WAITING = 24
-"""So many last jobs of the stream are still to be answered, each longer than the one before: one is soon to expire."""
+"""The number of last jobs whose reservations stay held. Each is longer than the one before: one expires soon."""
 
 EARLIER_BLOCKS = 10_000
-"""How much higher the demo's block numbers are than the journal's: blocks of a day before them have numbers, too."""
+"""The offset of the demo's block numbers from the journal's. It leaves numbers for the blocks of the day before."""
 
 
 def main() -> None:
-    """Run the demo; it makes its database anew each time, unless that is being served."""
+    """Run the demo. It makes a new database each time, and exits if the database is being served."""
     lock_database()
     remove(UNFINISHED)
     try:
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def run(console: Console) -> None:
-    """Make the database, telling what happens, and put it in its place."""
+    """Make the database, print what happens, and put the database in its place."""
     call_command("migrate", verbosity=0)
     rng = random.Random(12)  # noqa: S311 (a demo that is the same each time)
     start = dt.datetime.now(dt.UTC) - STREAM
@@ -104,9 +104,9 @@ def run(console: Console) -> None:
 
 
 def put_in_place() -> None:
-    """Let the database that is made be the demo's. Raises OperationalError if anybody else still uses it."""
+    """Replace the demo's database with the new one. Raises OperationalError if another connection uses the new one."""
     with connection.cursor() as cursor:
-        cursor.execute("PRAGMA journal_mode=DELETE")  # all of it is in the one file then
+        cursor.execute("PRAGMA journal_mode=DELETE")  # all data is in one file then
     connection.close()
     remove(DATABASE)
     UNFINISHED.rename(DATABASE)
@@ -117,7 +117,7 @@ def _progress(console: Console, lines: list[bytes]) -> Iterator[bytes]:
 
 
 def _moved_lines(end: dt.datetime) -> Iterator[bytes]:
-    """Yield the journal moved so that its last block was minted at `end`, and with EARLIER_BLOCKS before it."""
+    """Yield the lines of the journal, moved to end at `end`, with EARLIER_BLOCKS added to the block numbers."""
     with gzip.open(JOURNAL) as file:
         events = [json.loads(line) for line in file]
     shift = end - max(dt.datetime.fromisoformat(e["timestamp"]) for e in events if "timestamp" in e)
@@ -130,7 +130,7 @@ def _moved_lines(end: dt.datetime) -> Iterator[bytes]:
 
 
 class Running(NamedTuple):
-    """A job that a miner works on, and when it will be over."""
+    """A job that a miner is running. It ends at `over`."""
 
     over: dt.datetime
     uuid: UUID
@@ -141,7 +141,7 @@ class Running(NamedTuple):
 
 
 class Stream:
-    """A validator's day in ten minutes: jobs come in, run, fail or finish."""
+    """A stream of jobs that are routed, run, and fail or finish, on a simulated clock."""
 
     def __init__(self, rng: random.Random, now: dt.datetime) -> None:
         self.rng = rng
@@ -152,7 +152,7 @@ class Stream:
         self.newest = Block.objects.latest("number")
 
     def next_job(self) -> None:
-        """Let time pass, mint a block, end what is over, route one more job, and start it."""
+        """Advance the clock, mint a block if it is due, finish the jobs that are over, then route and start one job."""
         self.now += STREAM / JOBS
         self.mint()
         while self.running and self.running[0].over <= self.now:
@@ -172,14 +172,14 @@ class Stream:
         if chance < 0.05:
             self.report(MinerIncidentType.MINER_JOB_REJECTED, hotkey, uuid, executor_class)
             reservations.release(reservation, now=self.now)
-        elif chance < 0.92:  # the others keep their reservation without a word, until it expires
+        elif chance < 0.92:  # the others never spend their reservation, which expires
             receipts().record(started(uuid, hotkey, executor_class, self.now, ttl=int(decision.job.seconds) + 60))
             reservations.spend(reservation, now=self.now)
             over = self.now + dt.timedelta(seconds=decision.job.seconds * self.rng.uniform(0.2, 1))
             heapq.heappush(self.running, Running(over, uuid, self.now, hotkey, executor_class, blocks))
 
     def mint(self) -> None:
-        """Record the next block if it is time."""
+        """Record the next block if it is due."""
         minted = self.newest.timestamp + MINTED_EACH
         if minted <= self.now:
             number, share = self.newest.number + 1, self.rng.uniform(0.09, 0.14)
@@ -187,7 +187,7 @@ class Stream:
             self.newest = Block.objects.get(number=number)
 
     def finish(self, job: Running) -> None:
-        """Record that a job is over, or that it failed."""
+        """Record that a job finished, or that it failed."""
         if self.rng.random() < 0.04:
             self.report(MinerIncidentType.MINER_JOB_FAILED, job.hotkey, job.uuid, job.executor_class)
             return

@@ -1,4 +1,4 @@
-"""What happened in the demo before it begins: incidents, decisions and reservations of others' jobs, made up."""
+"""Invented history for the demo: collateral, incidents, decisions, reservations, and receipts of other jobs."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ FORTNIGHT, DAY = dt.timedelta(days=14), dt.timedelta(days=1)
 PAST_JOBS, PAST_REFUSALS = 1500, 400
 MINTED_EACH = dt.timedelta(seconds=12)
 BLOCK_WORTH = 1.2
-"""Seconds per executor that a block of the past earned us: our stake share was a tenth."""
+"""Seconds that each executor earned us in a block of the past, with a stake share of a tenth."""
 
 REFUSALS = {
     Outcome.NOT_ENOUGH_ALLOWANCE: (Gate.ALLOWANCE, 70),
     Outcome.NOT_ENOUGH_COLLATERAL: (Gate.COLLATERAL, 20),
     Outcome.ALL_MINERS_BUSY: (Gate.EXECUTORS, 10),
 }
-"""At which gate all miners fail, and how many of a hundred refusals are so."""
+"""By outcome: the gate at which all miners fail, and the share of refusals, in percent."""
 
 
 @transaction.atomic
 def set_the_scene(rng: random.Random, miners: list[str], now: dt.datetime) -> None:
-    """Record collateral, incidents of two weeks, the decisions of a day, and receipts of others' jobs."""
+    """Record collateral, incidents of two weeks, decisions of a day, and receipts of other jobs."""
     config.DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI = ETH // 100
     served = _classes_of_miners()
     for miner in miners:
@@ -71,7 +71,7 @@ def _classes_of_miners() -> dict[str, list[str]]:
 
 
 def _moment(rng: random.Random, now: dt.datetime, span: dt.timedelta) -> dt.datetime:
-    """Return an instant in the `span` before `now`: at this time of day five times as likely as half a day off it."""
+    """Return a random time in the `span` before `now`. This time of day is five times as likely as 12 hours off."""
     while True:
         age = span * rng.random()
         if rng.random() < 0.6 + 0.4 * math.cos(age / DAY * 2 * math.pi):
@@ -91,11 +91,11 @@ def _record_incident(rng: random.Random, kind: str, hotkey: str, classes: list[s
 def _remember_a_day(rng: random.Random, now: dt.datetime, asked: int) -> None:
     """Store the decisions of the day before, and how their reservations ended.
 
-    Their blocks are older than the recorded ones, so that no balance of the demo depends on them.
+    Their blocks are older than the recorded ones, so no balance of the demo depends on them.
     """
     accounts = rng.choices(Account.objects.filter(executors__gt=0).order_by("pk"), k=PAST_JOBS)
     ends = rng.choices(list(ReservationState), (0, 80, 14, 6), k=PAST_JOBS)
-    longest = RESERVATION_MARGIN + dt.timedelta(seconds=900)  # all of them are over when the stream begins
+    longest = RESERVATION_MARGIN + dt.timedelta(seconds=900)  # all reservations are over when the stream begins
     begins = sorted(_moment(rng, now - longest, DAY - longest) for _ in range(PAST_JOBS))
     newest, unused = Block.objects.latest("number").number, Counter[int]()
     decisions = [_refusal(rng, _moment(rng, now, DAY), asked) for _ in range(PAST_REFUSALS)]
@@ -104,7 +104,7 @@ def _remember_a_day(rng: random.Random, now: dt.datetime, asked: int) -> None:
         started_at = newest - math.ceil((now - created_at) / MINTED_EACH)
         first = max(unused[account.pk], started_at - BLOCK_EXPIRY)
         blocks = range(first, first + math.ceil(seconds / (BLOCK_WORTH * account.executors)))
-        if blocks.stop > started_at:  # this miner has not earned enough: the job went nowhere
+        if blocks.stop > started_at:  # the miner has not earned enough: skip the job
             continue
         unused[account.pk] = blocks.stop
         expires_at = created_at + RESERVATION_MARGIN + dt.timedelta(seconds=seconds)
@@ -132,7 +132,7 @@ def _refusal(rng: random.Random, at: dt.datetime, asked: int) -> DecisionRecord:
 
 
 def _decision(rng: random.Random, **what: Any) -> DecisionRecord:
-    """Return the record of a decision whose candidates nobody kept."""
+    """Return the record of a decision without its candidates."""
     return DecisionRecord(minimum_wei=ETH // 100, window_hours=24, microseconds=rng.randint(2000, 8000), **what)
 
 

@@ -1,4 +1,4 @@
-"""Serve the demo's database, with a user who sees all its pages: `python -m project.serve`. Never outside DEBUG."""
+"""Serve the demo's database, with a user who has all rights: `python -m project.serve`. This needs DEBUG."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ REFUSED = 2
 
 
 def main() -> None:
-    """Serve until Ctrl-C; the arguments go on to uvicorn. Without a demo's database the demo is run first.
+    """Serve until Ctrl-C. The arguments are passed to uvicorn. If there is no database, run the demo first.
 
-    What can fail for reasons outside comes first, so that a server that does not start changes nothing.
+    The steps that can fail for external reasons come first, so that a failed start changes nothing.
     """
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
     os.environ["DATABASE_URL"] = f"sqlite:///{DATABASE}"
@@ -64,14 +64,14 @@ def main() -> None:
 
     from project.ticker import minting  # noqa: PLC0415 (it imports models, which the settings must precede)
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which the server ends by in good order
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # so that the server shuts down cleanly on Ctrl-C
     with minting():
         options = {"--fd": str(listener.fileno()), "--lifespan": "off", "--ws-max-size": "1048576"}
         uvicorn(["project.asgi:application", *chain.from_iterable(options.items()), *sys.argv[1:]])
 
 
 def show_pages(console: Console, port: int = 8000) -> None:
-    """Print where the pages for operators are once they are served."""
+    """Print the addresses of the pages for operators."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for page in MENU:
         table.add_row(f"  {page.title}", f"http://{HOST}:{port}{reverse(f'admin:{page.name}')}")
@@ -79,7 +79,7 @@ def show_pages(console: Console, port: int = 8000) -> None:
 
 
 def lock_database() -> None:
-    """Keep the demo's database for this process, until it ends; refuse if another one makes or serves it."""
+    """Lock the demo's database until this process ends. Exit if another process makes or serves the database."""
     lock = os.open(f"{DATABASE}.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -88,7 +88,7 @@ def lock_database() -> None:
 
 
 def remove(database: Path) -> None:
-    """Remove a SQLite database, and the logs beside it that no other database may find."""
+    """Remove a SQLite database, and its log files, which a new database of this name must not read."""
     for suffix in ("", "-journal", "-wal", "-shm"):
         database.with_name(database.name + suffix).unlink(missing_ok=True)
 
@@ -96,7 +96,7 @@ def remove(database: Path) -> None:
 def _listen(port: str) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what it accepts has it from here
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit this option
     try:
         listener.bind((HOST, int(port)))
         listener.listen()

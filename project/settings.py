@@ -1,4 +1,4 @@
-"""Settings from the environment, with safe defaults; `.env.example` lists them. Dynamic ones live in the admin."""
+"""Settings from the environment, with safe defaults. `.env.example` lists them. Dynamic settings are in the admin."""
 
 from __future__ import annotations
 
@@ -68,19 +68,19 @@ TEMPLATES = [
 DATABASES = {"default": env.db_url("DATABASE_URL", default=f"sqlite:///{BASE_DIR / 'db.sqlite3'}")}
 DATABASES["default"].update({"CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True})
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
-    # Writers take the lock when they begin and queue for it; readers never wait (checked by routing.E001).
+    # A write transaction waits for the lock when it begins. Readers never wait. The check routing.E001 verifies this.
     DATABASES["default"]["OPTIONS"] = {
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     }
-    # Tests use threads, each with a connection of its own, which a database in memory can't serve.
+    # Tests use threads with a connection each. They can't share a database in memory.
     DATABASES["default"]["TEST"] = {"NAME": str(BASE_DIR / "test.sqlite3")}
 
 globals().update({name: setting.read(env) for name, setting in SETTINGS.items()})
 
 if redis_url := globals()["REDIS_URL"]:
-    # News are told once and never stored, which is all that sockets need, and one round trip each.
+    # This layer sends each message once, in one round trip, and stores none. Sockets need no more.
     layer = "channels_redis.pubsub.RedisPubSubChannelLayer"
     CHANNEL_LAYERS = {"default": {"BACKEND": layer, "CONFIG": {"hosts": [redis_url]}}}
 else:
@@ -105,7 +105,7 @@ WHITENOISE_USE_FINDERS = True
 
 if not DEBUG:
     SECURE_SSL_REDIRECT = env.bool("SECURE_SSL_REDIRECT", default=True)
-    SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # who asks these is inside, and follows no redirects
+    SECURE_REDIRECT_EXEMPT = [r"^healthz$", r"^readyz$"]  # internal probes request these, and follow no redirects
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.bool("BEHIND_PROXY", default=False) else None
     SECURE_HSTS_SECONDS = env.int("SECURE_HSTS_SECONDS", default=365 * 24 * 3600)
     SECURE_HSTS_INCLUDE_SUBDOMAINS = True
@@ -113,7 +113,7 @@ if not DEBUG:
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
 
-# prometheus-client reads it by itself, and takes even an empty one for a folder.
+# prometheus-client reads this variable by itself, and takes even an empty value for a folder.
 PROMETHEUS_MULTIPROC_DIR = env.str("PROMETHEUS_MULTIPROC_DIR", default="")
 if not PROMETHEUS_MULTIPROC_DIR:
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
@@ -140,7 +140,7 @@ LOGGING = {
     "handlers": {"stderr": {"class": "routing.access.logs.TokenlessHandler", "formatter": LOG_FORMAT}},
     "loggers": {
         "constance": {"level": "WARNING"},
-        # What the server says comes in the same format.
+        # The server's own messages come in the same format.
         **{name: {"handlers": [], "propagate": True} for name in ("uvicorn", "uvicorn.access")},
     },
     "root": {"handlers": ["stderr"], "level": env.str("LOG_LEVEL", default="INFO")},

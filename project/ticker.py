@@ -1,4 +1,4 @@
-"""A chain for the demo while it is served: a new block every 12 s, and now and then the manifests again."""
+"""A chain for the demo while it is served: a new block every 12 s, and a manifest sync every BLOCKS_PER_SYNC blocks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from allowance.types import AllowanceException
 from project.past import MINTED_EACH
 
 BLOCKS_PER_SYNC = 25
-"""How many blocks there are from one manifest sync to the next: five minutes' worth."""
+"""The number of blocks from one manifest sync to the next: five minutes."""
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
 def minting() -> Iterator[None]:
-    """Mint blocks in a thread, as long as the context lasts."""
+    """Mint blocks in a thread until the context ends."""
     over = Event()
     thread = Thread(target=mint_until, args=(over,), name="ticker", daemon=True)
     thread.start()
@@ -37,7 +37,7 @@ def minting() -> Iterator[None]:
 
 
 def mint_until(over: Event) -> None:
-    """Mint a block at once, and another one every 12 s. One that fails is logged, and the next one is tried."""
+    """Mint a block at once, and one every 12 s until `over` is set. A failure is logged, and minting goes on."""
     try:
         for n in count():
             try:
@@ -51,7 +51,7 @@ def mint_until(over: Event) -> None:
 
 
 def mint(*, with_manifests: bool) -> None:
-    """Record the block after the newest, and, if asked for, that the miners declared the same executors again."""
+    """Record the block after the newest. With `with_manifests`, record the newest manifest sync again at this block."""
     number, share = allowance().get_current_block() + 1, random.uniform(0.09, 0.14)  # noqa: S311
     allowance().record_block(number=number, timestamp=timezone.now(), stake_share=share)
     if with_manifests:

@@ -1,4 +1,4 @@
-"""Receipts: what validators and miners signed about jobs, and so which executors are busy."""
+"""Receipts: signed records of validators and miners about jobs. They show which executors are busy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @cache
 def receipts() -> Receipts:
-    """Return the process-wide receipts service. Building it touches no database."""
+    """Return the process-wide receipts service. Building it does not use the database."""
     from receipts.service import Receipts
 
     return Receipts()

@@ -1,4 +1,4 @@
-"""The receipts in the admin: evidence, which can be voided, and nothing else."""
+"""The receipts in the admin. A receipt is evidence: it can be voided, but not changed or deleted."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from receipts.types import ReceiptAlreadyVoided
 from receipts.voiding import NAME_LENGTH, void_receipt
 
 MAX_VOIDED = 500
-"""The most receipts that are voided from a page; `manage.py void_receipts` takes more."""
+"""The most receipts that a page voids at once. `manage.py void_receipts` takes more."""
 
 VOID = "router_receipts.void_receipts"
 VOIDED_FILTER = ("voided_at", admin.EmptyFieldListFilter)
 
 
 class ReceiptAdmin(ReadOnlyAdmin):
-    """Found by job, or by the beginning of a hotkey. Voided by those with the permission to, with a reason."""
+    """Pages of receipts. Users search by job or beginning of a hotkey; with the permission, they void with a reason."""
 
     actions = ("void",)
     change_form_template = "receipts/change_form.html"
@@ -43,7 +43,7 @@ class ReceiptAdmin(ReadOnlyAdmin):
         return [path("<int:pk>/void/", strict(view), name=self._named("void")), *super().get_urls()]
 
     def has_void_permission(self, request: HttpRequest) -> bool:
-        """Tell whether to offer the action: Django asks by its `permissions`."""
+        """Return whether to offer the action. Django calls this because of `permissions` of the action."""
         return request.user.has_perm(VOID)
 
     def change_view(
@@ -55,7 +55,7 @@ class ReceiptAdmin(ReadOnlyAdmin):
         return super().change_view(request, object_id, form_url, {**(extra_context or {}), "void_url": url})
 
     def void_page(self, request: HttpRequest, pk: int) -> HttpResponseBase:
-        """Ask why a receipt should not count, and void it."""
+        """Ask for the reason to void a receipt, and void it."""
         if not (self.has_view_permission(request) and self.has_void_permission(request)):
             raise PermissionDenied
         receipt = get_object_or_404(self.model, pk=pk)
@@ -72,7 +72,7 @@ class ReceiptAdmin(ReadOnlyAdmin):
 
     @admin.action(description="Void selected receipts", permissions=["void"])
     def void(self, request: HttpRequest, queryset: QuerySet[Receipt]) -> HttpResponseBase | None:
-        """Ask once why receipts should not count, and void those that are not voided yet."""
+        """Ask once for the reason to void the selected receipts, and void those that are not voided yet."""
         receipts = list(queryset.filter(voided_at=None)[: MAX_VOIDED + 1])
         if not receipts or len(receipts) > MAX_VOIDED:
             problem = f"More than {MAX_VOIDED}: use manage.py void_receipts." if receipts else "All of them are voided."

@@ -1,4 +1,4 @@
-"""What this app offers to its sibling apps. They import nothing else of it."""
+"""The names that sibling apps may import from this app. They import nothing else from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The three kinds of receipts. Each is unique by job; a receipt is evidence: it can be voided, but never changed."""
+"""The three kinds of receipts. A job has at most one of each. A receipt is evidence: it is voided, never changed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ else:
     DateTimeField = models.DateTimeField
 
 SIGNATURE_LENGTH = 130
-"""Of 64 bytes in hexadecimal digits, after 0x."""
+"""The length in characters: 0x, and 64 bytes in hexadecimal digits."""
 
 TTL_IS_BOUNDED = models.CheckConstraint(condition=Q(ttl__lte=MAX_TTL), name="%(class)s_ttl_is_bounded")
 
 
 class ValidUntilField(DateTimeField):
-    """The instant at which a receipt's ttl ends, filled in at every insert: only a column of its own can be indexed."""
+    """The time at which a receipt's ttl ends, computed when the row is saved. A column of its own can have an index."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "editable": False})
@@ -36,9 +36,9 @@ class ValidUntilField(DateTimeField):
 
 
 class Receipt(Voidable):
-    """What all receipts say: which job, by which miner, for which validator, and when it was written.
+    """The fields of all receipts: the job, its miner, its validator, and when the receipt was written.
 
-    A receipt that came signed has the text that both sides signed, as it was, and their signatures.
+    A receipt that came signed also has the exact text that both sides signed, and their signatures.
     """
 
     job_uuid = models.UUIDField(unique=True)
@@ -63,7 +63,7 @@ class Receipt(Voidable):
 
 
 class JobStartedReceipt(Receipt):
-    """The validator sent the job; it keeps an executor busy for `ttl` seconds, unless a finished receipt ends it."""
+    """The validator sent the job. It keeps an executor busy for `ttl` seconds, unless a finished receipt ends it."""
 
     executor_class = models.CharField(max_length=64)
     is_organic = models.BooleanField(default=True)
@@ -77,7 +77,7 @@ class JobStartedReceipt(Receipt):
 
 
 class JobAcceptedReceipt(Receipt):
-    """The miner took the job; as good as a started receipt for another `ttl` seconds."""
+    """The miner accepted the job. The job keeps an executor busy until `ttl` seconds after this receipt."""
 
     time_accepted = models.DateTimeField()
     ttl = models.PositiveIntegerField(help_text="seconds")
@@ -89,7 +89,7 @@ class JobAcceptedReceipt(Receipt):
 
 
 class JobFinishedReceipt(Receipt):
-    """The job is over; `block_numbers` are the blocks of allowance that paid for it."""
+    """The job is over. `block_numbers` are the blocks of allowance that paid for it."""
 
     time_started = models.DateTimeField()
     time_took_us = models.PositiveBigIntegerField(help_text="microseconds")

@@ -1,4 +1,4 @@
-"""Which jobs the receipts say are running: one statement, in SQL, because the ORM takes longer than the database."""
+"""The jobs that are running according to receipts. They are found in SQL, because the ORM is slower than the query."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ STARTED, ACCEPTED, FINISHED = (
     for model in (JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt)
 )
 
-# A job is ongoing while its started receipt, or else its accepted one, is valid (both edges inside) and no finished
-# receipt written by then ends it. An accepted receipt does not tell the class; the job's started receipt does, even
-# when it is no longer valid. A voided receipt counts as if it were not there. No receipt keeps an executor busy for
-# longer than MAX_TTL, whatever its row says: rows can be loaded or changed past the checks. What is finished is looked
-# up in each half: for both together PostgreSQL would start parallel workers once there are many. The last column
-# is room for callers that unite this with jobs of other sources.
+# A job is ongoing while its started receipt, or else its accepted receipt, is valid (both ends inclusive) and no
+# finished receipt written by then ends it. An accepted receipt does not name the class. The job's started receipt names
+# it, even when that is no longer valid. A voided receipt does not count. No receipt keeps an executor busy for longer
+# than MAX_TTL, whatever its row says, because rows can be loaded or changed without the checks. Each half looks up the
+# finished receipts itself: for both halves together PostgreSQL would start parallel workers once there are many
+# receipts. The last column distinguishes these jobs from those of other sources that a caller adds with UNION.
 _SQL = f"""
     SELECT s.miner_hotkey AS hotkey, CAST(s.job_uuid AS text) AS job, 0
     FROM {STARTED} s
@@ -49,18 +49,18 @@ _SQL = f"""
 """  # noqa: S608 (only our tables' names are filled in)
 
 RUNNING_JOBS = _SQL.format(started_by="", accepted_by="")
-"""Select (hotkey, job as text, 0) of the jobs of class `executor_class` that are ongoing `at` a time."""
+"""SQL that selects (hotkey, job UUID as text, 0) of each job of `executor_class` that is ongoing at the time `at`."""
 
 RUNNING_JOBS_OF_MINER = _SQL.format(
     started_by="AND s.miner_hotkey = %(miner)s", accepted_by="AND a.miner_hotkey = %(miner)s"
 )
-"""The same, of one `miner`."""
+"""The same for one `miner`."""
 
 
 def ends(executor_class: str, miners: Collection[str], at: dt.datetime) -> dict[tuple[str, UUID], dt.datetime]:
-    """Return until when receipts keep the ongoing jobs of a class busy at some miners, by miner and job.
+    """Return when the receipts of the ongoing jobs of a class at some miners end, by (miner, job).
 
-    A job that has a started and an accepted receipt is busy until the later one ends.
+    If a job has a started and an accepted receipt, the later end counts.
     """
     finished = JobFinishedReceipt.objects.filter(job_uuid=OuterRef("job_uuid"), timestamp__lte=at, voided_at=None)
     dated = Q(timestamp__lte=at, timestamp__gte=at - LONGEST, valid_until__gte=at)
@@ -78,14 +78,14 @@ def ends(executor_class: str, miners: Collection[str], at: dt.datetime) -> dict[
 
 
 def end(job_uuid: UUID, miner: str, at: dt.datetime) -> None:
-    """Let no receipt of a job keep an executor of a miner busy after `at`. What the receipts say stays as it is."""
+    """End the validity of a job's receipts at a miner at the time `at`. Only `valid_until` of the receipts changes."""
     for model in (JobStartedReceipt, JobAcceptedReceipt):
         receipts = model.objects.filter(job_uuid=job_uuid, miner_hotkey=miner, valid_until__gt=at)
         receipts.update(valid_until=Greatest("timestamp", Value(at, DateTimeField())))
 
 
 def select(sql: str, *, at: dt.datetime, **parameters: Any) -> list[Sequence[Any]]:
-    """Run `sql`, one of the above or a union with it, and return its rows."""
+    """Run `sql`, one of the statements above or a union with it, and return its rows."""
     with connection.cursor() as cursor:
         times = {"at": at, "oldest": at - LONGEST}
         adapted = {name: connection.ops.adapt_datetimefield_value(time) for name, time in times.items()}

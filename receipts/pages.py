@@ -1,4 +1,4 @@
-"""The page on which an operator gives the reason for voiding evidence."""
+"""The form in which an operator gives the reason for voiding evidence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which receipts are past use: written so long ago that nobody asks for them, and about jobs that are over."""
+"""Select the receipts that are past use: they are old, and their jobs are over."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 
 Old = tuple[QuerySet[Any], Q]
-"""Rows that are old, and what else must hold for those of them that are past use."""
+"""Old rows, and the condition that those past use must meet as well."""
 
 
 def over_since(when: dt.datetime, job: str) -> Q:
-    """Select the rows about whose job, its uuid in the column `job`, no receipt was valid at `when` or later."""
+    """Select the rows whose job has no receipt that is valid at `when` or later. `job` is the column of its UUID."""
     valid = {"job_uuid": OuterRef(job), "valid_until__gte": when}
     started, accepted = JobStartedReceipt.objects.filter(**valid), JobAcceptedReceipt.objects.filter(**valid)
     return Q(~Exists(started), ~Exists(accepted))
 
 
 def accepted(before: dt.datetime) -> Old:
-    """Return the accepted receipts that were over `before` that time."""
+    """Return the accepted receipts whose validity ended before the time `before`."""
     return JobAcceptedReceipt.objects.filter(valid_until__lt=before), Q()
 
 
 def started(before: dt.datetime) -> Old:
-    """Return the started receipts that were over `before` that time, and the accepted ones of their jobs too.
+    """Return the started receipts whose validity, and that of their jobs' accepted receipts, ended before `before`.
 
-    An accepted receipt keeps a job ongoing in the class that only the started one tells.
+    An accepted receipt keeps a job ongoing in the class that only the started receipt names.
     """
     valid = JobAcceptedReceipt.objects.filter(job_uuid=OuterRef("job_uuid"), valid_until__gte=before)
     return JobStartedReceipt.objects.filter(valid_until__lt=before), Q(~Exists(valid))
 
 
 def finished(unused: Q, before: dt.datetime) -> Old:
-    """Return the finished receipts written `before` that time whose jobs are over, and `unused` otherwise.
+    """Return the finished receipts that were written before `before`, whose jobs are over, and that are `unused`.
 
-    As long as another receipt is valid, or something is held for the job, this one says that it is not ongoing.
+    While another receipt of the job is valid, or blocks are held for it, this receipt shows that it is not ongoing.
     """
     return JobFinishedReceipt.objects.filter(timestamp__lt=before), over_since(before, "job_uuid") & unused

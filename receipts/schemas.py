@@ -1,4 +1,4 @@
-"""Receipts as they come in, checked: as instances, or as dicts in the form that they have on the wire."""
+"""Validation of incoming receipts: instances, or dicts in the format of the wire."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Time = Annotated[
     Field(strict=True, ge=dt.datetime(1970, 1, 1, tzinfo=dt.UTC), lt=dt.datetime(3000, 1, 1, tzinfo=dt.UTC)),
 ]
 AnyInteger = BeforeValidator(lambda n: int(n) if isinstance(n, Integral) and not isinstance(n, bool) else n)
-"""Take NumPy's integers for ints, which pydantic does not."""
+"""Accept NumPy integers as ints. Pydantic does not accept them by itself."""
 Ttl = Annotated[int, Field(strict=True, ge=0, le=MAX_TTL), AnyInteger]
 Whole = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1), AnyInteger]
 
@@ -35,11 +35,11 @@ HexSignature = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-fA-F]{128}$")
 
 
 def _none_if_empty(value: object) -> object:
-    return None if value == "" else value  # as a column has it
+    return None if value == "" else value  # a column stores a missing text as ""
 
 
 class Receipt(BaseModel):
-    """What all receipts say. See `receipts.models` for the meaning of the fields."""
+    """The fields of all receipts. See `receipts.models` for their meaning."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, revalidate_instances="always")
 
@@ -53,7 +53,7 @@ class Receipt(BaseModel):
 
 
 class JobStarted(Receipt):
-    """The validator sent the job; it keeps an executor of the class busy for `ttl` seconds."""
+    """The validator sent the job. The job keeps an executor of the class busy for `ttl` seconds."""
 
     executor_class: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[\w.\-]+$")]
     is_organic: Annotated[bool, Field(strict=True)] = True
@@ -61,14 +61,14 @@ class JobStarted(Receipt):
 
 
 class JobAccepted(Receipt):
-    """The miner took the job; without a started receipt it keeps an executor busy for `ttl` seconds."""
+    """The miner accepted the job. If no started receipt is valid, the job keeps an executor busy for `ttl` seconds."""
 
     time_accepted: Time
     ttl: Whole
 
 
 class JobFinished(Receipt):
-    """The job is over; `block_numbers` are the blocks of allowance that paid for it."""
+    """The job is over. `block_numbers` are the blocks of allowance that paid for it."""
 
     time_started: Time
     time_took_us: Whole
@@ -90,7 +90,7 @@ ENVELOPE = ("signed", "validator_signature", "miner_signature")
 
 
 class Wire(BaseModel):
-    """A receipt as miners serve it, and as validators pass it on."""
+    """A receipt in the format of the wire: miners serve it, and validators forward it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -100,13 +100,13 @@ class Wire(BaseModel):
 
 
 def read(receipt: AnyReceipt | Mapping[str, Any]) -> AnyReceipt:
-    """Return the receipt that an instance or a dict of the wire is. Raises BadReceiptError for anything else.
+    """Validate a receipt, an instance or a dict in the format of the wire. Raises BadReceiptError if it is invalid.
 
-    Both sides sign the payload as JSON with sorted keys. Signatures are kept here; `receipts.signatures` verifies them.
+    Both sides sign the payload as JSON with sorted keys. `receipts.signatures` verifies the signatures.
     """
     try:
         if isinstance(receipt, AnyReceipt):
-            return type(receipt).model_validate(receipt)  # it may have been made without a check
+            return type(receipt).model_validate(receipt)  # the instance may have been made without validation
         wire = Wire.model_validate(receipt)
         payload, named = dict(wire.payload), wire.payload.get("receipt_type")
         kind = KINDS.get(named) if isinstance(named, str) else None
@@ -127,7 +127,7 @@ def read(receipt: AnyReceipt | Mapping[str, Any]) -> AnyReceipt:
 
 
 def bounded(receipt: Kind, most: int = MAX_TTL) -> Kind:
-    """Return a receipt whose ttl is at most `most` seconds, and never more than MAX_TTL; what it says beside stays."""
+    """Return a receipt with its ttl bounded by `most` and MAX_TTL (s), or the same receipt if nothing changes."""
     most = min(most, MAX_TTL)
     longer = isinstance(receipt, JobStarted | JobAccepted) and receipt.ttl > most
     return receipt.model_copy(update={"ttl": most}) if longer else receipt

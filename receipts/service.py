@@ -1,4 +1,4 @@
-"""Record receipts; count the executors that they keep busy. Every method has an async twin named a…"""
+"""Record receipts, and count the executors that they keep busy. Every method has an async twin with the prefix a."""
 
 from __future__ import annotations
 
@@ -29,24 +29,25 @@ TABLES: dict[type[AnyReceipt], type[Receipt]] = {
 }
 
 BATCH = 500
-"""Rows of one INSERT."""
+"""The most rows of one INSERT."""
 
 
 @renews_connection
 class Receipts:
-    """Record and count. Holds no state.
+    """Record receipts and count busy executors. An instance has no state.
 
-    A receipt is an instance of `receipts.schemas`, or a dict as on the wire, whose signatures are kept and not looked
-    at: `receipts.signatures` verifies them. A ttl above MAX_TTL is clipped to that, with a warning in the log.
+    A receipt is an instance of a class in `receipts.schemas`, or a dict in the format of the wire. The signatures of a
+    dict are stored but not verified: `receipts.signatures` verifies them. A ttl above MAX_TTL is clipped to MAX_TTL,
+    with a warning in the log.
     """
 
     def record(
         self, receipt: AnyReceipt | Mapping[str, Any], *, most: int = MAX_TTL, now: dt.datetime | None = None
     ) -> None:
-        """Record a receipt. A second one of its kind for the same job changes nothing.
+        """Record a receipt. A second receipt of the same kind for the same job changes nothing.
 
-        `most` are the seconds that its job can last, for a caller who knows them: a longer ttl is clipped to them.
-        Raises BadReceiptError, a ValueError, for what is no receipt, and for one dated too far ahead of `now`.
+        `most` is the longest time (s) that the job can last; a longer ttl is clipped to it. Raises BadReceiptError, a
+        ValueError, for an invalid receipt, and for a receipt dated too far ahead of `now`.
         """
         if not isinstance(most, int) or isinstance(most, bool) or most < 0:
             raise BadReceiptError(f"most: a job lasts a whole number of seconds from 0 up, not {most!r:.80}.")
@@ -56,7 +57,7 @@ class Receipts:
     def record_many(
         self, receipts: Iterable[AnyReceipt | Mapping[str, Any]], *, now: dt.datetime | None = None
     ) -> list[Refusal]:
-        """Record receipts, and return why which of them were not stored. A bad one keeps none of the others out."""
+        """Record receipts, and return the refusals of those not stored. A bad receipt does not affect the others."""
         at = now or timezone.now()
         good: list[AnyReceipt] = []
         refused: list[Refusal] = []
@@ -69,10 +70,10 @@ class Receipts:
         return refused
 
     def get_busy_executor_count(self, executor_class: str, at_time: dt.datetime) -> dict[str, int]:
-        """Return how many executors of a class each miner has busy at `at_time`, by hotkey; idle ones are left out.
+        """Return the number of busy executors of a class at `at_time`, by hotkey. Idle miners are left out.
 
-        A job is ongoing while its started receipt, or else its accepted one, is valid (both edges inside) and no
-        finished receipt written by then ends it. Voided receipts don't count.
+        A job is ongoing while its started receipt, or else its accepted receipt, is valid (both ends inclusive) and no
+        finished receipt written by then ends it. Voided receipts do not count.
         """
         return dict(Counter(hotkey for hotkey, *_ in select(RUNNING_JOBS, executor_class=executor_class, at=at_time)))
 
@@ -101,7 +102,7 @@ def _check(receipt: AnyReceipt | Mapping[str, Any], now: dt.datetime) -> AnyRece
 
 
 def _clip(receipts: list[AnyReceipt], most: int = MAX_TTL) -> list[AnyReceipt]:
-    """Return the receipts with their ttl bounded; one warning tells of all that were longer."""
+    """Return the receipts with their ttl bounded. Log one warning for all that were longer."""
     kept = [bounded(receipt, most) for receipt in receipts]
     longer = [before for before, after in zip(receipts, kept, strict=True) if before is not after]
     if longer:
@@ -124,7 +125,7 @@ def _kind_of(receipt: AnyReceipt) -> type[AnyReceipt]:
 @transaction.atomic(savepoint=False)
 def _store(receipts: list[AnyReceipt]) -> None:
     rows: dict[type[Receipt], list[Receipt]] = {table: [] for table in TABLES.values()}
-    # All insert in one order: who inserts what another is about to, waits for the other.
+    # All transactions insert in the same order, so that two with the same jobs wait for each other without a deadlock.
     for receipt in sorted(receipts, key=attrgetter("job_uuid")):
         kind = _kind_of(receipt)
         rows[TABLES[kind]].append(TABLES[kind](**{name: _column(getattr(receipt, name)) for name in kind.model_fields}))
@@ -137,7 +138,7 @@ def _column(value: object) -> object:
 
 
 def _job(receipt: object) -> UUID | None:
-    """Return the job that a refused receipt names, None if it names none."""
+    """Return the job that a refused receipt names, or None."""
     if isinstance(receipt, AnyReceipt):
         return getattr(receipt, "job_uuid", None)
     payload = receipt.get("payload") if isinstance(receipt, Mapping) else None

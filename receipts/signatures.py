@@ -1,4 +1,4 @@
-"""Whether a validator and a miner signed a receipt. This takes the extra `signatures`."""
+"""Verify that a validator and a miner signed a receipt. This needs the extra `signatures`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from receipts.schemas import Receipt
 
 
 def can_verify() -> bool:
-    """Tell whether the extra is installed."""
+    """Return whether the extra is installed."""
     return find_spec("bittensor_core") is not None
 
 
 def is_signed(receipt: Receipt) -> bool:
-    """Tell whether both sides signed a receipt, as it was on the wire. Raises ImportError without the extra."""
+    """Return whether both sides signed the text of a receipt on the wire. Raises ImportError without the extra."""
     return all(
         signature is not None and receipt.signed is not None and _is_by(hotkey, signature, receipt.signed)
         for hotkey, signature in (
@@ -28,6 +28,6 @@ def _is_by(hotkey: str, signature: str, text: str) -> bool:
 
     try:
         genuine: bool = Keypair(ss58_address=hotkey).verify(text.encode(), bytes.fromhex(signature[2:]))
-    except ValueError:  # no ss58 address
+    except ValueError:  # not an ss58 address
         return False
     return genuine

@@ -17,7 +17,7 @@ MAX_AHEAD = dt.timedelta(seconds=60)
 """How far a receipt's timestamp may lie ahead of our clock."""
 
 MAX_BLOCKS = 10_000
-"""The most blocks of allowance that a receipt may name, as ComputeHorde bounds them."""
+"""The most blocks of allowance that a receipt may name. ComputeHorde has the same limit."""
 
 
 class ReceiptException(RefusedError):
@@ -25,7 +25,7 @@ class ReceiptException(RefusedError):
 
 
 class BadReceiptError(ReceiptException, ValueError):
-    """A receipt, or the words that void one, can't be stored; the message names the value."""
+    """A receipt, or the name, reason or time to void one, is invalid. The message names the value."""
 
 
 class ReceiptAlreadyVoided(ReceiptException):
@@ -39,7 +39,7 @@ class ReceiptAlreadyVoided(ReceiptException):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A receipt that `record_many` did not store: its place in the list, its job if it names one, and the reason."""
+    """A receipt that `record_many` did not store: its index in the list, its job if it names one, and the reason."""
 
     index: int
     job_uuid: UUID | None

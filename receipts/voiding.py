@@ -1,4 +1,4 @@
-"""Evidence that does not count any more: who voided it, when and why. Incidents are voided in this way too."""
+"""Evidence that no longer counts: who voided it, when and why. Incidents are voided in this way, too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAME_LENGTH, REASON_LENGTH = 150, 500
 
 
 class Voidable(models.Model):
-    """A row that is kept when it is voided. It is voided once, by somebody and for a reason."""
+    """A row that stays stored when it is voided. It is voided once, with a name and a reason."""
 
     voided_at = models.DateTimeField(null=True, blank=True)
     voided_by = models.CharField(max_length=NAME_LENGTH, blank=True)
@@ -35,7 +35,7 @@ class Voidable(models.Model):
 
 
 def words(value: object, what: str, longest: int) -> str:
-    """Return `value`, without blanks around it, if it says something. Raises BadReceiptError."""
+    """Return `value` stripped. Raises BadReceiptError unless it has 1 to `longest` characters and no NUL."""
     text = value.strip() if isinstance(value, str) else ""
     if not 0 < len(text) <= longest or "\0" in text:
         raise BadReceiptError(f"Voiding takes {what} of 1 to {longest} characters, not {value!r:.80}.")
@@ -43,7 +43,7 @@ def words(value: object, what: str, longest: int) -> str:
 
 
 def void_by(by: object, reason: object, now: object) -> dict[str, Any]:
-    """Return the values with which a row is voided. Raises BadReceiptError for what can't be stored."""
+    """Return the column values that void a row. Raises BadReceiptError for an invalid name, reason or time."""
     if not isinstance(now, dt.datetime) or now.utcoffset() is None or not 1970 <= now.year < 3000:
         raise BadReceiptError(f"Voiding takes a time of our age with a zone, not {now!r:.80}.")
     return {
@@ -54,11 +54,11 @@ def void_by(by: object, reason: object, now: object) -> dict[str, Any]:
 
 
 def void_receipt(receipt: Receipt, *, by: str | None, reason: str | None, now: dt.datetime) -> Receipt:
-    """Void a receipt for good, and return it as it is then. Every router sees this at its next pick.
+    """Void a receipt permanently, and return the stored row. Every router sees this at its next pick.
 
-    `by` names the person. A voided receipt counts as if it were not there, and is kept. Raises BadReceiptError
-    without a name, a reason or a plausible time with a zone, ReceiptAlreadyVoided if it was voided before, DoesNotExist
-    if the receipt is gone.
+    `by` names the person. A voided receipt is kept, but does not count. Raises BadReceiptError without a name, a reason
+    or a plausible time with a time zone, ReceiptAlreadyVoided if it was voided before, and DoesNotExist if the receipt
+    no longer exists.
     """
     void = void_by(by, reason, now)
     rows = type(receipt)._default_manager.filter(pk=receipt.pk)

@@ -1,1 +1,1 @@
-"""The ledger seen as a whole: audited, summed up, drawn, pruned."""
+"""Operations on the whole ledger: audit, totals, fates of blocks, forgetting, pruning."""

@@ -1,4 +1,4 @@
-"""Recompute every balance from history, and say where the ledger differs."""
+"""Recompute every balance from history, and report where the ledger differs."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ from allowance.state import window
 from allowance.types import BLOCK_EXPIRY
 
 KEPT_BEFORE = ledger.KEPT_BLOCKS - BLOCK_EXPIRY
-"""A job that started so many blocks before the newest might use all blocks that balances remember."""
+"""The longest job, in blocks. A window that reaches this much further back has all blocks that balances remember."""
 
 EXAMPLES = 50
-"""So many differences are kept in words; how many there were is kept too."""
+"""The most differences that a check stores as text. It stores their full number, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Something that the ledger says, and what history says instead."""
+    """A value stored in the ledger, and the value that history requires instead."""
 
     subject: str
     field: str
@@ -56,9 +56,9 @@ class Difference:
 
 
 def run_check(*, repair: bool = False) -> tuple[LedgerCheck, list[Difference]]:
-    """Check the ledger, and return what is to be kept of it, not stored yet, and all that differed.
+    """Check the ledger. Return the result, not saved yet, and all differences.
 
-    With `repair` it is checked once more afterwards: what is left then, no rewriting mends.
+    With `repair`, check again afterwards: `left` then counts the differences that the repair did not remove.
     """
     at, begun = timezone.now(), time.perf_counter()
     found = list(check_ledger(repair=repair))
@@ -78,10 +78,11 @@ def run_check(*, repair: bool = False) -> tuple[LedgerCheck, list[Difference]]:
 
 
 def check_ledger(*, repair: bool = False) -> Iterator[Difference]:
-    """Yield the differences between the ledger and its history; with `repair`, rewrite what is derived.
+    """Yield the differences between the ledger and its history. With `repair`, rewrite the derived values.
 
-    What follows from the chain is compared under the chain lock, then each account under its own, one at a time, so
-    that routing goes on meanwhile. Reservations that overlap are told, but no rewriting mends them.
+    The values that derive from the chain are compared under the chain lock. All accounts are then compared without
+    locks. Those that seem to differ are compared again under their own locks, one at a time, so that routing can
+    continue. Reservations that overlap are reported, but `repair` does not separate them.
     """
     renew_connection()
     with ledger_transaction():
@@ -93,7 +94,7 @@ def check_ledger(*, repair: bool = False) -> Iterator[Difference]:
     renew_connection()
     accounts = Account.objects.select_related("miner").in_bulk()
     usable = window(None, before=KEPT_BEFORE)
-    hints = set()  # what was read in two queries may have changed between them
+    hints = set()  # no more than hints: accounts and reservations come from two queries, and may change in between
     with reading_transaction():
         for pk, live in groupby(_live_reservations().iterator(), key=lambda reservation: reservation.account_id):
             account = accounts.pop(pk, None)
@@ -136,7 +137,7 @@ def _check_presence(repair: bool) -> Iterator[Difference]:
 
 
 def _check_declared(repair: bool) -> Iterator[Difference]:
-    """Compare the accounts with what the manifest syncs say."""
+    """Compare the executors, the voiding and the counts of all accounts with the manifest syncs."""
     accounts = {(a.miner_id, a.executor_class): a for a in Account.objects.all()}
     expected = dict.fromkeys(accounts, history.NOTHING_DECLARED) | history.declared()
     horizon = newest_block() - ledger.KEPT_BLOCKS
@@ -160,7 +161,7 @@ def _check_declared(repair: bool) -> Iterator[Difference]:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """An account against its live reservations: what differs, and what it should have."""
+    """An account compared with its held and spent reservations: the differences, and the correct values."""
 
     differences: list[Difference]
     base: int

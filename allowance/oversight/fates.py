@@ -1,4 +1,4 @@
-"""The fate of each block that an account earned in: free, held, spent, voided or aged out. The one classification."""
+"""The fate of each block for an account: free, held, spent, voided or aged out. No other module classifies blocks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from allowance.types import BLOCK_EXPIRY
 
 
 class Fate(StrEnum):
-    """What became of what a block gave. `AGED_OUT`: no job that starts now may use it. `NONE`: it gave nothing."""
+    """What became of what a block gave. `AGED_OUT`: a job that starts now may not use it. `NONE`: it gave nothing."""
 
     FREE = "free"
     HELD = "held"
@@ -28,7 +28,7 @@ FATES = tuple(Fate)
 
 
 class Run(NamedTuple):
-    """Blocks `first` to `last`, all of one fate, and the nanoseconds that they gave."""
+    """Consecutive blocks `first` to `last` of one fate, and the executor-nanoseconds that they gave."""
 
     fate: Fate
     first: int
@@ -41,7 +41,7 @@ class Run(NamedTuple):
 
 
 class Total(NamedTuple):
-    """How many blocks have a fate, and the nanoseconds that they gave."""
+    """The number of blocks that have a fate, and the executor-nanoseconds that they gave."""
 
     blocks: int
     ns: int
@@ -59,19 +59,20 @@ def runs(balance: Balance, window: Window) -> list[Run]:
 
 
 def totals(balance: Balance, window: Window) -> dict[Fate, Total]:
-    """Return how many blocks of the window have each fate, and what they gave."""
+    """Return for each fate how many blocks of the window have it, and what these gave."""
     given, fates = _fates(balance, window)
     return {fate: Total(int((here := fates == i).sum()), int(given[here].sum())) for i, fate in enumerate(FATES)}
 
 
 def _fates(balance: Balance, window: Window) -> tuple[Nanoseconds, npt.NDArray[np.int64]]:
-    """Return what each block gave, and its fate by number. A voided block is that, whoever holds or has spent it.
+    """Return what each block of the window gave (executor-nanoseconds), and its fate as an index of FATES.
 
-    A block that is held by a reservation that has expired is free: its balance must say so.
+    A voided block counts as voided even if a reservation holds or has spent it. A block of an expired reservation
+    counts as free only if the balance no longer holds it.
     """
     numbers = window.low + np.arange(window.ns.size)
     given = ledger.earned_by_block(window, balance)
-    given[numbers < balance.base] = 0  # they are forgotten
+    given[numbers < balance.base] = 0  # the balance has forgotten these blocks
     held, spent = (ledger.mask([bits], [balance], window)[0] for bits in (balance.held, balance.spent))
     rules = {
         Fate.NONE: given == 0,

@@ -1,4 +1,4 @@
-"""Take blocks back that were recorded by mistake, and all that followed from them."""
+"""Forget blocks that were recorded by mistake, and rebuild what derives from them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ BATCH = 1000
 
 @dataclass(slots=True)
 class Forgotten:
-    """What is forgotten: how many blocks and manifest syncs; and the ids of reservations that use such blocks.
+    """The number of blocks and manifest syncs that are forgotten, and the ids of the reservations that use such blocks.
 
-    Those `held` are released, those `expired` are noted as such; `spent` ones stand in the way.
+    `held` ones are released, if the caller allows it. `expired` ones are stored as expired. `spent` ones prevent the
+    forgetting; `spent_up_to` is their newest block.
     """
 
     first: int
@@ -37,14 +38,14 @@ class Forgotten:
     spent_up_to: int | None = None
 
     def refusal(self, *, release_held: bool) -> BlocksInUse | None:
-        """Return the error that says which reservations stand in the way, None if none do."""
+        """Return the error that names the reservations which prevent the forgetting, or None."""
         if self.spent or (self.held and not release_held):
             return BlocksInUse(self.first, held=self.held, spent=self.spent, spent_up_to=self.spent_up_to)
         return None
 
 
 def find(first: int, *, now: dt.datetime | None = None) -> Forgotten:
-    """Return what would be forgotten, and which reservations would stand in the way. Writes and locks nothing."""
+    """Return what would be forgotten, and which reservations would prevent it. Write and lock nothing."""
     found = Forgotten(
         first,
         Block.objects.filter(number__gte=first).count(),
@@ -65,10 +66,11 @@ def find(first: int, *, now: dt.datetime | None = None) -> Forgotten:
 
 
 def forget_blocks(first: int, *, release_held: bool = False, now: dt.datetime | None = None) -> Forgotten:
-    """Forget the blocks from number `first` on, and the manifest syncs at them with their drops.
+    """Forget the blocks from number `first` on, and the manifest syncs at them with the drops that these made.
 
-    Blocks may be recorded again afterwards. Raises BlocksInUse if a spent reservation uses such a block, or a live one,
-    unless `release_held`; nothing is changed then. Raises LockTimeout if others keep the ledger locked.
+    The blocks can be recorded again afterwards. Raises BlocksInUse, and changes nothing, if a spent reservation uses
+    such a block, or if a held one does and `release_held` is false. Raises LockTimeout if others keep the ledger
+    locked.
     """
     with ledger_transaction():
         lock_chain()
@@ -91,7 +93,7 @@ def forget_blocks(first: int, *, release_held: bool = False, now: dt.datetime | 
 
 
 def _derive_accounts() -> None:
-    """Let all accounts be what the history says. Those that it does not know are deleted."""
+    """Rebuild all accounts from the history. Delete an undeclared account, unless it has reservations."""
     declared, horizon = history.declared(), newest_block() - ledger.KEPT_BLOCKS
     accounts = {account.pk: account for account in Account.objects.select_related("miner")}
     balances = {
@@ -121,7 +123,10 @@ def _derive_accounts() -> None:
 
 
 def _derive_miners() -> None:
-    """Let all miners be registered and listen as the history says. Those of which nothing is known are deleted."""
+    """Rebuild the registration and the address of all miners from the history.
+
+    Delete a miner that has no presence, no announced axon, no collateral and no account.
+    """
     presence, axons = history.presence(), history.announced()
     horizon, nowhere = newest_block() - ledger.KEPT_BLOCKS, Miner()
     changed, unknown = [], []
@@ -137,7 +142,7 @@ def _derive_miners() -> None:
 
 
 def _holding() -> QuerySet[Reservation]:
-    """Return the reservations whose blocks are neither free nor noted as free."""
+    """Return the reservations that are stored as held or spent. A held one may have expired."""
     return Reservation.objects.filter(state__in=[ReservationState.HELD, ReservationState.SPENT])
 
 

@@ -1,4 +1,4 @@
-"""What follows from the history of the chain, folded anew from all of it."""
+"""Recompute the derived values of accounts and miners from the whole history of the chain."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from allowance.ledger import Steps
 from allowance.models import ManifestSync
 
 Declared = tuple[int, int, Steps]
-"""What an account should have: its executors, before which block it is void, and its counts by block."""
+"""What an account should have: its executors, the block before which it is voided, and its counts by block."""
 
 NOTHING_DECLARED: Declared = (0, 0, ())
 
 
 def presence() -> defaultdict[str, Steps]:
-    """Return in which blocks each miner was registered, by hotkey."""
+    """Return the presence of each miner, by hotkey: 1 from a block on where it is registered, 0 where it is not."""
     steps: defaultdict[str, Steps] = defaultdict(tuple)
     previous: set[str] = set()
     for number, names in presence_history():
@@ -27,7 +27,7 @@ def presence() -> defaultdict[str, Steps]:
 
 
 def declared() -> defaultdict[tuple[str, str], Declared]:
-    """Return what each account should have, by hotkey and class, from the syncs in the order of their recording."""
+    """Return what each account should have, by (hotkey, class). Apply the syncs in the order of their recording."""
     accounts: defaultdict[tuple[str, str], Declared] = defaultdict(lambda: NOTHING_DECLARED)
     for sync in ManifestSync.objects.order_by("pk").iterator():
         counts = {(name, cls): n for name, of_miner in sync.executors.items() for cls, n in of_miner.items() if n}
@@ -38,7 +38,7 @@ def declared() -> defaultdict[tuple[str, str], Declared]:
 
 
 def announced() -> dict[str, Axon]:
-    """Return where each miner announced last that it listens, by hotkey."""
+    """Return the last axon that each miner announced, by hotkey."""
     axons: dict[str, Axon] = {}
     for said in ManifestSync.objects.order_by("pk").values_list("axons", flat=True).iterator():
         axons.update(said)

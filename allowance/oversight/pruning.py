@@ -1,7 +1,7 @@
-"""Delete what of the ledger is past use: what neither a balance, nor an audit, nor anybody else needs any more.
+"""Delete the rows of the ledger that are past use: no balance, no audit and no other reader needs them any more.
 
-Each batch is a short transaction, after which the ledger agrees with its history. The syncs of manifests stay: all
-counts are folded from them.
+Each batch is a short transaction, after which the ledger agrees with its history. Manifest syncs stay, because all
+counts are computed from them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from allowance.types import LockTimeout
 
 
 class Batch(NamedTuple):
-    """What one transaction came to: the rows that it deleted or changed, or what others kept `locked`."""
+    """The result of a transaction: the number of rows that it deleted or changed, or what others kept `locked`."""
 
     rows: int
     locked: str = ""
@@ -40,11 +40,11 @@ def delete_in_batches(
     by: str = "pk",
     delete: Callable[[QuerySet[Any]], int] = _delete,
 ) -> Iterator[Batch]:
-    """Go through `old` rows, `batch` in a transaction, and delete those of them that are `unneeded`.
+    """Delete the `old` rows that are `unneeded`. Examine `batch` old rows in a transaction.
 
-    They come in the order of the column `by`, which must be indexed, and so must be what `unneeded` looks up for a row
-    at hand. The statement that deletes asks again for all that makes a row old; `delete` is that statement, and what
-    has to go with it. Raises LockTimeout.
+    The rows are read in the order of the column `by`. This column must be indexed, and so must be the columns that
+    `unneeded` looks up for each row. The deletion repeats the conditions of `old` and `unneeded`, because a row can
+    change after it is read. `delete` performs the deletion and returns the number of rows. Raises LockTimeout.
     """
     rest = old
     while found := list(rest.order_by(by, "pk").values_list("pk", by)[:batch]):
@@ -57,38 +57,39 @@ def delete_in_batches(
 
 
 def expired_reservations(now: dt.datetime) -> QuerySet[Reservation]:
-    """Return the holds that expired by `now` and whose rows do not say so yet."""
+    """Return the reservations that expired by `now` but are still stored as held."""
     return Reservation.objects.filter(expired_at(now))
 
 
 def tidy_expired(now: dt.datetime) -> Iterator[Batch]:
-    """Store of all holds that expired by `now` that they have, and that their blocks are free, account by account."""
+    """Store that reservations expired by `now`, and free their blocks. Each account is one transaction."""
     with_expired = Account.objects.filter(Exists(expired_reservations(now).filter(account=OuterRef("pk"))))
     for account in with_expired.order_by("pk"):
         yield _under_lock(account, partial(_tidy, now))
 
 
 def count_reservations(before: dt.datetime, unreferenced: Q) -> int:
-    """Return how many reservations are past use, once the holds that expired are tidied; see `prune_reservations`."""
+    """Return how many reservations `prune_reservations` would delete once the expired ones are tidied."""
     found = _ended(before, unreferenced, Q(ended_at__lte=before) | expired_at(before))
     with reading_transaction():
         return len(_unneeded(found.values_list("pk", "state", "blocks").iterator()))
 
 
 def prune_reservations(before: dt.datetime, unreferenced: Q, batch: int) -> Iterator[Batch]:
-    """Delete reservations that ended by `before`, and that are `unreferenced` by others, under their account's lock.
+    """Delete the `unreferenced` reservations that ended by `before`, under the lock of their account.
 
-    A spent one stays until no balance remembers its blocks: until then its row is what says that they are gone. One
-    that expired stays until its row says so.
+    A spent reservation stays as long as a balance remembers its blocks, because its row proves that they are spent. An
+    expired reservation stays until it is stored as expired.
     """
     past_use = _ended(before, unreferenced, Q(ended_at__lte=before))
-    for account in Account.objects.order_by("pk"):  # by account there is an index
+    for account in Account.objects.order_by("pk"):  # reservations are indexed by account
         last = 0
         while found := list(
             past_use.filter(account=account, pk__gt=last).order_by("pk").values_list("pk", "state", "blocks")[:batch]
         ):
             last = found[-1][0]
-            # This much is known without the lock: what has ended stays as it is, and the newest block only rises.
+            # This choice needs no lock: an ended reservation does not change, and the newest block falls only in
+            # `forget_blocks`.
             if gone := _unneeded(found):
                 done = _under_lock(account, partial(_forget, past_use.filter(pk__in=gone)))
                 yield done
@@ -97,32 +98,32 @@ def prune_reservations(before: dt.datetime, unreferenced: Q, batch: int) -> Iter
 
 
 def oldest_kept(before: dt.datetime) -> Block | None:
-    """Return the block below which all are past use: minted by `before`, and no balance remembers it.
+    """Return the oldest block to keep, or None. The blocks below it were minted by `before`, and no balance needs them.
 
-    It stays itself, to say which neurons are registered from it on. The oldest block that balances remember may have
-    no list of its own, or may come late.
+    It is the newest block that was minted by `before` and that is not above the oldest block that balances remember. It
+    stays to give the neurons registered from it on: the oldest remembered block may have no list, or may come late.
     """
     old = Block.objects.filter(number__lte=_horizon(), timestamp__lte=before)
     return old.order_by("-number").first()
 
 
 def blocks_below(oldest: Block | None) -> QuerySet[Block]:
-    """Return the blocks older than the oldest that is kept, the oldest first."""
+    """Return the blocks below the oldest block to keep, the oldest first."""
     return Block.objects.filter(number__lt=oldest.number).order_by("number") if oldest else Block.objects.none()
 
 
 def prune_blocks(before: dt.datetime, batch: int) -> Iterator[Batch]:
-    """Delete the blocks below the oldest that is kept, the oldest first, under the chain lock. Raises LockTimeout.
+    """Delete the blocks below the oldest block to keep, the oldest first, under the chain lock. Raises LockTimeout.
 
-    The chain gets no new version, for nobody remembers anything of these blocks. One of them that is recorded again
-    is taken for a late one: it changes nothing from the oldest kept block on.
+    The chain gets no new version, because no router remembers these blocks. If a deleted block is recorded again, it
+    counts as a late block and changes nothing from the oldest kept block on.
     """
     while blocks_below(oldest_kept(before)).first():
         with ledger_transaction():
             lock_chain()
             oldest = oldest_kept(before)
             past_use = blocks_below(oldest)
-            if oldest and oldest.neurons_id is None:  # while there is a block to say which list is in force
+            if oldest and oldest.neurons_id is None:  # copy it before its block is deleted
                 Block.objects.filter(pk=oldest.pk).update(neurons=Subquery(_in_force(oldest)))
             numbers = list(past_use.values_list("number", flat=True)[:batch])
             deleted = _delete(past_use.filter(number__in=numbers))
@@ -130,7 +131,7 @@ def prune_blocks(before: dt.datetime, batch: int) -> Iterator[Batch]:
 
 
 def count_neuron_lists(before: dt.datetime) -> int:
-    """Return how many lists of neurons no block refers to, once the blocks that are past use are gone."""
+    """Return how many neuron lists no block refers to once the blocks past use are deleted."""
     oldest = oldest_kept(before)
     if oldest is None:
         return _unused(Block.objects.all()).count()
@@ -138,7 +139,7 @@ def count_neuron_lists(before: dt.datetime) -> int:
 
 
 def prune_neuron_lists(batch: int) -> Iterator[Batch]:
-    """Delete the lists of neurons to which no block refers, under the chain lock. Raises LockTimeout."""
+    """Delete the neuron lists to which no block refers, under the chain lock. Raises LockTimeout."""
     unused = _unused(Block.objects.all()).order_by("pk").values_list("pk", flat=True)
     while unused.exists():
         with ledger_transaction():
@@ -148,13 +149,13 @@ def prune_neuron_lists(batch: int) -> Iterator[Batch]:
 
 
 def checks(before: dt.datetime) -> tuple[QuerySet[LedgerCheck], Q]:
-    """Return the checks of the ledger made by `before`, and that there is a newer one: the last is looked at."""
+    """Return the ledger checks made by `before`, and the condition that excludes the newest check, which stays."""
     newest = LedgerCheck.objects.order_by("-at").values("pk")[:1]
     return LedgerCheck.objects.filter(at__lte=before), ~Q(pk__in=newest)
 
 
 def _under_lock(which: Account, work: Callable[[Account], int]) -> Batch:
-    """Do some work on the rows of an account, locked, in a transaction; if others keep it locked, say so."""
+    """Run `work` on an account under its lock, in a transaction. If others keep it locked, return its name instead."""
     try:
         with ledger_transaction():
             account = lock_account(pk=which.pk)
@@ -170,7 +171,7 @@ def _tidy(now: dt.datetime, account: Account) -> int:
 
 
 def _forget(past_use: QuerySet[Reservation], account: Account) -> int:
-    """Delete reservations of a locked account, and let its balance forget the same blocks, as history does then."""
+    """Delete reservations of a locked account. Rebase its balance first, so that it still agrees with history."""
     balance = account.balance
     rebased = ledger.rebase(balance, newest_block())
     if rebased != balance:
@@ -179,21 +180,21 @@ def _forget(past_use: QuerySet[Reservation], account: Account) -> int:
 
 
 def _ended(before: dt.datetime, unreferenced: Q, over: Q) -> QuerySet[Reservation]:
-    """Return the reservations made before that time that are `over`, and `unreferenced` by others.
+    """Return the reservations made by `before` that are `over` and `unreferenced`.
 
-    Nothing ends before it is made, and of when that was there is an index.
+    A reservation can't end before it is made, so the index on `created_at` narrows the search.
     """
     return Reservation.objects.filter(over, unreferenced, created_at__lte=before)
 
 
 def _unneeded(found: Iterable[tuple[int, str, list[int]]]) -> list[int]:
-    """Return the ids of ended reservations, given as (id, state, blocks), that the ledger can do without."""
+    """Return the ids of those ended reservations, given as (id, state, blocks), that the ledger no longer needs."""
     horizon = _horizon()
     return [pk for pk, state, blocks in found if state != ReservationState.SPENT or max(blocks) < horizon]
 
 
 def _horizon() -> int:
-    """Return the oldest block that a balance remembers once it is rebased."""
+    """Return the oldest block that a rebased balance remembers."""
     return newest_block() - ledger.KEPT_BLOCKS
 
 
@@ -202,6 +203,6 @@ def _unused(blocks: QuerySet[Block]) -> QuerySet[NeuronList]:
 
 
 def _in_force(block: Block) -> QuerySet[Block, Any]:
-    """Return the id of the list of neurons in force at a block, as a query: the newest at or before it, if any."""
+    """Return a query for the id of the neuron list in force at a block: the newest at or before it, if any."""
     listed = Block.objects.filter(number__lte=block.number, neurons__isnull=False)
     return listed.order_by("-number").values("neurons")[:1]

@@ -1,4 +1,4 @@
-"""What the ledger comes to at a moment: what became of reservations, and of every miner's allowance."""
+"""Totals of the ledger at a moment: how reservations ended, and every miner's allowance by fate."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from allowance.state import expired_at
 from allowance.types import ExecutorClass
 
 SOON = dt.timedelta(seconds=60)
-"""What expires so soon is about to expire."""
+"""A reservation that expires within this time is about to expire."""
 
 DAY = dt.timedelta(hours=24)
 LISTED = 20
 
 
 class LiveReservation(NamedTuple):
-    """A reservation that is held: by how many blocks of whom, until when, and what they give, in nanoseconds."""
+    """A held reservation. `blocks` is the number of its blocks, `ns` the executor-nanoseconds that they give."""
 
     pk: int
     job: UUID | None
@@ -41,12 +41,12 @@ class LiveReservation(NamedTuple):
 
 
 Amounts = Counter[Fate]
-"""What became of all that was earned in the window of a job that starts now: nanoseconds by fate."""
+"""Executor-nanoseconds by fate: what became of all that was earned in the window of a job that starts now."""
 
 
 @dataclass(slots=True)
 class MinerTotals:
-    """A miner's allowance in one executor class or several, its live reservations, and how many expired in a day."""
+    """A miner's allowance in one or several classes, its live reservations, and how many expired in 24 hours."""
 
     hotkey: str
     registered: bool
@@ -59,9 +59,9 @@ class MinerTotals:
 class Totals:
     """The ledger at a moment.
 
-    `holds` are the live reservations, the next to expire first. `ended` has how many ended in which way in each hour of
-    the last 24. `expired` is how many ever expired unclaimed, `newest_expired` the last of them. `miners` are by
-    hotkey.
+    `holds` are the live reservations, the next to expire first. `ended` counts, for each hour of the last 24, the
+    reservations that ended in each state. `expired` is the number of all stored reservations that expired;
+    `newest_expired` are the last LISTED of them. `miners` are sorted by hotkey.
     """
 
     at: dt.datetime
@@ -73,24 +73,24 @@ class Totals:
 
     @property
     def about_to_expire(self) -> list[LiveReservation]:
-        """The holds that end by themselves within SOON."""
+        """The live reservations that expire within SOON."""
         return [hold for hold in self.holds if hold.expires_at <= self.at + SOON]
 
     def ended_as(self, state: ReservationState) -> int:
-        """Return how many reservations ended in a way in the last 24 hours."""
+        """Return how many reservations ended in this state in the last 24 hours."""
         return sum(ends[state] for ends in self.ended.values())
 
     @property
     def amounts(self) -> Amounts:
-        """The allowance of all the miners together."""
+        """The allowance of all miners together."""
         return sum((miner.amounts for miner in self.miners), Amounts())
 
 
 def totals(now: dt.datetime, *, executor_class: ExecutorClass | None = None) -> Totals:
-    """Return what the ledger comes to at `now`, the allowance of miners in one executor class, or in all.
+    """Return the totals of the ledger at `now`, with the allowance of miners in one executor class, or in all.
 
-    Reservations are those of all classes in either case. Each class is read in one statement, the ends in others: who
-    writes meanwhile may be in one and not yet in the other.
+    `holds`, `ended` and `expired` are of all classes in either case. Each class is read in one statement, the ends in
+    others. A concurrent write may therefore be in one reading and not in another.
     """
     readings = {known: read(known, now) for known in ExecutorClass}
     holds = [hold for known, reading in readings.items() for hold in _holds(known, reading)]
@@ -106,7 +106,7 @@ def totals(now: dt.datetime, *, executor_class: ExecutorClass | None = None) -> 
 
 
 def amounts(balance: Balance, window: Window) -> Amounts:
-    """Return what became of an account's allowance."""
+    """Return what became of an account's allowance in a window, in executor-nanoseconds by fate."""
     return Amounts({fate: total.ns for fate, total in fates.totals(balance, window).items()})
 
 
@@ -120,9 +120,9 @@ def _holds(executor_class: str, reading: Reading) -> Iterator[LiveReservation]:
 
 
 def _ended(now: dt.datetime) -> dict[dt.datetime, Counter[str]]:
-    """Count what ended in which way in each hour since a day ago, the first and the last in part.
+    """Count the reservations that ended in the last 24 hours, by hour and state. The first and last hour are partial.
 
-    What ended by a clock ahead of ours, in the next hour, has ended in this one.
+    An end in the next hour, dated by a clock ahead of ours, counts in the current hour.
     """
     since = now - DAY
     first, last = (time.replace(minute=0, second=0, microsecond=0) for time in (since, now))
@@ -130,7 +130,7 @@ def _ended(now: dt.datetime) -> dict[dt.datetime, Counter[str]]:
     ended = Reservation.objects.filter(ended_at__gt=since).values_list(UtcHour("ended_at"), "state")
     expired = Reservation.objects.filter(expired_at(now), expires_at__gt=since)
     unnoted = expired.values_list(UtcHour("expires_at"), Value(ReservationState.EXPIRED.value))
-    # Each part has an index of its own; in one statement a row that is tidied up meanwhile counts once.
+    # Each part uses its own index. Both are in one statement, so that a row tidied meanwhile counts once.
     parts = [rows.annotate(Count("pk")).order_by() for rows in (ended, unnoted)]
     found = parts[0].union(parts[1], all=True)
     for hour, fate, count in found:
@@ -139,7 +139,7 @@ def _ended(now: dt.datetime) -> dict[dt.datetime, Counter[str]]:
 
 
 def _expired(now: dt.datetime) -> tuple[QuerySet[Reservation], QuerySet[Reservation]]:
-    """Return the reservations that expired by `now`: those whose rows say so, and the others. Each has its index."""
+    """Return the reservations that expired by `now`: those stored as expired, and those still stored as held."""
     return Reservation.objects.filter(state=ReservationState.EXPIRED), Reservation.objects.filter(expired_at(now))
 
 
@@ -158,6 +158,6 @@ def _miners(readings: Mapping[ExecutorClass, Reading], now: dt.datetime) -> list
     for rows in _expired(now):
         of_a_day = rows.filter(expires_at__gt=now - DAY, account__executor_class__in=readings)
         for hotkey, count in of_a_day.values_list("account__miner").annotate(Count("pk")):
-            if hotkey in found:  # it may have come since its class was read
+            if hotkey in found:  # the miner may be newer than the reading of its class
                 found[hotkey].expired += count
     return sorted(found.values(), key=lambda miner: miner.hotkey)

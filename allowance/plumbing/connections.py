@@ -1,4 +1,4 @@
-"""Database connections that break: where a call may begin with a new one, it does."""
+"""Replace a broken database connection at the beginning of a call."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ Service = TypeVar("Service", bound=type)
 
 
 def renew_connection() -> None:
-    """Let the next statement of this thread connect anew if its connection is broken. In a transaction do nothing.
+    """Make the next statement of this thread reconnect if its connection is broken. In a transaction do nothing.
 
-    Django does so at the beginning of a web request. An idle connection is tested before the next statement if
-    CONN_HEALTH_CHECKS is on; without it, one that has failed is tested here. Whatever its age is, a connection that
-    works stays: the caller may be reading from it. Without autocommit the caller is always in a transaction.
+    Django does the same at the beginning of a web request. If CONN_HEALTH_CHECKS is on, Django tests the connection
+    before the next statement. If it is off, this function tests a connection that had an error. A working connection
+    stays open whatever its age, because the caller may be reading from it. Without autocommit the caller is always in
+    a transaction.
     """
     connection: Any = connections[DEFAULT_DB_ALIAS]
     if connection.connection is None or connection.in_atomic_block or not connection.autocommit:
@@ -28,7 +29,7 @@ def renew_connection() -> None:
 
 
 def renews_connection(service: Service) -> Service:
-    """Let every public sync method of a class begin with `renew_connection`."""
+    """Make every public synchronous method of a class begin with `renew_connection`."""
     for name, method in vars(service).copy().items():
         if inspect.isfunction(method) and not inspect.iscoroutinefunction(method) and not name.startswith("_"):
             setattr(service, name, _renewing(method))

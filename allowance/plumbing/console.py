@@ -1,4 +1,4 @@
-"""What people read: where commands print tables, and how times are written."""
+"""Output for people: the console for the tables of commands, and the format of times."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from django.utils import timezone
 from rich.console import Console
 
 WIDE = 140
-"""Columns that a table with whole hotkeys takes."""
+"""The width, in columns, of a table with full hotkeys."""
 
 
 def wide_console(file: IO[str] | Any) -> Console:
-    """Return a console that folds to the terminal's width, and that is wide enough where there is none."""
+    """Return a console as wide as the terminal. Without a terminal it is wide enough for every table."""
     console = Console(file=file, highlight=False)
     return console if console.is_terminal else Console(file=file, highlight=False, width=2 * WIDE)
 
 
 def to_the_second(time: dt.datetime) -> str:
-    """Return a time as readable as the admin's own format, which stops at minutes, but with the seconds."""
+    """Return a time as text in the current time zone, with seconds, which the admin's own format leaves out."""
     return f"{timezone.localtime(time):%Y-%m-%d %H:%M:%S %Z}"

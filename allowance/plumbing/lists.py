@@ -1,4 +1,4 @@
-"""Lists of the admin: read only, as fast with many rows as with few, and searched by index where they can be."""
+"""Admin lists that are read-only, that stay fast with many rows, and that search by index where possible."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ else:
     ModelAdmin = admin.ModelAdmin
 
 MAX_LISTED = 10_000
-"""A list ends there: counting all rows of a big table takes too long. Search and filters reach the others."""
+"""The most rows of a list: counting all rows of a big table takes too long. Search and filters reach the others."""
 
 
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
-"""What pages may load and do: nothing from elsewhere, nothing inline."""
+"""The Content-Security-Policy of pages. They load nothing from other sites and run nothing inline."""
 
 SUFFIXES = ("", "__exact", "__isnull", "__isempty", "__gte", "__lt")
-"""The lookups of Django's filters."""
+"""The lookups that Django's filters use."""
 
 
 def strict(view: Callable[..., Any]) -> Callable[..., Any]:
-    """Send POLICY with what a view answers, unless it or the site has a policy of its own.
+    """Send POLICY with the responses of a view, unless the response or the site has a policy of its own.
 
-    Middleware that sends one may leave ours in place, so there must be none; middleware that overwrites does so.
+    CSP middleware may keep a header that is already set, so no header is set if the site has such middleware. Any other
+    middleware that overwrites the header still does so.
     """
 
     @wraps(view)
@@ -57,34 +58,35 @@ def strict(view: Callable[..., Any]) -> Callable[..., Any]:
 
 
 UUID_BEGINNING = 6
-"""So many first digits of a UUID are searched for: there are rows of few others that begin with the same ones."""
+"""The least number of leading digits that a search by UUID takes. Few other UUIDs begin with the same digits."""
 
 JOB_OR_HOTKEY = f"a job's uuid or its first {UUID_BEGINNING} digits or more, or the beginning of a hotkey"
-"""What most lists are searched for."""
+"""The help text of the search in most lists."""
 
 
 def never(self: object, request: HttpRequest, obj: Model | None = None) -> bool:
-    """Permit nobody: rows follow from each other, or from what happened; a change by hand makes them false."""
+    """Deny the permission to all users: rows derive from others or record what happened, so edits make them wrong."""
     return False
 
 
 class ReadOnlyAdmin(ModelAdmin):
-    """Pages that are read only, and as fast with many rows as with few.
+    """Admin pages that are read-only and stay fast with many rows.
 
-    No `date_hierarchy`: it truncates the date of every row. No facets: they count all rows once for each choice.
+    They use no `date_hierarchy`, which truncates the date of every row, and no facets, which count all rows once for
+    each choice.
     """
 
     number: str | None = None
-    """The indexed column of numbers that a search term names: `__exact` of Django would cast the column instead."""
+    """The indexed column in which a search finds a number. Django's own `__exact` search would cast the column."""
 
     uuid: str | None = None
-    """The indexed column of UUIDs, of which a search term may be the beginning."""
+    """The indexed column in which a search finds a UUID, or UUIDs by their beginning."""
 
     heavy: tuple[str, ...] = ()
-    """Columns that only the page of one row needs."""
+    """Columns that only the page of one row needs. Lists do not load them."""
 
     linked: tuple[str, ...] = ()
-    """Lookups that links to the list have."""
+    """Lookups that links to the list use."""
 
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
@@ -98,14 +100,14 @@ class ReadOnlyAdmin(ModelAdmin):
         return urls
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        """Allow what the filters ask for, and links. Any lookup of any column, which Django allows, can fail."""
+        """Allow the lookups of filters and links only. Django allows any lookup of any column, and some can fail."""
         names = (getattr(each, "parameter_name", each) for each in self.list_filter)
         columns = [name[0] if isinstance(name, tuple) else name for name in names]
         return lookup in {*self.linked, *(f"{column}{suffix}" for column in columns for suffix in SUFFIXES)}
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
-        """Return the list for an address. Raise BadRequest, which Django answers with 400, for an impossible filter."""
-        for name, values in request.GET.lists():  # what is searched for is checked by Django itself
+        """Return the list for a request. Raises BadRequest (status 400) for a filter that the database can't apply."""
+        for name, values in request.GET.lists():  # Django itself checks the search term
             if "\0" in name or (name != SEARCH_VAR and any("\0" in value for value in values)):
                 raise BadRequest("An address has no NUL.")
         try:
@@ -116,7 +118,7 @@ class ReadOnlyAdmin(ModelAdmin):
     def response_action(
         self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any
     ) -> HttpResponse | None:
-        """Run an action on the selected rows. Raise BadRequest if a selected key can't be the key of a row."""
+        """Run an action on the selected rows. Raises BadRequest if a selected key can't be the key of a row."""
         for key in request.POST.getlist(ACTION_CHECKBOX_NAME):
             try:
                 ProhibitNullCharactersValidator()(key)
@@ -126,7 +128,7 @@ class ReadOnlyAdmin(ModelAdmin):
         return super().response_action(request, queryset, *args, **kwargs)
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
-        """Return the row of a page; PostgreSQL can't even be asked for a text with NUL."""
+        """Return the row of a page, or None. PostgreSQL does not accept a text with NUL as a parameter."""
         return None if "\0" in object_id else super().get_object(request, object_id, from_field)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
@@ -149,7 +151,7 @@ class ReadOnlyAdmin(ModelAdmin):
         return self.search(request, queryset, search_term.strip()), False
 
     def search(self, request: HttpRequest, queryset: QuerySet[Any], term: str) -> QuerySet[Any]:
-        """Return the rows that match a term which is no number or UUID."""
+        """Return the rows that match a search term that is not a number or a UUID."""
         found, _ = super().get_search_results(request, queryset, term)
         return found
 
@@ -162,9 +164,10 @@ class ReadOnlyAdmin(ModelAdmin):
 
 
 def uuids_beginning(text: str) -> tuple[UUID, UUID]:
-    """Return the least and the greatest UUID that begin as `text` does, with or without hyphens.
+    """Return the least and the greatest UUID that begin with the digits of `text`, which may have hyphens.
 
-    Raises ValueError for fewer than UUID_BEGINNING digits: they may as well be the beginning of something else.
+    Raises ValueError unless there are UUID_BEGINNING to 32 hexadecimal digits. Fewer digits may be the beginning of
+    something else.
     """
     digits = text.replace("-", "").lower()
     if re.fullmatch(f"[0-9a-f]{{{UUID_BEGINNING},32}}", digits):
@@ -173,7 +176,7 @@ def uuids_beginning(text: str) -> tuple[UUID, UUID]:
 
 
 def link(text: object, model: type[Model], pk: object = None, **query: object) -> str:
-    """Return the link to a row's page, or, without `pk`, to the list of its kind with `query`."""
+    """Return an HTML link to a row's page or, without `pk`, to the list of the model with `query`."""
     page = f"admin:{model._meta.app_label}_{model._meta.model_name}_"
     address = reverse(page + "changelist") if pk is None else reverse(page + "change", args=[quote(str(pk))])
     return format_html('<a href="{}">{}</a>', address + (f"?{urlencode(query)}" if query else ""), text)

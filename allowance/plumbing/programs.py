@@ -1,4 +1,4 @@
-"""How programs end: exit codes that are answers, and output that neither a closed pipe nor an encoding breaks."""
+"""Exit codes that are answers, and output that survives a closed pipe and a limited encoding."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 NO_ANSWER = 70
-"""The exit code of a program that found no answer because of an error; 0 to 3 are answers, or bad arguments."""
+"""The exit code of a program that found no answer because of an error. 0 to 3 mean answers or bad arguments."""
 
 INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells have it."""
+"""The exit code after Ctrl-C, the same as in shells."""
 
 EXPLAINED = (db.Error, ImproperlyConfigured, RefusedError, OSError)
-"""Errors of the surroundings: their text says what is wrong, so that a traceback adds nothing."""
+"""Errors whose text says what is wrong, so that a traceback adds nothing."""
 
 
 class SteadyFile(io.FileIO):
-    """A file to write to that drops everything once its reader has closed the pipe."""
+    """A file to write to that drops all data after a failed write, for example when the reader closed the pipe."""
 
     broken = False
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write, or drop what can't be written. Raises OSError once, for anything but a closed pipe."""
+        """Write the data, or drop it after a failure. Raises the first OSError, unless the pipe is closed."""
         if not self.broken:
             try:
                 return super().write(data)
@@ -48,12 +48,12 @@ class SteadyFile(io.FileIO):
 
 
 def steady(stream: TextIO | None) -> TextIO:
-    """Return a stream to the same file that no closed pipe and no encoding can break."""
-    if stream is None:  # the process was started without it
+    """Return a stream to the same file that no closed pipe and no unencodable character can break."""
+    if stream is None:  # the process started without this stream
         return open(os.devnull, "w")
     try:
         number = stream.fileno()
-    except (AttributeError, OSError):  # no file, such as what a test captures
+    except (AttributeError, OSError):  # not a file, for example the capture of a test
         return stream
     stream.flush()
     return io.TextIOWrapper(
@@ -65,24 +65,24 @@ def steady(stream: TextIO | None) -> TextIO:
 
 
 def reader_is_gone() -> bool:
-    """Return whether what is printed from now on is dropped, because the pipe's reader has closed it."""
+    """Return whether further output is dropped, because the reader has closed the pipe or a write has failed."""
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     return isinstance(raw, SteadyFile) and raw.broken
 
 
 @contextmanager
 def answering(no_answer: int = NO_ANSWER, *, trace: bool = False) -> Iterator[None]:
-    """Let the program's exit code be its answer: neither a closed pipe nor an encoding changes it.
+    """Make the program's exit code its answer: neither a closed pipe nor an encoding changes the code.
 
-    An error ends the program with the code `no_answer`, and Ctrl-C with INTERRUPTED. A traceback is printed for errors
-    that do not explain themselves, and with `trace` for all.
+    A CommandError ends the program with its own code, any other error with `no_answer`, and Ctrl-C with INTERRUPTED. A
+    traceback is printed for errors that are neither EXPLAINED nor a CommandError, and with `trace` for all errors.
     """
     with redirect_stdout(steady(sys.stdout)), redirect_stderr(steady(sys.stderr)):
         try:
             try:
                 yield
             finally:
-                sys.stdout.flush()  # here a full disk is still an error of the program
+                sys.stdout.flush()  # a full disk is still an error here
         except KeyboardInterrupt:
             raise SystemExit(INTERRUPTED) from None
         except Exception as error:
@@ -102,17 +102,17 @@ class AnsweringCommand(BaseCommand):
     no_answer = NO_ANSWER
 
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        """Say in the help of every command what it ends with if there is no answer."""
+        """Add the exit code `no_answer` to the help text of the command."""
         epilog = f"Exit code {self.no_answer}: no answer, because of an error."
         return super().create_parser(prog_name, subcommand, epilog=epilog, **kwargs)
 
     def execute(self, *args: Any, **options: Any) -> str | None:
-        """Run, also when a process that goes on calls several commands, and its connection has broken since."""
+        """Run with a working connection: it may have broken since the same process ran another command."""
         renew_connection()
         return super().execute(*args, **options)
 
     def run_from_argv(self, argv: list[str]) -> None:
-        """Run as a program. `call_command` raises instead whatever `handle` does."""
+        """Run as a program, see `answering`. With `call_command` the caller gets the exceptions of `handle` instead."""
         with answering(self.no_answer, trace="--traceback" in argv):
             style = self.stderr.style_func
             self.stdout, self.stderr = OutputWrapper(sys.stdout), OutputWrapper(sys.stderr)
@@ -120,7 +120,7 @@ class AnsweringCommand(BaseCommand):
             super().run_from_argv(argv)
 
     def check(self, *args: Any, **kwargs: Any) -> None:
-        """Run the system checks; one that fails is no answer of this command."""
+        """Run the system checks. If one fails, the exit code is `no_answer`."""
         try:
             super().check(*args, **kwargs)
         except SystemCheckError as error:

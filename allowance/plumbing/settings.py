@@ -1,4 +1,4 @@
-"""Settings: one table says of each its name, default, bounds and meaning. Checks and documents are made from it."""
+"""Settings. One table has the name, default, bounds and meaning of each. Checks and documents are made from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 
 class Setting(NamedTuple):
-    """A setting of a site. Its kind is that of its default; `least` and `most` bound a number."""
+    """A setting of a site. Its type is the type of its default. `least` and `most` bound a number."""
 
     name: str
     default: Any
@@ -22,12 +22,12 @@ class Setting(NamedTuple):
 
     @property
     def bounds(self) -> str:
-        """The values that a number may have, in words."""
+        """The values that a number may have, as text."""
         kind = "a whole number" if isinstance(self.default, int) else "a number"
         return f"{kind} from {self.least:g} {'up' if self.most == math.inf else f'to {self.most:g}'}"
 
     def is_good(self, value: Any) -> bool:
-        """Tell whether a value is a number within the bounds. A setting without bounds has a check of its own."""
+        """Return whether a value is a number within the bounds. A setting without bounds has a check of its own."""
         if self.least == -math.inf:
             return True
         kinds = int if isinstance(self.default, int) else int | float
@@ -35,7 +35,7 @@ class Setting(NamedTuple):
         return is_number and self.least <= value <= self.most and value < math.inf
 
     def read(self, env: Any) -> Any:
-        """Return the value that the environment has, as django-environ reads it. Raises ImproperlyConfigured."""
+        """Return the value in the environment, parsed by django-environ. Raises ImproperlyConfigured for bad JSON."""
         if isinstance(self.default, dict):
             try:
                 return json.loads(env.str(self.name, default="") or "{}")
@@ -46,7 +46,7 @@ class Setting(NamedTuple):
 
 
 class Settings:
-    """The settings in a table, by name: each is read from Django's settings when it is asked for."""
+    """The settings of a table, as attributes. Each access reads the value from Django's settings."""
 
     def __init__(self, *table: Setting) -> None:
         self.table = {setting.name: setting for setting in table}

@@ -1,4 +1,4 @@
-"""Where coroutines send what needs the database. A forked child begins with a pool of its own."""
+"""The threads in which coroutines use the database. A forked child process gets a pool of its own."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ R = TypeVar("R")
 
 @cache
 def database_pool() -> ThreadPoolExecutor:
-    """Return this process's pool: as many threads, and so database connections, as ALLOWANCE_THREADS says."""
+    """Return this process's pool. It has ALLOWANCE_THREADS threads, each with a database connection."""
     return ThreadPoolExecutor(conf.ALLOWANCE_THREADS, thread_name_prefix="allowance", initializer=_note_connection)
 
 
 def in_database_thread(
     function: Callable[P, R], *, release_undelivered: Callable[[R], None] | None = None
 ) -> Callable[P, Awaitable[R]]:
-    """Return the coroutine function that runs `function` in the pool, with Django's care for old connections.
+    """Return a coroutine function that runs `function` in the pool. It closes old connections, as Django does.
 
-    The default of Channels is one thread for all, in which one slow query holds up every socket.
+    By default Channels runs all calls in one thread, in which one slow query delays every socket.
 
-    If the caller is cancelled before its call has begun, nothing is done. A thread can't be stopped: what it has begun
-    it ends. The result then reaches nobody, and `release_undelivered` is called with it, in the pool.
+    If the caller is cancelled before the call begins, nothing is done. A thread can't be stopped, so a call that has
+    begun runs to its end. Its result then has no receiver, and `release_undelivered` is called with it, in the pool.
     """
     if release_undelivered is None:
         return database_sync_to_async(function, thread_sensitive=False, executor=database_pool())
@@ -55,7 +55,7 @@ def _cancellable(function: Callable[P, R], release_undelivered: Callable[[R], No
 
         try:
             return await in_database_thread(run)()
-        except BaseException:  # a cancellation, or the end of the loop; if `function` itself failed, nothing was left
+        except BaseException:  # cancelled, or the loop ended; if `function` itself failed, there is no result
             for result in handover.go():
                 dispose_later(release_undelivered, result)
             raise
@@ -64,7 +64,7 @@ def _cancellable(function: Callable[P, R], release_undelivered: Callable[[R], No
 
 
 def dispose_later(release_undelivered: Callable[[R], None], result: R) -> None:
-    """Call `release_undelivered` in the pool; nobody waits for it, so what fails there is logged."""
+    """Call `release_undelivered` in the pool without waiting. Its errors are logged."""
     database_pool().submit(_dispose_in_pool, release_undelivered, result)
 
 
@@ -79,12 +79,12 @@ def _dispose_in_pool(release_undelivered: Callable[[R], None], result: R) -> Non
 def _dispose(release_undelivered: Callable[[R], None], result: R) -> None:
     try:
         release_undelivered(result)
-    except Exception:  # nobody is left to tell, and what is not given back must end by itself anyway
+    except Exception:  # no caller waits for the error, and what is not released must expire anyway
         logger.exception("Could not give back %r, which nobody has.", result)
 
 
 class Handover(Generic[R]):
-    """Settle between a thread and its caller who answers for a result: one of them learns that it is never taken."""
+    """Decide which side cleans up a result: the caller if it is still waiting, otherwise the thread."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -92,26 +92,26 @@ class Handover(Generic[R]):
         self._gone = False
 
     def leave(self, result: R) -> bool:
-        """Leave the result for the caller. Returns False if the caller is gone."""
+        """Leave the result for the caller. Return False if the caller is gone."""
         with self._lock:
             if not self._gone:
                 self._left.append(result)
             return not self._gone
 
     def go(self) -> list[R]:
-        """Say that the caller is gone. Returns the result if it was left before."""
+        """Record that the caller is gone. Return a list with the result if it was left before, else an empty list."""
         with self._lock:
             self._gone = True
             return self._left
 
 
 def close_database_pool() -> None:
-    """Close the connections of the pool's threads and end them; the next call starts a new pool."""
+    """Close the connections of the pool's threads and end the threads. The next call starts a new pool."""
     pool = database_pool()
     everyone = Barrier(pool._max_workers)
 
     def close() -> None:
-        everyone.wait()  # so that each thread gets one of these
+        everyone.wait()  # so that each thread runs one of these calls
         connections.close_all()
 
     for done in [pool.submit(close) for _ in range(pool._max_workers)]:
@@ -122,10 +122,10 @@ def close_database_pool() -> None:
 
 
 _connections_of_pool: list[Any] = []
-"""Django's connections of the pool's threads, which no other thread could find."""
+"""Django's connections of the pool's threads. No other thread can find them through Django."""
 
 _inherited: list[Any] = []
-"""SQLite's connections of a parent process: a child may neither use nor close them."""
+"""SQLite connections of the parent process. A child must neither use nor close them, so they are kept here."""
 
 
 def _note_connection() -> None:
@@ -133,18 +133,18 @@ def _note_connection() -> None:
 
 
 def _begin_anew_in_child() -> None:
-    """Give a forked child a pool and connections of its own: it inherits its parent's sessions, and no threads."""
+    """Give a forked child its own pool and connections: it inherits the parent's database sessions, but no threads."""
     database_pool.cache_clear()
     own = [connection for connection in connections.all(initialized_only=True) if connection.alias == DEFAULT_DB_ALIAS]
     for inherited in (*_connections_of_pool, *own):
         _leave_to_parent(inherited)
     _connections_of_pool.clear()
     if own:
-        del connections[DEFAULT_DB_ALIAS]  # with what it knows of a transaction, which is the parent's too
+        del connections[DEFAULT_DB_ALIAS]  # its state of a transaction is the parent's, too
 
 
 def _leave_to_parent(inherited: Any) -> None:
-    """Give an inherited connection up without a message to its server, which would end the session of the parent."""
+    """Drop an inherited connection without a message to its server: a message would end the parent's session."""
     raw, inherited.connection = inherited.connection, None
     if inherited.vendor != "postgresql":
         _inherited.append(raw)
