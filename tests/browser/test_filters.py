@@ -106,7 +106,7 @@ async def test_decisions_are_filtered_and_searched(visit: Visit) -> None:
     lately = [row for row in records if row.at > timezone.now() - HOUR]
     expected: list[tuple[dict[str, str], list[DecisionRecord]]] = [
         ({}, records),
-        ({"Outcome": "ALL_MINERS_BUSY"}, [row for row in records if row.outcome == "ALL_MINERS_BUSY"]),
+        ({"Outcome": "all miners busy"}, [row for row in records if row.outcome == "ALL_MINERS_BUSY"]),
         ({"Outcome": "routed", "Time": "last hour"}, [row for row in lately if row.outcome == "ROUTED"]),
         ({"Executor class": OTHER_CLASS}, []),
         ({"Hotkey or its beginning, or a job's uuid or its first 6 digits": str(records[-1].job_uuid)}, records[-1:]),
@@ -121,7 +121,7 @@ async def test_decisions_are_filtered_and_searched(visit: Visit) -> None:
             await choose(visit.page, label, value)
         await visit.follow(visit.page.get_by_role("button", name="Show"))
         assert await visit.column("job") == [str(row.job_uuid) for row in rows], choices
-        assert await visit.column("outcome") == [row.outcome for row in rows], choices
+        assert await visit.column("outcome") == [row.get_outcome_display() for row in rows], choices
         if choices:
             await visit.follow(visit.page.get_by_role("link", name="Clear", exact=True))
 

@@ -46,7 +46,7 @@ Pair = tuple[Server, Server]
 def pair(redis: Redis, django_db_setup: None) -> Iterator[Pair]:
     with servers(2, REDIS_URL=redis.url, **UNBOUNDED) as (one, other):
         yield one, other
-        assert one.troubles + other.troubles == []
+        assert one.troubles + other.troubles == [], one.log + other.log
 
 
 async def live() -> dict[UUID | None, int]:
