@@ -139,13 +139,15 @@ def end_route(end: Callable[..., None], reservation_id: int, now: dt.datetime | 
             end(reservation_id, now=now)
         except ReservationException as error:  # not raised here: the transaction stores that it expired
             refusal = error
+        for job in RoutedJob.objects.filter(reservation=reservation_id):
+            had = RoutedJob.objects.filter(pk=job.pk, reservation=reservation_id)
+            had.update(claim=None, tried=sorted({*job.tried, job.miner}))
+        # After the job's lock: a statement that had it first has stored its receipt, and one that gets it later reads
+        # that the route is released.
         if end is reservations.release and not isinstance(refusal, ReservationAlreadySpent):
             reservation = Reservation.objects.select_related("account").filter(pk=reservation_id).first()
             if reservation and reservation.job_uuid:
                 end_receipts(reservation.job_uuid, reservation.account.miner_id, now or timezone.now())
-        for job in RoutedJob.objects.filter(reservation=reservation_id):
-            had = RoutedJob.objects.filter(pk=job.pk, reservation=reservation_id)
-            had.update(claim=None, tried=sorted({*job.tried, job.miner}))
     return refusal
 
 

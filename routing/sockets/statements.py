@@ -73,12 +73,13 @@ def note(statement: Statement, *, by: Visitor, now: dt.datetime | None = None) -
     attempt, at = attempt_of(statement, by), now or timezone.now()
     match statement:
         case Started() | Accepted() | Finished():
-            receipt = _receipt(statement, attempt, at)
             with ledger_transaction():
                 bound_waits(lock_timeout())
                 if isinstance(statement, Finished):  # before the job's row is locked: it waits for the account's lock
                     _end(reservations.spend, attempt, now)
                 _insist_on_the_route(statement, at)
+                # Read again under the job's lock: a route that was released meanwhile keeps no executor busy.
+                receipt = _receipt(statement, attempt_of(statement, by), at)
                 try:
                     receipts().record(receipt, most=attempt.most_seconds, now=at)
                 except BadReceiptError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -233,6 +234,25 @@ def test_a_job_that_started_and_was_given_up_keeps_no_executor_busy(ended_by: Ca
     later = timezone.now() + SECOND
     assert offer.route.miner.hotkey_ss58 not in busy_at(later)
     assert JobStartedReceipt.objects.get().ttl == JobAcceptedReceipt.objects.get().ttl == 60
+
+
+@pytest.mark.parametrize("ended_by", [Failed, RejectedByMiner, Retry])
+def test_a_start_that_is_noted_beside_the_end_of_its_route_keeps_no_executor_busy(
+    ended_by: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The route is released after the statement has read it as held."""
+    offer, read = routed(job_request(30)), statements.attempt_of
+
+    def read_and_end(*args: Any) -> Any:
+        attempt = read(*args)
+        monkeypatch.setattr(statements, "attempt_of", read)
+        retry(of(offer, Retry)) if ended_by is Retry else note(of(offer, ended_by))
+        return attempt
+
+    monkeypatch.setattr(statements, "attempt_of", read_and_end)
+    with suppress(RouteReleased):
+        note(of(offer, Started, ttl=60))
+    assert offer.route.miner.hotkey_ss58 not in busy_at(timezone.now() + SECOND)
 
 
 def test_a_job_that_is_paid_for_and_fails_keeps_its_executor_busy() -> None:
