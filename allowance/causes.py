@@ -81,12 +81,12 @@ def causes(
                 f"which earn nothing. {CHECK_STAKE}"
             )
     voided = None if balances is None else {balance.voided_before for balance in balances}
-    told = [
+    of_silence = [
         f"{silence.sentence} {CHECK_MANIFESTS}"
         for silence in silences(newest)
         if voided is None or (silence.block in voided and silence.executor_class in {None, executor_class})
     ]
-    found += told
-    if balances is not None and not (lost or told or any(balance.executors for balance in balances)):
+    found += of_silence
+    if balances is not None and not (lost or of_silence or any(balance.executors for balance in balances)):
         found.append(f"No registered miner declares executors of {executor_class}. {CHECK_CLASS}")
     return tuple(found)

@@ -115,12 +115,11 @@ def record_manifests(
         if newest is None:
             _register_asked(set(miners))
         sync = ManifestSync(block=block, digest=digest, axons=where, executors=answers)
-        found = silences_in(block, _declared(miners), answers)
+        found = silences_in(block, _declare(block, miners, answers), answers)
         sync.silent = [list(silence[1:]) for silence in found]
         sync.save()
         for silence in found:
             logger.warning("%s %s", silence.sentence, CHECK_MANIFESTS)
-        _declare(block, set(miners), answers)
 
 
 def record_collateral(*, hotkey: str, wei: int | str) -> None:
@@ -226,30 +225,26 @@ def _locate(axons: Mapping[str, Axon]) -> None:
     )
 
 
-def _declared(asked: Collection[str]) -> dict[str, dict[str, int]]:
-    """Return the executors that the `asked` miners declare now, by hotkey and class."""
-    declared: dict[str, dict[str, int]] = {}
-    counts = Account.objects.filter(executors__gt=0).values_list("miner", "executor_class", "executors")
-    for miner, executor_class, executors in counts:
-        if miner in asked:
-            declared.setdefault(miner, {})[executor_class] = executors
-    return declared
+def _declare(block: int, asked: Collection[str], answers: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """Set the accounts of the `asked` miners to the counts that they declared at `block`.
 
-
-def _declare(block: int, asked: set[str], answers: Mapping[str, Mapping[str, int]]) -> None:
-    """Set the accounts of the `asked` miners to the counts that they declared at `block`."""
+    Return the counts that they declared before, by hotkey and class.
+    """
     declared = {(name, cls): n for name, counts in answers.items() for cls, n in counts.items() if n}
     columns = ("miner", "executor_class", "executors", "voided_before", "counts")
     accounts = {(name, cls): rest for name, cls, *rest in Account.objects.values_list(*columns) if name in asked}
     horizon = newest_block() - KEPT_BLOCKS  # not the sync's block: blocks may be recorded long after manifests
+    before: dict[str, dict[str, int]] = {}
     changed = []
     for key in sorted(accounts.keys() | declared.keys()):
         executors, voided_before, counts = accounts.get(key, (0, 0, ()))
+        before.setdefault(key[0], {})[key[1]] = executors
         if (count := declared.get(key, 0)) != executors:
             now, voided, steps = declared_step((executors, voided_before, counts), block, count)
             changed.append((*key, now, voided, forget(steps, horizon), new_version()))
     written = ["executors", "voided_before", "counts", "version"]
     rows.upsert(Account, ["miner", "executor_class"], written, changed)
+    return before
 
 
 def declared_step(before: tuple[int, int, Steps], block: int, count: int) -> tuple[int, int, Steps]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from allowance import allowance, ledger, reading, reservations, rows, validation
 from allowance.amounts import WeiFormField, parse_wei, wei_text
 from allowance.causes import MANY, Earning, causes, earning
-from allowance.chain import CHECK_BLOCKS, CHECK_STAKE, newest_block
+from allowance.chain import CHECK_BLOCKS, CHECK_STAKE
 from allowance.fields import WeiField, parse_steps
 from allowance.ledger import Balance, Standing, Steps, Window, present, to_seconds, value_at
 from allowance.locks import bound_waits, hurried_transaction, ledger_transaction, lock_account, lock_chain, lock_timeout

@@ -40,7 +40,7 @@ WIDTH = 110
 
 
 def main() -> None:
-    """Write the page anew."""
+    """Write the page and the example anew."""
     PAGE.write_text(written(PAGE.read_text()))
     EXAMPLE.write_text(example(EXAMPLE.read_text()))
 

@@ -41,7 +41,7 @@ class Setting(NamedTuple):
                 return json.loads(env.str(self.name, default="") or "{}")
             except ValueError as error:
                 raise ImproperlyConfigured(f"{self.name} is no JSON: {error}. {self.help}") from error
-        read = {bool: env.bool, int: env.int, float: env.float, str: env.str, list: env.list}[type(self.default)]
+        read = {int: env.int, float: env.float, str: env.str, list: env.list}[type(self.default)]
         return read(self.name, default=self.default)
 
 

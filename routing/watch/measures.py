@@ -214,9 +214,9 @@ def blocks_without_stake(hour: Hour) -> Taken:
 def missing_miners(hour: Hour) -> Taken:
     if hour.newest is None:
         return NO_BLOCK
-    return (
-        (hour.lost.percent, hour.lost.sentence) if hour.lost else (0, "The neuron list has most miners with executors.")
-    )
+    if hour.lost is None:
+        return 0, "The neuron list has most miners with executors."
+    return hour.lost.percent, hour.lost.sentence
 
 
 @measure(
