@@ -85,8 +85,8 @@ def record_manifests(
     executors in every class. A miner that was not asked keeps its counts. A lower count voids the allowance that the
     miner gave in that class before `block`. Recording the same sync again changes nothing.
 
-    The sync records a silence, and a warning is logged, if more than half of the asked miners that had executors now
-    declare none: in all classes together, or in one class that at least three miners leave.
+    The sync records a silence, and a warning is logged, if more than half of the asked miners that had executors lose
+    allowance: they declare none any more, or at least three of them declare fewer of one class.
 
     Raises ValueError for a sync older than the newest recorded one, and for bad input. An unknown class is bad input:
     the follower leaves out classes that miners invent.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
-from allowance.ledger import present, was_present
+from allowance.ledger import Steps, present, was_present
 from allowance.models import Account, Block, ManifestSync, Miner
 from allowance.types import BLOCK_EXPIRY
 
@@ -13,17 +13,17 @@ CHECK_NEURONS = "Check the subnet, and the node, from which the follower reads t
 CHECK_MANIFESTS = "Check that the follower reaches the miners."
 
 FEW = 3
-"""The minimum number of miners that leave a class at once for a silence. Fewer are not a fault on our side."""
+"""The minimum number of miners that lose allowance at once for a silence. Fewer are not a fault on our side."""
 
 Counts = Mapping[str, Mapping[str, int]]
 """Executor counts by hotkey and class."""
 
 
 class Silence(NamedTuple):
-    """A manifest sync, made at `block`, at which many miners declare no executors any more.
+    """A manifest sync, made at `block`, that voids the allowance of many miners.
 
-    `silent` of the `declared` miners that had executors before declare none. `executor_class` is None if this is true
-    of all classes together.
+    `silent` of the `declared` miners that had executors before declare none, if `executor_class` is None. Otherwise
+    they declare fewer executors of the class, or none.
     """
 
     block: int
@@ -45,45 +45,63 @@ class Silence(NamedTuple):
                 "their allowance is void."
             )
         return (
-            f"{self.silent} of {self.declared} miners that had executors of {self.executor_class} declared none at "
-            f"block {self.block}: their allowance for it is void."
+            f"{self.silent} of {self.declared} miners that had executors of {self.executor_class} declared fewer or "
+            f"none at block {self.block}: their allowance for it is void."
         )
 
 
 def silences_in(block: int, before: Counts, answers: Counts) -> list[Silence]:
-    """Return one silence for all classes if most miners with executors `before` declare none now.
+    """Return one silence for all classes if most of the asked miners with executors `before` declare none now.
 
-    Otherwise return one for each class that most of its miners, and at least FEW, leave.
+    Otherwise return one for each class of which most miners with executors, and at least FEW, declare fewer now. The
+    accounts have the new counts already.
     """
     everything = _silence(block, None, before, answers)
     if 2 * everything.silent > everything.declared:
-        return [everything]
+        # A sync may ask few of many miners. If those are silent, it tells nothing of the others.
+        return [everything] if everything.silent >= FEW or everything.silent > _answering() else []
     classes = sorted({executor_class for counts in before.values() for executor_class in counts})
     found = [_silence(block, executor_class, before, answers) for executor_class in classes]
     return [silence for silence in found if silence.silent >= FEW and 2 * silence.silent > silence.declared]
 
 
 def _silence(block: int, executor_class: str | None, before: Counts, answers: Counts) -> Silence:
-    def declares(counts: Mapping[str, int]) -> bool:
-        return bool(any(counts.values()) if executor_class is None else counts.get(executor_class))
+    def declared(counts: Mapping[str, int]) -> int:
+        return any(counts.values()) if executor_class is None else counts.get(executor_class, 0)
 
-    declared = [name for name, counts in before.items() if declares(counts)]
-    silent = sum(not declares(answers.get(name, {})) for name in declared)
-    return Silence(block, executor_class, silent, len(declared))
+    had = {name: number for name, counts in before.items() if (number := declared(counts))}
+    silent = sum(declared(answers.get(name, {})) < number for name, number in had.items())
+    return Silence(block, executor_class, silent, len(had))
 
 
 def silences(newest: int) -> list[Silence]:
     """Return the silences that still reduce allowance, the highest percentage first.
 
-    A silence does while a job may use blocks from before its sync. If there is none and no miner declares executors,
-    return those of the newest sync that has any.
+    A silence does while a job may use blocks from before its sync. If there is none, return those of the newest sync
+    that still last: of all classes while less than half of its miners declare executors, of one class while no miner
+    declares any.
     """
     syncs = ManifestSync.objects.exclude(silent=[]).order_by("-block", "-pk").values_list("block", "silent")
-    rows = list(syncs.filter(block__gt=newest - BLOCK_EXPIRY))
-    if not rows and not Account.objects.filter(executors__gt=0).exists():
-        rows = list(syncs[:1])
-    found = [Silence(block, *silence) for block, silent in rows for silence in silent]
+    found = _all_of(syncs.filter(block__gt=newest - BLOCK_EXPIRY))
+    if not found and (of_newest := _all_of(syncs[:1])):
+        answering = _answering()
+        found = [s for s in of_newest if not answering or (s.executor_class is None and 2 * answering < s.declared)]
     return sorted(found, key=lambda silence: (-silence.percent, -silence.silent))
+
+
+def _all_of(syncs: Iterable[tuple[int, list[list[Any]]]]) -> list[Silence]:
+    return [Silence(block, *silence) for block, silent in syncs for silence in silent]
+
+
+def _presences() -> Iterable[Steps]:
+    """Return the presence of each miner that declares executors."""
+    declaring = Account.objects.filter(executors__gt=0).values("miner")
+    return Miner.objects.filter(hotkey__in=declaring).values_list("presence", flat=True)
+
+
+def _answering() -> int:
+    """Return the number of registered miners that declare executors."""
+    return sum(map(present, _presences()))
 
 
 class Absence(NamedTuple):
@@ -116,18 +134,16 @@ class Absence(NamedTuple):
 def absence(newest: int) -> Absence | None:
     """Return the absence in the newest neuron list if it lacks most miners or is empty, else None. Two queries.
 
-    A miner counts if it declares executors and was registered in a block that a job may use.
+    A miner counts if it declares executors and was registered in a block that a job may use. If no miner with executors
+    is registered any more, all that ever were count.
     """
     lists = Block.objects.filter(neurons__isnull=False).order_by("-number").values_list("number", "neurons__hotkeys")
     in_force: tuple[int, list[str]] | None = lists.first()
     if in_force is None:
         return None
-    declaring = Account.objects.filter(executors__gt=0).values("miner")
-    gone = kept = 0
-    for presence in Miner.objects.filter(hotkey__in=declaring).values_list("presence", flat=True):
-        if present(presence):
-            kept += 1
-        else:
-            gone += was_present(presence, newest - BLOCK_EXPIRY)
+    presences = list(_presences())
+    kept = sum(map(present, presences))
+    since = newest - BLOCK_EXPIRY if kept else 0
+    gone = sum(was_present(presence, since) for presence in presences if not present(presence))
     found = Absence(in_force[0], gone, gone + kept, len(in_force[1]))
     return found if not found.neurons or gone > kept else None

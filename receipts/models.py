@@ -19,8 +19,6 @@ else:
 SIGNATURE_LENGTH = 130
 """The length in characters: 0x, and 64 bytes in hexadecimal digits."""
 
-TTL_IS_BOUNDED = models.CheckConstraint(condition=Q(ttl__lte=MAX_TTL), name="%(class)s_ttl_is_bounded")
-
 
 class ValidUntilField(DateTimeField):
     """The time at which a receipt's ttl ends, computed when the row is saved. A column of its own can have an index."""
@@ -62,29 +60,42 @@ class Receipt(Voidable):
         return f"{self._meta.verbose_name} of {self.job_uuid}"
 
 
-class JobStartedReceipt(Receipt):
+class LastingReceipt(Receipt):
+    """A receipt that keeps an executor busy until `valid_until`: for `ttl` seconds, or until it was ended."""
+
+    ttl = models.PositiveIntegerField(help_text="seconds")
+    valid_until = ValidUntilField()
+
+    class Meta(Receipt.Meta):
+        abstract = True
+        constraints = (
+            *Receipt.Meta.constraints,
+            models.CheckConstraint(condition=Q(ttl__lte=MAX_TTL), name="%(class)s_ttl_is_bounded"),
+        )
+
+    @property
+    def ended_at(self) -> dt.datetime | None:
+        """The time at which the receipt was ended, or None if its ttl was not shortened."""
+        return self.valid_until if self.valid_until < self.timestamp + dt.timedelta(seconds=self.ttl) else None
+
+
+class JobStartedReceipt(LastingReceipt):
     """The validator sent the job. It keeps an executor busy for `ttl` seconds, unless a finished receipt ends it."""
 
     executor_class = models.CharField(max_length=64)
     is_organic = models.BooleanField(default=True)
-    ttl = models.PositiveIntegerField(help_text="seconds")
-    valid_until = ValidUntilField()
 
-    class Meta(Receipt.Meta):
+    class Meta(LastingReceipt.Meta):
         permissions = (("void_receipts", "Can void receipts"),)
-        constraints = (*Receipt.Meta.constraints, TTL_IS_BOUNDED)
         indexes = (models.Index(fields=("executor_class", "valid_until"), name="started_valid"),)
 
 
-class JobAcceptedReceipt(Receipt):
+class JobAcceptedReceipt(LastingReceipt):
     """The miner accepted the job. The job keeps an executor busy until `ttl` seconds after this receipt."""
 
     time_accepted = models.DateTimeField()
-    ttl = models.PositiveIntegerField(help_text="seconds")
-    valid_until = ValidUntilField()
 
-    class Meta(Receipt.Meta):
-        constraints = (*Receipt.Meta.constraints, TTL_IS_BOUNDED)
+    class Meta(LastingReceipt.Meta):
         indexes = (models.Index(fields=("valid_until",), name="accepted_valid"),)
 
 

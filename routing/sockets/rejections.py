@@ -12,7 +12,17 @@ from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from allowance.interface import Account, Block, MinerRow, bound_waits, ledger_transaction, lock_timeout, value_at
+from allowance.interface import (
+    Account,
+    Block,
+    MinerRow,
+    Reservation,
+    ReservationState,
+    bound_waits,
+    ledger_transaction,
+    lock_timeout,
+    value_at,
+)
 from receipts.interface import (
     BadReceiptError,
     JobFinishedReceipt,
@@ -135,10 +145,21 @@ def _flaw(receipt: JobStarted, offer: Offer) -> str | None:
 
 
 def _over(jobs: Collection[UUID], offer: Offer) -> set[UUID]:
-    """Return those of `jobs` that kept no executor busy then: finished jobs, and jobs with a voided started receipt."""
-    finished = JobFinishedReceipt.objects.filter(job_uuid__in=jobs, timestamp__lte=offer.at, voided_at=None)
-    voided = JobStartedReceipt.objects.filter(job_uuid__in=jobs, voided_at__isnull=False)
-    return {*finished.values_list("job_uuid", flat=True), *voided.values_list("job_uuid", flat=True)}
+    """Return those of `jobs` that kept no executor of the miner busy then, as far as this site knows.
+
+    Such a job was finished or its route was released, or its started receipt was voided or had ended.
+    """
+    before = offer.at - LEEWAY
+    started = JobStartedReceipt.objects.filter(job_uuid__in=jobs)
+    over = (
+        JobFinishedReceipt.objects.filter(job_uuid__in=jobs, timestamp__lte=offer.at, voided_at=None),
+        started.filter(voided_at__isnull=False),
+        started.filter(miner_hotkey=offer.miner, valid_until__lt=before),
+        Reservation.objects.filter(
+            job_uuid__in=jobs, account__miner=offer.miner, state=ReservationState.RELEASED, ended_at__lt=before
+        ),
+    )
+    return {job for rows in over for job in rows.values_list("job_uuid", flat=True) if job}
 
 
 def _validators(hotkeys: Collection[str], block: int) -> set[str]:

@@ -37,6 +37,7 @@ from receipts.interface import (
     JobStarted,
     ReceiptAlreadyVoided,
     bounded,
+    end_receipts,
     receipts,
     table_of,
     void_receipt,
@@ -138,16 +139,20 @@ class IncidentEntry(Entry, VoidableEntry):
 
 class StartedEntry(VoidableEntry, JobStarted):
     event: Literal["job_started"] = "job_started"
+    ended_at: AwareDatetime | None = None
 
     def apply(self) -> None:
         _record_receipt(self)
+        _end(self)
 
 
 class AcceptedEntry(VoidableEntry, JobAccepted):
     event: Literal["job_accepted"] = "job_accepted"
+    ended_at: AwareDatetime | None = None
 
     def apply(self) -> None:
         _record_receipt(self)
+        _end(self)
 
 
 class FinishedEntry(VoidableEntry, JobFinished):
@@ -166,6 +171,11 @@ def _record_receipt(line: StartedEntry | AcceptedEntry | FinishedEntry) -> None:
             return
         with suppress(ReceiptAlreadyVoided):
             void_receipt(receipt, by=line.voided_by, reason=line.void_reason, now=line.voided_at)
+
+
+def _end(line: StartedEntry | AcceptedEntry) -> None:
+    if line.ended_at is not None:
+        end_receipts(line.job_uuid, line.miner_hotkey, validation.timestamp(line.ended_at))
 
 
 class ReservationEntry(Entry):

@@ -94,6 +94,8 @@ def test_a_silence_is_told_for_as_long_as_it_lasts() -> None:
     newest = NEWEST + BLOCK_EXPIRY + 100
     assert [silence.block for silence in silences(newest)] == [NEWEST]
     sync(newest, "anna")
+    assert [silence.block for silence in silences(newest)] == [NEWEST]  # most have not answered since
+    sync(newest, "anna", "bert")
     assert silences(newest) == []
 
 
@@ -109,7 +111,7 @@ def test_of_two_syncs_at_a_block_the_last_says_who_answered() -> None:
     """Who was silent in the last of them is not silent anew in the next."""
     sync(NEWEST, "anna")
     sync(NEWEST, "bert")
-    sync(NEWEST + 1, "anna")
+    sync(NEWEST + 1)
     newest = ManifestSync.objects.latest("pk")
     assert newest.silent == [[None, 1, 1]]
 
@@ -120,7 +122,8 @@ OTHER = ExecutorClass.always_on__llm__a6000
 def test_a_class_that_most_miners_declare_no_more_is_told(caplog: pytest.LogCaptureFixture) -> None:
     declare({name: {OTHER: 2} for name in NAMES}, NEWEST)
     sentence = (
-        f"4 of 4 miners that had executors of {CLASS} declared none at block {NEWEST}: their allowance for it is void."
+        f"4 of 4 miners that had executors of {CLASS} declared fewer or none at block {NEWEST}: "
+        "their allowance for it is void."
     )
     assert [sentence in warning for warning in warnings(caplog)] == [True]
     finding = find("silent_miners")
@@ -186,9 +189,29 @@ def test_a_newer_silence_does_not_hide_an_older_one() -> None:
 def test_more_than_half_and_three_must_leave_a_class(
     leaving: int, told: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    declare({name: {OTHER: 1} if i < leaving else {CLASS: 1} for i, name in enumerate(NAMES)}, NEWEST)
+    declare({name: {OTHER: 1} if i < leaving else {CLASS: 2} for i, name in enumerate(NAMES)}, NEWEST)
     assert bool(warnings(caplog)) == told
     assert (find("silent_miners").level is not Level.OK) == told
+
+
+def test_miners_that_declare_fewer_executors_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    declare({name: {CLASS: 1} for name in NAMES}, NEWEST)
+    sentence = f"4 of 4 miners that had executors of {CLASS} declared fewer or none at block {NEWEST}"
+    assert [sentence in warning for warning in warnings(caplog)] == [True]
+    assert find("silent_miners").level is Level.CRITICAL
+    with pytest.raises(NotEnoughAllowanceException, match=sentence):
+        routing().pick(job_request(12))
+
+
+def test_a_sync_that_asks_one_of_many_is_no_silence_if_that_one_does_not_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name in NAMES[:2]:
+        sync(NEWEST, asked=[name])
+    assert (warnings(caplog), silences(NEWEST)) == ([], [])
+    for name in NAMES[2:]:  # now most are silent, however few each sync asks
+        sync(NEWEST, asked=[name])
+    assert len(silences(NEWEST)) == 1
 
 
 def test_two_miners_may_leave_a_class_without_an_alarm(caplog: pytest.LogCaptureFixture) -> None:
@@ -272,7 +295,8 @@ def test_a_list_that_lacks_most_neurons_is_the_cause(left: int, level: Level, ca
         routing().pick(job_request(3600))
     assert (f"{sentence} {NEWEST + 2}" in str(refused.value)) == told
     assert (absence(NEWEST + BLOCK_EXPIRY) is None) == (left == 2)
-    assert absence(NEWEST + 1 + BLOCK_EXPIRY) is None  # what went before has expired
+    # What went before has expired, but without a miner there is no allowance.
+    assert (absence(NEWEST + 1 + BLOCK_EXPIRY) is None) == (left > 0)
 
 
 @pytest.mark.miners

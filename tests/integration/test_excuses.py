@@ -16,6 +16,7 @@ from time_machine import TimeMachineFixture
 
 from receipts import receipts
 from receipts.models import JobStartedReceipt
+from receipts.ongoing import end
 from receipts.voiding import void_receipt
 from routing.log.explain import happenings
 from routing.models import MinerIncident, Rejection
@@ -76,6 +77,20 @@ def voided(shown: list[Wire]) -> list[Wire]:
     receipts().record(shown[-1], now=NOW)
     void_receipt(JobStartedReceipt.objects.get(), by="boss", reason="forged", now=NOW)
     return shown
+
+
+def ended(shown: list[Wire]) -> list[Wire]:
+    """Record the last of the receipts, and end it."""
+    receipts().record(shown[-1], now=NOW)
+    end(JobStartedReceipt.objects.get().job_uuid, MINER.ss58_address, NOW - 5 * SECOND)
+    return shown
+
+
+def given_up(shown: list[Wire]) -> list[Wire]:
+    """Return the receipts, the last one of a job whose route was released before its start was told."""
+    other = routed(job_request(3), now=NOW - 10 * SECOND)
+    note(of(other, Failed), now=NOW - 5 * SECOND)
+    return [*shown[:-1], started(NOW - 8 * SECOND, job_uuid=str(other.uuid))]
 
 
 SHOWN = {
@@ -154,6 +169,8 @@ SPOILT: dict[str, tuple[str, Callable[[Offer], list[Wire]]]] = {
     "by the miner itself": ("no registered validator", lambda _: busy(validator=MINER)),
     "of a job that had finished": ("that was over", lambda _: finished(busy())),
     "voided": ("that was over", lambda _: voided(busy())),
+    "ended": ("that was over", lambda _: ended(busy(NOW - 9 * SECOND))),
+    "of a route that was released": ("that was over", lambda _: given_up(busy())),
     "by a neuron that had left": ("no registered validator", lambda _: busy(validator=GONE)),
     "by a stranger": ("no registered validator", lambda _: busy(validator=STRANGER)),
     "signed by another": (

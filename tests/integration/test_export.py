@@ -17,6 +17,7 @@ from allowance.oversight.audit import check_ledger
 from allowance.state import state_at
 from allowance.types import MAX_WEI
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
+from receipts.ongoing import end as end_receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing.decision.book import LiveBook
 from routing.incidents import void_incident
@@ -74,6 +75,7 @@ def history(transactional_db: None) -> None:
         report("hot-2", job, kind=REJECTED, at=at)
     void_incident(MinerIncident.objects.get(job_uuid=JOBS[8]).pk, by="boss", reason="no fault of its", now=NOW)
     receive(JobFinished, JOBS[7], "hot-1", score_str="0.5", block_numbers=[FIRST_BLOCK])
+    end_receipts(JOBS[9], "hot-1", NOW - SECOND)
 
 
 def forget() -> None:

@@ -52,7 +52,7 @@ class Schedule:
             last.go_on()
             self._await(last)
             for router in left:
-                if router.waiting and not waits_for_lock(router.pid):
+                if router.waiting and not self._blocked(router):
                     self.before(router)
                     self._await(router)
 
@@ -80,7 +80,7 @@ class Schedule:
         """Wait until a router stops, ends, or waits for a lock."""
         began = time.perf_counter()
         while not router.arrives(POLL):
-            if connection.vendor == "postgresql" and waits_for_lock(router.pid):
+            if connection.vendor == "postgresql" and self._blocked(router):
                 self.lock_waits += not router.waiting
                 router.waiting = True
                 return
@@ -90,12 +90,15 @@ class Schedule:
             await_end_of(router.pid)
         self.after(router)
 
+    def _blocked(self, router: Router) -> bool:
+        """Tell whether a router waits for a lock of another one.
 
-def waits_for_lock(pid: int) -> bool:
-    """Tell whether PostgreSQL's process `pid` waits for a lock that another one holds."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT cardinality(pg_blocking_pids(%s))", [pid])
-        return bool(cursor.fetchone()[0])
+        It may also wait for PostgreSQL itself: autovacuum locks a table to shorten it. That ends on its own.
+        """
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_blocking_pids(%s)", [router.pid])
+            blocking = set(cursor.fetchone()[0])
+        return not blocking.isdisjoint(other.pid for other in self.routers)
 
 
 def await_end_of(pid: int) -> None:
