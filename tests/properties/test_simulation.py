@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 from django.db import connection
 
+from allowance.models import Block
+from tests.programs import wait_until
 from tests.properties.coverage import Tally, crash, missing
 from tests.properties.history import POINTS, STATEMENT, WRITERS, Step, dump, generate, load
 from tests.properties.router import Router
 from tests.properties.scene import crashes, most_statements, setting
+from tests.properties.schedule import Schedule
 from tests.properties.simulation import run
 from tests.properties.world import simulate
+from tests.threads import side_by_side
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* was deleted while still open:ResourceWarning")  # by a crash
 
@@ -45,3 +51,28 @@ def test_a_crash_at_any_point_leaves_all_or_nothing(routers: list[Router], kind:
     simulate([*setting(), *crashes(kind)], routers, tally)
     assert all(tally[crash(kind, point)] for point in POINTS)
     assert tally[crash(kind, STATEMENT)] < most_statements(kind)  # so the last goes passed all their points
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has no process that locks a table on its own")
+def test_a_router_that_waits_for_the_server_itself_is_not_stuck(routers: list[Router]) -> None:
+    """As for autovacuum, which locks a table to shorten it."""
+    router = routers[0]
+
+    def release() -> None:
+        wait_until(lambda: waits(router.pid))
+        server.rollback()
+
+    with closing(connection.copy()) as server:
+        server.inc_thread_sharing()
+        server.set_autocommit(False)
+        server.cursor().execute("LOCK TABLE allowance_block")
+        router.begin(Block.objects.count, stepwise=True)
+        schedule = Schedule([router], 0, before=lambda _: None, after=lambda _: None)
+        assert side_by_side(schedule.run, release) == [None, None]
+    assert router.answer == 0
+
+
+def waits(pid: int) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT wait_event_type FROM pg_stat_activity WHERE pid = %s", [pid])
+        return bool(cursor.fetchone() == ("Lock",))
