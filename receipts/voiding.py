@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from django.db import models
 from django.db.models import Q
 
 from receipts.types import BadReceiptError, ReceiptAlreadyVoided
-
-if TYPE_CHECKING:
-    from receipts.models import Receipt
 
 NAME_LENGTH, REASON_LENGTH = 150, 500
 
@@ -34,6 +31,9 @@ class Voidable(models.Model):
         )
 
 
+Row = TypeVar("Row", bound=Voidable)
+
+
 def words(value: object, what: str, longest: int) -> str:
     """Return `value` stripped. Raises BadReceiptError unless it has 1 to `longest` characters and no NUL."""
     text = value.strip() if isinstance(value, str) else ""
@@ -53,7 +53,7 @@ def void_by(by: object, reason: object, now: object) -> dict[str, Any]:
     }
 
 
-def void_receipt(receipt: Receipt, *, by: str | None, reason: str | None, now: dt.datetime) -> Receipt:
+def void_receipt(receipt: Row, *, by: str | None, reason: str | None, now: dt.datetime) -> Row:
     """Void a receipt permanently, and return the stored row. Every router sees this at its next pick.
 
     `by` names the person. A voided receipt is kept, but does not count. Raises BadReceiptError without a name, a reason
@@ -63,7 +63,7 @@ def void_receipt(receipt: Receipt, *, by: str | None, reason: str | None, now: d
     void = void_by(by, reason, now)
     rows = type(receipt)._default_manager.filter(pk=receipt.pk)
     is_first = rows.filter(voided_at=None).update(**void)
-    stored: Receipt = rows.get()
+    stored: Row = rows.get()
     if not is_first and stored.voided_at is not None:
         raise ReceiptAlreadyVoided(stored, stored.voided_by, stored.voided_at)
     return stored

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from django.db.models import TextChoices
 
 from allowance.interface import HOTKEY_LENGTH, BadInputError, ExecutorClass, Miner
 from allowance.plumbing.errors import RefusedError
-
-if TYPE_CHECKING:
-    from routing.decision.model import Candidate, Decision
 
 __all__ = [
     "TRUSTED_MINER_FAKE_KEY",
@@ -105,21 +102,15 @@ class JobRoutingException(RefusedError):
 
 
 class NoEligibleMiner(JobRoutingException):
-    """No miner can take the job; `decision` has the reason for each candidate."""
+    """No miner can take the job.
 
-    def __init__(self, decision: Decision) -> None:
-        self.decision = decision
-        what = f"No miner for job {decision.job.uuid} ({decision.job.executor_class}, {decision.job.seconds:g} s)"
-        super().__init__(" ".join((f"{what}: {decision.summary}.", *decision.causes, decision.advice)))
+    `reasons` has the reason for each candidate, by hotkey. `causes` are sentences on what no single miner can change.
+    """
 
-    @property
-    def candidates(self) -> Sequence[Candidate]:
-        return self.decision.candidates
-
-    @property
-    def reasons(self) -> dict[str, str]:
-        """The reason for each candidate, by hotkey."""
-        return {c.hotkey: c.verdict.sentence for c in self.candidates}
+    def __init__(self, message: str, *, reasons: Mapping[str, str], causes: Sequence[str]) -> None:
+        self.reasons = reasons
+        self.causes = causes
+        super().__init__(message)
 
 
 class AllMinersBusy(NoEligibleMiner):

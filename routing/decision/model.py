@@ -13,7 +13,7 @@ from typing import NamedTuple
 from allowance.interface import LockTimeout, Miner, Standing, not_enough, to_seconds, wei_text
 from allowance.plumbing.errors import RefusedError
 from routing.dynamic import MINIMUM_WEI
-from routing.types import AllMinersBusy, JobRoute, NotEnoughCollateralException, Outcome
+from routing.types import AllMinersBusy, JobRoute, NoEligibleMiner, NotEnoughCollateralException, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,12 +209,17 @@ class Decision:
                     causes=self.causes,
                 )
             case Outcome.NOT_ENOUGH_COLLATERAL:
-                return NotEnoughCollateralException(self)
+                return self._no_eligible_miner(NotEnoughCollateralException)
             case Outcome.ALL_MINERS_BUSY:
-                return AllMinersBusy(self)
+                return self._no_eligible_miner(AllMinersBusy)
             case Outcome.LOCK_TIMEOUT:
                 return LockTimeout()
         raise ValueError("A decision with a route has no refusal.")
+
+    def _no_eligible_miner(self, kind: type[NoEligibleMiner]) -> NoEligibleMiner:
+        job, reasons = self.job, {c.hotkey: c.verdict.sentence for c in self.candidates}
+        what = f"No miner for job {job.uuid} ({job.executor_class}, {job.seconds:g} s): {self.summary}."
+        return kind(" ".join((what, *self.causes, self.advice)), reasons=reasons, causes=self.causes)
 
     @property
     def advice(self) -> str:

@@ -168,22 +168,6 @@ def owned(by: Visitor) -> QuerySet[RoutedJob]:
     return RoutedJob.objects.all() if by.all_jobs else RoutedJob.objects.filter(owner=by.owner)
 
 
-def restore(job: RoutedJob) -> None:
-    """Store a job from a journal. If the job is already stored, change nothing.
-
-    Raises ValueError if its reservation is missing, or if the uuid belongs to a different job here.
-    """
-    reservation, known = job.reservation_id, RoutedJob.objects.filter(pk=job.pk).first()
-    if known is not None:
-        if known.owner != job.owner or known.routed_at < job.routed_at:  # later: it was retried
-            raise ValueError(f"Job {job.pk} means something else here. Restore into an empty database.")
-    elif reservation is not None and not Reservation.objects.filter(pk=reservation, job_uuid=job.pk).exists():
-        raise ValueError(f"Job {job.pk}: it has no reservation {reservation}. The reservation's line comes first.")
-    else:
-        job.claim = new_version()
-        job.save(force_insert=True)
-
-
 def _find(uuid: UUID, by: Visitor) -> RoutedJob | None:
     """Return the row of a job, or None for a new job, after one query. Raises JobTaken, JobAlreadyOver.
 

@@ -28,6 +28,7 @@ from allowance.interface import (
     Reservation,
     ReservationState,
     allowance,
+    new_version,
     reservations,
     validation,
 )
@@ -45,7 +46,6 @@ from receipts.interface import (
 from routing.incidents import IncidentAlreadyVoided, record_incident, void_incident
 from routing.models import MinerIncident, RoutedJob
 from routing.requests import first_problem
-from routing.sockets import jobs
 
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 """Text that the database accepts: without NUL characters."""
@@ -224,17 +224,26 @@ class JobEntry(Entry):
     routed_at: AwareDatetime
 
     def apply(self) -> None:
-        jobs.restore(
-            RoutedJob(
-                uuid=self.uuid,
-                owner=self.owner or "",
-                executor_class=self.executor_class,
-                seconds=self.seconds,
-                miner=validation.hotkey(self.miner),
-                reservation_id=self.reservation,
-                tried=sorted(validation.hotkeys(self.tried, "tried")),
-                routed_at=validation.timestamp(self.routed_at),
-            )
+        owner, routed_at = self.owner or "", validation.timestamp(self.routed_at)
+        miner, tried = validation.hotkey(self.miner), sorted(validation.hotkeys(self.tried, "tried"))
+        known = RoutedJob.objects.filter(pk=self.uuid).first()
+        if known is not None:
+            if known.owner != owner or known.routed_at < routed_at:  # later: it was retried
+                raise ValueError(f"Job {self.uuid} means something else here. Restore into an empty database.")
+            return
+        pk = self.reservation
+        if pk is not None and not Reservation.objects.filter(pk=pk, job_uuid=self.uuid).exists():
+            raise ValueError(f"Job {self.uuid}: it has no reservation {pk}. The reservation's line comes first.")
+        RoutedJob.objects.create(
+            uuid=self.uuid,
+            owner=owner,
+            executor_class=self.executor_class,
+            seconds=self.seconds,
+            miner=miner,
+            reservation_id=pk,
+            tried=tried,
+            claim=new_version(),
+            routed_at=routed_at,
         )
 
 

@@ -227,7 +227,7 @@ def test_a_busy_miner_does_not_hide_that_the_others_are_silent() -> None:
     with pytest.raises(AllMinersBusy) as refused:
         routing().pick(job_request(1))
     sentence = f"3 of 4 miners that had answered were silent at block {NEWEST}: their allowance is void."
-    assert refused.value.decision.causes == (f"{sentence} {CHECK_MANIFESTS}",)
+    assert refused.value.causes == (f"{sentence} {CHECK_MANIFESTS}",)
     assert sentence in str(refused.value)
     (explained,) = explain.explain([DecisionRecord.objects.latest("at", "pk")])
     assert sentence in explained.fate(NOW)
@@ -240,7 +240,7 @@ def test_a_refusal_of_busy_miners_names_no_cause_of_a_few_without_allowance() ->
         routing().pick(job_request(1))
     with pytest.raises(AllMinersBusy) as refused:
         routing().pick(job_request(1))
-    assert refused.value.decision.causes == ()
+    assert refused.value.causes == ()
 
 
 @pytest.mark.miners(*NAMES, *MORE)
