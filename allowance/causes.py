@@ -60,13 +60,17 @@ def earning(newest: int) -> Earning:
 
 
 def causes(
-    executor_class: str | None = None, balances: Sequence[Balance] | None = None, *, of_blocks: bool = True
+    executor_class: str | None = None,
+    balances: Sequence[Balance] | None = None,
+    lacking: Sequence[Balance] = (),
+    *,
+    of_blocks: bool = True,
 ) -> tuple[str, ...]:
     """Return the causes for a lack of allowance as sentences.
 
-    With the `balances` of a class, a silence is a cause only if it voided allowance of one of them. A class without
-    executors is then a cause too, unless an absence or a silence is one. If `of_blocks` is False, blocks that earn
-    nothing are no cause.
+    With the `balances` of a class, a silence is a cause only if it voided allowance of one of the `lacking` ones. A
+    class without executors is then a cause too, unless an absence or a silence is one. If `of_blocks` is False, blocks
+    that earn nothing are no cause.
     """
     newest, found = newest_block(), []
     if lost := absence(newest):
@@ -80,7 +84,7 @@ def causes(
                 f"Our own stake share was 0 in {blocks.without_stake} of the last {blocks.recorded} blocks, "
                 f"which earn nothing. {CHECK_STAKE}"
             )
-    voided = None if balances is None else {balance.voided_before for balance in balances}
+    voided = None if balances is None else {balance.voided_before for balance in lacking}
     of_silence = [
         f"{silence.sentence} {CHECK_MANIFESTS}"
         for silence in silences(newest)

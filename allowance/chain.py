@@ -86,7 +86,8 @@ def record_manifests(
     miner gave in that class before `block`. Recording the same sync again changes nothing.
 
     The sync records a silence, and a warning is logged, if more than half of the asked miners that had executors lose
-    allowance: they declare none any more, or at least three of them declare fewer of one class.
+    allowance: they declare none any more, or they declare fewer of one class. Fewer than three miners are a silence
+    only if they are silent and most of all miners.
 
     Raises ValueError for a sync older than the newest recorded one, and for bad input. An unknown class is bad input:
     the follower leaves out classes that miners invent.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from allowance.ledger import Steps, present, was_present
+from django.db.models import Exists, Max, OuterRef, Sum
+
+from allowance.ledger import present, was_present
 from allowance.models import Account, Block, ManifestSync, Miner
 from allowance.types import BLOCK_EXPIRY
 
@@ -59,7 +62,7 @@ def silences_in(block: int, before: Counts, answers: Counts) -> list[Silence]:
     everything = _silence(block, None, before, answers)
     if 2 * everything.silent > everything.declared:
         # A sync may ask few of many miners. If those are silent, it tells nothing of the others.
-        return [everything] if everything.silent >= FEW or everything.silent > _answering() else []
+        return [everything] if everything.silent >= FEW or everything.silent > _silent_since()[1] else []
     classes = sorted({executor_class for counts in before.values() for executor_class in counts})
     found = [_silence(block, executor_class, before, answers) for executor_class in classes]
     return [silence for silence in found if silence.silent >= FEW and 2 * silence.silent > silence.declared]
@@ -77,15 +80,16 @@ def _silence(block: int, executor_class: str | None, before: Counts, answers: Co
 def silences(newest: int) -> list[Silence]:
     """Return the silences that still reduce allowance, the highest percentage first.
 
-    A silence does while a job may use blocks from before its sync. If there is none, return those of the newest sync
-    that still last: of all classes while less than half of its miners declare executors, of one class while no miner
-    declares any.
+    A silence does while a job may use blocks from before its sync. If there is none, return the newest that lasts. One
+    of all classes lasts while more registered miners are silent since then than declare executors. One of a class lasts
+    while no miner declares any.
     """
     syncs = ManifestSync.objects.exclude(silent=[]).order_by("-block", "-pk").values_list("block", "silent")
     found = _all_of(syncs.filter(block__gt=newest - BLOCK_EXPIRY))
-    if not found and (of_newest := _all_of(syncs[:1])):
-        answering = _answering()
-        found = [s for s in of_newest if not answering or (s.executor_class is None and 2 * answering < s.declared)]
+    if not found and (earlier := _all_of(syncs)):
+        silent, answering = _silent_since()
+        lasting = [s for s in earlier if (silent[s.block] > answering if s.executor_class is None else not answering)]
+        found = [silence for silence in lasting if silence.block == lasting[0].block]
     return sorted(found, key=lambda silence: (-silence.percent, -silence.silent))
 
 
@@ -93,15 +97,17 @@ def _all_of(syncs: Iterable[tuple[int, list[list[Any]]]]) -> list[Silence]:
     return [Silence(block, *silence) for block, silent in syncs for silence in silent]
 
 
-def _presences() -> Iterable[Steps]:
-    """Return the presence of each miner that declares executors."""
-    declaring = Account.objects.filter(executors__gt=0).values("miner")
-    return Miner.objects.filter(hotkey__in=declaring).values_list("presence", flat=True)
-
-
-def _answering() -> int:
-    """Return the number of registered miners that declare executors."""
-    return sum(map(present, _presences()))
+def _silent_since() -> tuple[Counter[int], int]:
+    """Return the number of registered miners that lost all allowance at each block, and of those with executors."""
+    accounts = Account.objects.values_list("miner").annotate(Sum("executors"), Max("voided_before"))
+    registered = dict(Miner.objects.values_list("hotkey", "presence"))
+    silent: Counter[int] = Counter()
+    answering = 0
+    for miner, executors, voided_before in accounts:
+        if present(registered[miner]):
+            answering += executors > 0
+            silent[voided_before] += not executors
+    return silent, answering
 
 
 class Absence(NamedTuple):
@@ -134,16 +140,20 @@ class Absence(NamedTuple):
 def absence(newest: int) -> Absence | None:
     """Return the absence in the newest neuron list if it lacks most miners or is empty, else None. Two queries.
 
-    A miner counts if it declares executors and was registered in a block that a job may use. If no miner with executors
-    is registered any more, all that ever were count.
+    A miner counts if it declares executors and was registered in a block that a job may use. If no miner that ever
+    declared any is registered, the time does not matter.
     """
     lists = Block.objects.filter(neurons__isnull=False).order_by("-number").values_list("number", "neurons__hotkeys")
     in_force: tuple[int, list[str]] | None = lists.first()
     if in_force is None:
         return None
-    presences = list(_presences())
+    accounts = Account.objects.filter(miner=OuterRef("pk"))
+    declares = Exists(accounts.filter(executors__gt=0))
+    miners = list(Miner.objects.filter(Exists(accounts)).values_list("presence", declares))
+    anybody = any(present(presence) for presence, _ in miners)
+    since = newest - BLOCK_EXPIRY if anybody else 0
+    presences = [presence for presence, declares in miners if declares]
     kept = sum(map(present, presences))
-    since = newest - BLOCK_EXPIRY if kept else 0
     gone = sum(was_present(presence, since) for presence in presences if not present(presence))
     found = Absence(in_force[0], gone, gone + kept, len(in_force[1]))
     return found if not found.neurons or gone > kept else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -66,7 +66,9 @@ def ends(executor_class: str, miners: Collection[str], at: dt.datetime) -> dict[
     dated = Q(timestamp__lte=at, timestamp__gte=at - LONGEST, valid_until__gte=at)
     valid = Q(dated, ~Exists(finished), miner_hotkey__in=miners, voided_at=None)
     of_class = JobStartedReceipt.objects.filter(executor_class=executor_class, voided_at=None)
-    accepted = JobAcceptedReceipt.objects.filter(valid, Exists(of_class.filter(job_uuid=OuterRef("job_uuid"))))
+    started = of_class.filter(job_uuid=OuterRef("job_uuid"))
+    elsewhere = started.filter(dated).exclude(miner_hotkey=OuterRef("miner_hotkey"))
+    accepted = JobAcceptedReceipt.objects.filter(valid, Exists(started), ~Exists(elsewhere))
     found: dict[tuple[str, UUID], dt.datetime] = {}
     for receipts in (of_class.filter(valid), accepted):
         for miner, job, timestamp, valid_until in receipts.values_list(
@@ -77,9 +79,14 @@ def ends(executor_class: str, miners: Collection[str], at: dt.datetime) -> dict[
     return found
 
 
-def end(job_uuid: UUID, miner: str, at: dt.datetime) -> None:
+Lasting = type[JobStartedReceipt] | type[JobAcceptedReceipt]
+
+
+def end(
+    job_uuid: UUID, miner: str, at: dt.datetime, *, of: Iterable[Lasting] = (JobStartedReceipt, JobAcceptedReceipt)
+) -> None:
     """End the validity of a job's receipts at a miner at the time `at`. Only `valid_until` of the receipts changes."""
-    for model in (JobStartedReceipt, JobAcceptedReceipt):
+    for model in of:
         receipts = model.objects.filter(job_uuid=job_uuid, miner_hotkey=miner, valid_until__gt=at)
         receipts.update(valid_until=Greatest("timestamp", Value(at, DateTimeField())))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
@@ -71,10 +72,14 @@ def decide(
     )
     decision = settle(question, book, seen.window, begun=begun)
     if decision.route is None and job.executor_class in EXECUTOR_CLASSES:
-        counts = decision.counts
-        lacking, asked = counts.get(Gate.ALLOWANCE, 0), len(candidates) - counts.get(Gate.EXCLUDED, 0)
+        by_gate = defaultdict(list)
+        for candidate in candidates:
+            by_gate[candidate.verdict.gate].append(candidate.standing.balance)
+        lacking, excluded = by_gate[Gate.ALLOWANCE], by_gate[Gate.EXCLUDED]
+        of_blocks = 2 * len(lacking) >= len(candidates) - len(excluded)
         balances = [candidate.standing.balance for candidate in candidates]
-        return replace(decision, causes=causes(job.executor_class, balances, of_blocks=2 * lacking >= asked))
+        named = causes(job.executor_class, balances, [*lacking, *excluded], of_blocks=of_blocks)
+        return replace(decision, causes=named)
     return decision
 
 

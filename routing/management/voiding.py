@@ -35,6 +35,8 @@ class VoidingCommand(AnsweringCommand):
     """A command that voids the rows that its options select, after it shows them and asks for confirmation."""
 
     noun: str
+    permission: str
+    """The permission that the user who answers for it must have."""
 
     def add_which(self, which: Any) -> None:
         """Add the options that select what to void. A row must match all of them."""
@@ -56,7 +58,7 @@ class VoidingCommand(AnsweringCommand):
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
             found = self.selected(options)
-            user = None if options["dry_run"] else voider(options)
+            user = None if options["dry_run"] else voider(options, self.permission)
         except ValueError as error:
             raise CommandError(str(error), returncode=BAD_INPUT) from error
         if options["format"] == "text" and found.total:
@@ -145,16 +147,19 @@ def named(options: dict[str, Any], checks: Mapping[str, tuple[str, Callable[[str
     return chosen
 
 
-def voider(options: dict[str, Any]) -> AbstractBaseUser:
-    """Return the user who voids. Raises ValueError if the user is unknown or the reason is missing."""
+def voider(options: dict[str, Any], permission: str) -> AbstractBaseUser:
+    """Return the user who voids. Raises ValueError without a reason, or without a user who has the `permission`."""
     if not options["reason"] or not options["reason"].strip():
         raise ValueError("Voiding takes a reason, which is kept: --reason TEXT.")
     by = options["by"] or ""
     users = get_user_model()._default_manager
-    user = None if "\0" in by else users.filter(**{get_user_model().USERNAME_FIELD: by}).first()
+    user: Any = None if "\0" in by else users.filter(**{get_user_model().USERNAME_FIELD: by}).first()
     if user is None:
         raise ValueError(f"--by takes the name of a user of this site, who answers for it, not {options['by']!r:.80}.")
-    return user
+    if not user.has_perm(permission):
+        raise ValueError(f"--by takes a user with the permission {permission}, which {by!r:.80} does not have.")
+    found: AbstractBaseUser = user
+    return found
 
 
 def as_table(groups: Sequence[Any]) -> Table:

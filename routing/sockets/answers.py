@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from typing import NamedTuple
 
 from django import db
@@ -48,6 +49,12 @@ from routing.types import (
     NotEnoughCollateralException,
     RouteReleased,
 )
+
+TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]')
+"""A string or a bracket of a JSON text."""
+
+DEEPEST = 16
+"""The levels of lists and objects that are kept of a message that pydantic can't parse. No message needs more."""
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +174,7 @@ def read(data: str | bytes) -> Incoming | Refused | Rejected:
     except ValidationError as error:
         try:
             message = INCOMING.validate_json(_with_no_receipt(data))
-        except (ValueError, RecursionError):
+        except ValueError:
             return _unreadable(data, first_problem(error))
     metrics.MESSAGES.labels(message.type).inc()
     return message
@@ -176,13 +183,30 @@ def read(data: str | bytes) -> Incoming | Refused | Rejected:
 def _with_no_receipt(data: str | bytes) -> str:
     """Return a rejection with all receipts that the miner showed replaced by one invalid receipt.
 
-    The miner may show values that pydantic can't parse, such as a number of 5,000 digits or half a surrogate pair. The
-    client's statement is recorded nevertheless. Raises ValueError for any other message.
+    The miner may show values that pydantic can't parse, such as a number of 5,000 digits, half a surrogate pair, or
+    lists in lists in lists. The client's statement is recorded nevertheless. Raises ValueError for any other message.
     """
-    message = json.loads(data, parse_int=lambda digits: int(digits[:20]))
+    text = data if isinstance(data, str) else data.decode()
+    message = json.loads(_shallow(text), parse_int=lambda digits: int(digits[:20]))
     if not isinstance(message, dict) or message.get("type") != REJECTION or not message.get("receipts"):
         raise ValueError
     return json.dumps({**message, "receipts": [None]})
+
+
+def _shallow(text: str) -> str:
+    """Return a JSON text with null for each list and object that is nested deeper than DEEPEST."""
+    kept, depth, start = [], 0, 0
+    for token in TOKEN.finditer(text):
+        if token[0] in "[{":
+            depth += 1
+            if depth == DEEPEST + 1:
+                kept.append(text[start : token.start()])
+        elif token[0] in "]}":
+            if depth == DEEPEST + 1:
+                kept.append("null")
+                start = token.end()
+            depth -= 1
+    return "".join(kept) + ("" if depth > DEEPEST else text[start:])
 
 
 def _has_too_many_values(data: str | bytes) -> bool:

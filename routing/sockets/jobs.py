@@ -35,7 +35,7 @@ from allowance.interface import (
     state_at,
     validation,
 )
-from receipts.interface import JobFinishedReceipt, end_receipts
+from receipts.interface import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, end_receipts
 from routing.access import signatures
 from routing.access.admission import Visitor
 from routing.access.signatures import SignatureRefused
@@ -64,7 +64,7 @@ class Offer(NamedTuple):
 
 
 class Overtaken(Exception):
-    """Another caller routed the job, got its route or ended it after its row was read."""
+    """The job was routed, its route was sent again or ended after its row was read."""
 
 
 def route(request: V2JobRequest, *, by: Visitor, now: dt.datetime | None = None) -> Offer | Decision:
@@ -80,9 +80,11 @@ def route(request: V2JobRequest, *, by: Visitor, now: dt.datetime | None = None)
     for _ in range(RACES):
         job = _find(uuid, by)
         with suppress(Overtaken):
+            if job and job.executor_class != request.executor_class:  # its receipts count in the first class
+                raise _another_job(job)
             if job and job.reservation and job.claim and state_at(job.reservation, at) is ReservationState.HELD:
                 _insist_on_the_same(job, request)
-                return _tell_again(job, job.reservation, signature)
+                return _tell_again(job, job.reservation, signature, now=now)
             return _pick(request, job, by=by, signature=signature, now=now)
     raise LockTimeout
 
@@ -95,14 +97,16 @@ def retry(asked: Retry, *, by: Visitor, now: dt.datetime | None = None) -> Offer
     """
     if asked.allowance_reservation_id is None:
         raise BadInputError("A job on a fixed route has no other miner. Send it as a new job, or not to a fixed one.")
+    unknown = JobUnknown(asked.uuid, asked.allowance_reservation_id)
     for _ in range(RACES):
+        if not Reservation.objects.filter(pk=asked.allowance_reservation_id, job_uuid=asked.uuid).exists():
+            raise unknown
         try:
             job = _find(asked.uuid, by)
         except JobTaken:
-            raise JobUnknown(asked.uuid, asked.allowance_reservation_id) from None
-        had = Reservation.objects.filter(pk=asked.allowance_reservation_id, job_uuid=asked.uuid).exists()
-        if job is None or job.reservation is None or not had:
-            raise JobUnknown(asked.uuid, asked.allowance_reservation_id)
+            raise unknown from None
+        if job is None or job.reservation is None:
+            raise unknown
         with suppress(Overtaken):
             given_up = job.reservation_id == asked.allowance_reservation_id
             if given_up:
@@ -111,7 +115,7 @@ def retry(asked: Retry, *, by: Visitor, now: dt.datetime | None = None) -> Offer
                     raise JobAlreadyOver(asked.uuid)
                 job.claim = None
             elif job.claim and state_at(job.reservation, now or timezone.now()) is ReservationState.HELD:
-                return _tell_again(job, job.reservation)
+                return _tell_again(job, job.reservation, now=now)
             again = Again(str(job.uuid), job.executor_class, job.seconds)
             tried = {*job.tried, job.miner} if given_up else job.tried
             return _pick(again, job, by=by, tried=tried, now=now)
@@ -171,12 +175,13 @@ def owned(by: Visitor) -> QuerySet[RoutedJob]:
 def _find(uuid: UUID, by: Visitor) -> RoutedJob | None:
     """Return the row of a job, or None for a new job, after one query. Raises JobTaken, JobAlreadyOver.
 
-    Only clients with `all_jobs` may use a job that has a reservation but no owner. If it has no row, one is created.
+    Only clients with `all_jobs` may use a job that has a reservation or a receipt but no owner. If it has a reservation
+    and no row, a row is created.
     """
     finished = JobFinishedReceipt.objects.filter(job_uuid=uuid, voided_at=None).values_list(Value("finished"))
-    reserved = Reservation.objects.filter(job_uuid=uuid).values_list(Value("reserved"))
+    others = [model.objects.filter(job_uuid=uuid) for model in (Reservation, JobStartedReceipt, JobAcceptedReceipt)]
     routed = RoutedJob.objects.filter(pk=uuid).values_list(Value("routed"))
-    known = {what for (what,) in finished.union(reserved, routed)}
+    known = {what for (what,) in finished.union(routed, *(rows.values_list(Value("evidence")) for rows in others))}
     job = owned(by).select_related("reservation__account__miner").filter(pk=uuid).first() if "routed" in known else None
     if known - {"finished"} and job is None:
         if not by.all_jobs:
@@ -207,11 +212,14 @@ def _adopt(uuid: UUID) -> RoutedJob | None:
 
 
 def _insist_on_the_same(job: RoutedJob, request: V2JobRequest) -> None:
-    if fixed_route(request) or (job.executor_class, job.seconds) != (request.executor_class, _seconds(request)):
-        raise BadInputError(
-            f"Job {job.uuid} was routed as one of {job.seconds} s on {job.executor_class}. "
-            "Another job needs another uuid."
-        )
+    if fixed_route(request) or job.seconds != _seconds(request):
+        raise _another_job(job)
+
+
+def _another_job(job: RoutedJob) -> BadInputError:
+    return BadInputError(
+        f"Job {job.uuid} was routed as one of {job.seconds} s on {job.executor_class}. Another job needs another uuid."
+    )
 
 
 def _use(signature: Signature, uuid: UUID) -> None:
@@ -229,7 +237,12 @@ def _replace_claim(uuid: UUID, claim: int | None, new: int | None) -> bool:
         return bool(RoutedJob.objects.filter(pk=uuid, claim=claim).update(claim=new))
 
 
-def _tell_again(job: RoutedJob, reservation: Reservation, signature: Signature | None = None) -> Offer:
+def _tell_again(
+    job: RoutedJob, reservation: Reservation, signature: Signature | None = None, *, now: dt.datetime | None
+) -> Offer:
+    if not reservation.account.miner.value.is_reachable:  # it lost its address after the pick
+        end_route(reservations.release, reservation.pk, now)
+        raise Overtaken
     if signature:
         _use(signature, job.uuid)
     if not _replace_claim(job.uuid, job.claim, new_version()):

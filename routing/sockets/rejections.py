@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 from uuid import UUID
+
+from django.db.models import QuerySet
 
 from allowance.interface import (
     Account,
@@ -144,22 +146,29 @@ def _flaw(receipt: JobStarted, offer: Offer) -> str | None:
     return None
 
 
-def _over(jobs: Collection[UUID], offer: Offer) -> set[UUID]:
+def _over(jobs: Collection[UUID], offer: Offer) -> set[UUID | None]:
     """Return those of `jobs` that kept no executor of the miner busy then, as far as this site knows.
 
-    Such a job was finished or its route was released, or its started receipt was voided or had ended.
+    Such a job was finished, or its started receipt was voided. Or the receipt had ended, or the route was released, and
+    the miner has no other reservation of the job.
     """
-    before = offer.at - LEEWAY
+    finished = JobFinishedReceipt.objects.filter(job_uuid__in=jobs, timestamp__lte=offer.at, voided_at=None)
     started = JobStartedReceipt.objects.filter(job_uuid__in=jobs)
-    over = (
-        JobFinishedReceipt.objects.filter(job_uuid__in=jobs, timestamp__lte=offer.at, voided_at=None),
-        started.filter(voided_at__isnull=False),
-        started.filter(miner_hotkey=offer.miner, valid_until__lt=before),
-        Reservation.objects.filter(
-            job_uuid__in=jobs, account__miner=offer.miner, state=ReservationState.RELEASED, ended_at__lt=before
-        ),
-    )
-    return {job for rows in over for job in rows.values_list("job_uuid", flat=True) if job}
+    voided = started.filter(voided_at__isnull=False)
+    ended = {
+        receipt.job_uuid
+        for receipt in started.filter(miner_hotkey=offer.miner)
+        if receipt.valid_until < offer.at - LEEWAY or (receipt.ended_at and receipt.ended_at <= offer.at)
+    }
+    of_miner = Reservation.objects.filter(job_uuid__in=jobs, account__miner=offer.miner)
+    released = of_miner.filter(state=ReservationState.RELEASED, ended_at__lte=offer.at)
+    held = of_miner.filter(state=ReservationState.HELD, created_at__lte=offer.at, expires_at__gt=offer.at)
+    given_up = {*ended, *_jobs_of(released)} - {*_jobs_of(held)}
+    return {*_jobs_of(finished), *_jobs_of(voided), *given_up}
+
+
+def _jobs_of(rows: QuerySet[Any]) -> Iterable[UUID | None]:
+    return rows.values_list("job_uuid", flat=True)
 
 
 def _validators(hotkeys: Collection[str], block: int) -> set[str]:

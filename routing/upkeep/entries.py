@@ -7,7 +7,7 @@ in another database. Without `job` clients could not make statements about their
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from pydantic import (
@@ -34,8 +34,11 @@ from allowance.interface import (
 )
 from receipts.interface import (
     JobAccepted,
+    JobAcceptedReceipt,
     JobFinished,
     JobStarted,
+    JobStartedReceipt,
+    Lasting,
     ReceiptAlreadyVoided,
     bounded,
     end_receipts,
@@ -77,11 +80,11 @@ class BlockEntry(Entry):
 class ManifestsEntry(Entry):
     event: Literal["manifests"] = "manifests"
     block: int
-    axons: dict[str, dict[str, str | int]]
+    axons: dict[str, dict[str, Any]]
     executors: dict[str, dict[str, int]]
 
     @field_serializer("axons", "executors")
-    def sort_keys(self, by_miner: dict[str, dict[str, str | int]]) -> dict[str, dict[str, str | int]]:
+    def sort_keys(self, by_miner: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """Sort the keys, because databases keep them in different orders. The same history gives the same journal."""
         return {name: dict(sorted(values.items())) for name, values in sorted(by_miner.items())}
 
@@ -143,7 +146,7 @@ class StartedEntry(VoidableEntry, JobStarted):
 
     def apply(self) -> None:
         _record_receipt(self)
-        _end(self)
+        _end(self, JobStartedReceipt)
 
 
 class AcceptedEntry(VoidableEntry, JobAccepted):
@@ -152,7 +155,7 @@ class AcceptedEntry(VoidableEntry, JobAccepted):
 
     def apply(self) -> None:
         _record_receipt(self)
-        _end(self)
+        _end(self, JobAcceptedReceipt)
 
 
 class FinishedEntry(VoidableEntry, JobFinished):
@@ -173,9 +176,9 @@ def _record_receipt(line: StartedEntry | AcceptedEntry | FinishedEntry) -> None:
             void_receipt(receipt, by=line.voided_by, reason=line.void_reason, now=line.voided_at)
 
 
-def _end(line: StartedEntry | AcceptedEntry) -> None:
+def _end(line: StartedEntry | AcceptedEntry, model: Lasting) -> None:
     if line.ended_at is not None:
-        end_receipts(line.job_uuid, line.miner_hotkey, validation.timestamp(line.ended_at))
+        end_receipts(line.job_uuid, line.miner_hotkey, validation.timestamp(line.ended_at), of=[model])
 
 
 class ReservationEntry(Entry):

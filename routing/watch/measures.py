@@ -215,7 +215,7 @@ def missing_miners(hour: Hour) -> Taken:
     if hour.newest is None:
         return NO_BLOCK
     if hour.lost is None:
-        return 0, "The neuron list has most miners with executors."
+        return 0, "The neuron list has most miners that had executors lately."
     return hour.lost.percent, hour.lost.sentence
 
 

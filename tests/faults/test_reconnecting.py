@@ -26,7 +26,7 @@ from receipts.models import JobStartedReceipt
 from receipts.schemas import JobStarted
 from receipts.service import Receipts
 from routing import incidents, routing
-from routing.management.commands import dry_run_routing, void_incidents, void_receipts
+from routing.management.commands import dry_run_routing, prune, void_incidents, void_receipts
 from routing.models import MinerIncident
 from routing.service import Routing
 from routing.types import MinerIncidentType
@@ -261,7 +261,7 @@ def test_a_dry_run_of_many_jobs_goes_on(monkeypatch: pytest.MonkeyPatch, tmp_pat
 @postgresql
 @pytest.mark.usefixtures("anna")
 def test_voiding_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    User.objects.create_user("boss")
+    User.objects.create_superuser("boss")
     for _ in range(3):
         routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", job_request().uuid, EXECUTOR_CLASS)
         receipts().record(**ARGUMENTS["record"]())
@@ -293,6 +293,7 @@ def test_pruning_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
         routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", job_request().uuid, EXECUTOR_CLASS)
     MinerIncident.objects.update(timestamp=timezone.now() - dt.timedelta(days=500))
     end_sessions_after(monkeypatch, Progress, "update")
+    end_sessions_after(monkeypatch, prune, "kinds")
     assert run_command("prune").code == 0
     connection.close()
     assert not MinerIncident.objects.exists()

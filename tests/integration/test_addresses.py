@@ -30,7 +30,7 @@ from routing.types import AllMinersBusy, NotEnoughCollateralException
 from tests.books import LateBook
 from tests.complaints import complaints
 from tests.factories import CLASS, FIRST_BLOCK, job_request, run_command
-from tests.jobs import rejected
+from tests.jobs import rejected, retried, routed, states
 from tests.pages import shown
 from tests.rows import AXON, free
 
@@ -218,3 +218,16 @@ def test_the_dry_run_and_the_pick_agree_on_who_can_be_reached() -> None:
     for decision in (dry, live):
         assert decision.route is not None
         assert (decision.route.miner.hotkey_ss58, decision.counts) == ("bert", {Gate.ADDRESS: 1})
+
+
+def test_a_route_whose_miner_has_lost_its_address_is_released_and_replaced() -> None:
+    announce(anna=AXON, bert=AXON)
+    request = job_request()
+    first = routed(request)
+    lost, other = (first.route.miner.hotkey_ss58, {"anna": "bert", "bert": "anna"}[first.route.miner.hotkey_ss58])
+    where = {"anna": AXON, "bert": AXON, lost: NOWHERE["nothing yet"]}
+    announce(2, anna=where["anna"], bert=where["bert"])
+    second = routed(request)
+    assert second.route.miner.hotkey_ss58 == other
+    assert retried(first).route == second.route
+    assert states() == {lost: "released", other: "held"}

@@ -99,6 +99,51 @@ def test_a_silence_is_told_for_as_long_as_it_lasts() -> None:
     assert silences(newest) == []
 
 
+def test_a_silence_lasts_though_some_miners_come_and_go() -> None:
+    sync(NEWEST)
+    for block in (NEWEST + 10, NEWEST + 20):
+        sync(block, "anna")
+        sync(block + 1)
+    sync(NEWEST + 30, "anna")
+    later = NEWEST + 2 * BLOCK_EXPIRY
+    mint(later)
+    assert [silence.block for silence in silences(later)] == [NEWEST]
+    with pytest.raises(NotEnoughAllowanceException, match="4 of 4 miners that had answered were silent"):
+        routing().pick(job_request(600))
+
+
+def test_a_silence_is_over_when_the_silent_miners_are_no_longer_registered() -> None:
+    sync(NEWEST, "anna")
+    later = NEWEST + 2 * BLOCK_EXPIRY
+    assert len(silences(later)) == 1
+    mint(NEWEST + 1, hotkeys=["anna"])
+    assert silences(later) == []
+
+
+def test_a_miner_that_left_long_ago_is_no_cause_of_a_silence() -> None:
+    mint(NEWEST + 1, hotkeys=NAMES[1:])
+    later = NEWEST + 2 * BLOCK_EXPIRY
+    mint(later, hotkeys=NAMES[1:])
+    sync(later, asked=NAMES[1:])
+    assert absence(later) is None
+    with pytest.raises(NotEnoughAllowanceException) as refused:
+        routing().pick(job_request(12))
+    assert [cause for cause in refused.value.causes if "neuron list" in cause] == []
+    assert find("missing_miners").level is Level.OK
+
+
+def test_an_old_silence_is_no_cause_if_no_candidate_lacks_allowance() -> None:
+    sync(NEWEST)
+    for number in range(1, 40):
+        mint(NEWEST + number, NOW + 12 * number * SECOND)
+        sync(NEWEST + number, *NAMES)
+    for _ in range(8):
+        routing().pick(job_request(1))
+    with pytest.raises(AllMinersBusy) as refused:
+        routing().pick(job_request(1))
+    assert refused.value.causes == ()
+
+
 def test_who_answers_with_no_executors_is_silent() -> None:
     """Else all that a miner had would be void without a word."""
     declare(dict.fromkeys(NAMES, 0))

@@ -119,13 +119,13 @@ def test_a_route_that_ends_while_it_is_about_to_be_told_again_is_not_told(
     request = job_request()
     first, tell_again = routed(request), jobs._tell_again
 
-    def end_it_first(*args: Any) -> Offer:
+    def end_it_first(*args: Any, **more: Any) -> Offer:
         if end is Retry:
             retry(of(first, end))
         else:
             note(of(first, end))
         monkeypatch.setattr(jobs, "_tell_again", tell_again)
-        return tell_again(*args)
+        return tell_again(*args, **more)
 
     monkeypatch.setattr(jobs, "_tell_again", end_it_first)
     told = routed(request)

@@ -100,6 +100,8 @@ SHOWN = {
     "half a pair": '["\\ud800"]',
     "a long number": f"[1{'0' * 5000}]",
     "deep": f"[{'[' * 500}{']' * 500}]",
+    "deeper": f"[{'[' * 100_000}{']' * 100_000}]",
+    "objects": "[{}1{}]".format('{"a":' * 20_000, "}" * 20_000),
 }
 
 
@@ -202,6 +204,30 @@ def test_receipts_that_do_not_count_excuse_nobody(name: str, offer: Offer) -> No
 @pytest.mark.parametrize(("seconds", "excused"), [(0, True), (302, True), (303, False)])
 def test_a_receipt_counts_up_to_two_seconds_after_its_end(seconds: int, excused: bool, offer: Offer) -> None:
     assert reject(offer, *busy(NOW - seconds * SECOND)).excused is excused
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["started", "not started"])
+def test_a_job_that_came_back_to_the_miner_counts(told: bool, clock: TimeMachineFixture) -> None:
+    """The release of its first route did not end its second one."""
+    request = job_request(30)
+    first = routed(request)
+    if told:
+        note(of(first, Started))
+    note(of(first, Failed))
+    clock.shift(5)
+    again = routed(request)
+    assert again.route.miner == first.route.miner
+    offer = routed(job_request(30))
+    clock.shift(5)
+    assert reject(offer, *busy()[:1], started(NOW, job_uuid=str(first.uuid))).excused
+
+
+def test_a_job_that_was_released_a_moment_ago_does_not_count(clock: TimeMachineFixture) -> None:
+    """The router knows the moment, so there is no leeway."""
+    first = routed(job_request(30))
+    note(of(first, Started))
+    note(of(first, Failed))
+    assert not reject(routed(job_request(30)), *busy()[:1], started(NOW, job_uuid=str(first.uuid))).excused
 
 
 def test_it_counts_when_the_miner_was_asked(offer: Offer, clock: TimeMachineFixture) -> None:

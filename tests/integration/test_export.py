@@ -76,6 +76,7 @@ def history(transactional_db: None) -> None:
     void_incident(MinerIncident.objects.get(job_uuid=JOBS[8]).pk, by="boss", reason="no fault of its", now=NOW)
     receive(JobFinished, JOBS[7], "hot-1", score_str="0.5", block_numbers=[FIRST_BLOCK])
     end_receipts(JOBS[9], "hot-1", NOW - SECOND)
+    end_receipts(JOBS[8], "hot-1", NOW - SECOND, of=[JobAcceptedReceipt])
 
 
 def forget() -> None:

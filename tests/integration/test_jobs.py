@@ -55,6 +55,14 @@ def test_a_job_that_lapsed_may_ask_for_something_else() -> None:
     assert RoutedJob.objects.get().seconds == 60
 
 
+def test_a_job_keeps_its_class_also_after_its_route_was_released() -> None:
+    """Its receipts count in the first class: a client could keep executors of it busy and pay for another one."""
+    first = routed(job_request())
+    note(of(first, Failed))
+    with pytest.raises(BadInputError, match="needs another uuid"):
+        routed(job_request(uuid=str(first.uuid), executor_class="always_on.test"))
+
+
 OTHERS = [{"execution_time_limit": 31}, {"executor_class": "always_on.test"}, {"on_trusted_miner": True}]
 
 

@@ -15,6 +15,7 @@ from pytest_django import Settings
 from allowance.models import Reservation
 from allowance.plumbing.threads import in_database_thread
 from receipts.models import JobFinishedReceipt, JobStartedReceipt
+from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing import routing
 from routing.access import tokens
 from routing.access.admission import Visitor, admit
@@ -27,7 +28,7 @@ from routing.upkeep.journal import JournalError, export, replay
 from tests.clock import DAY
 from tests.factories import CLASS, job_request
 from tests.jobs import HOLD, ME, MINERS, note, of, retried, route, routed
-from tests.rows import hold
+from tests.rows import hold, receive
 from tests.sockets import PATIENCE, answer, ask, job, permitted, socket, tell
 from tests.visitors import RIGHT, bearer, handshake
 
@@ -44,6 +45,23 @@ def said(answered: Any) -> dict[str, object]:
     uuid = str(found.pop("uuid"))
     found["sentence"] = str(found["sentence"]).replace(uuid, "UUID")
     return found
+
+
+@pytest.mark.parametrize("kind", [JobStarted, JobAccepted])
+def test_a_job_of_which_only_a_receipt_is_known_belongs_to_who_may_use_all_jobs(kind: Any) -> None:
+    request = job_request()
+    receive(kind, request.uuid)
+    with pytest.raises(JobTaken):
+        routed(request, by=OTHER)
+    assert routed(request, by=OPERATOR)
+
+
+def test_a_retry_of_a_job_of_which_only_its_end_is_known_is_answered_as_if_there_were_none() -> None:
+    offer = routed(job_request())
+    receive(JobFinished, "12345678-1234-5678-1234-567812345678")
+    stranger = of(offer, Retry).model_copy(update={"uuid": UUID("12345678-1234-5678-1234-567812345678")})
+    with pytest.raises(JobUnknown):
+        jobs.retry(stranger, by=OTHER)
 
 
 @pytest.mark.parametrize("fixed", [False, True])

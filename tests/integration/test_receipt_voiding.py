@@ -298,12 +298,14 @@ BAD: list[tuple[list[str], str]] = [
     (["--miner", "anna", "--reason", "x" * 501], "--reason: Voiding takes a reason of 1 to 500"),
     (["--miner", "anna", "--by", "carl"], "not 'carl'"),
     (["--miner", "anna", "--by", "a\0b"], "--by takes the name of a user"),
+    (["--miner", "anna", "--by", "clerk"], "a user with the permission router_receipts.void_receipts"),
 ]
 
 
 @pytest.mark.usefixtures("boss")
 @pytest.mark.parametrize(("bad", "named"), BAD, ids=lambda value: repr(value)[:60])
 def test_the_command_names_bad_options_and_voids_nothing(bad: list[str], named: str) -> None:
+    User.objects.create_user("clerk")
     receive(JobStarted)
     before = stored()
     ended = run_command("void_receipts", *WHY, *bad)

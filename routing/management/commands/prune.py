@@ -54,6 +54,7 @@ def prune(todo: list[Kind], locked: list[str]) -> list[int]:
     done = []
     with Progress(*columns, console=terminal, disable=not terminal.is_terminal) as progress:
         for kind in todo:
+            renew_connection()
             task = progress.add_task(kind.name, total=kind.count() if terminal.is_terminal else None)
             rows = 0
             for batch in kind.prune():

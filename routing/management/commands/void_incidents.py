@@ -21,6 +21,7 @@ class Command(VoidingCommand):
         "again)."
     )
     noun = "incident"
+    permission = "routing.void_incidents"
 
     def add_which(self, which: Any) -> None:
         add_stretch(which, "happened")

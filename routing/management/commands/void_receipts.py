@@ -26,6 +26,7 @@ class Command(VoidingCommand):
         "(void again)."
     )
     noun = "receipt"
+    permission = "router_receipts.void_receipts"
 
     def add_which(self, which: Any) -> None:
         which.add_argument("--kind", choices=KINDS, action="append", help="started and accepted, if none is given")
