@@ -40,7 +40,7 @@ class IncidentAlreadyVoided(RefusedError):
         self.by = by
         self.at = at
         super().__init__(
-            f"Incident {incident_id} was voided by {by} at {at:%Y-%m-%d %H:%M:%S %Z}. It can't be voided twice."
+            f"Incident {incident_id} was voided by {by} at {at:%Y-%m-%d %H:%M:%S %Z}. No further action is needed."
         )
 
 

@@ -42,7 +42,7 @@ class Explanation(NamedTuple):
         if not reservations:
             return f"{routed}; reservation {record.reservation_id}."
         if self.reservation is None:
-            return f"{routed}; reservation {record.reservation_id} is not there any more."
+            return f"{routed}; reservation {record.reservation_id} is no longer stored."
         blocks = self.reservation.blocks
         paid = f"{len(blocks)} blocks ({blocks[0]} to {blocks[-1]})"
         return f"{routed}; reservation {record.reservation_id} of {paid} {_by_now(self.reservation, now)}."

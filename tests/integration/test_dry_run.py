@@ -61,13 +61,13 @@ def test_the_text_has_the_ranked_candidates_the_fate_and_a_summary() -> None:
     assert ended.code == 0
     assert f"{CLASS}, 30 s, at block {FIRST_BLOCK + 20}" in head
     assert columns.split()[:3] == ["rank", "hotkey", "score"]
-    assert first.split("fit: ")[0].split() == ["1", "hot-1", "0.000", "0", "2", "0", "240.0", "0", "Wei"]
-    assert first.rstrip().endswith("fit: gets the job")
+    assert first.split("eligible: ")[0].split() == ["1", "hot-1", "0.000", "0", "2", "0", "240.0", "0", "Wei"]
+    assert first.rstrip().endswith("eligible: gets the job")
     of_second = ["2", "hot-2", "-0.500", "1", "2", "0", "240.0", f"{10**12}.000000000000000001", "TAO"]
-    assert second.split("fit: ")[0].split() == of_second
-    assert second.rstrip().endswith("fit: ranked below the one that gets it")
+    assert second.split("eligible: ")[0].split() == of_second
+    assert second.rstrip().endswith("eligible: ranked below the miner that gets the job")
     assert fate == f"Routed to hot-1 at 10.0.0.1:9000, paid with 3 blocks ({FIRST_BLOCK} to {FIRST_BLOCK + 2})."
-    assert summary == "2 of 2 miners fit"
+    assert summary == "2 of 2 miners eligible"
     assert not any(rest)
 
 
@@ -84,7 +84,7 @@ def test_the_text_can_end_after_the_first_candidates() -> None:
         (["--seconds", 300], "No miner has 300 s of allowance", ["240 s free, 300 s needed"]),
         (
             ["--min-collateral", 10**30 + 2],
-            "below the collateral",
+            "with a collateral below",
             ["0 Wei posted, 1000000000000.000000000000000002 TAO needed", f"{10**12}.000000000000000001 TAO posted"],
         ),
         (["--exclude", "hot-1", "--exclude", "hot-2"], "No miner has 30 s", ["excluded by the caller"]),
