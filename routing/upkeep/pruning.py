@@ -113,7 +113,7 @@ def kinds(now: dt.datetime, batch: int) -> list[Kind]:
             partial(receipts.finished, _unused(jobs, used)),
             counted=partial(receipts.finished, _unused(jobs_left, used)),
         ),
-        Kind("expired holds", None, ledger.expired_reservations(now).count, lambda: ledger.tidy_expired(now)),
+        Kind("expired reservations", None, ledger.expired_reservations(now).count, lambda: ledger.tidy_expired(now)),
         Kind(
             "reservations",
             "ROUTING_KEEP_RESERVATIONS_DAYS",

@@ -107,12 +107,15 @@ def test_a_job_that_nobody_takes_ends_with_1_and_says_why(
         (["--min-collateral", "2e30"], "Lower --min-collateral, or wait until miners post more."),
         (
             ["--min-collateral", "2e30", "--exclude", "hot-1"],
-            "Lower --min-collateral, or wait until miners post more, or give --exclude less often.",
+            "Lower --min-collateral, or wait until miners post more, or exclude fewer miners with --exclude.",
         ),
-        (["--exclude", "hot-1", "--exclude", "hot-2"], "2 excluded miners were not asked: give --exclude less often."),
+        (
+            ["--exclude", "hot-1", "--exclude", "hot-2"],
+            "2 excluded miners were not asked: exclude fewer miners with --exclude.",
+        ),
         (
             ["--exclude", "hot-1", "--seconds", 3600],
-            "1 excluded miner was not asked: give --exclude less often. Retry with a shorter job",
+            "1 excluded miner was not asked: exclude fewer miners with --exclude. Retry with a shorter job",
         ),
     ],
     ids=repr,
@@ -208,11 +211,11 @@ def test_a_hold_is_over_at_a_later_time() -> None:
 
 
 BAD = [
-    ([], "Name a job"),
-    (["--executor-class", CLASS], "go together"),
-    (["--seconds", 30], "go together"),
-    ([*JOB, "--job", "x"], "Name a job"),
-    (["--job", "x", "--jobs", "x"], "Name a job"),
+    ([], "Give a job"),
+    (["--executor-class", CLASS], "Give both"),
+    (["--seconds", 30], "Give both"),
+    ([*JOB, "--job", "x"], "Give a job"),
+    (["--job", "x", "--jobs", "x"], "Give a job"),
     (["--executor-class", "gpu", "--seconds", 30], "--executor-class: executor_class"),
     (["--executor-class", CLASS, "--seconds", 0], "--seconds: Seconds must be a finite number above 0, not 0"),
     (["--executor-class", CLASS, "--seconds=-5"], "--seconds: A time limit must be 0 s or more, not -5"),

@@ -142,7 +142,7 @@ def test_a_bad_line_is_told_with_its_number_and_ends_the_replay(bad: bytes, name
     assert ended.code == 2
     assert ended.err.startswith("Line 3: ")
     assert named in ended.err
-    assert ended.out == "Replayed 1 events: 1 block.\n"
+    assert ended.out == "Replayed 1 entries: 1 block.\n"
     assert stored() == expected
 
 
@@ -168,13 +168,13 @@ def test_a_journal_may_be_a_file_or_standard_input_plain_or_compressed(
     content = gzip.compress(some_blocks(3)) if packed else some_blocks(3)
     feed(monkeypatch, content)
     ended = run_command("replay_journal", "-") if way == "stdin" else replay(tmp_path, content)
-    assert ended == (0, "Replayed 3 events: 3 block.\n", "")
+    assert ended == (0, "Replayed 3 entries: 3 block.\n", "")
     assert recorded_blocks() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", gzip.compress(b"")], ids=["empty", "blank", "packed"])
 def test_an_empty_journal_is_fine(content: bytes, tmp_path: Path) -> None:
-    assert replay(tmp_path, content) == (0, "Replayed 0 events.\n", "")
+    assert replay(tmp_path, content) == (0, "Replayed 0 entries.\n", "")
 
 
 @pytest.mark.parametrize("way", ["file", "stdin"])

@@ -78,9 +78,9 @@ def test_the_command_says_what_it_revoked_and_then_that_nothing_is_left() -> Non
         tokens.verify(token)
     for which in ("anna", row.pk, "carl"):
         ended = run_command("revoke_token", which)
-        assert ended == (1, "", f"No token of '{which}' is live. Live ones: bert.")
+        assert ended == (1, "", f"No token of '{which}' is live. Live tokens: bert.")
     tokens.revoke("bert")
-    assert "Live ones: none." in run_command("revoke_token", "bert").err
+    assert "Live tokens: none." in run_command("revoke_token", "bert").err
 
 
 def test_the_command_says_what_it_revoked_in_json() -> None:
