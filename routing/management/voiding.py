@@ -122,8 +122,8 @@ def add_stretch(which: Any, verb: str) -> None:
 def named(options: dict[str, Any], checks: Mapping[str, tuple[str, Callable[[str], object]]]) -> dict[str, object]:
     """Return the filter that options ask for. `checks` has, by option, the lookup and the check of its value.
 
-    The options --since and --until limit the time. Raises ValueError for a bad value, which it names, and without any
-    option.
+    The options --since and --until limit the time. Raises ValueError for a bad value and names its option. Raises
+    ValueError if there is no option.
     """
     chosen: dict[str, object] = {}
     stretch = {

@@ -46,7 +46,7 @@ TOP = 5
 """Number of miners that are named as those with the most work."""
 
 FEW = 20
-"""Minimum number of events for a share. In a quiet hour a single refusal could be 100 %."""
+"""Minimum number of events for a percentage. In a quiet hour a single refusal could be 100 %."""
 
 NO_BLOCK = None, "No block is recorded."
 NEVER_CHECKED = None, "The ledger has never been checked."
