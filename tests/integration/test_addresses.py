@@ -114,7 +114,7 @@ def test_refusals_rank_collateral_over_address_over_busy() -> None:
         routing().pick(job_request(12))
     allowance().record_collateral(hotkey="bert", wei=5)
     Account.objects.filter(miner="bert").update(executors=0, version=new_version())
-    with pytest.raises(AllMinersBusy, match=r"1 without an address, 1 busy.*Retry when a job has finished"):
+    with pytest.raises(AllMinersBusy, match=r"1 without an address, 1 busy.*Retry when a job finishes"):
         routing().pick(job_request(12))
     Account.objects.filter(miner="bert").update(executors=2, version=new_version())
 
