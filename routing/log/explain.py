@@ -35,7 +35,7 @@ class Explanation(NamedTuple):
         """
         record = self.record
         if not record.miner:
-            return str(self.decision.refusal) if self.decision else f"{record.outcome}."
+            return str(self.decision.refusal) if self.decision else f"Refused: {record.get_outcome_display()}."
         if record.reservation_id is None:
             return f"A fixed route to {record.miner}: no allowance needed."
         routed = f"Routed to {record.miner}, rank {record.rank}, score {record.score:g}"
