@@ -87,7 +87,7 @@ def run(console: Console) -> None:
     miners = [miner.hotkey_ss58 for miner in allowance().miners()]
     console.print(
         f"Replayed {replayed['block']} blocks and {replayed['manifests']} manifest syncs of a subnet with "
-        f"{len(miners)} miners, moved to end {STREAM.seconds // 60} minutes ago.\n",
+        f"{len(miners)} miners. Its times are shifted to end {STREAM.seconds // 60} minutes ago.\n",
         soft_wrap=True,
     )
     set_the_scene(rng, miners, start)
@@ -213,7 +213,7 @@ class Stream:
 def _explain(console: Console, decisions: list[Decision]) -> None:
     routed = [d for d in decisions if d.route and d.counts]
     refused = [d for d in decisions if not d.route]
-    for title, found in (("Why a job went where it went", routed), ("Why a job went nowhere", refused)):
+    for title, found in (("Why a job went to its miner", routed), ("Why a job was refused", refused)):
         if found:
             console.print(title, style="bold underline")
             report.show(max(found, key=lambda d: len(d.counts)), console, most=8)
@@ -236,9 +236,12 @@ def _summarise(console: Console, stream: Stream) -> None:
 
 def _what_next(console: Console, stream: Stream) -> None:
     console.print("Try next", style="bold underline")
-    console.print("make serve, which prints a password for these pages:")
+    console.print("Run make serve. It prints a password for these pages:")
     show_pages(console)
-    console.print("and on this database (export DEBUG=1 DATABASE_URL=sqlite:///demo.sqlite3):")
+    console.print(
+        "Run export DEBUG=1 DATABASE_URL=sqlite:///demo.sqlite3, and then these commands on the database:",
+        soft_wrap=True,
+    )
     dry_run = f"dry_run_routing --executor-class {ExecutorClass.always_on__gpu_24gb} --seconds 300"
     refused = next(decision.job.uuid for decision in reversed(stream.decisions) if not decision.route)
     for command in (

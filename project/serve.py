@@ -54,9 +54,11 @@ def main() -> None:
     django.setup()
     call_command("migrate", verbosity=0)
     console = wide_console(sys.stdout)
-    console.print(f"Log in as {USER} with the password {_new_password()} (another one each time):", soft_wrap=True)
+    console.print(f"Log in as {USER} with the password {_new_password()} (a new one each time):", soft_wrap=True)
     show_pages(console, port)
-    console.print(f"Sockets, with a token: ws://{HOST}:{port}/ws/jobs/. Ctrl-C ends it.\n", soft_wrap=True)
+    console.print(
+        f"Clients with a token open ws://{HOST}:{port}/ws/jobs/. Press Ctrl-C to stop the server.\n", soft_wrap=True
+    )
     sys.stdout.flush()
     connections.close_all()
 
@@ -84,7 +86,7 @@ def lock_database() -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        _refuse("The demo is being served or made by another process. End that one first (Ctrl-C in its terminal).")
+        _refuse("Another process is serving or making the demo. Stop that process first (Ctrl-C in its terminal).")
 
 
 def remove(database: Path) -> None:
@@ -109,14 +111,14 @@ def _refuse_outside_debug() -> None:
     try:
         if settings.DEBUG:
             return
-        why = "A user with all rights, whose password is printed, is for your own machine only."
+        why = "This prints the password of a user with all rights, so it works only with DEBUG, on your own machine."
     except ImproperlyConfigured as error:
         why = str(error)
-    _refuse(f"{why}\nTo serve the demo: make serve (or DEBUG=1).")
+    _refuse(f"{why}\nTo serve the demo, run make serve, or set DEBUG=1.")
 
 
 def _refuse(why: str) -> NoReturn:
-    sys.stderr.write(f"{why}\nNothing is served or changed.\n")
+    sys.stderr.write(f"{why}\nNothing was served or changed.\n")
     raise SystemExit(REFUSED)
 
 

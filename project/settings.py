@@ -21,7 +21,7 @@ DEBUG = env.bool("DEBUG", default=False)
 SECRET_KEY = env.str("SECRET_KEY", default="only-for-debugging-never-for-a-server" if DEBUG else "")
 if not SECRET_KEY:
     raise ImproperlyConfigured(
-        "Set SECRET_KEY to 50 random characters (or DEBUG=1 on your own machine): "
+        "SECRET_KEY is empty. Set SECRET_KEY to 50 random characters (or set DEBUG=1 on your own machine): "
         "python -c 'import secrets; print(secrets.token_urlsafe(50))'"
     )
 SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
@@ -118,7 +118,9 @@ PROMETHEUS_MULTIPROC_DIR = env.str("PROMETHEUS_MULTIPROC_DIR", default="")
 if not PROMETHEUS_MULTIPROC_DIR:
     os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
 elif not Path(PROMETHEUS_MULTIPROC_DIR).is_dir():
-    raise ImproperlyConfigured(f"PROMETHEUS_MULTIPROC_DIR: make the folder {PROMETHEUS_MULTIPROC_DIR!r:.80} first.")
+    raise ImproperlyConfigured(
+        f"PROMETHEUS_MULTIPROC_DIR: there is no folder {PROMETHEUS_MULTIPROC_DIR!r:.80}. Create it."
+    )
 
 LOG_FORMATS = {
     "plain": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"},

@@ -226,7 +226,7 @@ class RoutedJobAdmin(OfMinersAdmin):
     def belongs_to(self, job: RoutedJob) -> str:
         return job.owner or "not recorded"
 
-    @admin.display(description="all its reservations")
+    @admin.display(description="all reservations of the job")
     def others(self, job: RoutedJob) -> str:
         return link("reservations", Reservation, q=job.uuid)
 
@@ -293,7 +293,7 @@ class AccessTokenAdmin(ReadOnlyAdmin):
         revoked = [row for token in queryset for row in tokens.revoke(token.pk)]
         for row in revoked:
             self.log_change(request, row, "Revoked.")
-        self.message_user(request, f"{len(revoked)} of {len(queryset)} were live, and are revoked.")
+        self.message_user(request, f"{len(revoked)} of {len(queryset)} tokens were live and are now revoked.")
 
     @admin.display(description="scopes")
     def what_for(self, token: AccessToken) -> str:

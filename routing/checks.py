@@ -39,16 +39,16 @@ def check_sqlite(**_kwargs: Any) -> list[CheckMessage]:
         if str(options.get("transaction_mode", "")).upper() != "IMMEDIATE":
             errors.append(
                 Error(
-                    f"SQLite database {alias!r} does not begin its transactions IMMEDIATE.",
-                    hint='Put "transaction_mode": "IMMEDIATE" into its OPTIONS.',
+                    f"SQLite database {alias!r} does not begin its transactions with BEGIN IMMEDIATE.",
+                    hint='Add "transaction_mode": "IMMEDIATE" to its OPTIONS.',
                     id="routing.E001",
                 )
             )
         if "journal_mode=wal" not in str(options.get("init_command", "")).lower().replace(" ", ""):
             errors.append(
                 Error(
-                    f"SQLite database {alias!r} does not log ahead.",
-                    hint='Put "init_command": "PRAGMA journal_mode=WAL;" into its OPTIONS.',
+                    f"SQLite database {alias!r} does not use write-ahead logging.",
+                    hint='Add "init_command": "PRAGMA journal_mode=WAL;" to its OPTIONS.',
                     id="routing.E002",
                 )
             )
@@ -62,7 +62,7 @@ def check_dynamic_settings(**_kwargs: Any) -> list[CheckMessage]:
     return [
         Error(
             f"CONSTANCE_CONFIG lacks {key}.",
-            hint="Call routing.dynamic.install(globals()) at the end of the settings: it adds what is missing.",
+            hint="Call routing.dynamic.install(globals()) at the end of the settings. It adds what is missing.",
             id="routing.E003",
         )
         for key in CONSTANCE_SETTINGS
@@ -79,7 +79,7 @@ def check_fixed_miners(**_kwargs: Any) -> list[CheckMessage]:
         try:
             validation.hotkey(key)
         except ValueError as error:
-            hint = "Set DEBUG_MINER_KEY to the hotkey of the miner that is to get every job, or to nothing."
+            hint = "Set DEBUG_MINER_KEY to the hotkey of the miner that gets every job, or leave it empty."
             errors.append(Error(f"DEBUG_MINER_KEY: {error}", hint=hint, id="routing.E004"))
     for prefix in ("DEBUG_MINER", "TRUSTED_MINER") if key else ("TRUSTED_MINER",):
         try:
@@ -129,7 +129,7 @@ def check_settings(**_kwargs: Any) -> list[CheckMessage]:
     return [
         Error(
             f"{name} is {value!r:.80}, not {setting.bounds}.",
-            hint=f"{setting.help} Leave it out for the default, {setting.default}.",
+            hint=f"{setting.help} Remove the setting to use the default, {setting.default}.",
             id="routing.E006",
         )
         for name, setting in SETTINGS.items()
@@ -140,7 +140,7 @@ def check_settings(**_kwargs: Any) -> list[CheckMessage]:
 @register(Tags.database)
 def check_pool(**_kwargs: Any) -> list[CheckMessage]:
     """Reject connection pools. Each thread keeps a connection, so idle threads would occupy the pool's slots."""
-    hint = 'Remove "pool" from its OPTIONS: idle threads would hold its slots. Set CONN_MAX_AGE=None instead.'
+    hint = 'Remove "pool" from its OPTIONS and set CONN_MAX_AGE=None: idle threads would use up the pool.'
     return [
         Error(f"Database {alias!r} has a connection pool.", hint=hint, id="routing.E007")
         for alias, database in settings.DATABASES.items()
@@ -156,13 +156,13 @@ def check_signatures(**_kwargs: Any) -> list[CheckMessage]:
         for key in sorted(validation.hotkeys(conf.ROUTING_FACILITATOR_PUBLIC_KEYS or (), "It")):
             signatures.public_key(key)
     except ValueError as error:
-        hint = "Set ROUTING_FACILITATOR_PUBLIC_KEYS to the ss58 addresses of those who sign jobs, or to nothing."
+        hint = "Set ROUTING_FACILITATOR_PUBLIC_KEYS to the ss58 addresses that sign jobs, or leave it empty."
         errors.append(Error(f"ROUTING_FACILITATOR_PUBLIC_KEYS: {error}", hint=hint, id="routing.E009"))
     except ImportError as error:
-        hint = "pip install 'miner-router[signatures]', or set ROUTING_FACILITATOR_PUBLIC_KEYS to nothing."
+        hint = "Run: pip install 'miner-router[signatures]'. Or leave ROUTING_FACILITATOR_PUBLIC_KEYS empty."
         errors.append(
             Error(
-                f"ROUTING_FACILITATOR_PUBLIC_KEYS is set, but nothing can verify: {error}.",
+                f"ROUTING_FACILITATOR_PUBLIC_KEYS is set, but the router can't verify signatures: {error}.",
                 hint=hint,
                 id="routing.E009",
             )
@@ -176,8 +176,8 @@ def check_redis_prefix(**_kwargs: Any) -> list[CheckMessage]:
     prefix = conf.ROUTING_REDIS_PREFIX
     if isinstance(prefix, str) and re.fullmatch(r"[a-zA-Z0-9._-]{0,40}", prefix):
         return []
-    hint = "Up to 40 letters, digits, dots, hyphens and underscores; or leave it out, and it is drawn."
-    message = f"ROUTING_REDIS_PREFIX is {prefix!r:.80}, which can't begin a group's name."
+    hint = "Use up to 40 letters, digits, dots, hyphens and underscores, or remove the setting to use the default."
+    message = f"ROUTING_REDIS_PREFIX is {prefix!r:.80}, which is not a valid prefix."
     return [Error(message, hint=hint, id="routing.E026")]
 
 
@@ -188,7 +188,8 @@ def check_status_limits(**_kwargs: Any) -> list[CheckMessage]:
         own_limits(MEASURES)
     except ImproperlyConfigured as error:
         hint = (
-            'Write it as {"refusals": [25, 50]}: by name, above which value it is a warning, and above which critical.'
+            'Write it as {"refusals": [25, 50]}: the name of a measure, the value above which it is a warning, and the '
+            "value above which it is critical."
         )
         return [Error(str(error), hint=hint, id="routing.E012")]
     return []
@@ -199,8 +200,8 @@ def check_vendor(**_kwargs: Any) -> list[CheckMessage]:
     """Require PostgreSQL or SQLite: the apps use SQL that other databases do not support."""
     if connection.vendor in VENDORS:
         return []
-    hint = "Use PostgreSQL in DATABASES['default'], or SQLite to try things out."
-    return [Error(f"The router can't work on {connection.display_name}.", hint=hint, id="routing.E020")]
+    hint = "Use PostgreSQL in DATABASES['default'], or SQLite for a trial."
+    return [Error(f"The router does not support {connection.display_name}.", hint=hint, id="routing.E020")]
 
 
 @register(Tags.database)
@@ -222,8 +223,10 @@ def check_isolation(databases: Collection[str] | None = None, **_kwargs: Any) ->
             (name,) = cursor.fetchone()
     if name == ISOLATION:
         return []
-    hint = "Leave isolation_level out of its OPTIONS, and default_transaction_isolation at the server's default."
-    found = f"Transactions of database {DEFAULT_DB_ALIAS!r} are {name}, not {ISOLATION}: picks that meet would fail."
+    hint = "Remove isolation_level from its OPTIONS, and leave default_transaction_isolation at the server's default."
+    found = (
+        f"Database {DEFAULT_DB_ALIAS!r} has the isolation level {name}, not {ISOLATION}. Simultaneous picks would fail."
+    )
     return [Error(found, hint=hint, id="routing.E021")]
 
 
@@ -232,8 +235,8 @@ def check_time_zones(**_kwargs: Any) -> list[CheckMessage]:
     """Require USE_TZ: the router compares times with time zones."""
     if settings.USE_TZ:
         return []
-    hint = "Set USE_TZ = True: the times of blocks, reservations and receipts are compared with their zone."
-    return [Error("USE_TZ is off, and every pick would fail.", hint=hint, id="routing.E022")]
+    hint = "Set USE_TZ = True. The router compares times that have time zones."
+    return [Error("USE_TZ is off, so every pick would fail.", hint=hint, id="routing.E022")]
 
 
 @register()
@@ -251,8 +254,8 @@ def check_routers(**_kwargs: Any) -> list[CheckMessage]:
     if not all(router.allow_migrate_model(DEFAULT_DB_ALIAS, model) for model in models()):
         found.append(f"DATABASE_ROUTERS don't let the router's models migrate in {DEFAULT_DB_ALIAS!r}.")
     hint = (
-        f"Until the router can work in another database, let your routers keep the apps {', '.join(APPS)} in "
-        f"{DEFAULT_DB_ALIAS!r}, reads too: a replica is behind."
+        f"Change DATABASE_ROUTERS to keep the apps {', '.join(APPS)} in {DEFAULT_DB_ALIAS!r}, for reads too. "
+        "The router works in no other database, and a replica has older data."
     )
     return [Error(sentence, hint=hint, id="routing.E023") for sentence in found]
 
@@ -263,7 +266,7 @@ def check_constance_backend(**_kwargs: Any) -> list[CheckMessage]:
     if getattr(settings, "CONSTANCE_BACKEND", None) != "constance.backends.memory.MemoryBackend":
         return []
     hint = 'Set CONSTANCE_BACKEND = "constance.backends.database.DatabaseBackend".'
-    found = "Constance keeps the dynamic settings in memory: each process would have its own, until it ends."
+    found = "Constance keeps the dynamic settings in memory, so each process would have its own until it ends."
     return [Error(found, hint=hint, id="routing.E024")]
 
 
@@ -276,8 +279,8 @@ def check_tables(databases: Collection[str] | None = None, **_kwargs: Any) -> li
     if DEFAULT_DB_ALIAS not in (databases or ()) or connection.vendor not in VENDORS:
         return []
     hint = (
-        "Another program made it, or another version of these apps. Give the router a database of its own; "
-        "export_journal and replay_journal take a history along."
+        "Another program created the table, or another version of these apps. Give the router its own database. "
+        "The commands export_journal and replay_journal copy a history into it."
     )
     return [Error(sentence, hint=hint, id="routing.E025") for sentence in _differences()]
 
@@ -299,10 +302,10 @@ def _differences() -> Iterator[str]:
         for model in models():
             table = model._meta.db_table
             if table in there and table not in due:
-                yield f"Table {table} exists, though no migration of ours has made it."
+                yield f"Table {table} exists, but no migration of the router created it."
         for table, model in sorted(due.items()):
             if table not in there:
-                yield f"Table {table} does not exist, though its migration is recorded as applied."
+                yield f"Table {table} does not exist, but its migration is recorded as applied."
                 continue
             columns: dict[str, Any] = {c.name: c for c in connection.introspection.get_table_description(cursor, table)}
             expected = {str(field.column) for field in model._meta.local_concrete_fields}
@@ -310,7 +313,7 @@ def _differences() -> Iterator[str]:
                 yield f"Table {table} has no column {', '.join(missing)}."
             unknown = sorted(columns.keys() - expected)
             if needed := [name for name in unknown if not columns[name].null_ok and columns[name].default is None]:
-                yield f"Table {table} demands a value in column {', '.join(needed)}, which the router doesn't know."
+                yield f"Table {table} requires a value in column {', '.join(needed)}, which the router does not write."
 
 
 def _of(made: Any, app: str) -> Iterator[type[Model]]:

@@ -25,124 +25,148 @@ conf = Settings(
     Setting(
         "REDIS_URL",
         "",
-        "The Redis that several processes share, as redis://host:6379/0: for the channel layer, and for the bounds of "
-        "clients. Without it each process has a layer and bounds of its own.",
+        "The Redis server that several processes share, such as redis://host:6379/0. Without it each "
+        "process has its own channel layer, and applies the limits of clients on its own.",
     ),
     Setting(
         "ROUTING_REDIS_PREFIX",
         "",
-        "The beginning of all names in Redis. By default it is drawn from SECRET_KEY and the name of the database. Two "
-        "sites that share a Redis, and have both in common, need a prefix each.",
+        "The prefix of all names in Redis. By default it is derived from SECRET_KEY and the name of the database. If "
+        "two sites share these two and the Redis server, set a different prefix for each.",
     ),
-    Setting("DEBUG_MINER_KEY", "", "The hotkey of a miner that gets every job. By default there is none."),
     Setting(
-        "DEBUG_MINER_ADDRESS", "", "Where the debug miner listens. Without an address it listens where the chain says."
+        "DEBUG_MINER_KEY",
+        "",
+        "The hotkey of the debug miner, which gets every job. By default there is no debug miner.",
+    ),
+    Setting(
+        "DEBUG_MINER_ADDRESS",
+        "",
+        "The IP address of the debug miner. By default the router takes its address and port from the chain.",
     ),
     Setting("DEBUG_MINER_PORT", 0, "The port of the debug miner."),
     Setting(
         "TRUSTED_MINER_ADDRESS",
         "",
-        "Where the pseudo-miner for trusted jobs listens. Without an address a trusted job is an error.",
+        "The IP address of the trusted miner, which gets all trusted jobs. Without it a trusted job raises an error.",
     ),
     Setting("TRUSTED_MINER_PORT", 0, "The port of the trusted miner."),
     Setting(
         "ROUTING_REFUSALS_KEPT",
         3,
-        "Refusals of a reason and class in a minute whose candidates the decision log keeps, over all processes.",
+        "The number of refusals per minute, outcome and class whose candidates the decision log keeps, over all "
+        "processes.",
         least=0,
     ),
     Setting(
-        "ROUTING_DECISIONS_SAMPLE", 0.01, "The share of all other decisions whose candidates the log keeps.", "", 0, 1
+        "ROUTING_DECISIONS_SAMPLE",
+        0.01,
+        "The share of all other decisions whose candidates the decision log keeps.",
+        "",
+        0,
+        1,
     ),
     Setting(
         "ROUTING_FACILITATOR_PUBLIC_KEYS",
         [],
-        "The ss58 addresses that sign jobs, with commas between. A job that none of them signed is refused. Needs the "
-        "extra: pip install 'miner-router[signatures]'. Without keys no signature is verified.",
+        "The ss58 addresses that sign jobs, separated by commas. A job that none of them signed is refused. This needs "
+        "the extra: pip install 'miner-router[signatures]'. Without addresses no signature is verified.",
     ),
     Setting(
         "ROUTING_SIGNATURE_MAX_AGE",
         300.0,
-        "The largest difference between a signature's time and ours, either way.",
+        "The maximum difference between a signature's time and the clock of this host, before or after.",
         "s",
         least=SOME_TIME,
     ),
     Setting(
         "ROUTING_SOCKET_ORIGINS",
         [],
-        "Origins besides ALLOWED_HOSTS whose pages may open sockets, as https://app.example.org, with commas between.",
+        "Origins whose pages may open sockets, in addition to ALLOWED_HOSTS, such as https://app.example.org. Separate "
+        "them by commas.",
     ),
     Setting(
         "ROUTING_SOCKET_IN_FLIGHT",
         64,
-        "Messages that the sockets of a process work on at once. More are refused at once.",
+        "The maximum number of messages that all sockets of a process handle at the same time. Further messages are "
+        "refused immediately.",
         least=1,
     ),
     Setting(
-        "ROUTING_SOCKET_IN_FLIGHT_EACH", 16, "Messages of one connection that a process works on at once.", least=1
+        "ROUTING_SOCKET_IN_FLIGHT_EACH",
+        16,
+        "The maximum number of messages of one connection that a process handles at the same time.",
+        least=1,
     ),
     Setting(
         "ROUTING_SOCKET_MESSAGES_PER_SECOND",
         100.0,
-        "Messages that one connection may send in a second, in the long run.",
+        "The maximum average number of messages per second from one connection.",
         least=1,
     ),
     Setting(
         "ROUTING_SOCKET_SEND_SECONDS",
         10.0,
-        "The time in which a client must read an answer. Then its socket is closed.",
+        "The maximum time that a client takes to read an answer. After that its socket is closed.",
         "s",
         least=SOME_TIME,
     ),
     Setting(
         "ROUTING_SOCKET_RECHECK_SECONDS",
         30.0,
-        "The time after which the right of an open socket's token or user is checked again.",
+        "The time between two checks that the token or the user of an open socket still has access.",
         "s",
         least=SOME_TIME,
     ),
     Setting(
         "ROUTING_CLIENT_CONNECTIONS",
         200,
-        "Connections that one client, a token's name or a user, may have open. This bound and the next two hold over "
-        "all processes with REDIS_URL, and for each process without it.",
+        "The maximum number of open connections of one client. A client is the name of a token, or a user. With "
+        "REDIS_URL this limit and the next two apply to all processes together, without it to each process.",
         least=1,
     ),
-    Setting("ROUTING_CLIENT_MESSAGES_PER_SECOND", 1000, "Messages that one client may send in a second.", least=1),
+    Setting(
+        "ROUTING_CLIENT_MESSAGES_PER_SECOND",
+        1000,
+        "The maximum number of messages per second from one client.",
+        least=1,
+    ),
     Setting(
         "ROUTING_CLIENT_REFUSALS_PER_MINUTE",
         600,
-        "Jobs of one client that may be refused in a minute. More are refused without a decision.",
+        "The maximum number of refused jobs per minute of one client. Further jobs are refused without a decision.",
         least=1,
     ),
+    _kept("DECISIONS", 30.0, "Decisions. manage.py prune deletes older rows, except those that are still needed."),
+    _kept("CANDIDATES", 7.0, "The candidates in the decision log, about 30 kB for each decision that has them."),
     _kept(
-        "DECISIONS", 30.0, "Decisions. manage.py prune deletes what is older, and keeps what somebody may still need."
+        "JOBS", 30.0, "Jobs of the sockets, with their signatures. Keep them as long as a client may send a job again."
     ),
-    _kept("CANDIDATES", 7.0, "All candidates of the decisions that have them, some 30 kB each."),
-    _kept("JOBS", 30.0, "The jobs of the sockets, with their signatures: as long as a client may ask for one again."),
     _kept(
         "INCIDENTS", 400.0, "Incidents, and rejections with their excuses. The longest reliability window is 366 days."
     ),
-    _kept("RECEIPTS", 90.0, "Receipts: as long as they may be settled with miners."),
-    _kept("RESERVATIONS", 90.0, "Reservations: as long as they may be settled with miners."),
+    _kept("RECEIPTS", 90.0, "Receipts. Keep them as long as you may settle them with miners."),
+    _kept("RESERVATIONS", 90.0, "Reservations. Keep them as long as you may settle them with miners."),
     _kept(
-        "BLOCKS", 7.0, "Blocks, and neuron lists that no block has any more. The ledger needs those of some four hours."
+        "BLOCKS",
+        7.0,
+        "Blocks, and neuron lists that no block refers to. The ledger needs the blocks of about four hours.",
     ),
     _kept("CHECKS", 400.0, "Results of check_ledger."),
     _kept("TOKENS", 90.0, "Access tokens that have expired or were revoked."),
     Setting(
         "ROUTING_READY_MAX_BLOCK_AGE",
         120.0,
-        "The age of the newest block above which /readyz says that this router is not ready.",
+        "The maximum age of the newest block. Above it /readyz answers that this router is not ready.",
         "s",
         least=0,
     ),
     Setting(
         "ROUTING_STATUS_LIMITS",
         {},
-        "Limits of manage.py routing_status and its page, as JSON. By the name of a finding: the value above which it "
-        'is a warning, and the value above which it is critical, as {"refusals": [10, 30], "most_jobs": [100, 100]}. '
-        "Shares are in percent, times in seconds. The page shows the limits of all findings.",
+        "Limits of manage.py routing_status and of its page, as JSON. For each named measure: the value above which it "
+        'is a warning, and the value above which it is critical, such as {"refusals": [10, 30], "most_jobs": [100, '
+        "100]}. Shares are in percent, times in seconds. The page shows the names and limits of all measures.",
     ),
 )
 

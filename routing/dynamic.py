@@ -20,7 +20,7 @@ CONSTANCE_FIELDS: dict[str, list[Any]] = {
 CONSTANCE_SETTINGS: dict[str, tuple[Any, str, str]] = {
     MINIMUM_WEI: (
         0,
-        "The least collateral of a miner that gets a job, as in 0.01 TAO, 1e16 or 10_000 Wei; 0: any.",
+        "The minimum collateral of a miner that gets a job, such as 0.01 TAO, 1e16 or 10_000 Wei. 0 means no minimum.",
         "routing_wei",
     ),
     WINDOW_HOURS: (24.0, "How many hours an incident counts against a miner.", "routing_hours"),

@@ -40,7 +40,7 @@ class IncidentAlreadyVoided(RefusedError):
         self.by = by
         self.at = at
         super().__init__(
-            f"Incident {incident_id} was voided by {by} at {at:%Y-%m-%d %H:%M:%S %Z}. Nothing is left to do."
+            f"Incident {incident_id} was voided by {by} at {at:%Y-%m-%d %H:%M:%S %Z}. No further action is needed."
         )
 
 
@@ -62,7 +62,9 @@ def record_incident(
     in time.
     """
     if incident_type not in tuple(MinerIncidentType):
-        raise BadInputError(f"Unknown incident type {incident_type!r:.80}; there are: {', '.join(MinerIncidentType)}.")
+        raise BadInputError(
+            f"Unknown incident type {incident_type!r:.80}. The types are: {', '.join(MinerIncidentType)}."
+        )
     executor_class = validation.executor_class(executor_class)
     hotkey, job_uuid = validation.hotkey(hotkey), validation.job_uuid(job_uuid)
     incident = {

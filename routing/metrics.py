@@ -21,7 +21,7 @@ PICK_SECONDS = Histogram(
 )
 STAGE_SECONDS = Histogram(
     "router_stage_seconds",
-    "Seconds that a stage of a pick took: to gather what is known, to rank the candidates, to reserve with one.",
+    "Seconds that a stage of a pick took: gather the input, rank the candidates, or reserve.",
     ["stage"],
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
@@ -33,12 +33,14 @@ CANDIDATES_LEFT = Histogram(
 )
 LOCK_SKIPS = Counter(
     "router_lock_skips",
-    "Candidates that were passed over because others had their accounts locked, or just changed them.",
+    "Candidates that were passed over because other transactions had locked or just changed their accounts.",
 )
-LOCK_WAITS = Counter("router_lock_waits", "Times that a pick waited for an account that others had.")
-LOCK_WAIT_SECONDS = Counter("router_lock_wait_seconds", "Seconds that picks waited for accounts that others had.")
+LOCK_WAITS = Counter("router_lock_waits", "Waits of picks for accounts that other transactions had locked.")
+LOCK_WAIT_SECONDS = Counter(
+    "router_lock_wait_seconds", "Seconds that picks waited for accounts that other transactions had locked."
+)
 
-DECISIONS_LOST = Counter("router_decisions_lost", "Decisions that the database did not take a record of.")
+DECISIONS_LOST = Counter("router_decisions_lost", "Decisions that could not be recorded in the database.")
 
 INCIDENTS = Counter("router_incidents", "Incidents that were recorded.", ["type", "executor_class"])
 

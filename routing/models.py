@@ -25,7 +25,9 @@ class MinerIncident(Voidable):
     hotkey_ss58address = models.CharField("hotkey", max_length=HOTKEY_LENGTH)
     job_uuid = models.UUIDField()
     executor_class = models.CharField(max_length=64)
-    executors = models.PositiveIntegerField(default=0, help_text="Of the class, declared when it was reported.")
+    executors = models.PositiveIntegerField(
+        default=0, help_text="The executors of the class that the miner declared when the incident was reported."
+    )
 
     decision: int | None = None
     """The id of the decision that routed the job to the miner. Only pages that look it up set it."""
@@ -33,7 +35,7 @@ class MinerIncident(Voidable):
     class Meta:
         permissions = (
             ("route_jobs", "Can route jobs over the socket"),
-            ("route_all_jobs", "Can speak of the jobs of all clients over the socket"),
+            ("route_all_jobs", "Can make statements about the jobs of all clients over the socket"),
             ("view_metrics", "Can see the metrics"),
             ("void_incidents", "Can void incidents"),
         )
@@ -113,7 +115,7 @@ class DecisionRecord(models.Model):
     pruned before the other.
     """
 
-    job_uuid = models.UUIDField(null=True, help_text="A fixed route takes jobs whose uuid is none.")
+    job_uuid = models.UUIDField(null=True, help_text="Empty for a job on a fixed route whose uuid is not valid.")
     at = models.DateTimeField()
     executor_class = models.CharField(max_length=64)
     seconds = models.FloatField()
@@ -123,14 +125,14 @@ class DecisionRecord(models.Model):
     reservation_id = models.BigIntegerField("reservation", null=True)
     rank = models.PositiveIntegerField(null=True)
     score = models.FloatField(null=True)
-    minimum_wei = WeiField(default=0, verbose_name="least collateral in Wei")
+    minimum_wei = WeiField(default=0, verbose_name="minimum collateral in Wei")
     window_hours = models.FloatField(null=True)
     asked = models.PositiveIntegerField("candidates", default=0)
     counts: models.JSONField[dict[str, int], dict[str, int]] = models.JSONField(
-        default=dict, help_text="How many candidates failed at each gate."
+        default=dict, help_text="The number of candidates that failed at each gate."
     )
-    microseconds = models.PositiveBigIntegerField(help_text="Until it was written.")
-    waited_us = models.PositiveBigIntegerField("waited for locks", default=0, help_text="microseconds")
+    microseconds = models.PositiveBigIntegerField(help_text="How long the pick took until this record was written.")
+    waited_us = models.PositiveBigIntegerField("waited for locks", default=0, help_text="In microseconds.")
     candidates: models.JSONField[dict[str, Any] | None, dict[str, Any] | None] = models.JSONField(null=True)
 
     class Meta:
@@ -200,9 +202,9 @@ class AccessToken(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid4, editable=False)
     name = models.CharField(max_length=64)
     scopes: models.JSONField[list[str], list[str]] = models.JSONField()
-    issued_at = models.DateTimeField(help_text="in whole seconds, as the token itself has it")
+    issued_at = models.DateTimeField(help_text="In whole seconds, as in the token itself.")
     expires_at = models.DateTimeField()
-    stored_at = models.DateTimeField(help_text="exactly, which tells the newest of those of one second")
+    stored_at = models.DateTimeField(help_text="The exact time. It orders the tokens issued in the same second.")
     revoked_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:

@@ -10,7 +10,8 @@ from pydantic import Base64Bytes, BaseModel, ConfigDict, FailFast, Field, Valida
 from allowance.interface import BadInputError, ExecutorClass
 
 MAX_MESSAGE_LENGTH = 2**20
-"""Bytes. Longer messages are refused unread, because validation takes time. A job without files has a few kB."""
+"""Maximum length of a message, in bytes. A longer message is refused before it is parsed. A job without files has a few
+kB."""
 
 
 def first_problem(error: ValidationError) -> str:
@@ -19,7 +20,7 @@ def first_problem(error: ValidationError) -> str:
     first = problems[0]
     where = ".".join(f"{part:.80}" if isinstance(part, str) else str(part) for part in first["loc"])
     value = f", not {first['input']!r:.80}" if where and first["type"] not in {"missing", "extra_forbidden"} else ""
-    more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+    more = f" (further problems: {len(problems) - 1})" if len(problems) > 1 else ""
     return f"{where}: {first['msg']:.400}{value}{more}" if where else f"{first['msg']:.400}{more}"
 
 

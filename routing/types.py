@@ -126,7 +126,7 @@ class JobAlreadyOver(JobRoutingException):
 
     def __init__(self, job_uuid: UUID) -> None:
         self.job_uuid = job_uuid
-        super().__init__(f"Job {job_uuid} is over or paid for. A new job needs a uuid of its own.")
+        super().__init__(f"Job {job_uuid} is over or paid for. Send a new job with a new uuid.")
 
 
 class JobTaken(JobRoutingException):
@@ -134,7 +134,7 @@ class JobTaken(JobRoutingException):
 
     def __init__(self, job_uuid: UUID) -> None:
         self.job_uuid = job_uuid
-        super().__init__(f"The uuid {job_uuid} belongs to a job of another client. Give your job a uuid of its own.")
+        super().__init__(f"The uuid {job_uuid} belongs to another client's job. Send your job with a new uuid.")
 
 
 class JobUnknown(JobRoutingException):
@@ -144,7 +144,7 @@ class JobUnknown(JobRoutingException):
         self.job_uuid = job_uuid
         self.reservation_id = reservation_id
         route = "a fixed route" if reservation_id is None else f"reservation {reservation_id}"
-        super().__init__(f"Job {job_uuid} never had {route}. Check the uuid and the id that job.routed carried.")
+        super().__init__(f"Job {job_uuid} never had {route}. Compare the uuid and the id with those in job.routed.")
 
 
 class RouteReleased(JobRoutingException):
@@ -155,6 +155,6 @@ class RouteReleased(JobRoutingException):
         self.reservation_id = reservation_id
         self.present_id = present_id
         super().__init__(
-            f"Job {job_uuid} has gone on to reservation {present_id}. Only receipts of that are taken; what a former "
-            "miner did with the job is not paid for."
+            f"Job {job_uuid} has moved to another miner, with reservation {present_id}. The router accepts receipts "
+            "for that reservation only. An earlier miner of the job is not paid."
         )

@@ -38,10 +38,7 @@ from routing.decision.ongoing import Jobs, as_text, observe, occupation
 
 
 class Seen(NamedTuple):
-    """The input of a decision.
-
-    It is the blocks that the job may use, the balances and the ongoing jobs by hotkey, and what is in force.
-    """
+    """The input of a decision: the usable blocks, the balances and ongoing jobs by hotkey, and what is in force."""
 
     window: Window
     balances: dict[str, Balance]

@@ -8,7 +8,7 @@ from allowance.interface import BadInputError, Miner, MinerRow, validation
 from routing.conf import conf
 from routing.types import TRUSTED_MINER_FAKE_KEY, JobRoute, OrganicJobRequest
 
-ADVICE = "Set {prefix}_ADDRESS and {prefix}_PORT to where it listens."
+ADVICE = "Set {prefix}_ADDRESS and {prefix}_PORT to the address and the port of this miner."
 
 
 def fixed_route(request: OrganicJobRequest) -> JobRoute | None:

@@ -48,11 +48,11 @@ class Gate(StrEnum):
 SUMMARY = {
     Gate.EXCLUDED: "excluded by the caller",
     Gate.ALLOWANCE: "without allowance",
-    Gate.COLLATERAL: "below the collateral of {minimum_wei}",
+    Gate.COLLATERAL: "with a collateral below {minimum_wei}",
     Gate.ADDRESS: "without an address",
     Gate.EXECUTORS: "busy",
-    Gate.RESERVATION: "taken by another job meanwhile",
-    Gate.LOCK: "locked or just changed by others",
+    Gate.RESERVATION: "with too little allowance left at the reservation",
+    Gate.LOCK: "locked or just changed by other transactions",
 }
 
 
@@ -79,14 +79,14 @@ class Verdict:
             case Gate.COLLATERAL:
                 return f"{wei_text(int(self.observed))} posted, {wei_text(int(self.required))} needed"
             case Gate.ADDRESS:
-                return "it announces no address that can be reached"
+                return "the miner announces no address that can be reached"
             case Gate.EXECUTORS:
                 return f"{_count(self.required - 1, 'job')} ongoing on {_count(self.observed, 'executor')}"
             case Gate.RESERVATION:
-                return f"only {self.observed:g} s left when its turn came"
+                return f"only {self.observed:g} s free at the reservation, {self.required:g} s needed"
             case Gate.LOCK:
-                return "others had its account locked, or had just changed it"
-        return "gets the job" if self.required else "ranked below the one that gets it"
+                return "other transactions had locked or just changed its account"
+        return "gets the job" if self.required else "ranked below the miner that gets the job"
 
 
 def _count(number: float, thing: str) -> str:
@@ -228,9 +228,9 @@ class Decision:
         if self.outcome is Outcome.NOT_ENOUGH_COLLATERAL:
             advice = f"{self.remedies.collateral}, or wait until miners post more"
         elif Gate.ADDRESS in counts and not counts.keys() & {Gate.EXECUTORS, Gate.RESERVATION}:
-            advice = "retry when one of those without an address announces where it listens"
+            advice = "retry when a miner without an address announces one"
         else:
-            advice = "retry when a job has finished or a reservation expires"
+            advice = "retry when a job finishes or a reservation expires"
         advice += f", or {self.remedies.excluded}" if Gate.EXCLUDED in counts else ""
         return f"{advice[:1].upper()}{advice[1:]}."
 
@@ -249,4 +249,4 @@ def summarise(policy: Policy | None, candidates: int, counts: Mapping[Gate, int]
         f"{n} {SUMMARY[gate].format(minimum_wei=wei_text(policy.minimum_wei))}"
         for gate, n in sorted(counts.items(), key=lambda item: -item[1])
     )
-    return f"{passed} of {candidates} miners{' fit' if passed else ''}" + (f": {failed}" if failed else "")
+    return f"{passed} of {candidates} miners eligible" + (f": {failed}" if failed else "")

@@ -35,14 +35,14 @@ class Explanation(NamedTuple):
         """
         record = self.record
         if not record.miner:
-            return str(self.decision.refusal) if self.decision else f"{record.outcome}."
+            return str(self.decision.refusal) if self.decision else f"Refused: {record.get_outcome_display()}."
         if record.reservation_id is None:
             return f"A fixed route to {record.miner}: no allowance needed."
         routed = f"Routed to {record.miner}, rank {record.rank}, score {record.score:g}"
         if not reservations:
             return f"{routed}; reservation {record.reservation_id}."
         if self.reservation is None:
-            return f"{routed}; reservation {record.reservation_id} is not there any more."
+            return f"{routed}; reservation {record.reservation_id} is no longer stored."
         blocks = self.reservation.blocks
         paid = f"{len(blocks)} blocks ({blocks[0]} to {blocks[-1]})"
         return f"{routed}; reservation {record.reservation_id} of {paid} {_by_now(self.reservation, now)}."

@@ -74,7 +74,7 @@ def _compare(record: DecisionRecord, recorded: Decision, made: Decision) -> Iter
         yield f"outcome: was {record.outcome}, is {is_now}"
     winner = made.route.miner.hotkey_ss58 if made.route else ""
     if winner != record.miner:
-        yield f"winner: was {record.miner or 'nobody'}, is {winner or 'nobody'}"
+        yield f"winner: was {record.miner or 'none'}, is {winner or 'none'}"
     chosen = next((c for c in made.candidates if c.hotkey == winner), None)
     was_chosen, is_chosen = (record.rank, record.score), (chosen and chosen.rank, chosen and chosen.score)
     if was_chosen != is_chosen:
@@ -85,7 +85,7 @@ def _compare(record: DecisionRecord, recorded: Decision, made: Decision) -> Iter
     before, after = ([c.hotkey for c in decision.candidates] for decision in (recorded, made))
     if before != after:
         place = next(i for i, (was, now) in enumerate(zip(before, after, strict=True)) if was != now)
-        yield f"order of the allowance: number {place + 1} was {before[place]}, is {after[place]}"
+        yield f"order by allowance: candidate {place + 1} was {before[place]}, is {after[place]}"
     scores = dict(zip(before, _scores(record), strict=True))
     again = {candidate.hotkey: candidate for candidate in made.candidates}
     for was in recorded.candidates:

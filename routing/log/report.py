@@ -98,7 +98,7 @@ def _table(candidates: list[Candidate], *, whole_hotkeys: bool) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict")
     for c in candidates:
-        verdict = "fit" if c.verdict.gate is None else c.verdict.gate.value
+        verdict = "eligible" if c.verdict.gate is None else c.verdict.gate.value
         table.add_row(
             str(c.rank or "–"),
             Text(c.hotkey if whole_hotkeys or len(c.hotkey) < 16 else f"{c.hotkey[:9]}…{c.hotkey[-5:]}"),

@@ -47,12 +47,12 @@ class VoidingCommand(AnsweringCommand):
         raise NotImplementedError
 
     def add_arguments(self, parser: CommandParser) -> None:
-        which = parser.add_argument_group("which, all that is given must match")
+        which = parser.add_argument_group("what to void (a row must match all these options)")
         self.add_which(which)
-        parser.add_argument("--reason", metavar="TEXT", help="why they should not count")
-        parser.add_argument("--by", metavar="USER", help="the user of the site who answers for it")
+        parser.add_argument("--reason", metavar="TEXT", help="why the rows should not count")
+        parser.add_argument("--by", metavar="USER", help="the user of this site who is responsible for this")
         parser.add_argument("--dry-run", action="store_true", help="count what would be voided, and void nothing")
-        parser.add_argument("--yes", action="store_true", help="do not ask whether to go on")
+        parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
         parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -72,8 +72,8 @@ class VoidingCommand(AnsweringCommand):
             left = f"{found.total - voided} of {self.many(found.total)} are not voided."
             raise CommandError(f"{left} {locked}", returncode=LOCKED)
         if not found.total:
-            already = f" Voided before: {found.before} that would match." if found.before else ""
-            raise CommandError(f"No {self.noun} that counts matches.{already}", returncode=NOTHING)
+            already = f" Matching, but voided before: {found.before}." if found.before else ""
+            raise CommandError(f"There is no matching {self.noun} to void.{already}", returncode=NOTHING)
 
     def void(self, found: Selected, user: AbstractBaseUser, reason: str) -> tuple[int, LockTimeout | None]:
         """Void, with progress on a terminal. Return the number of voided rows, and the LockTimeout, if any."""
@@ -98,7 +98,7 @@ class VoidingCommand(AnsweringCommand):
             counts = {"matching": found.total, "voided": voided, "voided_before": found.before}
             self.stdout.write(json.dumps({"dry_run": options["dry_run"], **counts, "of": of}))
         elif found.total:
-            already = f" Voided before: {found.before} more that match." if found.before else ""
+            already = f" Matching, but voided before: {found.before}." if found.before else ""
             dry_run = options["dry_run"]
             what = "would be voided" if dry_run else "are voided"
             self.stdout.write(f"{self.many(found.total if dry_run else voided)} {what}.{already}")
@@ -107,9 +107,9 @@ class VoidingCommand(AnsweringCommand):
         """Ask whether to void `count` rows; without a terminal require --yes. Raises CommandError if not confirmed."""
         if options["yes"]:
             return
-        question = f"Void {self.many(count)}? This can't be taken back. [y/N] "
+        question = f"Void {self.many(count)}? This can't be undone. [y/N] "
         if not sys.stdin.isatty() or input(question).strip().lower() not in ("y", "yes"):
-            raise CommandError("Nothing is voided. Add --yes to void them without being asked.", returncode=BAD_INPUT)
+            raise CommandError("Nothing was voided. Add --yes to void without confirmation.", returncode=BAD_INPUT)
 
     def many(self, count: int) -> str:
         return f"{count} {self.noun}{'' if count == 1 else 's'}"
@@ -117,22 +117,22 @@ class VoidingCommand(AnsweringCommand):
 
 def add_stretch(which: Any, verb: str) -> None:
     """Add the options that limit the time."""
-    which.add_argument("--since", metavar="TIME", help=f"{verb} then or later (ISO 8601, with a zone)")
-    which.add_argument("--until", metavar="TIME", help=f"{verb} before (ISO 8601, with a zone)")
+    which.add_argument("--since", metavar="TIME", help=f"{verb} at this time or later (ISO 8601, with a zone)")
+    which.add_argument("--until", metavar="TIME", help=f"{verb} before this time (ISO 8601, with a zone)")
 
 
 def named(options: dict[str, Any], checks: Mapping[str, tuple[str, Callable[[str], object]]]) -> dict[str, object]:
     """Return the filter that options ask for. `checks` has, by option, the lookup and the check of its value.
 
-    The options --since and --until limit the time. Raises ValueError for a bad value, which it names, and without any
-    option.
+    The options --since and --until limit the time. Raises ValueError for a bad value and names its option. Raises
+    ValueError if there is no option.
     """
     chosen: dict[str, object] = {}
     stretch = {
         option: moment(f"--{option}", options[option]) for option in ("since", "until") if options[option] is not None
     }
     if len(stretch) == 2 and stretch["since"] >= stretch["until"]:
-        raise ValueError(f"--until {options['until']} is not after --since {options['since']}.")
+        raise ValueError(f"--until {options['until']} is not later than --since {options['since']}.")
     for option, at in stretch.items():
         chosen["timestamp__gte" if option == "since" else "timestamp__lt"] = at
     for option, (lookup, check) in checks.items():
@@ -143,21 +143,21 @@ def named(options: dict[str, Any], checks: Mapping[str, tuple[str, Callable[[str
                 raise ValueError(f"--{option.replace('_', '-')}: {error}") from None
     if not chosen:
         names = ", ".join(f"--{option.replace('_', '-')}" for option in ("since", "until", *checks))
-        raise ValueError(f"Say which: {names}, or several of them.")
+        raise ValueError(f"Select what to void, with one or more of these options: {names}.")
     return chosen
 
 
 def voider(options: dict[str, Any], permission: str) -> AbstractBaseUser:
     """Return the user who voids. Raises ValueError without a reason, or without a user who has the `permission`."""
     if not options["reason"] or not options["reason"].strip():
-        raise ValueError("Voiding takes a reason, which is kept: --reason TEXT.")
+        raise ValueError("Give a reason with --reason TEXT. It is stored with each row.")
     by = options["by"] or ""
     users = get_user_model()._default_manager
     user: Any = None if "\0" in by else users.filter(**{get_user_model().USERNAME_FIELD: by}).first()
     if user is None:
-        raise ValueError(f"--by takes the name of a user of this site, who answers for it, not {options['by']!r:.80}.")
+        raise ValueError(f"--by must be the name of a user of this site, not {options['by']!r:.80}.")
     if not user.has_perm(permission):
-        raise ValueError(f"--by takes a user with the permission {permission}, which {by!r:.80} does not have.")
+        raise ValueError(f"--by must be a user with the permission {permission}. {by!r:.80} does not have it.")
     found: AbstractBaseUser = user
     return found
 

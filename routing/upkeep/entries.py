@@ -1,7 +1,8 @@
 """The entries of a journal, and what each of them records.
 
-The events are those that validators record, and two more. Without `reservation` a history would give different answers
-in another database. Without `job` clients could not make statements about their jobs there.
+The entries are the events that validators record, and two more kinds. Without the `reservation` entries a history would
+give different answers in another database. Without the `job` entries clients could not make statements about their
+jobs there.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class VoidableEntry(BaseModel):
     def check_void(self) -> Self:
         """Refuse a void without a time, a name or a reason, as the database does."""
         if len({said is None for said in (self.voided_at, self.voided_by, self.void_reason)}) > 1:
-            raise ValueError("voided_at, voided_by and void_reason go together")
+            raise ValueError("give all of voided_at, voided_by and void_reason, or none")
         return self
 
 
@@ -197,9 +198,9 @@ class ReservationEntry(Entry):
     def check_story(self) -> Self:
         """Refuse an end without a time, a time without an end, and an empty period, as the database does."""
         if (self.state is ReservationState.HELD) != (self.ended_at is None):
-            raise ValueError("ended_at goes with every state but held")
+            raise ValueError("a held reservation must not have ended_at, and any other must have it")
         if self.expires_at <= self.created_at:
-            raise ValueError("expires_at must come after created_at")
+            raise ValueError("expires_at must be later than created_at")
         return self
 
     def apply(self) -> None:

@@ -105,12 +105,15 @@ def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes | JournalErro
         for number, line in enumerate(lines, start=1):
             content = line.removeprefix(BOM_UTF8) if number == 1 else line
             if len(line) > MAX_LINE:
-                yield number, JournalError(number, f"longer than {MAX_LINE} bytes, which no event is")
+                yield number, JournalError(number, f"longer than {MAX_LINE} bytes, the maximum of a line")
             elif not content.isspace() and content:
                 filled += len(line)
                 yield number, content
             elif (blank := blank + len(line)) > MAX_BLANK + filled:
-                yield number, JournalError(number, f"more blank lines than others, and more than {MAX_BLANK} bytes")
+                yield (
+                    number,
+                    JournalError(number, f"too many blank lines: {MAX_BLANK} bytes more than the other lines"),
+                )
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         yield number + 1, JournalError(number + 1, f"the compressed file is damaged here ({error})")
 

@@ -81,8 +81,8 @@ def kinds(now: dt.datetime, batch: int) -> list[Kind]:
         count = then_old.filter(then_unneeded).count
         return Kind(name, setting, count, lambda: delete_in_batches(old, unneeded, batch, **how))
 
-    past_jobs, on_no_way = _jobs(used, over["ROUTING_KEEP_JOBS_DAYS"])
-    jobs_left = RoutedJob.objects.exclude(pk__in=past_jobs.filter(on_no_way).values("pk"))
+    past_jobs, not_ongoing = _jobs(used, over["ROUTING_KEEP_JOBS_DAYS"])
+    jobs_left = RoutedJob.objects.exclude(pk__in=past_jobs.filter(not_ongoing).values("pk"))
     jobs = RoutedJob.objects.all()  # the database can query them faster than `jobs_left`
     return [
         rows("decisions", "ROUTING_KEEP_DECISIONS_DAYS", _decisions, by="at"),
@@ -113,7 +113,7 @@ def kinds(now: dt.datetime, batch: int) -> list[Kind]:
             partial(receipts.finished, _unused(jobs, used)),
             counted=partial(receipts.finished, _unused(jobs_left, used)),
         ),
-        Kind("expired holds", None, ledger.expired_reservations(now).count, lambda: ledger.tidy_expired(now)),
+        Kind("expired reservations", None, ledger.expired_reservations(now).count, lambda: ledger.tidy_expired(now)),
         Kind(
             "reservations",
             "ROUTING_KEEP_RESERVATIONS_DAYS",
@@ -169,7 +169,7 @@ def _jobs(used: dt.datetime, before: dt.datetime) -> Old:
 
 
 def _signatures(now: dt.datetime, before: dt.datetime) -> Old:
-    """Return the signatures made `before`, and the condition that even a clock SLACK behind no longer accepts them."""
+    """Return the signatures made `before`, and the condition that no host accepts them, even if its clock is behind."""
     twice_over = now - SLACK - 2 * dt.timedelta(seconds=conf.ROUTING_SIGNATURE_MAX_AGE)
     made = UsedSignature.objects.filter(signed_at_ns__lt=signatures.to_unix_ns(before))
     return made, Q(signed_at_ns__lt=signatures.to_unix_ns(twice_over))

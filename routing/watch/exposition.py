@@ -45,7 +45,7 @@ class LedgerCollector:
             return
         reservations = GaugeMetricFamily(
             "router_reservations",
-            "Reservations that nobody ended: live ones, and expired ones that are not tidied up yet.",
+            "Reservations stored as held: live ones, and expired ones that are not marked as expired yet.",
             labels=["state"],
         )
         reservations.add_metric(["live"], self._ledger.live)
@@ -54,7 +54,8 @@ class LedgerCollector:
         if self._ledger.age is not None:
             yield GaugeMetricFamily(
                 "router_newest_block_age_seconds",
-                "Seconds since the newest block was minted. Below 0 it is ahead of the clock, and no router is ready.",
+                "Seconds since the newest block was minted. Below 0 the block is ahead of this host's clock, and the "
+                "router is not ready.",
                 value=self._ledger.age,
             )
 

@@ -86,14 +86,17 @@ def own_limits(names: Collection[str]) -> dict[str, Limits]:
     """Return the limits that ROUTING_STATUS_LIMITS sets for measures of these names. Raises ImproperlyConfigured."""
     own = conf.ROUTING_STATUS_LIMITS
     if not isinstance(own, Mapping):
-        raise ImproperlyConfigured(f"ROUTING_STATUS_LIMITS is {own!r:.80}, not limits by name.")
+        raise ImproperlyConfigured(f"ROUTING_STATUS_LIMITS must be an object of limits by measure, not {own!r:.80}.")
     for name, pair in own.items():
         if name not in names:
-            raise ImproperlyConfigured(f"ROUTING_STATUS_LIMITS: {name!r:.80} is none of {', '.join(names)}.")
+            known = ", ".join(names)
+            raise ImproperlyConfigured(
+                f"ROUTING_STATUS_LIMITS: unknown measure {name!r:.80}. The measures are: {known}."
+            )
         if not _are_limits(pair):
             raise ImproperlyConfigured(
-                f"ROUTING_STATUS_LIMITS: {name} is {pair!r:.80}, not [warning, critical]: two numbers from 0 up, the "
-                "second not less."
+                f"ROUTING_STATUS_LIMITS: {name} must be [warning, critical], not {pair!r:.80}. Both are numbers from 0 "
+                "up, and critical is not less than warning."
             )
     return {name: Limits(*pair) for name, pair in own.items()}
 

@@ -16,7 +16,7 @@ from allowance.interface import EXPIRED_AT, HELD, RESERVATION, Block
 from allowance.plumbing.threads import in_database_thread
 
 PATIENCE = 2.0
-"""Timeout (s) for each of them."""
+"""Maximum time (s) to wait for the database, and for the channel layer."""
 
 OK = "ok"
 

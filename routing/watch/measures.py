@@ -46,10 +46,10 @@ TOP = 5
 """Number of miners that are named as those with the most work."""
 
 FEW = 20
-"""Minimum number of events for a share. In a quiet hour a single refusal could be 100 %."""
+"""Minimum number of events for a percentage. In a quiet hour a single refusal could be 100 %."""
 
 NO_BLOCK = None, "No block is recorded."
-NEVER_CHECKED = None, "The ledger was never checked."
+NEVER_CHECKED = None, "The ledger has never been checked."
 
 Taken = tuple[float | None, str]
 """The value of a measure, and a sentence that states the fact."""
@@ -188,7 +188,10 @@ def _of_patience() -> Limits:
 
 
 @measure(
-    "s", "Check the clocks, that the chain follower runs, and what its log says.", _of_readiness, without=Level.CRITICAL
+    "s",
+    "Check the clocks. Check that the chain follower is running, and read its log.",
+    _of_readiness,
+    without=Level.CRITICAL,
 )
 def block_age(hour: Hour) -> Taken:
     if hour.newest is None:
@@ -215,7 +218,7 @@ def missing_miners(hour: Hour) -> Taken:
     if hour.newest is None:
         return NO_BLOCK
     if hour.lost is None:
-        return 0, "The neuron list has most miners that had executors lately."
+        return 0, "Most miners that had executors lately are in the neuron list."
     return hour.lost.percent, hour.lost.sentence
 
 
@@ -236,7 +239,7 @@ def manifest_age(hour: Hour) -> Taken:
     age = hour.age(at)
     if 0 > age >= -MAX_AHEAD.total_seconds() and block > number:  # its block is not recorded yet
         age = 0
-    return age, f"The newest manifests are of block {block}, {_ago(age)}."
+    return age, f"The newest manifests are from block {block}, minted {_ago(age)}."
 
 
 @measure("%", CHECK_MANIFESTS, Limits(50, 90))
@@ -244,14 +247,14 @@ def silent_miners(hour: Hour) -> Taken:
     if hour.newest is None:
         return NO_BLOCK
     if not hour.silent:
-        return 0, "In no sync of manifests were more than half of the miners silent."
+        return 0, "No manifest sync found more than half of the miners silent."
     return hour.silent[0].percent, " ".join(silence.sentence for silence in hour.silent[:2])
 
 
 @measure(
     "",
-    "Miners need no collateral to get a job. Set DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI, which is 1e16 in ComputeHorde, "
-    "in the admin under Config.",
+    "Miners need no collateral to get a job. To require it, set DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI in the admin "
+    "under Config. ComputeHorde uses 1e16.",
     Limits(0, 0),
     without=Level.INFO,
 )
@@ -260,7 +263,7 @@ def collateral_filter(_hour: Hour) -> Taken:
     return (0, f"Miners need a collateral of {wei_text(least)}.") if least else (None, "The collateral filter is off.")
 
 
-@measure("%", "The refusals by reason, here too, say what to do.", Limits(25, 50))
+@measure("%", "The findings on each kind of refusal say what to do.", Limits(25, 50))
 def refusals(hour: Hour) -> Taken:
     total = hour.outcomes.total()
     return _share(total - hour.outcomes[Outcome.ROUTED], total, "picks", "were refused")
@@ -276,7 +279,7 @@ def _measure_refusals(outcome: Outcome, advice: str, limits: Limits, fact: str) 
 
 _measure_refusals(
     Outcome.NOT_ENOUGH_ALLOWANCE,
-    "Let callers ask for shorter jobs and release what they do not use, or wait for blocks.",
+    "Ask callers to send shorter jobs and to release unused reservations, or wait for new blocks.",
     Limits(20, 40),
     "found no miner with enough allowance",
 )
@@ -288,19 +291,19 @@ _measure_refusals(
 )
 _measure_refusals(
     Outcome.ALL_MINERS_BUSY,
-    "Look for jobs without a finished receipt, or send fewer at a time.",
+    "Look for jobs without a finished receipt, or send fewer jobs at the same time.",
     Limits(10, 30),
     "found all miners busy",
 )
 _measure_refusals(
     Outcome.LOCK_TIMEOUT,
-    "Look for a transaction that does not end, or set ALLOWANCE_LOCK_TIMEOUT higher.",
+    "Look for a transaction that does not end, or increase ALLOWANCE_LOCK_TIMEOUT.",
     Limits(0, 1),
     "gave up waiting for locks",
 )
 
 
-@measure("%", "Find the caller that neither spends nor releases what it reserves.", Limits(5, 20))
+@measure("%", "Find the caller that neither spends nor releases its reservations.", Limits(5, 20))
 def expired_reservations(hour: Hour) -> Taken:
     expired = hour.ended[ReservationState.EXPIRED] + hour.ended[ReservationState.HELD]
     return _share(expired, hour.ended.total(), "reservations that ended", "expired unclaimed")
@@ -308,7 +311,7 @@ def expired_reservations(hour: Hour) -> Taken:
 
 @measure(
     "",
-    "Each pick reads them all. Find the caller that reserves more than its miners have executors.",
+    "Each pick reads all live reservations. Find the caller that makes more reservations than there are executors.",
     Limits(20_000, 100_000),
 )
 def live_reservations(hour: Hour) -> Taken:
@@ -316,13 +319,13 @@ def live_reservations(hour: Hour) -> Taken:
     return number, f"{number} reservations are live."
 
 
-DRY_RUN = "manage.py dry_run_routing says what keeps the others behind."
+DRY_RUN = "manage.py dry_run_routing shows why other miners do not get the jobs."
 
 
-@measure("%", f"Many jobs want the same few miners. {DRY_RUN}", Limits(5, 25))
+@measure("%", f"Many jobs compete for the same few miners. {DRY_RUN}", Limits(5, 25))
 def lock_waits(hour: Hour) -> Taken:
     waited, total = sum(pick.waited for pick in hour.picks), sum(pick.waited_us for pick in hour.picks) / 1e6
-    return _share(waited, hour.outcomes.total(), "picks", f"waited for locks, {digits(total)} s in all")
+    return _share(waited, hour.outcomes.total(), "picks", f"waited for locks, {digits(total)} s in total")
 
 
 @measure("s", "Look for slow transactions that keep accounts locked.", _of_patience)
@@ -330,14 +333,14 @@ def longest_lock_wait(hour: Hour) -> Taken:
     if not hour.picks:
         return lock_waits(hour)
     longest = max(pick.longest_us for pick in hour.picks) / 1e6
-    return longest, f"No pick waited for locks for more than {digits(longest)} s."
+    return longest, f"The longest wait of a pick for locks was {digits(longest)} s."
 
 
 @measure("%", DRY_RUN, Limits(50, 80))
 def most_jobs(hour: Hour) -> Taken:
     jobs = hour.outcomes[Outcome.ROUTED]
     if jobs < FEW:
-        return None, f"{jobs or 'No'} jobs were routed in the last hour, too few to tell."
+        return None, f"{jobs or 'No'} jobs were routed in the last hour, too few for a percentage."
     most = hour.most_jobs[0]
     return most.jobs_share, f"{most.miner} got {most.jobs} of {jobs} jobs routed in the last hour."
 
@@ -352,16 +355,19 @@ def most_seconds(hour: Hour) -> Taken:
 
 
 @measure(
-    "", "Run manage.py check_ledger, and again with --repair if it finds any.", Limits(0, 0), without=Level.UNKNOWN
+    "",
+    "Run manage.py check_ledger. If it finds differences, run it again with --repair.",
+    Limits(0, 0),
+    without=Level.UNKNOWN,
 )
 def ledger_differences(hour: Hour) -> Taken:
     if hour.check is None:
         return NEVER_CHECKED
     _, differences, left = hour.check
-    return left, f"The newest check found {differences} differences and left {left}."
+    return left, f"The newest check found {differences} differences, and {left} of them remain."
 
 
-@measure("s", "Run manage.py check_ledger, best every day.", Limits(2 * DAY, 30 * DAY), without=Level.UNKNOWN)
+@measure("s", "Run manage.py check_ledger every day.", Limits(2 * DAY, 30 * DAY), without=Level.UNKNOWN)
 def ledger_check_age(hour: Hour) -> Taken:
     if hour.check is None:
         return NEVER_CHECKED
@@ -378,4 +384,4 @@ def _share(part: int, total: int, of: str, fact: str) -> Taken:
     if not total:
         return None, f"There were no {of} in the last hour."
     told = f"{part} of {total} {of} in the last hour {fact}"
-    return (100 * part / total, f"{told}.") if total >= FEW else (None, f"{told}, too few to tell.")
+    return (100 * part / total, f"{told}.") if total >= FEW else (None, f"{told}, too few for a percentage.")

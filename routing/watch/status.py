@@ -30,9 +30,9 @@ class Status:
         """One line that names the findings that are not OK."""
         named = self._titles(lambda level: level not in {Level.OK, Level.INFO})
         if named:
-            return f"{len(named)} of {len(self.findings)} findings: {', '.join(named)}."
+            return f"{len(named)} of {len(self.findings)} findings need attention: {', '.join(named)}."
         to_know = self._titles(lambda level: level is Level.INFO)
-        return " ".join(["All is well.", *([f"Worth to know: {', '.join(to_know)}."] if to_know else [])])
+        return " ".join(["No problem was found.", *([f"Note: {', '.join(to_know)}."] if to_know else [])])
 
     def _titles(self, which: Callable[[Level], bool]) -> Sequence[str]:
         return [finding.title for finding in self.findings if which(finding.level)]

@@ -60,10 +60,12 @@ def test_a_miner_without_an_address_gets_no_job_and_keeps_its_allowance(axon: di
     assert list(free(12)) == ["anna", "bert"]
     assert [miner.hotkey_ss58 for miner in allowance().miners()] == ["bert"]
     assert routing().pick(job_request(12)).miner.hotkey_ss58 == "bert"
-    with pytest.raises(AllMinersBusy, match="0 of 2 miners: 1 excluded by the caller, 1 without an address") as busy:
+    with pytest.raises(
+        AllMinersBusy, match="0 of 2 miners eligible: 1 excluded by the caller, 1 without an address"
+    ) as busy:
         routing().pick(job_request(12), exclude=["bert"])
-    assert "announces where it listens" in str(busy.value)
-    assert busy.value.reasons["anna"] == "it announces no address that can be reached"
+    assert "a miner without an address announces one" in str(busy.value)
+    assert busy.value.reasons["anna"] == "the miner announces no address that can be reached"
 
 
 @pytest.mark.parametrize(
@@ -105,14 +107,14 @@ def test_refusals_rank_collateral_over_address_over_busy() -> None:
     announce(anna=NOWHERE["port 0"], executors=1)
     config.DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI = 5
     allowance().record_collateral(hotkey="bert", wei=4)
-    with pytest.raises(NotEnoughCollateralException, match="2 below the collateral"):
+    with pytest.raises(NotEnoughCollateralException, match="2 with a collateral below"):
         routing().pick(job_request(12))
     allowance().record_collateral(hotkey="anna", wei=5)
     with pytest.raises(AllMinersBusy, match="1 without an address"):
         routing().pick(job_request(12))
     allowance().record_collateral(hotkey="bert", wei=5)
     Account.objects.filter(miner="bert").update(executors=0, version=new_version())
-    with pytest.raises(AllMinersBusy, match=r"1 without an address, 1 busy.*Retry when a job has finished"):
+    with pytest.raises(AllMinersBusy, match=r"1 without an address, 1 busy.*Retry when a job finishes"):
         routing().pick(job_request(12))
     Account.objects.filter(miner="bert").update(executors=2, version=new_version())
 

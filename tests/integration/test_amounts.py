@@ -78,7 +78,7 @@ def test_what_a_dry_run_prints_it_takes_and_so_does_the_board(wei: int, admin_cl
     page = admin_client.get(reverse("admin:routing_board"), {"executor_class": CLASS, "minimum_wei": needed})
     for told in (ended.out, page.content.decode()):
         assert f"{posted} posted, {needed} needed" in told
-        assert f"below the collateral of {needed}" in told
+        assert f"with a collateral below {needed}" in told
         assert len(re.findall(rf"(?<![0-9.]){re.escape(posted)}", told)) >= 2  # in the column too
     assert f'name="minimum_wei" value="{needed}"' in page.content.decode()
     assert admin_client.get(reverse("admin:routing_board"), {"minimum_wei": posted}).context["decision"].route
@@ -88,7 +88,7 @@ def test_the_pages_of_miners_and_decisions_write_it_so_too(admin_client: Client)
     fill_ledger("anna")
     allowance().record_collateral(hotkey="anna", wei=10**15)
     call_command("constance", "set", MINIMUM_WEI, "0.01tao")
-    with pytest.raises(NotEnoughCollateralException, match=r"below the collateral of 0\.01 TAO"):
+    with pytest.raises(NotEnoughCollateralException, match=r"with a collateral below 0\.01 TAO"):
         routing().pick(job_request())
     record = DecisionRecord.objects.get()
     for address, told in (

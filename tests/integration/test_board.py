@@ -62,7 +62,7 @@ def test_it_shows_what_the_router_would_decide(admin_client: Client) -> None:
         decision.summary,
         f"at block {FIRST_BLOCK + 20}",
         "gets the job",
-        "ranked below the one that gets it",
+        "ranked below the miner that gets the job",
         ">1000000000000.000000000000000001 TAO<",
         ">-0.500<",
         ">240.0 s<",

@@ -322,9 +322,9 @@ standing, judge = ledger.standing, pipeline.judge
     [
         ("routing.log.records.score", better_score, "winner: was bert, is anna"),
         ("routing.log.records.score", better_score, "anna: was rank 3, score -0.5"),
-        ("routing.log.records.ledger.standing", backwards, "order of the allowance: number 2 was bert, is cleo"),
+        ("routing.log.records.ledger.standing", backwards, "order by allowance: candidate 2 was bert, is cleo"),
         ("routing.decision.pipeline.judge", nobody_passes, "outcome: was ROUTED, is NOT_ENOUGH_ALLOWANCE"),
-        ("routing.decision.pipeline.judge", nobody_passes, "winner: was bert, is nobody"),
+        ("routing.decision.pipeline.judge", nobody_passes, "winner: was bert, is none"),
     ],
 )
 def test_a_replay_says_what_differs(
@@ -360,10 +360,10 @@ def test_a_job_is_explained_with_all_that_happened_to_it(settings: Settings) -> 
     for told in (
         f"reservation {first.allowance_reservation_id} of 3 blocks (1000 to 1002) was released",
         "Routed to anna, rank 1, score 0",
-        "fit: gets the job",
+        "eligible: gets the job",
         f"reservation {second.allowance_reservation_id} of 3 blocks (1000 to 1002) was spent",
-        "Its candidates were not kept: only a sample of the routes and refusals has them.",
-        "1 of 2 miners fit: 1 excluded by the caller",
+        "The candidates of this decision were not kept: the log keeps those of a sample only.",
+        "1 of 2 miners eligible: 1 excluded by the caller",
         "anna rejected the job",
         "started at bert, for 60 s at most",
         "finished by bert in 1.5 s",
@@ -383,10 +383,10 @@ def test_explaining_says_by_its_exit_code_whether_a_replay_agrees(monkeypatch: p
     request = job_request(12)
     routing().pick(request)
     code, out, _ = explain(request.uuid, "--replay", "--top", "1")
-    assert (code, "it agrees" in out, "… and 1 more" in out) == (0, True, True)
+    assert (code, "the same decision" in out, "… and 1 more" in out) == (0, True, True)
     monkeypatch.setattr("routing.log.records.score", better_score)
     code, out, _ = explain(request.uuid, "--replay")
-    assert (code, "it differs" in out, "winner: was bert, is anna" in out) == (1, True, True)
+    assert (code, "another decision" in out, "winner: was bert, is anna" in out) == (1, True, True)
     assert "anna: was rank 2, score -0.5" in out
     code, out, _ = explain(request.uuid, "--replay", "--format", "json")
     assert (code, len(json.loads(out)["decisions"][0]["replay_differs_in"]) > 0) == (1, True)
@@ -408,7 +408,7 @@ def test_a_reservation_that_is_pruned_or_has_lapsed_is_told_as_such() -> None:
     released = Reservation.objects.exclude(pk=held.allowance_reservation_id).get()
     allowance().undo_allowance_reservation(released.pk)
     released.delete()
-    assert "is not there any more" in explain(gone.uuid).out
+    assert "is no longer stored" in explain(gone.uuid).out
     assert "expired unclaimed" in explain(expired.uuid).out
 
 

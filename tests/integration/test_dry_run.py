@@ -61,13 +61,13 @@ def test_the_text_has_the_ranked_candidates_the_fate_and_a_summary() -> None:
     assert ended.code == 0
     assert f"{CLASS}, 30 s, at block {FIRST_BLOCK + 20}" in head
     assert columns.split()[:3] == ["rank", "hotkey", "score"]
-    assert first.split("fit: ")[0].split() == ["1", "hot-1", "0.000", "0", "2", "0", "240.0", "0", "Wei"]
-    assert first.rstrip().endswith("fit: gets the job")
+    assert first.split("eligible: ")[0].split() == ["1", "hot-1", "0.000", "0", "2", "0", "240.0", "0", "Wei"]
+    assert first.rstrip().endswith("eligible: gets the job")
     of_second = ["2", "hot-2", "-0.500", "1", "2", "0", "240.0", f"{10**12}.000000000000000001", "TAO"]
-    assert second.split("fit: ")[0].split() == of_second
-    assert second.rstrip().endswith("fit: ranked below the one that gets it")
+    assert second.split("eligible: ")[0].split() == of_second
+    assert second.rstrip().endswith("eligible: ranked below the miner that gets the job")
     assert fate == f"Routed to hot-1 at 10.0.0.1:9000, paid with 3 blocks ({FIRST_BLOCK} to {FIRST_BLOCK + 2})."
-    assert summary == "2 of 2 miners fit"
+    assert summary == "2 of 2 miners eligible"
     assert not any(rest)
 
 
@@ -84,7 +84,7 @@ def test_the_text_can_end_after_the_first_candidates() -> None:
         (["--seconds", 300], "No miner has 300 s of allowance", ["240 s free, 300 s needed"]),
         (
             ["--min-collateral", 10**30 + 2],
-            "below the collateral",
+            "with a collateral below",
             ["0 Wei posted, 1000000000000.000000000000000002 TAO needed", f"{10**12}.000000000000000001 TAO posted"],
         ),
         (["--exclude", "hot-1", "--exclude", "hot-2"], "No miner has 30 s", ["excluded by the caller"]),
@@ -107,12 +107,15 @@ def test_a_job_that_nobody_takes_ends_with_1_and_says_why(
         (["--min-collateral", "2e30"], "Lower --min-collateral, or wait until miners post more."),
         (
             ["--min-collateral", "2e30", "--exclude", "hot-1"],
-            "Lower --min-collateral, or wait until miners post more, or give --exclude less often.",
+            "Lower --min-collateral, or wait until miners post more, or exclude fewer miners with --exclude.",
         ),
-        (["--exclude", "hot-1", "--exclude", "hot-2"], "2 excluded miners were not asked: give --exclude less often."),
+        (
+            ["--exclude", "hot-1", "--exclude", "hot-2"],
+            "2 excluded miners were not asked: exclude fewer miners with --exclude.",
+        ),
         (
             ["--exclude", "hot-1", "--seconds", 3600],
-            "1 excluded miner was not asked: give --exclude less often. Retry with a shorter job",
+            "1 excluded miner was not asked: exclude fewer miners with --exclude. Retry with a shorter job",
         ),
     ],
     ids=repr,
@@ -208,11 +211,11 @@ def test_a_hold_is_over_at_a_later_time() -> None:
 
 
 BAD = [
-    ([], "Name a job"),
-    (["--executor-class", CLASS], "go together"),
-    (["--seconds", 30], "go together"),
-    ([*JOB, "--job", "x"], "Name a job"),
-    (["--job", "x", "--jobs", "x"], "Name a job"),
+    ([], "Give a job"),
+    (["--executor-class", CLASS], "Give both"),
+    (["--seconds", 30], "Give both"),
+    ([*JOB, "--job", "x"], "Give a job"),
+    (["--job", "x", "--jobs", "x"], "Give a job"),
     (["--executor-class", "gpu", "--seconds", 30], "--executor-class: executor_class"),
     (["--executor-class", CLASS, "--seconds", 0], "--seconds: Seconds must be a finite number above 0, not 0"),
     (["--executor-class", CLASS, "--seconds=-5"], "--seconds: A time limit must be 0 s or more, not -5"),

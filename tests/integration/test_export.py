@@ -115,7 +115,7 @@ def test_replaying_a_history_again_changes_nothing(tmp_path: Path) -> None:
 def test_a_history_replayed_into_an_empty_database_is_the_same_history(name: str, tmp_path: Path) -> None:
     assert {r.state for r in Reservation.objects.all()} == set(ReservationState)
     before, lines = answers(), list(export())
-    assert run_command("export_journal", tmp_path / name).out == f"Wrote {len(lines)} events to {tmp_path / name}.\n"
+    assert run_command("export_journal", tmp_path / name).out == f"Wrote {len(lines)} entries to {tmp_path / name}.\n"
     forget()
     assert list(export()) == []
     assert run_command("replay_journal", tmp_path / name).code == 0

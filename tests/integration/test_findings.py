@@ -107,8 +107,10 @@ def test_without_anything_there_is_no_chain_no_work_and_no_check() -> None:
     }
     assert found["refusals"].sentence == found["lock_waits"].sentence == "There were no picks in the last hour."
     assert found["expired_reservations"].sentence == "There were no reservations that ended in the last hour."
-    assert found["most_jobs"].sentence == "No jobs were routed in the last hour, too few to tell."
-    assert found["ledger_differences"].sentence.startswith("The ledger was never checked. Run manage.py check_ledger")
+    assert found["most_jobs"].sentence == "No jobs were routed in the last hour, too few for a percentage."
+    assert found["ledger_differences"].sentence.startswith(
+        "The ledger has never been checked. Run manage.py check_ledger"
+    )
 
 
 def test_a_chain_without_manifests_is_critical() -> None:
@@ -120,7 +122,7 @@ def test_a_few_refusals_at_a_quiet_hour_are_no_alarm() -> None:
     decide(FEW - 1, "ALL_MINERS_BUSY", waited_us=10)
     names = ("refusals", "all_miners_busy", "lock_waits")
     assert [(find(name).level, find(name).value) for name in names] == [("ok", None)] * 3
-    assert find("refusals").sentence == "19 of 19 picks in the last hour were refused, too few to tell."
+    assert find("refusals").sentence == "19 of 19 picks in the last hour were refused, too few for a percentage."
     decide(1, "ALL_MINERS_BUSY", waited_us=10)
     assert [(find(name).level, find(name).value) for name in names] == [("critical", 100)] * 3
 
@@ -150,7 +152,7 @@ def test_the_worst_is_told_first(settings: Settings) -> None:
     assert [finding.level for finding in found.findings][:5] == ["critical", "warning", "unknown", "unknown", "ok"]
     assert (found.level, found.sentence) == (
         "critical",
-        "4 of 20 findings: most jobs, expired reservations, ledger differences, ledger check age.",
+        "4 of 20 findings need attention: most jobs, expired reservations, ledger differences, ledger check age.",
     )
 
 

@@ -111,9 +111,11 @@ def feed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
         pytest.param(line(INCIDENT, hotkey="hot\0key"), "hotkey", id="a hotkey with a NUL"),
         pytest.param(line(INCIDENT, job_uuid="job"), "job_uuid", id="a bad uuid"),
         pytest.param(line(INCIDENT, type="LATE"), "LATE", id="an unknown incident"),
-        pytest.param(line(INCIDENT, voided_at=VOID["voided_at"]), "go together", id="a void without a name"),
-        pytest.param(line(INCIDENT, **{**VOID, "voided_at": None}), "go together", id="a void without a time"),
-        pytest.param(line(INCIDENT, **{**VOID, "void_reason": None}), "go together", id="a void without a reason"),
+        pytest.param(line(INCIDENT, voided_at=VOID["voided_at"]), "void_reason, or none", id="a void without a name"),
+        pytest.param(line(INCIDENT, **{**VOID, "voided_at": None}), "void_reason, or none", id="a void without a time"),
+        pytest.param(
+            line(INCIDENT, **{**VOID, "void_reason": None}), "void_reason, or none", id="a void without a reason"
+        ),
         pytest.param(line(INCIDENT, **{**VOID, "void_reason": ""}), "a reason", id="a void with an empty reason"),
         pytest.param(line(INCIDENT, **{**VOID, "voided_by": " "}), "a name", id="a void by nobody"),
         pytest.param(line(INCIDENT, **{**VOID, "voided_by": "b" * 151}), "a name", id="a void by a long name"),
@@ -140,7 +142,7 @@ def test_a_bad_line_is_told_with_its_number_and_ends_the_replay(bad: bytes, name
     assert ended.code == 2
     assert ended.err.startswith("Line 3: ")
     assert named in ended.err
-    assert ended.out == "Replayed 1 events: 1 block.\n"
+    assert ended.out == "Replayed 1 entries: 1 block.\n"
     assert stored() == expected
 
 
@@ -166,13 +168,13 @@ def test_a_journal_may_be_a_file_or_standard_input_plain_or_compressed(
     content = gzip.compress(some_blocks(3)) if packed else some_blocks(3)
     feed(monkeypatch, content)
     ended = run_command("replay_journal", "-") if way == "stdin" else replay(tmp_path, content)
-    assert ended == (0, "Replayed 3 events: 3 block.\n", "")
+    assert ended == (0, "Replayed 3 entries: 3 block.\n", "")
     assert recorded_blocks() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", gzip.compress(b"")], ids=["empty", "blank", "packed"])
 def test_an_empty_journal_is_fine(content: bytes, tmp_path: Path) -> None:
-    assert replay(tmp_path, content) == (0, "Replayed 0 events.\n", "")
+    assert replay(tmp_path, content) == (0, "Replayed 0 entries.\n", "")
 
 
 @pytest.mark.parametrize("way", ["file", "stdin"])
@@ -215,7 +217,7 @@ def test_blank_lines_have_a_bound_and_what_stands_before_them_is_stored(blank: b
     for packed in (few + told + few * 300, few + (told + few) * 300):
         ended = replay(tmp_path, gzip.compress(packed))
         assert ended.code == 2
-        assert f"more blank lines than others, and more than {MAX_BLANK} bytes" in ended.err
+        assert f"too many blank lines: {MAX_BLANK} bytes more than the other lines" in ended.err
     number = (MAX_BLANK + len(told)) // len(blank) + 2
     assert replay(tmp_path, gzip.compress(few + told + few * 300)).err.startswith(f"Line {number}: ")
     assert recorded_blocks() == [1, 2]

@@ -122,7 +122,9 @@ def test_an_unknown_format_is_refused_and_the_known_ones_are_named(monkeypatch: 
 
 
 def test_a_folder_for_metrics_must_be_there_and_none_means_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ImproperlyConfigured, match="PROMETHEUS_MULTIPROC_DIR: make the folder '/nowhere/at/all' first"):
+    with pytest.raises(
+        ImproperlyConfigured, match=r"PROMETHEUS_MULTIPROC_DIR: there is no folder '/nowhere/at/all'\. Create"
+    ):
         settings_with(monkeypatch, PROMETHEUS_MULTIPROC_DIR="/nowhere/at/all")
     settings_with(monkeypatch, PROMETHEUS_MULTIPROC_DIR="")
     assert "PROMETHEUS_MULTIPROC_DIR" not in os.environ

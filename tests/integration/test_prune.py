@@ -196,7 +196,7 @@ def test_a_job_stays_until_the_time_is_over_that_was_reserved_for_it(end: Any) -
     assert offer.expires_at
     if end:
         end(offer.route.allowance_reservation_id, now=NOW)
-    assert prune(offer.expires_at + SLACK - TICK) == ({} if end else {"expired holds": 1})
+    assert prune(offer.expires_at + SLACK - TICK) == ({} if end else {"expired reservations": 1})
     assert prune(offer.expires_at + SLACK)["routed jobs"] == 1
 
 
@@ -255,7 +255,7 @@ def test_every_hold_that_lapsed_is_tidied_whatever_its_age(age: dt.timedelta, se
     for miner in ("anna", "bert"):
         reserve(NOW - hold - age + TICK, miner)
     held = reserve(NOW, "bert")  # which tidies bert's other hold
-    assert prune() == {"expired holds": 1}
+    assert prune() == {"expired reservations": 1}
     assert dict(Reservation.objects.values_list("pk", "state")).pop(held) == State.HELD
     assert set(Reservation.objects.exclude(pk=held).values_list("state", flat=True)) == {State.EXPIRED}
     assert not Account.objects.get(miner="anna").held
@@ -268,7 +268,7 @@ def test_a_reservation_goes_once_it_has_ended_for_its_days(settings: Settings) -
         reservations.release(reserve(edge - TICK), now=edge)
         reserve(edge - dt.timedelta(seconds=106))
         reservations.spend(reserve(edge - TICK), now=edge)
-    assert prune() == {"expired holds": 1, "reservations": 2}
+    assert prune() == {"expired reservations": 1, "reservations": 2}
     jump()
     assert prune() == {"reservations": 1, "blocks": 20}
     assert {r.ended_at for r in Reservation.objects.all()} == {NOW - 90 * DAY + TICK}

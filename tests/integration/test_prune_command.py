@@ -57,13 +57,13 @@ def test_a_prune_of_an_empty_database_finds_nothing() -> None:
 
 def test_people_get_a_table(settings: Settings) -> None:
     record_history(settings)
-    for arguments, deleted, noted in ((["--dry-run"], "to delete", "1 to note"), ([], "deleted", "1 noted")):
+    for arguments, deleted, noted in ((["--dry-run"], "to delete", "1 to mark"), ([], "deleted", "1 marked")):
         ended = run_command("prune", *arguments)
         head, *rows = (re.split(r"  +", line.strip()) for line in ended.out.splitlines())
         assert (ended.code, head) == (0, ["kind", "kept days", deleted])
         assert ["decisions", "1.5", "6"] in rows
         assert ["their candidates", "0", "1"] in rows
-        assert ["expired holds", "–", noted] in rows
+        assert ["expired reservations", "–", noted] in rows
         assert len(rows) == 15
 
 
@@ -148,7 +148,7 @@ def test_what_others_keep_locked_is_passed_over_and_told(
         told = run_command("prune")
     assert first["locked"] == [passed_over]
     assert told.code == 1
-    assert f"kept it locked: {passed_over}." in told.out
+    assert f"kept rows locked: {passed_over}." in told.out
     rest = said()
     assert 0 < rest["kinds"][kind] <= counted[kind]
     assert {name: n + rest["kinds"][name] for name, n in first["kinds"].items()} == counted

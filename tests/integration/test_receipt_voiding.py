@@ -237,7 +237,7 @@ def test_the_command_voids_what_is_chosen_and_logs_each(boss: User) -> None:
         (row, boss, f"Voided: {REASON}") for row in rows
     }
     again = run_command("void_receipts", "--miner", "anna", *WHY)
-    assert again == (1, "", "No receipt that counts matches. Voided before: 2 that would match.")
+    assert again == (1, "", "There is no matching receipt to void. Matching, but voided before: 2.")
 
 
 @pytest.mark.usefixtures("boss")
@@ -284,7 +284,7 @@ def test_a_lock_that_is_not_had_in_time_leaves_what_was_voided(monkeypatch: pyte
 
 
 BAD: list[tuple[list[str], str]] = [
-    ([], "Say which: --since, --until, --job, --miner, --validator"),
+    ([], "one or more of these options: --since, --until, --job, --miner, --validator."),
     (["--job", "x"], "--job: A job's uuid"),
     (["--miner", "a\0b"], "--miner: A hotkey"),
     (["--validator", ""], "--validator: A hotkey"),
@@ -293,11 +293,11 @@ BAD: list[tuple[list[str], str]] = [
     (["--since", "2026-01-01T12:00:00"], "--since '2026-01-01T12:00:00'"),
     (["--since", "0001-01-01T00:00:00+14:00"], "--since '0001"),
     (["--until", "9999-12-31T23:59:59-14:00"], "--until '9999"),
-    (["--since", "2026-01-02T00:00:00Z", "--until", "2026-01-01T00:00:00Z"], "is not after --since"),
+    (["--since", "2026-01-02T00:00:00Z", "--until", "2026-01-01T00:00:00Z"], "is not later than --since"),
     (["--miner", "anna", "--reason", " "], "--reason TEXT"),
     (["--miner", "anna", "--reason", "x" * 501], "--reason: Voiding takes a reason of 1 to 500"),
     (["--miner", "anna", "--by", "carl"], "not 'carl'"),
-    (["--miner", "anna", "--by", "a\0b"], "--by takes the name of a user"),
+    (["--miner", "anna", "--by", "a\0b"], "--by must be the name of a user"),
     (["--miner", "anna", "--by", "clerk"], "a user with the permission router_receipts.void_receipts"),
 ]
 

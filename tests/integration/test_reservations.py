@@ -70,7 +70,7 @@ def test_a_hold_lapses_by_itself_at_its_instant(time_machine: TimeMachineFixture
 
 def test_a_lapsed_job_keeps_no_executor_busy(time_machine: TimeMachineFixture) -> None:
     routing().pick(job_request(12))
-    with pytest.raises(AllMinersBusy, match="0 of 1 miners: 1 busy"):
+    with pytest.raises(AllMinersBusy, match="0 of 1 miners eligible: 1 busy"):
         routing().pick(job_request(12))
     time_machine.shift(112)
     routing().pick(job_request(12))

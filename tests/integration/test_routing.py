@@ -85,7 +85,7 @@ def test_refusals_rank(caplog: pytest.LogCaptureFixture) -> None:
     assert "Filtered out 1 miners" in caplog.text
     config.DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI = 4
     routing().pick(job_request(12))
-    with pytest.raises(AllMinersBusy, match="0 of 1 miners: 1 busy") as busy:
+    with pytest.raises(AllMinersBusy, match="0 of 1 miners eligible: 1 busy") as busy:
         routing().pick(job_request(12))
     assert busy.value.reasons == {"anna": "1 job ongoing on 1 executor"}
 

@@ -99,7 +99,9 @@ def test_the_command_says_so_if_limits_are_bad_or_the_database_is(
     settings.ROUTING_STATUS_LIMITS = {"nothing": [1, 2]}
     ended = run_command("routing_status")
     assert (ended.code, ended.out) == (3, "")
-    assert ended.err.startswith("UNKNOWN: ROUTING_STATUS_LIMITS: 'nothing' is none of block_age, ")
+    assert ended.err.startswith(
+        "UNKNOWN: ROUTING_STATUS_LIMITS: unknown measure 'nothing'. The measures are: block_age, "
+    )
 
     monkeypatch.setattr(routing_status, "status", raising(OperationalError("connection refused")))
     ended = run_command("routing_status")

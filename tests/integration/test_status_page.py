@@ -115,4 +115,6 @@ def test_bad_limits_are_no_page(settings: Settings) -> None:
     settings.ROUTING_STATUS_LIMITS = {"refusals": [2, 1]}
     response = clerk(*SEE_STATUS).get(reverse("admin:routing_status"))
     assert response.status_code == 500
-    assert "ROUTING_STATUS_LIMITS: refusals is [2, 1]" in unescape(response.content.decode())
+    assert "ROUTING_STATUS_LIMITS: refusals must be [warning, critical], not [2, 1]" in unescape(
+        response.content.decode()
+    )

@@ -78,9 +78,9 @@ def test_the_command_says_what_it_revoked_and_then_that_nothing_is_left() -> Non
         tokens.verify(token)
     for which in ("anna", row.pk, "carl"):
         ended = run_command("revoke_token", which)
-        assert ended == (1, "", f"No token of '{which}' is live. Live ones: bert.")
+        assert ended == (1, "", f"No token of '{which}' is live. Live tokens: bert.")
     tokens.revoke("bert")
-    assert "Live ones: none." in run_command("revoke_token", "bert").err
+    assert "Live tokens: none." in run_command("revoke_token", "bert").err
 
 
 def test_the_command_says_what_it_revoked_in_json() -> None:
@@ -138,7 +138,7 @@ def test_the_admin_revokes_what_is_selected_and_keeps_who_did_it() -> None:
     (row, token), (_, other) = tokens.issue("anna", ["jobs"], DAY), tokens.issue("anna", ["jobs"], DAY)
     gone, _ = tokens.issue("anna", ["jobs"], DAY)
     tokens.revoke(gone.pk)
-    assert "1 of 2 were live, and are revoked." in revoke_in_admin(client, row, gone)
+    assert "1 of 2 tokens were live and are now revoked." in revoke_in_admin(client, row, gone)
     with pytest.raises(TokenRefused, match="is revoked"):
         tokens.verify(token)
     assert tokens.verify(other).name == "anna"

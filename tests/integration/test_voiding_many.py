@@ -102,11 +102,11 @@ def test_they_count_no_more_from_the_next_pick_on() -> None:
 
 
 def test_nothing_that_matches_has_its_own_sentence_and_code() -> None:
-    assert void("--miner", "carl") == (1, "", "No incident that counts matches.")
+    assert void("--miner", "carl") == (1, "", "There is no matching incident to void.")
     assert void("--miner", "bert").code == 0
     before = stored()
-    assert void("--miner", "bert") == (1, "", "No incident that counts matches. Voided before: 1 that would match.")
-    assert "Voided before: 1 more that match." in void("--since", (NOW - HOUR).isoformat(), "--dry-run").out
+    assert void("--miner", "bert") == (1, "", "There is no matching incident to void. Matching, but voided before: 1.")
+    assert "Matching, but voided before: 1." in void("--since", (NOW - HOUR).isoformat(), "--dry-run").out
     assert stored() == before
 
 
@@ -127,16 +127,16 @@ def test_the_command_tells_programs_what_it_did() -> None:
 
 
 BAD: list[tuple[list[object], dict[str, Any], str]] = [
-    ([], {}, "Say which: --since"),
+    ([], {}, "one or more of these options: --since"),
     (["--since", "yesterday"], {}, "--since 'yesterday'"),
     (["--until", "2026-01-01T11:00:00"], {}, "--until '2026-01-01T11:00:00'"),
-    (["--since", NOW.isoformat(), "--until", NOW.isoformat()], {}, "is not after --since"),
+    (["--since", NOW.isoformat(), "--until", NOW.isoformat()], {}, "is not later than --since"),
     (["--miner", "a b"], {}, "--miner: A hotkey"),
     (["--executor-class", "gpu"], {}, "--executor-class: Unknown executor class"),
     (["--miner", "anna"], {"reason": None}, "--reason TEXT"),
     (["--miner", "anna"], {"reason": " "}, "--reason TEXT"),
     (["--miner", "anna"], {"reason": "x" * 501}, "--reason: Voiding takes a reason of 1 to 500"),
-    (["--miner", "anna"], {"by": None}, "--by takes the name of a user of this site"),
+    (["--miner", "anna"], {"by": None}, "--by must be the name of a user of this site"),
     (["--miner", "anna"], {"by": "carl"}, "not 'carl'"),
 ]
 
@@ -166,7 +166,7 @@ def test_on_a_terminal_it_asks_once(answer: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     monkeypatch.setattr("builtins.input", ask)
     ended = run_command("void_incidents", "--miner", "anna", "--reason", REASON, "--by", "boss")
-    assert asked == ["Void 4 incidents? This can't be taken back. [y/N] "]
+    assert asked == ["Void 4 incidents? This can't be undone. [y/N] "]
     assert (ended.code, len(voided())) == ((0, 4) if answer.strip().lower().startswith("y") else (2, 0))
 
 

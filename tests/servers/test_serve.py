@@ -152,13 +152,13 @@ def test_one_server_at_a_time_and_what_is_refused_changes_nothing(clone: Path, d
         port = address.rpartition(":")[2]
         for module, more, why in (
             ("project.serve", {"PORT": port}, "Address already in use"),
-            ("project.serve", {"PORT": "0"}, "is being served"),
-            ("project.demo", {}, "is being served"),
+            ("project.serve", {"PORT": "0"}, "is serving or making the demo"),
+            ("project.demo", {}, "is serving or making the demo"),
         ):
             ended = run(clone, module, **more)
             assert (ended.code, ended.out) == (2, "")
             assert why in ended.err
-            assert "Nothing is served or changed." in ended.err
+            assert "Nothing was served or changed." in ended.err
         assert log_in(address, word)[1]
         assert (clone / "demo.sqlite3").stat().st_ino == before
         assert served.stop(signal.SIGINT) == 0

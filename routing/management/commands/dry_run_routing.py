@@ -28,26 +28,28 @@ from routing.requests import V2JobRequest, first_problem, plain_request
 
 class Command(AnsweringCommand):
     help = (
-        "Tell where jobs would go, and why, miner by miner. Writes nothing. "
-        "Exit code: 0 all routed, 1 some not, 2 bad input."
+        "Show which miner each job would get, and the verdict on every miner. This writes nothing. "
+        "Exit code: 0 all jobs routed, 1 some jobs refused, 2 bad input."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         job = parser.add_argument_group("the job")
         job.add_argument("--executor-class", metavar="CLASS", help=f"one of {', '.join(ExecutorClass)}")
-        job.add_argument("--seconds", type=int, metavar="N", help="how long it may take in all")
+        job.add_argument("--seconds", type=int, metavar="N", help="how long the job may take in total")
         job.add_argument("--job", metavar="FILE", help="a V2JobRequest in JSON")
         job.add_argument(
-            "--jobs", metavar="FILE", help="many, one a line: each sees the reservations of those before it"
+            "--jobs", metavar="FILE", help="V2JobRequests, one per line; each job sees the reservations of earlier ones"
         )
         what_if = parser.add_argument_group("what if")
         what_if.add_argument(
-            "--min-collateral", metavar="AMOUNT", help="the threshold were this: 0.01tao, 1e16, 10_000"
+            "--min-collateral", metavar="AMOUNT", help="assume this minimum collateral: 0.01tao, 1e16, 10_000"
         )
-        what_if.add_argument("--window", type=float, metavar="HOURS", help="the reliability window were this long")
-        what_if.add_argument("--exclude", action="append", default=[], metavar="HOTKEY", help="without it (repeatable)")
-        what_if.add_argument("--at", metavar="TIME", help="it were this time (ISO 8601, with a zone)")
-        parser.add_argument("--top", type=int, metavar="N", help="show the first N candidates only")
+        what_if.add_argument("--window", type=float, metavar="HOURS", help="assume a reliability window of this length")
+        what_if.add_argument(
+            "--exclude", action="append", default=[], metavar="HOTKEY", help="exclude this miner (repeatable)"
+        )
+        what_if.add_argument("--at", metavar="TIME", help="assume this time (ISO 8601, with a zone)")
+        parser.add_argument("--top", type=int, metavar="N", help="show only the first N candidates")
         parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -95,7 +97,7 @@ def what_if(options: dict[str, Any]) -> tuple[Policy, Remedies]:
     """
     policy, remedies, amount = (
         in_force.policy(),
-        Remedies(excluded="give --exclude less often"),
+        Remedies(excluded="exclude fewer miners with --exclude"),
         options["min_collateral"],
     )
     if amount is not None:
@@ -113,10 +115,10 @@ def read_requests(options: dict[str, Any]) -> Iterator[tuple[str, V2JobRequest]]
     """Yield the jobs that the options name, each with its place for error messages. Raises ValueError."""
     by_hand = options["executor_class"] is not None or options["seconds"] is not None
     if by_hand + (options["job"] is not None) + (options["jobs"] is not None) != 1:
-        raise ValueError("Name a job: --executor-class and --seconds, or --job FILE, or --jobs FILE.")
+        raise ValueError("Give a job, with --executor-class and --seconds, or with --job FILE, or with --jobs FILE.")
     if by_hand:
         if options["executor_class"] is None or options["seconds"] is None:
-            raise ValueError("--executor-class and --seconds go together.")
+            raise ValueError("Give both --executor-class and --seconds.")
         with named("--executor-class"):
             request = plain_request(options["executor_class"], options["seconds"])
         yield "--seconds", request  # the class is checked already

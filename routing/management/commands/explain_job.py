@@ -19,15 +19,15 @@ DIFFERS, UNKNOWN, NOT_KEPT = 1, 2, 3
 
 class Command(AnsweringCommand):
     help = (
-        "Tell why a job went where it went, or nowhere: every decision on it, and what became of it. "
-        "Exit code: 0 told, and with --replay all agree; 1 a replay differs; 2 nothing is on record of such a job; "
-        "3 --replay found a decision whose candidates were not kept."
+        "Explain why a job went to its miner, or why it was refused: each decision on it, and what happened then. "
+        "Exit code: 0 explained, and with --replay all decisions agree; 1 a replay differs; 2 nothing is recorded "
+        "about the job; 3 with --replay, the candidates of a decision were not kept."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("uuid", help="the job's")
-        parser.add_argument("--replay", action="store_true", help="make each decision again from what was recorded")
-        parser.add_argument("--top", type=int, metavar="N", help="show the first N candidates only")
+        parser.add_argument("uuid", help="the uuid of the job")
+        parser.add_argument("--replay", action="store_true", help="decide again from the recorded input, and compare")
+        parser.add_argument("--top", type=int, metavar="N", help="show only the first N candidates")
         parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -40,8 +40,8 @@ class Command(AnsweringCommand):
         explained, since = of_job(uuid), happenings(uuid)
         if not explained and not since:
             raise CommandError(
-                f"Nothing is on record of job {uuid}. It never came here, was refused before anybody was asked (bad "
-                "input, or too long), or what was kept of it is pruned.",
+                f"Nothing is recorded about job {uuid}. It never reached this router, it was refused before a decision "
+                "(bad input, or too long), or its records have been pruned.",
                 returncode=UNKNOWN,
             )
         again = [replay.differences(each.record) for each in explained] if options["replay"] else []
@@ -75,19 +75,19 @@ class Command(AnsweringCommand):
         if each.decision:
             report.show_candidates(each.decision, console, most=most)
         elif record.window_hours is not None:
-            sample = "only a sample of the routes and refusals has them"
-            console.print(f"Its candidates were not kept: {sample}.", style="dim")
+            sample = "the log keeps those of a sample only"
+            console.print(f"The candidates of this decision were not kept: {sample}.", style="dim")
         fate = each.fate(timezone.now())
         console.print(Text(fate, style="green" if record.miner else "red"), soft_wrap=True)
         console.print(each.summary, soft_wrap=True)
 
     def show_replay(self, found: list[str] | None, console: Console) -> None:
         if found is None:
-            console.print("It can't be made again: its candidates were not kept.", style="yellow")
+            console.print("The decision can't be replayed: its candidates were not kept.", style="yellow")
         elif not found:
-            console.print("Made again from what was recorded, it agrees.", style="green")
+            console.print("The replay of the recorded input gives the same decision.", style="green")
         else:
-            console.print("Made again from what was recorded, it differs:", style="red")
+            console.print("The replay of the recorded input gives another decision:", style="red")
             for difference in found:
                 console.print(Text(f"  {difference}"), soft_wrap=True)
 

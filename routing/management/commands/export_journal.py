@@ -12,12 +12,14 @@ from routing.upkeep.journal import export
 
 class Command(AnsweringCommand):
     help = (
-        "Write the history out as a journal. Replayed into an empty database, it gives the same answers. "
-        "Exit code: 0 written, 2 the file can't be made."
+        "Write the history to a journal. A router whose empty database replays the journal gives the same answers. "
+        "Exit code: 0 written, 2 the file can't be created."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("file", nargs="?", default="-", help="a new file, compressed if it ends in .gz; - to print")
+        parser.add_argument(
+            "file", nargs="?", default="-", help="the file to create, compressed if it ends in .gz; - to print"
+        )
 
     def handle(self, *_args: Any, **options: Any) -> None:
         name: str = options["file"]
@@ -37,4 +39,4 @@ class Command(AnsweringCommand):
                 file.close()
         except OSError as error:
             raise CommandError(f"Can't write {name}: {error.strerror}.", returncode=2) from error
-        self.stdout.write(f"Wrote {count} events to {name}.")
+        self.stdout.write(f"Wrote {count} entries to {name}.")

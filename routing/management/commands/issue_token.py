@@ -17,17 +17,23 @@ UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 class Command(AnsweringCommand):
     help = (
-        "Issue a token that opens the sockets or the metrics, and print it: it is shown once, and stored nowhere. "
-        "To replace a token, issue another of the same name, and then revoke the old one by "
+        "Issue a token that gives access to the sockets or the metrics, and print it. The token is printed only once: "
+        "it is not stored. To replace a token, issue another one with the same name, and then revoke the old one with "
         "revoke_token NAME --keep-newest. "
         "Exit code: 0 issued, 2 bad input."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         scopes = [scope.value for scope in tokens.Scope]
-        parser.add_argument("name", help="whose it is; several tokens may have one name")
-        parser.add_argument("--scope", action="append", required=True, choices=scopes, help="what for (repeatable)")
-        parser.add_argument("--ttl", default="90d", help="how long it lives: 30m, 12h, 90d (the default)")
+        parser.add_argument("name", help="the name of the client; several tokens can have the same name")
+        parser.add_argument(
+            "--scope",
+            action="append",
+            required=True,
+            choices=scopes,
+            help="what the token gives access to (repeatable)",
+        )
+        parser.add_argument("--ttl", default="90d", help="how long the token is valid: 30m, 12h, 90d (the default)")
         parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -41,7 +47,7 @@ class Command(AnsweringCommand):
         self.stderr.write(f"{tokens.described(row)}, until {row.expires_at.isoformat()}.", self.style.SUCCESS)
         if older := len(tokens.live_of(row.name)) - 1:
             self.stderr.write(
-                f"Older tokens of this name are live: {older}. When the client has the new one, run: "
+                f"Older live tokens of this name: {older}. When the client uses the new token, run: "
                 f"manage.py revoke_token {shlex.quote(row.name)} --keep-newest"
             )
         self.stdout.write(token)
@@ -51,5 +57,5 @@ def time_to_live(text: str) -> dt.timedelta:
     """Return the duration that `text` names, such as 90d. Raises BadInputError."""
     match = re.fullmatch("([0-9]{1,9})([smhd])", text)
     if match is None:
-        raise BadInputError(f"--ttl must be a number and its unit, {', '.join(UNITS)}, as in 90d; not {text!r:.80}.")
+        raise BadInputError(f"--ttl must be a number and a unit ({', '.join(UNITS)}), as in 90d, not {text!r:.80}.")
     return dt.timedelta(**{UNITS[match[2]]: int(match[1])})

@@ -19,14 +19,15 @@ BATCH = 500
 
 class Command(AnsweringCommand):
     help = (
-        "Delete what is past use, for as many days as the settings ROUTING_KEEP_..._DAYS say, and note which holds "
-        "have expired. Routing may go on meanwhile, and so may a follower. "
-        "Exit code: 0 pruned, 1 something was passed over because others kept it locked (prune again), 2 bad input."
+        "Delete rows that are older than the settings ROUTING_KEEP_..._DAYS and no longer needed, and mark expired "
+        "reservations as expired. Routers and the chain follower can run meanwhile. "
+        "Exit code: 0 pruned, 1 some rows were skipped because other transactions kept them locked (prune again), "
+        "2 bad input."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--dry-run", action="store_true", help="count what would go, and delete nothing")
-        parser.add_argument("--batch", type=int, default=BATCH, metavar="N", help=f"rows a transaction ({BATCH})")
+        parser.add_argument("--dry-run", action="store_true", help="count what would be deleted, and delete nothing")
+        parser.add_argument("--batch", type=int, default=BATCH, metavar="N", help=f"rows per transaction ({BATCH})")
         parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -42,7 +43,7 @@ class Command(AnsweringCommand):
         else:
             wide_console(self.stdout._out).print(as_table(todo, rows, dry_run=dry_run))
             for what in locked:
-                self.stdout.write(f"Passed over, because others kept it locked: {what}. Prune again.")
+                self.stdout.write(f"Skipped, because other transactions kept rows locked: {what}. Prune again.")
         if locked:
             raise SystemExit(1)
 
@@ -72,7 +73,7 @@ def as_table(todo: list[Kind], rows: list[int], *, dry_run: bool) -> Table:
     table.add_column("to delete" if dry_run else "deleted", justify="right")
     for kind, n in zip(todo, rows, strict=True):
         if kind.setting is None:
-            table.add_row(kind.name, "–", f"{n} to note" if dry_run else f"{n} noted")
+            table.add_row(kind.name, "–", f"{n} to mark" if dry_run else f"{n} marked")
         else:
             table.add_row(kind.name, f"{days(kind.setting):g}", str(n))
     return table

@@ -18,12 +18,12 @@ from routing.upkeep.journal import MAX_LINE, JournalError, replay
 
 class Command(AnsweringCommand):
     help = (
-        "Record a subnet's history from a journal, a JSON event a line. Replaying it again changes nothing. "
-        "Exit code: 0 all recorded, 2 a line is wrong (told with its number; what stands before it is recorded)."
+        "Record a subnet's history from a journal, with one JSON entry per line. Replaying it again changes nothing. "
+        "Exit code: 0 all entries recorded, 2 a line is wrong (the error has its number; earlier lines are recorded)."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("file", help="plain or gzip; - for standard input")
+        parser.add_argument("file", help="the journal, plain or compressed with gzip; - for standard input")
         parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -39,14 +39,19 @@ class Command(AnsweringCommand):
             self.stdout.write(json.dumps({"recorded": counts, "error": left}))
         else:
             kinds = ", ".join(f"{n} {kind}" for kind, n in counts.most_common())
-            self.stdout.write(f"Replayed {counts.total()} events" + (f": {kinds}." if kinds else "."))
+            self.stdout.write(f"Replayed {counts.total()} entries" + (f": {kinds}." if kinds else "."))
         if problem is not None:
             raise CommandError(str(problem), returncode=2)
 
     def replay(self, raw: BinaryIO, size: int | None) -> tuple[Counter[str], JournalError | None]:
         """Replay with a progress bar on a terminal. Return the number of events by kind, and the error or None."""
         counts: Counter[str] = Counter()
-        columns = TextColumn("Replaying"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[events]} events")
+        columns = (
+            TextColumn("Replaying"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[events]} entries"),
+        )
         terminal = Console(stderr=True)
         with Progress(*columns, TimeRemainingColumn(), console=terminal, disable=not terminal.is_terminal) as progress:
             task = progress.add_task("", total=size, events=0)

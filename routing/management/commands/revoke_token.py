@@ -14,16 +14,16 @@ from routing.models import AccessToken
 
 class Command(AnsweringCommand):
     help = (
-        "Revoke tokens: they open nothing any more, and sockets that they opened are closed. To replace a token: issue "
-        "another of the same name, give it to the client, then revoke the old one with --keep-newest. Without it all "
-        "live tokens of the name are revoked, the new one too. "
-        "Exit code: 0 revoked, 1 no such token is live, 2 bad input."
+        "Revoke tokens. A revoked token gives no access, and sockets that it opened are closed. To replace a token: "
+        "issue another one with the same name, give it to the client, then revoke the old one with --keep-newest. "
+        "Without --keep-newest all live tokens of the name are revoked, also the new one. "
+        "Exit code: 0 revoked, 1 there is no such live token, 2 bad input."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("name_or_id", help="all tokens of this name, or the one of this id")
+        parser.add_argument("name_or_id", help="revoke all tokens of this name, or the token with this id")
         parser.add_argument(
-            "--keep-newest", action="store_true", help="keep, of a name, the newest token for each of its scopes"
+            "--keep-newest", action="store_true", help="keep the newest token of the name for each scope"
         )
         parser.add_argument("--format", choices=["text", "json"], default="text")
 
@@ -43,9 +43,11 @@ class Command(AnsweringCommand):
             for row in kept:
                 self.stdout.write(f"{tokens.described(row)}, is kept.")
         if not revoked and kept:
-            problem = f"No live token of {which!r} is replaced: each is the newest for one of its scopes."
+            problem = f"No token of {which!r} was revoked: each live one is the newest for one of its scopes."
             raise CommandError(problem, returncode=1)
         if not revoked:
             live = AccessToken.objects.filter(tokens.live_at(timezone.now()))
             names = live.order_by("name").values_list("name", flat=True).distinct()
-            raise CommandError(f"No token of {which!r} is live. Live ones: {', '.join(names) or 'none'}.", returncode=1)
+            raise CommandError(
+                f"No token of {which!r} is live. Live tokens: {', '.join(names) or 'none'}.", returncode=1
+            )

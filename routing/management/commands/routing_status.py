@@ -29,8 +29,8 @@ STYLES = {
 
 class Command(AnsweringCommand):
     help = (
-        "Tell how routing stands: the chain, refusals, expires, locks and miners of the last hour, and the ledger. "
-        "ROUTING_STATUS_LIMITS says what is too much. "
+        "Show the state of routing: the chain, the ledger, and the refusals, expired reservations, waits for locks and "
+        "miners of the last hour. The setting ROUTING_STATUS_LIMITS changes the limits. "
         "Exit code, for monitors: 0 ok, 1 warning, 2 critical, or no database, or bad arguments, 3 unknown."
     )
     requires_system_checks = ()  # monitors also need the status of a site with bad settings

@@ -14,11 +14,11 @@ from routing.upkeep.voiding import groups, void_for
 
 class Command(VoidingCommand):
     help = (
-        "Void incidents, for good: they stay in the list, and no pick counts them any more. Each keeps who did it and "
-        "why, and has an entry in the admin's log. "
-        "Exit code: 0 voided, or counted with --dry-run; 1 no incident that counts matches; 2 bad input, or not "
-        f"confirmed; 3 others kept a class locked: what was voided until then, {VOIDED_AT_ONCE} at a time, stays (void "
-        "again)."
+        "Void incidents permanently. They stay in the list, but no pick counts them any more. The user and the reason "
+        "are stored with each incident and in the admin's log. "
+        "Exit code: 0 voided, or counted with --dry-run; 1 there is no matching incident to void; 2 bad input, or not "
+        "confirmed; 3 other transactions kept a class locked (run it again: incidents are voided "
+        f"{VOIDED_AT_ONCE} at a time, and those voided so far stay voided)."
     )
     noun = "incident"
     permission = "routing.void_incidents"

@@ -19,17 +19,19 @@ KINDS: dict[str, type[Receipt]] = {
 
 class Command(VoidingCommand):
     help = (
-        "Void receipts, for good: they are kept, and from the next pick on they count as if they were not there. Each "
-        "keeps who did it and why, and has an entry in the admin's log. "
-        "Exit code: 0 voided, or counted with --dry-run; 1 no receipt that counts matches; 2 bad input, or not "
-        f"confirmed; 3 others kept receipts locked: what was voided until then, {VOIDED_AT_ONCE} at a time, stays "
-        "(void again)."
+        "Void receipts permanently. They stay in the list, but no pick counts them any more. The user and the reason "
+        "are stored with each receipt and in the admin's log. "
+        "Exit code: 0 voided, or counted with --dry-run; 1 there is no matching receipt to void; 2 bad input, or not "
+        "confirmed; 3 other transactions kept receipts locked (run it again: receipts are voided "
+        f"{VOIDED_AT_ONCE} at a time, and those voided so far stay voided)."
     )
     noun = "receipt"
     permission = "router_receipts.void_receipts"
 
     def add_which(self, which: Any) -> None:
-        which.add_argument("--kind", choices=KINDS, action="append", help="started and accepted, if none is given")
+        which.add_argument(
+            "--kind", choices=KINDS, action="append", help="(repeatable) by default started and accepted"
+        )
         which.add_argument("--job", metavar="UUID")
         which.add_argument("--miner", metavar="HOTKEY")
         which.add_argument("--validator", metavar="HOTKEY")
