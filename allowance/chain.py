@@ -95,7 +95,9 @@ def record_manifests(
     miners = {name: validation.axon(name, axon) for name, axon in axons.items()}
     answers = {name: validation.manifest(name, counts) for name, counts in executors.items()}
     if unasked := sorted(answers.keys() - miners.keys()):
-        raise BadInputError(f"Manifest without an axon: {', '.join(unasked[:5])}. Leave it out, or add the axon.")
+        raise BadInputError(
+            f"Miners with a manifest but no axon: {', '.join(unasked[:5])}. Leave out the manifests, or add the axons."
+        )
     where: dict[str, dict[str, str | int]] = {
         name: {"address": m.address, "ip_version": m.ip_version, "port": m.port} for name, m in sorted(miners.items())
     }
@@ -107,8 +109,9 @@ def record_manifests(
         newest = ManifestSync.objects.order_by("-block", "-pk").first()
         if newest is not None and newest.block > block:
             raise BadInputError(
-                f"Manifests at block {block} are older than those at {newest.block}; record them in block order. "
-                f"If those are wrong, take them back: manage.py forget_blocks --from {newest.block}."
+                f"The manifests of block {block} are older than the recorded manifests of block {newest.block}. Record "
+                "manifests in block order. If the recorded manifests are wrong, take them back: "
+                f"manage.py forget_blocks --from {newest.block}."
             )
         chain_changed()
         _locate(where)
@@ -136,17 +139,17 @@ def _not_ahead(number: int, timestamp: dt.datetime) -> dt.datetime:
     now = timezone.now()
     if timestamp > now + MAX_AHEAD:
         raise BadInputError(
-            f"Block {number} at {timestamp.isoformat()} is ahead of this host's clock ({now.isoformat()}) by more than "
-            f"{MAX_AHEAD.total_seconds() / 60:g} minutes. Check the clocks of this host and of the chain's node."
+            f"Block {number} at {timestamp.isoformat()} is more than {MAX_AHEAD.total_seconds() / 60:g} minutes ahead "
+            f"of this host's clock, {now.isoformat()}. Check the clocks of this host and of the chain's node."
         )
     return timestamp
 
 
 def _out_of_order(number: int, timestamp: dt.datetime, stored: Block) -> BadInputError:
-    relation = "newer" if number < stored.number else "older"
+    relation = "later" if number < stored.number else "earlier"
     return BadInputError(
-        f"Block {number} at {timestamp.isoformat()} is {relation} than block {stored.number}, which is stored, at "
-        f"{stored.timestamp.isoformat()}. If the stored one is wrong, take it back: "
+        f"The time of block {number}, {timestamp.isoformat()}, is {relation} than the time of the recorded block "
+        f"{stored.number}, {stored.timestamp.isoformat()}. If the recorded block is wrong, take it back: "
         f"manage.py forget_blocks --from {stored.number}."
     )
 

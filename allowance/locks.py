@@ -123,7 +123,7 @@ def lock_account(
     Raises TransactionManagementError outside a transaction.
     """
     if not connection.in_atomic_block:
-        raise transaction.TransactionManagementError("An account is locked inside a transaction only.")
+        raise transaction.TransactionManagementError("Call lock_account inside a transaction.")
     patience = lock_timeout() if wait is None else wait
     if patience > 0:
         bound_waits(patience)

@@ -109,11 +109,11 @@ class ReadOnlyAdmin(ModelAdmin):
         """Return the list for a request. Raises BadRequest (status 400) for a filter that the database can't apply."""
         for name, values in request.GET.lists():  # Django itself checks the search term
             if "\0" in name or (name != SEARCH_VAR and any("\0" in value for value in values)):
-                raise BadRequest("An address has no NUL.")
+                raise BadRequest("The address of a page must not contain a NUL character.")
         try:
             return super().get_changelist_instance(request)
         except OverflowError as error:
-            raise BadRequest("A filter's value is beyond what the database can compare.") from error
+            raise BadRequest("The value of a filter is too large or too small for the database.") from error
 
     def response_action(
         self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any
@@ -124,7 +124,7 @@ class ReadOnlyAdmin(ModelAdmin):
                 ProhibitNullCharactersValidator()(key)
                 self.opts.pk.clean(key, None)
             except ValidationError as error:
-                raise BadRequest(f"No row can have the key {key!r:.80}.") from error
+                raise BadRequest(f"{key!r:.80} can't be the key of a row. Select rows in the list.") from error
         return super().response_action(request, queryset, *args, **kwargs)
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
@@ -172,7 +172,7 @@ def uuids_beginning(text: str) -> tuple[UUID, UUID]:
     digits = text.replace("-", "").lower()
     if re.fullmatch(f"[0-9a-f]{{{UUID_BEGINNING},32}}", digits):
         return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
-    raise ValueError(f"A UUID begins with {UUID_BEGINNING} or more hexadecimal digits, not {text!r:.80}.")
+    raise ValueError(f"A UUID must begin with {UUID_BEGINNING} or more hexadecimal digits, not {text!r:.80}.")
 
 
 def link(text: object, model: type[Model], pk: object = None, **query: object) -> str:

@@ -40,7 +40,7 @@ class Setting(NamedTuple):
             try:
                 return json.loads(env.str(self.name, default="") or "{}")
             except ValueError as error:
-                raise ImproperlyConfigured(f"{self.name} is no JSON: {error}. {self.help}") from error
+                raise ImproperlyConfigured(f"{self.name} is not valid JSON: {error}. {self.help}") from error
         read = {int: env.int, float: env.float, str: env.str, list: env.list}[type(self.default)]
         return read(self.name, default=self.default)
 
