@@ -41,8 +41,9 @@ class Earning(NamedTuple):
             return f"None of the last {self.recorded} blocks is missing."
         named = ", ".join(f"{first} to {last}" for first, last in self.gaps[:NAMED_GAPS])
         return (
-            f"{self.missing} of the last {self.recorded + self.missing} blocks are missing, {named}"
-            f"{', …' if len(self.gaps) > NAMED_GAPS else ''}: they earn nothing, nor does the block before each gap."
+            f"{self.missing} of the last {self.recorded + self.missing} blocks are missing ({named}"
+            f"{', …' if len(self.gaps) > NAMED_GAPS else ''}). "
+            "Missing blocks and the block before each gap earn nothing."
         )
 
 
@@ -77,8 +78,8 @@ def causes(
             found.append(f"{blocks.sentence} {CHECK_BLOCKS}")
         if 10 * blocks.without_stake > blocks.recorded:
             found.append(
-                f"Our own stake share was 0 in {blocks.without_stake} of the last {blocks.recorded} blocks, "
-                f"which earn nothing. {CHECK_STAKE}"
+                f"Our own stake share was 0 in {blocks.without_stake} of the last {blocks.recorded} blocks. "
+                f"Blocks with a stake share of 0 earn nothing. {CHECK_STAKE}"
             )
     voided = None if balances is None else {balance.voided_before for balance in balances}
     of_silence = [

@@ -24,8 +24,8 @@ from allowance.types import MAX_AHEAD, BadInputError
 
 logger = logging.getLogger(__name__)
 
-CHECK_BLOCKS = "Record them, or take a newest block that is wrong back with forget_blocks."
-CHECK_STAKE = "Check the stake of the validator, and the hotkey whose stake the follower reads."
+CHECK_BLOCKS = "Record the missing blocks. If the newest block is wrong, take it back with forget_blocks."
+CHECK_STAKE = "Check the stake of the validator. Check that the chain follower reads the stake of the right hotkey."
 
 Axon = Mapping[str, str | int]
 
@@ -48,7 +48,7 @@ def record_block(
         known = Block.objects.filter(pk=number).first()
         if known is not None:
             if (known.timestamp, known.stake_share) != (timestamp, stake_share):
-                logger.warning("Block %d came again with other contents; what was recorded first stays.", number)
+                logger.warning("Block %d is already recorded with other values. The new values are ignored.", number)
             return
         before = Block.objects.filter(number__lt=number).order_by("-number").first()
         after = Block.objects.filter(number__gt=number).order_by("number").first()
@@ -69,7 +69,9 @@ def record_block(
             before.save(update_fields=["ns"])
         if after is None and stake_share == 0 and (before is None or before.stake_share > 0):
             logger.warning(
-                "Our own stake share is 0 from block %d on: its blocks earn nothing. %s", number, CHECK_STAKE
+                "Our own stake share is 0 from block %d on. Blocks with a stake share of 0 earn nothing. %s",
+                number,
+                CHECK_STAKE,
             )
         if names is not None and lost is None and (lost := absence(newest_block())):
             logger.warning("%s %s", lost.sentence, CHECK_NEURONS)

@@ -9,8 +9,8 @@ from allowance.ledger import Steps, present, was_present
 from allowance.models import Account, Block, ManifestSync, Miner
 from allowance.types import BLOCK_EXPIRY
 
-CHECK_NEURONS = "Check the subnet, and the node, from which the follower reads the neurons."
-CHECK_MANIFESTS = "Check that the follower reaches the miners."
+CHECK_NEURONS = "Check that the chain follower reads the neurons of the right subnet, and that its node works."
+CHECK_MANIFESTS = "Check that the chain follower can reach the miners."
 
 FEW = 3
 """The minimum number of miners that lose allowance at once for a silence. Fewer are not a fault on our side."""
@@ -41,7 +41,7 @@ class Silence(NamedTuple):
         """A sentence with the number of silent miners and what they lost."""
         if self.executor_class is None:
             return (
-                f"{self.silent} of {self.declared} miners that had answered were silent at block {self.block}: "
+                f"{self.silent} of {self.declared} miners that had executors declared none at block {self.block}: "
                 "their allowance is void."
             )
         return (

@@ -1,4 +1,4 @@
-"""Select the receipts that are past use: they are old, and their jobs are over."""
+"""Select the receipts that are no longer needed: old receipts of jobs that are over."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 
 Old = tuple[QuerySet[Any], Q]
-"""Old rows, and the condition that those past use must meet as well."""
+"""Old rows, and the further condition that a row must meet to be deleted."""
 
 
 def over_since(when: dt.datetime, job: str) -> Q:

@@ -60,7 +60,7 @@ def strict(view: Callable[..., Any]) -> Callable[..., Any]:
 UUID_BEGINNING = 6
 """The least number of leading digits that a search by UUID takes. Few other UUIDs begin with the same digits."""
 
-JOB_OR_HOTKEY = f"a job's uuid or its first {UUID_BEGINNING} digits or more, or the beginning of a hotkey"
+JOB_OR_HOTKEY = f"a job's uuid, or at least its first {UUID_BEGINNING} digits, or the beginning of a hotkey"
 """The help text of the search in most lists."""
 
 
@@ -159,7 +159,7 @@ class ReadOnlyAdmin(ModelAdmin):
         response = super().changelist_view(request, extra_context)
         listed = getattr(response, "context_data", {}).get("cl")
         if listed is not None and listed.query and not listed.result_count:
-            messages.warning(request, f"“{listed.query:.80}” finds nothing. Search takes {self.search_help_text}.")
+            messages.warning(request, f"Nothing found for “{listed.query:.80}”. Search by {self.search_help_text}.")
         return response
 
 

@@ -62,14 +62,14 @@ conf = Settings(
     Setting(
         "ALLOWANCE_THREADS",
         8,
-        "Threads of a process that work for its coroutines. Each has a database connection.",
+        "The number of threads in which the coroutines of a process use the database. Each thread has a connection.",
         least=1,
     ),
     Setting(
         "ALLOWANCE_LOCK_TIMEOUT",
         5.0,
-        "The longest wait for a row that others have locked, on PostgreSQL. A pick waits no longer for all its "
-        "candidates together.",
+        "On PostgreSQL, the maximum wait for a row that another transaction has locked. It also limits the total wait "
+        "of a pick for all its candidates.",
         "s",
         least=0.001,
     ),

@@ -39,7 +39,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
 
 
-SILENCE = f"4 of 4 miners that had answered were silent at block {NEWEST}: their allowance is void."
+SILENCE = f"4 of 4 miners that had executors declared none at block {NEWEST}: their allowance is void."
 
 
 def test_a_sync_that_nobody_answered_is_told_everywhere(caplog: pytest.LogCaptureFixture, admin_client: Client) -> None:
@@ -103,7 +103,7 @@ def test_who_answers_with_no_executors_is_silent() -> None:
     """Else all that a miner had would be void without a word."""
     declare(dict.fromkeys(NAMES, 0))
     assert find("silent_miners").level is Level.CRITICAL
-    with pytest.raises(NotEnoughAllowanceException, match="4 of 4 miners that had answered were silent"):
+    with pytest.raises(NotEnoughAllowanceException, match="4 of 4 miners that had executors declared none"):
         routing().pick(job_request())
 
 
@@ -151,7 +151,7 @@ def test_a_sync_that_asks_few_hides_no_silence(between: list[str], caplog: pytes
     """As after a neuron list that came empty: nobody is asked, then nobody answers."""
     sync(NEWEST - 5, *between, asked=between)
     sync(NEWEST, *between)
-    sentence = f"{4 - len(between)} of 4 miners that had answered were silent at block {NEWEST}"
+    sentence = f"{4 - len(between)} of 4 miners that had executors declared none at block {NEWEST}"
     assert [sentence in warning for warning in warnings(caplog)] == [True]
     assert sentence in find("silent_miners").sentence
     with pytest.raises(NotEnoughAllowanceException, match=sentence):
@@ -181,7 +181,7 @@ def test_a_newer_silence_does_not_hide_an_older_one() -> None:
     assert told == [(NEWEST - 8, None, 7), (NEWEST, OTHER, 3)]
     with pytest.raises(NotEnoughAllowanceException) as refused:
         routing().pick(job_request(3000))
-    sentence = f"7 of 7 miners that had answered were silent at block {NEWEST - 8}"
+    sentence = f"7 of 7 miners that had executors declared none at block {NEWEST - 8}"
     assert [sentence in cause for cause in refused.value.causes] == [True]
 
 
@@ -226,7 +226,7 @@ def test_a_busy_miner_does_not_hide_that_the_others_are_silent() -> None:
         routing().pick(job_request(1))
     with pytest.raises(AllMinersBusy) as refused:
         routing().pick(job_request(1))
-    sentence = f"3 of 4 miners that had answered were silent at block {NEWEST}: their allowance is void."
+    sentence = f"3 of 4 miners that had executors declared none at block {NEWEST}: their allowance is void."
     assert refused.value.decision.causes == (f"{sentence} {CHECK_MANIFESTS}",)
     assert sentence in str(refused.value)
     (explained,) = explain.explain([DecisionRecord.objects.latest("at", "pk")])
@@ -262,7 +262,9 @@ def test_a_stake_share_of_0_is_the_cause(caplog: pytest.LogCaptureFixture, admin
     sync(FIRST_BLOCK, *NAMES)
     assert [f"0 from block {FIRST_BLOCK} on" in warning for warning in warnings(caplog)] == [True]
     cause = "Our own stake share was 0 in 3 of the last 3 blocks"
-    with pytest.raises(NotEnoughAllowanceException, match=f"{cause}, which earn nothing. Check the stake"):
+    with pytest.raises(
+        NotEnoughAllowanceException, match=f"{cause}. Blocks with a stake share of 0 earn nothing. Check the stake"
+    ):
         routing().pick(job_request(12))
     assert (find("blocks_without_stake").level, find("blocks_without_stake").value) == (Level.WARNING, 3)
     assert cause in find("blocks_without_stake").sentence
@@ -364,8 +366,8 @@ def test_gaps_are_told_with_the_blocks_that_are_missing() -> None:
     finding = find("block_gaps")
     assert (finding.level, finding.value) == (Level.WARNING, 8)
     assert finding.sentence.startswith(
-        "8 of the last 16 blocks are missing, 1002 to 1003, 1006 to 1008, …: they earn nothing, "
-        "nor does the block before each gap."
+        "8 of the last 16 blocks are missing (1002 to 1003, 1006 to 1008, …). "
+        "Missing blocks and the block before each gap earn nothing."
     )
     mint(FIRST_BLOCK + 15 + 722)
     finding = find("block_gaps")

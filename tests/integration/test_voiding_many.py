@@ -135,7 +135,7 @@ BAD: list[tuple[list[object], dict[str, Any], str]] = [
     (["--executor-class", "gpu"], {}, "--executor-class: Unknown executor class"),
     (["--miner", "anna"], {"reason": None}, "--reason TEXT"),
     (["--miner", "anna"], {"reason": " "}, "--reason TEXT"),
-    (["--miner", "anna"], {"reason": "x" * 501}, "--reason: Voiding takes a reason of 1 to 500"),
+    (["--miner", "anna"], {"reason": "x" * 501}, "--reason: Voiding needs a reason of 1 to 500"),
     (["--miner", "anna"], {"by": None}, "--by takes the name of a user of this site"),
     (["--miner", "anna"], {"by": "carl"}, "not 'carl'"),
 ]
