@@ -39,12 +39,12 @@ def parse_wei(text: str) -> int:
     """
     match = AMOUNT.fullmatch(text.strip().lower())
     if match is None:
-        comma = " A comma is not accepted: it can separate thousands or decimals." if "," in text else ""
+        comma = " A comma may stand for thousands or for decimals, so it is not accepted." if "," in text else ""
         raise BadInputError(f"{text!r:.80} is not an amount.{comma} {HOW}")
     whole, decimals, exponent, unit = match.groups(default="")
     if decimals and not exponent and unit != "tao":
         raise BadInputError(
-            f"{text!r:.80} has a point. The point can separate thousands or decimals, and Wei are whole numbers. {HOW}"
+            f"{text!r:.80} has a point, which may stand for thousands or for decimals. Wei are whole numbers. {HOW}"
         )
     digits = (whole.replace("_", "") + decimals).lstrip("0")
     if not digits:
@@ -55,7 +55,7 @@ def parse_wei(text: str) -> int:
         if fraction.strip("0"):
             raise BadInputError(f"{text!r:.80} is not a whole number of Wei. {HOW}")
     if len(digits) + zeros > MOST_DIGITS or int(digits + "0" * zeros) > MAX_WEI:
-        raise BadInputError(f"{text!r:.80} is more than the maximum of 2**256 - 1 Wei. {HOW}")
+        raise BadInputError(f"{text!r:.80} is more than 2**256 - 1 Wei, the maximum. {HOW}")
     return int(digits + "0" * zeros)
 
 

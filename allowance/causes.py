@@ -12,7 +12,7 @@ from allowance.models import Block
 from allowance.types import BLOCK_EXPIRY, CHECK_CLASS
 
 MANY = BLOCK_EXPIRY // 10
-"""The largest number of missing blocks that is not a cause. `routing.watch.measures` uses it as a limit too."""
+"""More missing blocks than this are a cause. `routing.watch.measures` uses the same number as a limit."""
 
 NAMED_GAPS = 2
 """Maximum number of gaps that a sentence lists."""
@@ -67,7 +67,7 @@ def causes(
 
     With the `balances` of a class, a silence is a cause only if it voided allowance of one of them. A class without
     executors is then a cause too, unless an absence or a silence is one. If `of_blocks` is False, blocks that earn
-    nothing are no cause.
+    nothing are not a cause.
     """
     newest, found = newest_block(), []
     if lost := absence(newest):

@@ -13,7 +13,7 @@ CHECK_NEURONS = "Check that the chain follower reads the neurons of the right su
 CHECK_MANIFESTS = "Check that the chain follower can reach the miners."
 
 FEW = 3
-"""The minimum number of miners that lose allowance at once for a silence. Fewer are not a fault on our side."""
+"""A silence needs at least this number of miners. If fewer lose allowance, the fault is probably not on our side."""
 
 Counts = Mapping[str, Mapping[str, int]]
 """Executor counts by hotkey and class."""
@@ -58,7 +58,7 @@ def silences_in(block: int, before: Counts, answers: Counts) -> list[Silence]:
     """
     everything = _silence(block, None, before, answers)
     if 2 * everything.silent > everything.declared:
-        # A sync may ask few of many miners. If those are silent, it tells nothing of the others.
+        # A sync may ask few of many miners. If those declare none, this shows nothing about the others.
         return [everything] if everything.silent >= FEW or everything.silent > _answering() else []
     classes = sorted({executor_class for counts in before.values() for executor_class in counts})
     found = [_silence(block, executor_class, before, answers) for executor_class in classes]
@@ -77,9 +77,9 @@ def _silence(block: int, executor_class: str | None, before: Counts, answers: Co
 def silences(newest: int) -> list[Silence]:
     """Return the silences that still reduce allowance, the highest percentage first.
 
-    A silence does while a job may use blocks from before its sync. If there is none, return those of the newest sync
-    that still last: of all classes while less than half of its miners declare executors, of one class while no miner
-    declares any.
+    A silence reduces allowance while a job may use blocks from before its sync. If there is no such silence, return the
+    silences of the newest sync that still last. A silence of all classes lasts while less than half of its miners
+    declare executors. A silence of one class lasts while no miner declares any executors.
     """
     syncs = ManifestSync.objects.exclude(silent=[]).order_by("-block", "-pk").values_list("block", "silent")
     found = _all_of(syncs.filter(block__gt=newest - BLOCK_EXPIRY))
@@ -135,7 +135,7 @@ def absence(newest: int) -> Absence | None:
     """Return the absence in the newest neuron list if it lacks most miners or is empty, else None. Two queries.
 
     A miner counts if it declares executors and was registered in a block that a job may use. If no miner with executors
-    is registered any more, all that ever were count.
+    is registered any more, a miner counts if it was ever registered.
     """
     lists = Block.objects.filter(neurons__isnull=False).order_by("-number").values_list("number", "neurons__hotkeys")
     in_force: tuple[int, list[str]] | None = lists.first()

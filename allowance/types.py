@@ -96,7 +96,7 @@ class AllowanceException(RefusedError):
     """The base class of the ledger's refusals. A refused call reserves nothing."""
 
 
-CHECK_CLASS = "Check the executor class, and that the chain follower records blocks and manifests."
+CHECK_CLASS = "Check the executor class. Check that the chain follower records blocks and manifests."
 
 
 class NotEnoughAllowanceException(AllowanceException):

@@ -49,7 +49,7 @@ def hotkey(value: object) -> str:
 
 
 def hotkeys(values: Iterable[str], name: str) -> frozenset[str]:
-    """Return `values` if all are valid hotkeys. A single string is refused: it would be read as a series of letters."""
+    """Return `values` if all are valid hotkeys. A single string is refused: each letter would be a hotkey."""
     if isinstance(values, str):
         raise BadInputError(f"{name} must be a list of hotkeys: [{values!r:.80}], not {values!r:.80}.")
     return frozenset(hotkey(value) for value in values)

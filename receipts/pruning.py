@@ -37,6 +37,7 @@ def started(before: dt.datetime) -> Old:
 def finished(unused: Q, before: dt.datetime) -> Old:
     """Return the finished receipts that were written before `before`, whose jobs are over, and that are `unused`.
 
-    While another receipt of the job is valid, or blocks are held for it, this receipt shows that it is not ongoing.
+    While another receipt of the job is valid, or blocks are held for the job, the finished receipt is needed: it shows
+    that the job is not ongoing.
     """
     return JobFinishedReceipt.objects.filter(timestamp__lt=before), over_since(before, "job_uuid") & unused

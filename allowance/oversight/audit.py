@@ -36,10 +36,10 @@ from allowance.state import window
 from allowance.types import BLOCK_EXPIRY
 
 KEPT_BEFORE = ledger.KEPT_BLOCKS - BLOCK_EXPIRY
-"""The longest job, in blocks. A window that reaches this much further back has all blocks that balances remember."""
+"""The longest job, in blocks. A window that begins this number of blocks earlier has all blocks in balances."""
 
 EXAMPLES = 50
-"""The most differences that a check stores as text. It stores their full number, too."""
+"""The maximum number of differences that a check stores as text. The total number is stored too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def check_ledger(*, repair: bool = False) -> Iterator[Difference]:
     renew_connection()
     accounts = Account.objects.select_related("miner").in_bulk()
     usable = window(None, before=KEPT_BEFORE)
-    hints = set()  # no more than hints: accounts and reservations come from two queries, and may change in between
+    hints = set()  # only hints: accounts and reservations come from two queries, and may change in between
     with reading_transaction():
         for pk, live in groupby(_live_reservations().iterator(), key=lambda reservation: reservation.account_id):
             account = accounts.pop(pk, None)

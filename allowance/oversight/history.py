@@ -16,7 +16,7 @@ NOTHING_DECLARED: Declared = (0, 0, ())
 
 
 def presence() -> defaultdict[str, Steps]:
-    """Return the presence of each miner, by hotkey: 1 from a block on where it is registered, 0 where it is not."""
+    """Return the presence of each miner, by hotkey: 1 in blocks at which it is registered, 0 in others."""
     steps: defaultdict[str, Steps] = defaultdict(tuple)
     previous: set[str] = set()
     for number, names in presence_history():

@@ -29,7 +29,7 @@ else:
     ModelAdmin = admin.ModelAdmin
 
 MAX_LISTED = 10_000
-"""The most rows of a list: counting all rows of a big table takes too long. Search and filters reach the others."""
+"""The maximum number of rows in a list: to count a big table takes too long. Search and filters find other rows."""
 
 
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
@@ -58,7 +58,7 @@ def strict(view: Callable[..., Any]) -> Callable[..., Any]:
 
 
 UUID_BEGINNING = 6
-"""The least number of leading digits that a search by UUID takes. Few other UUIDs begin with the same digits."""
+"""The minimum number of digits for a search by the beginning of a UUID. Few UUIDs begin with the same digits."""
 
 JOB_OR_HOTKEY = f"a job's uuid, or at least its first {UUID_BEGINNING} digits, or the beginning of a hotkey"
 """The help text of the search in most lists."""

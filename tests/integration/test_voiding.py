@@ -175,7 +175,7 @@ def test_an_incident_that_is_locked_for_too_long_is_not_voided(monkeypatch: pyte
     response = client.post(page(told, "void"), {"reason": "A host of ours was down."})
     assert response.status_code == 200
     content = response.content.decode()
-    assert "nothing is stored. Retry" in content
+    assert "Nothing is stored. Retry" in content
     assert "A host of ours was down.</textarea>" in content
 
 

@@ -46,7 +46,7 @@ class Command(AnsweringCommand):
             raise SystemExit(1)
 
     def _keep(self, check: LedgerCheck) -> None:
-        """Store the result. If that fails, for example on a full disk, print why: the check itself is still valid."""
+        """Store the result. If this fails, for example on a full disk, print why. The check itself is still valid."""
         renew_connection()
         try:
             with transaction.atomic():
