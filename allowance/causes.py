@@ -19,7 +19,7 @@ NAMED_GAPS = 2
 
 
 class Earning(NamedTuple):
-    """What is known of the earnings of the blocks that a job may use now.
+    """The blocks that a job may use now: which of them are recorded, and which of them earn nothing.
 
     `recorded` is the number of recorded blocks; in `without_stake` of them our stake share was 0. `gaps` are the runs
     of missing blocks between the recorded ones, each as (first block, last block).

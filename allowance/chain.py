@@ -48,7 +48,11 @@ def record_block(
         known = Block.objects.filter(pk=number).first()
         if known is not None:
             if (known.timestamp, known.stake_share) != (timestamp, stake_share):
-                logger.warning("Block %d is already recorded with other values. The new values are ignored.", number)
+                logger.warning(
+                    "Block %d is already recorded with other values. The new values are ignored. "
+                    "If the recorded values are wrong, take the block back with forget_blocks.",
+                    number,
+                )
             return
         before = Block.objects.filter(number__lt=number).order_by("-number").first()
         after = Block.objects.filter(number__gt=number).order_by("number").first()

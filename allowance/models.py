@@ -226,7 +226,7 @@ class ChainLock(models.Model):
 
 
 class LedgerCheck(models.Model):
-    """What a run of `check_ledger` by an operator found. `examples` are the first differences, as text."""
+    """The result of a run of the command `check_ledger`. `examples` are the first differences, as text."""
 
     at = models.DateTimeField()
     seconds = models.FloatField(help_text="How long it took.")

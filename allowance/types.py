@@ -137,8 +137,8 @@ class NotEnoughAllowanceException(AllowanceException):
         elif not causes and not excluded:
             advice.append(CHECK_CLASS)
         super().__init__(
-            f"No miner has {required_allowance:g} s of allowance: the most available is "
-            f"{highest_available_allowance:g} s, the most unspent {highest_unspent_allowance:g} s. "
+            f"No miner has {required_allowance:g} s of allowance. The highest available allowance is "
+            f"{highest_available_allowance:g} s, the highest unspent allowance is {highest_unspent_allowance:g} s. "
             + " ".join([*causes, *advice])
         )
 
@@ -152,8 +152,8 @@ class CannotReserveAllowanceException(AllowanceException):
         self.required = required
         self.available = available
         super().__init__(
-            f"Miner {miner} has {available:g} s of free allowance for {executor_class}, but {required:g} s are needed. "
-            "Call find_miners_with_allowance again, and reserve with another miner."
+            f"Miner {miner} has {available:g} s of allowance available for {executor_class}, "
+            f"but {required:g} s are required. Call find_miners_with_allowance again, and reserve with another miner."
         )
 
 
@@ -202,8 +202,8 @@ class LockTimeout(AllowanceException):
 
     def __init__(self) -> None:
         super().__init__(
-            "Others kept the ledger locked for too long. Nothing is stored. Retry. If the error persists, look for "
-            "a transaction that does not end."
+            "Other transactions kept the ledger locked for too long. Nothing is stored. Retry. If the error persists, "
+            "look for a transaction that does not end."
         )
 
 

@@ -113,7 +113,9 @@ class ReadOnlyAdmin(ModelAdmin):
         try:
             return super().get_changelist_instance(request)
         except OverflowError as error:
-            raise BadRequest("The value of a filter is too large or too small for the database.") from error
+            raise BadRequest(
+                "The value of a filter is too large or too small for the database. Choose another value."
+            ) from error
 
     def response_action(
         self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any

@@ -24,7 +24,7 @@ class Setting(NamedTuple):
     def bounds(self) -> str:
         """The values that a number may have, as text."""
         kind = "a whole number" if isinstance(self.default, int) else "a number"
-        return f"{kind} from {self.least:g} {'up' if self.most == math.inf else f'to {self.most:g}'}"
+        return f"{kind} of at least {self.least:g}" + ("" if self.most == math.inf else f" and at most {self.most:g}")
 
     def is_good(self, value: Any) -> bool:
         """Return whether a value is a number within the bounds. A setting without bounds has a check of its own."""
