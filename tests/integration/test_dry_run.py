@@ -226,7 +226,7 @@ BAD = [
     ([*JOB, "--window=-1"], "--window: The number of hours must be 0 to 8784, not -1"),
     ([*JOB, "--window", "nan"], "--window: The number of hours must be 0 to 8784, not nan"),
     ([*JOB, "--window", "inf"], "--window: The number of hours must be 0 to 8784, not inf"),
-    ([*JOB, "--exclude", "a b"], "--exclude: A hotkey has"),
+    ([*JOB, "--exclude", "a b"], "--exclude: 'a b' is not a hotkey"),
     ([*JOB, "--top=-1"], "--top must be 1 or more, not -1"),
     ([*JOB, "--at", "tomorrow"], "--at 'tomorrow'"),
     ([*JOB, "--at", "2026-01-01T12:00:00"], "2026-01-01T12:00:00"),

@@ -286,8 +286,8 @@ def test_a_lock_that_is_not_had_in_time_leaves_what_was_voided(monkeypatch: pyte
 BAD: list[tuple[list[str], str]] = [
     ([], "Say which: --since, --until, --job, --miner, --validator"),
     (["--job", "x"], "--job: A job's uuid"),
-    (["--miner", "a\0b"], "--miner: A hotkey"),
-    (["--validator", ""], "--validator: A hotkey"),
+    (["--miner", "a\0b"], r"--miner: 'a\x00b' is not a hotkey"),
+    (["--validator", ""], "--validator: '' is not a hotkey"),
     (["--since", ""], "--since ''"),
     (["--since", "yesterday"], "--since 'yesterday'"),
     (["--since", "2026-01-01T12:00:00"], "--since '2026-01-01T12:00:00'"),

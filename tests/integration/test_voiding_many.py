@@ -131,7 +131,7 @@ BAD: list[tuple[list[object], dict[str, Any], str]] = [
     (["--since", "yesterday"], {}, "--since 'yesterday'"),
     (["--until", "2026-01-01T11:00:00"], {}, "--until '2026-01-01T11:00:00'"),
     (["--since", NOW.isoformat(), "--until", NOW.isoformat()], {}, "is not after --since"),
-    (["--miner", "a b"], {}, "--miner: A hotkey"),
+    (["--miner", "a b"], {}, "--miner: 'a b' is not a hotkey"),
     (["--executor-class", "gpu"], {}, "--executor-class: Unknown executor class"),
     (["--miner", "anna"], {"reason": None}, "--reason TEXT"),
     (["--miner", "anna"], {"reason": " "}, "--reason TEXT"),
