@@ -145,7 +145,7 @@ class AccountAdmin(ReadOnlyAdmin):
         totals = fates.totals(balance, window(None))
         parts = {fate: ledger.to_seconds(totals[fate].ns) for fate in (Fate.FREE, Fate.HELD, Fate.SPENT)}
         lines = [f"{seconds:.3f} {fate}" for fate, seconds in parts.items()]
-        return "\n".join([*lines, f"{sum(parts.values()):.3f} in total, from the blocks that a job may use now"])
+        return "\n".join([*lines, f"{sum(parts.values()):.3f} earned, from the blocks that a job may use now"])
 
     @admin.display(description="reservations")
     def taken(self, account: Account) -> str:
