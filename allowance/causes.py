@@ -43,7 +43,7 @@ class Earning(NamedTuple):
         return (
             f"{self.missing} of the last {self.recorded + self.missing} blocks are missing ({named}"
             f"{', …' if len(self.gaps) > NAMED_GAPS else ''}). "
-            "Missing blocks and the block before each gap earn nothing."
+            "These and the block before each gap earn nothing."
         )
 
 

@@ -24,7 +24,7 @@ from allowance.types import MAX_AHEAD, BadInputError
 
 logger = logging.getLogger(__name__)
 
-CHECK_BLOCKS = "Record the missing blocks. If the newest block is wrong, take it back with forget_blocks."
+CHECK_BLOCKS = "Record the missing blocks, or take back a wrong newest block with forget_blocks."
 CHECK_STAKE = "Check the stake of the validator. Check that the chain follower reads the stake of the right hotkey."
 
 Axon = Mapping[str, str | int]
@@ -154,7 +154,7 @@ def _not_ahead(number: int, timestamp: dt.datetime) -> dt.datetime:
 def _out_of_order(number: int, timestamp: dt.datetime, stored: Block) -> BadInputError:
     relation = "later" if number < stored.number else "earlier"
     return BadInputError(
-        f"The time of block {number}, {timestamp.isoformat()}, is {relation} than the time of the recorded block "
+        f"Block {number} has the time {timestamp.isoformat()}, which is {relation} than the time of the recorded block "
         f"{stored.number}, {stored.timestamp.isoformat()}. If the recorded block is wrong, take it back: "
         f"manage.py forget_blocks --from {stored.number}."
     )

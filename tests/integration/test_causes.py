@@ -367,7 +367,7 @@ def test_gaps_are_told_with_the_blocks_that_are_missing() -> None:
     assert (finding.level, finding.value) == (Level.WARNING, 8)
     assert finding.sentence.startswith(
         "8 of the last 16 blocks are missing (1002 to 1003, 1006 to 1008, …). "
-        "Missing blocks and the block before each gap earn nothing."
+        "These and the block before each gap earn nothing."
     )
     mint(FIRST_BLOCK + 15 + 722)
     finding = find("block_gaps")

@@ -53,10 +53,10 @@ def test_a_clock_may_be_a_little_behind() -> None:
 
 def test_an_error_about_order_names_the_stored_block_that_is_in_the_way() -> None:
     mint(ROGUE, NOW)  # a wrong number: all that comes from now on has a later time
-    advice = rf"is later than the time of the recorded block {ROGUE}, .* forget_blocks --from {ROGUE}\."
+    advice = rf"which is later than the time of the recorded block {ROGUE}, .* forget_blocks --from {ROGUE}\."
     with pytest.raises(BadInputError, match=advice):
         mint(NEWEST + 1, NOW + SECOND)
-    with pytest.raises(BadInputError, match=rf"is earlier than the time of the recorded block {ROGUE}, "):
+    with pytest.raises(BadInputError, match=rf"which is earlier than the time of the recorded block {ROGUE}, "):
         mint(ROGUE + 1, NOW - MINUTE)
     declare({"anna": 2}, ROGUE)
     advice = rf"older than the recorded manifests of block {ROGUE}\..* forget_blocks --from {ROGUE}\."
