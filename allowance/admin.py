@@ -31,7 +31,7 @@ from allowance.state import expired_at, held_at, state_at, window
 
 @admin.register(NeuronList)
 class NeuronListAdmin(ReadOnlyAdmin):
-    """Neuron lists. Search by a block that brought the list, or by the beginning of a digest."""
+    """Neuron lists. Search by a block at which the list was recorded, or by the beginning of its digest."""
 
     number = "block__number"
     search_help_text = "the number of a block, or the beginning of a digest"
@@ -40,7 +40,7 @@ class NeuronListAdmin(ReadOnlyAdmin):
     search_fields = ("digest__startswith",)
     fields = ("digest", "blocks", "names")
 
-    @admin.display(description="brought by")
+    @admin.display(description="recorded at")
     def blocks(self, neurons: NeuronList) -> str:
         return link("blocks", Block, neurons__id__exact=neurons.pk)
 
@@ -51,10 +51,10 @@ class NeuronListAdmin(ReadOnlyAdmin):
 
 @admin.register(Block)
 class BlockAdmin(ReadOnlyAdmin):
-    """Blocks. Search by number, or by the beginning of the digest of the neuron list that a block brought."""
+    """Blocks. Search by number, or by the beginning of the digest of the neuron list recorded at a block."""
 
     number = "number"
-    search_help_text = "the number of a block, or the beginning of a digest of neurons"
+    search_help_text = "the number of a block, or the beginning of the digest of a neuron list"
     list_display = ("number", "minted", "stake_share", "seconds", "brought")
     list_filter = ("timestamp", ("neurons", admin.EmptyFieldListFilter))
     linked = ("neurons__id__exact",)
@@ -67,11 +67,11 @@ class BlockAdmin(ReadOnlyAdmin):
 
     @admin.display(description="seconds per executor")
     def seconds(self, block: Block) -> str:
-        return "not known before the next block" if block.ns is None else f"{ledger.to_seconds(block.ns):.3f}"
+        return "unknown until the next block is recorded" if block.ns is None else f"{ledger.to_seconds(block.ns):.3f}"
 
     @admin.display(description="neurons")
     def brought(self, block: Block) -> str:
-        return "as before" if block.neurons_id is None else link("new list", NeuronList, block.neurons_id)
+        return "unchanged" if block.neurons_id is None else link("new list", NeuronList, block.neurons_id)
 
 
 @admin.register(ManifestSync)
@@ -89,7 +89,7 @@ class ManifestSyncAdmin(ReadOnlyAdmin):
     def answers(self, sync: ManifestSync) -> str:
         return "\n".join(
             f"{hotkey} at {axon['address']} port {axon['port']}: "
-            + (", ".join(f"{n} {c}" for c, n in sync.executors.get(hotkey, {}).items()) or "none")
+            + (", ".join(f"{n} {c}" for c, n in sync.executors.get(hotkey, {}).items()) or "no executors")
             for hotkey, axon in sync.axons.items()
         )
 
@@ -145,7 +145,7 @@ class AccountAdmin(ReadOnlyAdmin):
         totals = fates.totals(balance, window(None))
         parts = {fate: ledger.to_seconds(totals[fate].ns) for fate in (Fate.FREE, Fate.HELD, Fate.SPENT)}
         lines = [f"{seconds:.3f} {fate}" for fate, seconds in parts.items()]
-        return "\n".join([*lines, f"{sum(parts.values()):.3f} earned in the window of a job"])
+        return "\n".join([*lines, f"{sum(parts.values()):.3f} earned, from the blocks that a job may use now"])
 
     @admin.display(description="reservations")
     def taken(self, account: Account) -> str:
@@ -232,8 +232,8 @@ class LedgerCheckAdmin(ReadOnlyAdmin):
 
     @admin.display(description="found")
     def found(self, check: LedgerCheck) -> str:
-        return "\n".join(check.examples) or "the ledger is what its history says"
+        return "\n".join(check.examples) or "the ledger agrees with its history"
 
 
-# Only the existence of this row is of interest: it shows that a follower has recorded something.
+# This row has no useful columns. Its existence shows that a chain follower has recorded something.
 admin.site.register(ChainLock, ReadOnlyAdmin)

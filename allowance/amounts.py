@@ -39,12 +39,12 @@ def parse_wei(text: str) -> int:
     """
     match = AMOUNT.fullmatch(text.strip().lower())
     if match is None:
-        comma = " A comma may stand for thousands or for decimals, so it is not taken." if "," in text else ""
-        raise BadInputError(f"{text!r:.80} is no amount.{comma} {HOW}")
+        comma = " A comma may stand for thousands or for decimals, so it is not accepted." if "," in text else ""
+        raise BadInputError(f"{text!r:.80} is not an amount.{comma} {HOW}")
     whole, decimals, exponent, unit = match.groups(default="")
     if decimals and not exponent and unit != "tao":
         raise BadInputError(
-            f"{text!r:.80} has a point, which may stand for thousands or for decimals, and Wei are whole. {HOW}"
+            f"{text!r:.80} has a point, which may stand for thousands or for decimals. Wei are whole numbers. {HOW}"
         )
     digits = (whole.replace("_", "") + decimals).lstrip("0")
     if not digits:
@@ -53,9 +53,9 @@ def parse_wei(text: str) -> int:
     if zeros < 0:
         digits, fraction = digits[:zeros], digits[zeros:]
         if fraction.strip("0"):
-            raise BadInputError(f"{text!r:.80} is no whole number of Wei. {HOW}")
+            raise BadInputError(f"{text!r:.80} is not a whole number of Wei. {HOW}")
     if len(digits) + zeros > MOST_DIGITS or int(digits + "0" * zeros) > MAX_WEI:
-        raise BadInputError(f"{text!r:.80} is more than 2**256 - 1 Wei, the most that there can be. {HOW}")
+        raise BadInputError(f"{text!r:.80} is more than 2**256 - 1 Wei, the maximum. {HOW}")
     return int(digits + "0" * zeros)
 
 

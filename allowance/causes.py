@@ -12,14 +12,14 @@ from allowance.models import Block
 from allowance.types import BLOCK_EXPIRY, CHECK_CLASS
 
 MANY = BLOCK_EXPIRY // 10
-"""The largest number of missing blocks that is not a cause. `routing.watch.measures` uses it as a limit too."""
+"""More missing blocks than this are a cause. `routing.watch.measures` uses the same number as a limit."""
 
 NAMED_GAPS = 2
 """Maximum number of gaps that a sentence lists."""
 
 
 class Earning(NamedTuple):
-    """What is known of the earnings of the blocks that a job may use now.
+    """The blocks that a job may use now: which of them are recorded, and which of them earn nothing.
 
     `recorded` is the number of recorded blocks; in `without_stake` of them our stake share was 0. `gaps` are the runs
     of missing blocks between the recorded ones, each as (first block, last block).
@@ -41,8 +41,9 @@ class Earning(NamedTuple):
             return f"None of the last {self.recorded} blocks is missing."
         named = ", ".join(f"{first} to {last}" for first, last in self.gaps[:NAMED_GAPS])
         return (
-            f"{self.missing} of the last {self.recorded + self.missing} blocks are missing, {named}"
-            f"{', …' if len(self.gaps) > NAMED_GAPS else ''}: they earn nothing, nor does the block before each gap."
+            f"{self.missing} of the last {self.recorded + self.missing} blocks are missing ({named}"
+            f"{', …' if len(self.gaps) > NAMED_GAPS else ''}). "
+            "These and the block before each gap earn nothing."
         )
 
 
@@ -81,8 +82,8 @@ def causes(
             found.append(f"{blocks.sentence} {CHECK_BLOCKS}")
         if 10 * blocks.without_stake > blocks.recorded:
             found.append(
-                f"Our own stake share was 0 in {blocks.without_stake} of the last {blocks.recorded} blocks, "
-                f"which earn nothing. {CHECK_STAKE}"
+                f"Our own stake share was 0 in {blocks.without_stake} of the last {blocks.recorded} blocks. "
+                f"Blocks with a stake share of 0 earn nothing. {CHECK_STAKE}"
             )
     voided = None if balances is None else {balance.voided_before for balance in lacking}
     of_silence = [

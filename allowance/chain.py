@@ -24,8 +24,8 @@ from allowance.types import MAX_AHEAD, BadInputError
 
 logger = logging.getLogger(__name__)
 
-CHECK_BLOCKS = "Record them, or take a newest block that is wrong back with forget_blocks."
-CHECK_STAKE = "Check the stake of the validator, and the hotkey whose stake the follower reads."
+CHECK_BLOCKS = "Record the missing blocks, or take back a wrong newest block with forget_blocks."
+CHECK_STAKE = "Check the stake of the validator. Check that the chain follower reads the stake of the right hotkey."
 
 Axon = Mapping[str, str | int]
 
@@ -48,7 +48,11 @@ def record_block(
         known = Block.objects.filter(pk=number).first()
         if known is not None:
             if (known.timestamp, known.stake_share) != (timestamp, stake_share):
-                logger.warning("Block %d came again with other contents; what was recorded first stays.", number)
+                logger.warning(
+                    "Block %d is already recorded with other values. The new values are ignored. "
+                    "If the recorded values are wrong, take the block back with forget_blocks.",
+                    number,
+                )
             return
         before = Block.objects.filter(number__lt=number).order_by("-number").first()
         after = Block.objects.filter(number__gt=number).order_by("number").first()
@@ -69,7 +73,9 @@ def record_block(
             before.save(update_fields=["ns"])
         if after is None and stake_share == 0 and (before is None or before.stake_share > 0):
             logger.warning(
-                "Our own stake share is 0 from block %d on: its blocks earn nothing. %s", number, CHECK_STAKE
+                "Our own stake share is 0 from block %d on. Blocks with a stake share of 0 earn nothing. %s",
+                number,
+                CHECK_STAKE,
             )
         if names is not None and lost is None and (lost := absence(newest_block())):
             logger.warning("%s %s", lost.sentence, CHECK_NEURONS)
@@ -96,7 +102,9 @@ def record_manifests(
     miners = {name: validation.axon(name, axon) for name, axon in axons.items()}
     answers = {name: validation.manifest(name, counts) for name, counts in executors.items()}
     if unasked := sorted(answers.keys() - miners.keys()):
-        raise BadInputError(f"Manifest without an axon: {', '.join(unasked[:5])}. Leave it out, or add the axon.")
+        raise BadInputError(
+            f"Miners with a manifest but no axon: {', '.join(unasked[:5])}. Leave out the manifests, or add the axons."
+        )
     where: dict[str, dict[str, str | int]] = {
         name: {"address": m.address, "ip_version": m.ip_version, "port": m.port} for name, m in sorted(miners.items())
     }
@@ -108,8 +116,9 @@ def record_manifests(
         newest = ManifestSync.objects.order_by("-block", "-pk").first()
         if newest is not None and newest.block > block:
             raise BadInputError(
-                f"Manifests at block {block} are older than those at {newest.block}; record them in block order. "
-                f"If those are wrong, take them back: manage.py forget_blocks --from {newest.block}."
+                f"The manifests of block {block} are older than the recorded manifests of block {newest.block}. Record "
+                "manifests in block order. If the recorded manifests are wrong, take them back: "
+                f"manage.py forget_blocks --from {newest.block}."
             )
         chain_changed()
         _locate(where)
@@ -137,17 +146,17 @@ def _not_ahead(number: int, timestamp: dt.datetime) -> dt.datetime:
     now = timezone.now()
     if timestamp > now + MAX_AHEAD:
         raise BadInputError(
-            f"Block {number} at {timestamp.isoformat()} is ahead of this host's clock ({now.isoformat()}) by more than "
-            f"{MAX_AHEAD.total_seconds() / 60:g} minutes. Check the clocks of this host and of the chain's node."
+            f"Block {number} at {timestamp.isoformat()} is more than {MAX_AHEAD.total_seconds() / 60:g} minutes ahead "
+            f"of this host's clock, {now.isoformat()}. Check the clocks of this host and of the chain's node."
         )
     return timestamp
 
 
 def _out_of_order(number: int, timestamp: dt.datetime, stored: Block) -> BadInputError:
-    relation = "newer" if number < stored.number else "older"
+    relation = "later" if number < stored.number else "earlier"
     return BadInputError(
-        f"Block {number} at {timestamp.isoformat()} is {relation} than block {stored.number}, which is stored, at "
-        f"{stored.timestamp.isoformat()}. If the stored one is wrong, take it back: "
+        f"Block {number} has the time {timestamp.isoformat()}, which is {relation} than the time of the recorded block "
+        f"{stored.number}, {stored.timestamp.isoformat()}. If the recorded block is wrong, take it back: "
         f"manage.py forget_blocks --from {stored.number}."
     )
 

@@ -1,4 +1,4 @@
-"""What the ledger offers to the other apps. They import nothing else from it except `allowance.plumbing`."""
+"""The names that the other apps may import from the ledger. They also import from `allowance.plumbing`."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Window:
 
 
 class Balance(NamedTuple):
-    """What the ledger knows of a miner in one executor class: the account's row and the miner's row as a value."""
+    """A miner in one executor class: the account's row and the miner's row as one value."""
 
     hotkey: str
     address: str

@@ -14,8 +14,8 @@ A transaction takes locks in this order:
    no lock of 1 or 2.
 
 A transaction that changes guarded data draws a new version: of the chain by `chain_changed`; of an account by storing
-its balance, by declaring its executors or by `lock_accounts_of`. Routers remember data by these versions. They read a
-manual change without a new version at the next block.
+its balance, by declaring its executors or by `lock_accounts_of`. Routers remember data by these versions. If data is
+changed by hand without a new version, routers read the change at the next block.
 
 Data read before a lock is a hint. Decide by rows read under the lock, or by earlier reads if the account's version is
 still the same. Two things are not read again: blocks recorded meanwhile, which only add to the blocks that a pick may
@@ -123,7 +123,7 @@ def lock_account(
     Raises TransactionManagementError outside a transaction.
     """
     if not connection.in_atomic_block:
-        raise transaction.TransactionManagementError("An account is locked inside a transaction only.")
+        raise transaction.TransactionManagementError("Call lock_account inside a transaction.")
     patience = lock_timeout() if wait is None else wait
     if patience > 0:
         bound_waits(patience)

@@ -12,11 +12,11 @@ from allowance.ledger import present, was_present
 from allowance.models import Account, Block, ManifestSync, Miner
 from allowance.types import BLOCK_EXPIRY
 
-CHECK_NEURONS = "Check the subnet, and the node, from which the follower reads the neurons."
-CHECK_MANIFESTS = "Check that the follower reaches the miners."
+CHECK_NEURONS = "Check that the chain follower reads the neurons of the right subnet, and that its node works."
+CHECK_MANIFESTS = "Check that the chain follower can reach the miners."
 
 FEW = 3
-"""The minimum number of miners that lose allowance at once for a silence. Fewer are not a fault on our side."""
+"""A silence needs at least this number of miners. If fewer lose allowance, the fault is probably not on our side."""
 
 Counts = Mapping[str, Mapping[str, int]]
 """Executor counts by hotkey and class."""

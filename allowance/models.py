@@ -24,9 +24,9 @@ def new_version() -> int:
 
 
 def new_reservation_id() -> int:
-    """Return a random id above 0, unique in practice: it repeats no id, not even one that a restored backup lacks.
+    """Return a random id above 0, unique in practice. A counter would repeat ids after a backup is restored.
 
-    It fits in 53 bits, because JSON readers in other languages lose precision beyond that.
+    The id fits in 53 bits, because JSON readers in other languages lose precision beyond that.
     """
     while not (drawn := secrets.randbits(RESERVATION_ID_BITS)):
         pass
@@ -110,9 +110,10 @@ class Miner(models.Model):
 class Account(models.Model):
     """The allowance of one miner in one executor class.
 
-    `counts` are the declared executors as a step function of the block. `voided_before` is the block of the last drop.
-    `held` and `spent` are sets of blocks: bit k stands for block `base + k`. A new `version` is drawn with each change
-    that a reservation depends on: of the account, its reservations, or its miner's registration or address.
+    `counts` are the declared executors as a step function of the block. `voided_before` is the block of the last
+    manifest with fewer executors: older blocks are voided. `held` and `spent` are sets of blocks: bit k stands for
+    block `base + k`. A new `version` is drawn with each change that a reservation depends on: of the account, its
+    reservations, or its miner's registration or address.
     """
 
     miner = models.ForeignKey(Miner, on_delete=models.PROTECT, db_index=False)
@@ -225,7 +226,7 @@ class ChainLock(models.Model):
 
 
 class LedgerCheck(models.Model):
-    """What a run of `check_ledger` by an operator found. `examples` are the first differences, as text."""
+    """The result of a run of the command `check_ledger`. `examples` are the first differences, as text."""
 
     at = models.DateTimeField()
     seconds = models.FloatField(help_text="How long it took.")

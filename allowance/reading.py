@@ -1,4 +1,4 @@
-"""What a decision reads of the ledger, as values. Unchanged accounts come from memory.
+"""The data of the ledger for a decision, as values. Unchanged accounts come from memory.
 
 Each account and the chain have a version, which is drawn anew with each change that a reservation depends on. A process
 sends the database the versions that it remembers. One statement, and so one snapshot, returns all accounts that have
@@ -59,7 +59,7 @@ class Entry(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What the ledger says of an executor class; all but the window by hotkey.
+    """The data of the ledger for one executor class. All fields except the window are by hotkey.
 
     In the `balances`, the blocks of `expired` reservations are free. `holds` are the reservations that are still held.
     `expired` and `holds` leave out miners without any.
@@ -73,7 +73,7 @@ class Reading(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What this process remembers of a class at one version of the chain: the window, and the accounts by hotkey."""
+    """The data of a class that this process remembers, at one version of the chain. `entries` are by hotkey."""
 
     chain_version: int
     window: Window
@@ -84,7 +84,7 @@ _memory: dict[str, Memory] = {}
 
 
 def read(executor_class: str, now: dt.datetime) -> Reading:
-    """Return what the ledger says of a class. The blocks of reservations that expired by `now` are free.
+    """Return the data of the ledger for a class. The blocks of reservations that expired by `now` are free.
 
     It takes one statement, or three if the chain has changed. An unknown class has no balances.
     """
@@ -106,7 +106,7 @@ def read(executor_class: str, now: dt.datetime) -> Reading:
 def _recall(executor_class: str) -> tuple[Window, dict[str, Entry]]:
     """Return the window and the accounts of a class as they are now, and remember them.
 
-    Other threads may replace what is remembered meanwhile. The returned values are of one moment nevertheless.
+    Other threads may replace the remembered values meanwhile. The returned values are still of one moment.
     """
     memory = _memory.get(executor_class)
     if memory is not None:

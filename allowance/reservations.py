@@ -158,7 +158,10 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
         if account is None and not live:
             account = _empty_account(miner, executor_class)
         if account is None:
-            raise ValueError(f"Reservation {reservation.pk}: {miner} has no account for {executor_class}.")
+            raise ValueError(
+                f"Reservation {reservation.pk}: miner {miner} has no account for {executor_class}. "
+                "Replay the manifests of the miner first."
+            )
         reservation.account = account
         known = Reservation.objects.filter(pk=reservation.pk).first()
         if known is not None:
@@ -169,11 +172,15 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
         newest = newest_block()
         if live and max(reservation.blocks) > newest:
             raise ValueError(
-                f"Reservation {reservation.pk} has block {max(reservation.blocks)}, which is not recorded."
+                f"Reservation {reservation.pk} uses block {max(reservation.blocks)}, which is not recorded. "
+                "Replay the blocks first."
             )
         bits = ledger.to_bits(reservation.blocks, account.base)
         if live and bits & (account.held | account.spent):
-            raise ValueError(f"Reservation {reservation.pk} holds blocks that another one has.")
+            raise ValueError(
+                f"Reservation {reservation.pk} uses blocks that another reservation uses already. "
+                "Restore into an empty database."
+            )
         if not rows.insert(reservation):  # another account has just taken the id
             raise _means_something_else(reservation)
         if live:
@@ -185,7 +192,9 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
 
 
 def _means_something_else(reservation: Reservation) -> ValueError:
-    return ValueError(f"Reservation {reservation.pk} means something else here. Restore into an empty database.")
+    return ValueError(
+        f"This database has another reservation with the id {reservation.pk}. Restore into an empty database."
+    )
 
 
 def _empty_account(miner: str, executor_class: str) -> Account:

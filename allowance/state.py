@@ -43,8 +43,8 @@ def state_at(reservation: Reservation, now: dt.datetime) -> ReservationState:
 def in_list(column: str, parameter: str, kind: str) -> str:
     """Return the SQL condition that a column is in a list, given as the parameter that `as_list` returns.
 
-    `kind` is the values' type in PostgreSQL. It would take longer to plan a statement with the values inside than to
-    run it.
+    `kind` is the type of the values in PostgreSQL. The values are one parameter, because PostgreSQL would take longer
+    to plan a statement that contains all values than to run it.
     """
     if connection.vendor == "postgresql":
         return f"{column} = ANY (CAST(%({parameter})s AS {kind}[]))"

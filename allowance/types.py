@@ -96,7 +96,7 @@ class AllowanceException(RefusedError):
     """The base class of the ledger's refusals. A refused call reserves nothing."""
 
 
-CHECK_CLASS = "Check the executor class, and that the chain follower records blocks and manifests."
+CHECK_CLASS = "Check the executor class. Check that the chain follower records blocks and manifests."
 
 
 class NotEnoughAllowanceException(AllowanceException):
@@ -129,7 +129,7 @@ class NotEnoughAllowanceException(AllowanceException):
         advice: list[str] = []
         if excluded:
             were = "miner was" if excluded == 1 else "miners were"
-            advice.append(f"{excluded} excluded {were} not asked: {instead}.")
+            advice.append(f"{excluded} {were} excluded: {instead}.")
         if highest_unspent_allowance >= required_allowance:
             advice.append("Retry when a reservation is released or expires.")
         elif highest_unspent_allowance:
@@ -137,8 +137,8 @@ class NotEnoughAllowanceException(AllowanceException):
         elif not causes and not excluded:
             advice.append(CHECK_CLASS)
         super().__init__(
-            f"No miner has {required_allowance:g} s of allowance: the most available is "
-            f"{highest_available_allowance:g} s, the most unspent {highest_unspent_allowance:g} s. "
+            f"No miner has {required_allowance:g} s of allowance. The highest available allowance is "
+            f"{highest_available_allowance:g} s, the highest unspent allowance is {highest_unspent_allowance:g} s. "
             + " ".join([*causes, *advice])
         )
 
@@ -152,8 +152,8 @@ class CannotReserveAllowanceException(AllowanceException):
         self.required = required
         self.available = available
         super().__init__(
-            f"Miner {miner} has {available:g} s of {executor_class} to give, {required:g} s are needed. "
-            "Ask find_miners_with_allowance again and reserve with another miner."
+            f"Miner {miner} has {available:g} s of allowance available for {executor_class}, "
+            f"but {required:g} s are required. Call find_miners_with_allowance again, and reserve with another miner."
         )
 
 
@@ -162,7 +162,9 @@ class JobTooLong(AllowanceException):
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        super().__init__(f"A job may take {MAX_JOB_RUN_TIME} s, this one asks for {seconds:g} s. Split it up.")
+        super().__init__(
+            f"A job may take at most {MAX_JOB_RUN_TIME} s, but this job asks for {seconds:g} s. Split the job."
+        )
 
 
 class NoBlockRecorded(AllowanceException):
@@ -185,9 +187,11 @@ class BlocksInUse(AllowanceException):
         self.spent = tuple(spent)
         self.spent_up_to = spent_up_to
         if spent:
-            some, advice = spent, f"They paid for jobs. The lowest block to forget from is {(spent_up_to or 0) + 1}."
+            some = spent
+            advice = f"Spent reservations stay. The lowest block to forget from is {(spent_up_to or 0) + 1}."
         else:
-            some, advice = held, "Wait until they end, or release them with --release-held."
+            some = held
+            advice = "Wait until these reservations end, or release them with --release-held."
         state = "spent" if spent else "live"
         named = ", ".join(map(str, some[:NAMED])) + (", …" if len(some) > NAMED else "")
         super().__init__(f"{len(some)} {state} reservations use blocks from {first} on: {named}. {advice}")
@@ -198,8 +202,8 @@ class LockTimeout(AllowanceException):
 
     def __init__(self) -> None:
         super().__init__(
-            "Others kept the ledger locked for too long; nothing is stored. Retry; if it goes on, look for a "
-            "transaction that nobody ends."
+            "Other transactions kept the ledger locked for too long. Nothing is stored. Retry. If the error persists, "
+            "look for a transaction that does not end."
         )
 
 
@@ -216,22 +220,22 @@ class ReservationException(AllowanceException):
 class ReservationNotFound(ReservationException):
     """No reservation has this id, or it was released."""
 
-    sentence = "There is no reservation {id}. Check the id that the route carried."
+    sentence = "There is no reservation {id}. Use the reservation id from the route."
 
 
 class ReservationReleased(ReservationNotFound):
     """The reservation was released before; its blocks were freed."""
 
-    sentence = "Reservation {id} was released, its blocks are free again. Pick a miner anew."
+    sentence = "Reservation {id} was released: its blocks are free again. Pick a miner again."
 
 
 class ReservationAlreadySpent(ReservationException):
     """The reservation was spent before; its job is paid for."""
 
-    sentence = "Reservation {id} is spent already. Nothing is left to do."
+    sentence = "Reservation {id} is already spent. There is nothing to do."
 
 
 class ReservationExpired(ReservationException):
     """The reservation expired before it was spent; its blocks are free, and its job is not paid for."""
 
-    sentence = "Reservation {id} expired unspent, its blocks are free again. Pick a miner anew."
+    sentence = "Reservation {id} expired before it was spent: its blocks are free again. Pick a miner again."

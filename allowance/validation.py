@@ -42,14 +42,16 @@ JOB_UUID = "(?i:[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12})"
 def hotkey(value: object) -> str:
     """Return `value` if it is a valid hotkey."""
     if not isinstance(value, str) or not re.fullmatch(HOTKEY, value) or not value.isprintable():
-        raise BadInputError(f"A hotkey has 1 to {HOTKEY_LENGTH} printable characters and no blanks, not {value!r:.80}.")
+        raise BadInputError(
+            f"{value!r:.80} is not a hotkey. A hotkey has 1 to {HOTKEY_LENGTH} printable characters and no blanks."
+        )
     return value
 
 
 def hotkeys(values: Iterable[str], name: str) -> frozenset[str]:
-    """Return `values` if all are valid hotkeys. A single string is refused: it would be read as a series of letters."""
+    """Return `values` if all are valid hotkeys. A single string is refused: each letter would be a hotkey."""
     if isinstance(values, str):
-        raise BadInputError(f"{name} takes several hotkeys: [{values!r:.80}], not {values!r:.80}.")
+        raise BadInputError(f"{name} must be a list of hotkeys: [{values!r:.80}], not {values!r:.80}.")
     return frozenset(hotkey(value) for value in values)
 
 
@@ -58,7 +60,9 @@ def executor_class(value: str) -> str:
     try:
         return ExecutorClass(value).value
     except ValueError:
-        raise BadInputError(f"Unknown executor class {value!r:.80}; there are: {', '.join(ExecutorClass)}.") from None
+        raise BadInputError(
+            f"Unknown executor class {value!r:.80}. The classes are: {', '.join(ExecutorClass)}."
+        ) from None
 
 
 def is_integer(value: object) -> TypeGuard[int]:
@@ -84,14 +88,16 @@ def to_float(value: float) -> float:
 def whole(value: object, name: str, highest: int) -> int:
     """Return `value` as an int if it is an integer from 0 to `highest`."""
     if not is_integer(value) or not 0 <= int(value) <= highest:
-        raise BadInputError(f"{name} must be an integer (an int or NumPy's) from 0 to {highest}, not {value!r:.80}.")
+        raise BadInputError(f"{name} must be an integer (int or NumPy integer) from 0 to {highest}, not {value!r:.80}.")
     return int(value)
 
 
 def reservation_id(value: object) -> int:
     """Return `value` as an int if it is an integer."""
     if not is_integer(value):
-        raise BadInputError(f"A reservation id is an integer, not {value!r:.80}; fixed routes have none.")
+        raise BadInputError(
+            f"A reservation id must be an integer, not {value!r:.80}. Fixed routes have no reservation."
+        )
     return int(value)
 
 
@@ -110,14 +116,16 @@ def wei(value: int | str) -> int:
 def timestamp(value: object) -> dt.datetime:
     """Return `value` if it is a datetime with a time zone in the years 1970 to 2999."""
     if not isinstance(value, dt.datetime) or value.utcoffset() is None or not 1970 <= value.year < 3000:
-        raise BadInputError(f"A timestamp must be a datetime of our age with a time zone, not {value!r:.80}.")
+        raise BadInputError(
+            f"A timestamp must be a datetime with a time zone, of the years 1970 to 2999, not {value!r:.80}."
+        )
     return value
 
 
 def stake_share(value: object) -> float:
     """Return `value` as a float if it is from 0 to 1."""
     if not is_real(value) or not 0 <= value <= 1:
-        raise BadInputError(f"A stake share lies between 0 and 1, not {value!r:.80}.")
+        raise BadInputError(f"A stake share must be a number from 0 to 1, not {value!r:.80}.")
     return float(value)
 
 

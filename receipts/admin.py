@@ -22,7 +22,7 @@ from receipts.types import ReceiptAlreadyVoided
 from receipts.voiding import NAME_LENGTH, void_receipt
 
 MAX_VOIDED = 500
-"""The most receipts that a page voids at once. `manage.py void_receipts` takes more."""
+"""The maximum number of receipts that a page voids at once. `manage.py void_receipts` has no such limit."""
 
 VOID = "router_receipts.void_receipts"
 VOIDED_FILTER = ("voided_at", admin.EmptyFieldListFilter)
@@ -75,8 +75,10 @@ class ReceiptAdmin(ReadOnlyAdmin):
         """Ask once for the reason to void the selected receipts, and void those that are not voided yet."""
         receipts = list(queryset.filter(voided_at=None)[: MAX_VOIDED + 1])
         if not receipts or len(receipts) > MAX_VOIDED:
-            problem = f"More than {MAX_VOIDED}: use manage.py void_receipts." if receipts else "All of them are voided."
-            self.message_user(request, problem, messages.ERROR)
+            too_many = f"More than {MAX_VOIDED} receipts are selected. Use manage.py void_receipts."
+            self.message_user(
+                request, too_many if receipts else "All selected receipts are already voided.", messages.ERROR
+            )
             return None
         form = VoidForm(request.POST if "reason" in request.POST else None)
         if form.is_valid():
@@ -119,7 +121,7 @@ class ReceiptAdmin(ReadOnlyAdmin):
             "form": form,
             "hidden": hidden,
             "back": back,
-            "what_follows": "From the next pick on all counts as if this had never been recorded.",
+            "what_follows": f"From the next pick on, {'this receipt does' if one else 'these receipts do'} not count.",
             "submit": f"Void {'this receipt' if one else f'these {len(receipts)} receipts'}",
         }
         return TemplateResponse(request, "receipts/void.html", context)
@@ -169,7 +171,7 @@ class JobFinishedReceiptAdmin(ReceiptAdmin):
     )
     list_filter = ("timestamp", VOIDED_FILTER)
 
-    @admin.display(description="seconds taken", ordering="time_took_us")
+    @admin.display(description="seconds", ordering="time_took_us")
     def seconds(self, receipt: JobFinishedReceipt) -> float:
         return receipt.time_took_us / 1_000_000
 

@@ -1,4 +1,4 @@
-"""Select the receipts that are past use: they are old, and their jobs are over."""
+"""Select the receipts that are no longer needed: old receipts of jobs that are over."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 
 Old = tuple[QuerySet[Any], Q]
-"""Old rows, and the condition that those past use must meet as well."""
+"""Old rows, and the further condition that a row must meet to be deleted."""
 
 
 def over_since(when: dt.datetime, job: str) -> Q:
@@ -37,6 +37,7 @@ def started(before: dt.datetime) -> Old:
 def finished(unused: Q, before: dt.datetime) -> Old:
     """Return the finished receipts that were written before `before`, whose jobs are over, and that are `unused`.
 
-    While another receipt of the job is valid, or blocks are held for it, this receipt shows that it is not ongoing.
+    While another receipt of the job is valid, or blocks are held for the job, the finished receipt is needed: it shows
+    that the job is not ongoing.
     """
     return JobFinishedReceipt.objects.filter(timestamp__lt=before), over_since(before, "job_uuid") & unused

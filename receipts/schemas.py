@@ -113,7 +113,7 @@ def read(receipt: AnyReceipt | Mapping[str, Any]) -> AnyReceipt:
         if kind is None:
             raise BadReceiptError(f"receipt_type must be one of {', '.join(KINDS)}, not {named!r:.80}.")
         if foreign := payload.keys() & set(ENVELOPE):
-            raise BadReceiptError(f"A receipt's payload has no field {min(foreign)}.")
+            raise BadReceiptError(f"A receipt's payload must not have the field {min(foreign)}.")
         signed = json.dumps(payload, sort_keys=True)
         del payload["receipt_type"]
         signatures = {"validator_signature": wire.validator_signature, "miner_signature": wire.miner_signature}
@@ -123,7 +123,7 @@ def read(receipt: AnyReceipt | Mapping[str, Any]) -> AnyReceipt:
     except ValidationError as error:
         raise BadReceiptError(_first_problem(error)) from error
     except (TypeError, ValueError, RecursionError) as error:  # ValueError: a number of more than 4,300 digits
-        raise BadReceiptError("A receipt's payload must be what JSON can say, and not deep.") from error
+        raise BadReceiptError("A receipt's payload must be valid JSON without deep nesting.") from error
 
 
 def bounded(receipt: Kind, most: int = MAX_TTL) -> Kind:

@@ -1,4 +1,7 @@
-"""Record receipts, and count the executors that they keep busy. Every method has an async twin with the prefix a."""
+"""Record receipts, and count the executors that they keep busy.
+
+Each method has a coroutine with the prefix `a` that does the same.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ TABLES: dict[type[AnyReceipt], type[Receipt]] = {
 }
 
 BATCH = 500
-"""The most rows of one INSERT."""
+"""The maximum number of rows in one INSERT."""
 
 
 @renews_connection
@@ -50,7 +53,7 @@ class Receipts:
         ValueError, for an invalid receipt, and for a receipt dated too far ahead of `now`.
         """
         if not isinstance(most, int) or isinstance(most, bool) or most < 0:
-            raise BadReceiptError(f"most: a job lasts a whole number of seconds from 0 up, not {most!r:.80}.")
+            raise BadReceiptError(f"most must be a whole number of seconds, 0 or more, not {most!r:.80}.")
         checked = _check(receipt, now or timezone.now())
         _store([_clip([checked], most)[0]])
 
@@ -96,7 +99,7 @@ def _check(receipt: AnyReceipt | Mapping[str, Any], now: dt.datetime) -> AnyRece
     if checked.timestamp > now + MAX_AHEAD:
         raise BadReceiptError(
             f"timestamp: {checked.timestamp.isoformat()} is more than {MAX_AHEAD.total_seconds():g} s ahead of "
-            f"{now.isoformat()}, the time here. Set the clock that is wrong, or record the receipt later."
+            f"{now.isoformat()}, the time of this host. Correct the clock that is wrong, or record the receipt later."
         )
     return checked
 
@@ -107,7 +110,7 @@ def _clip(receipts: list[AnyReceipt], most: int = MAX_TTL) -> list[AnyReceipt]:
     longer = [before for before, after in zip(receipts, kept, strict=True) if before is not after]
     if longer:
         logger.warning(
-            "The ttl of %d of %d receipts was clipped to %d s, for example that of job %s.",
+            "The ttl of %d of %d receipts was too long and was clipped to %d s, for example for job %s.",
             *(len(longer), len(receipts), min(most, MAX_TTL), longer[0].job_uuid),
         )
     return kept

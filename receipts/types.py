@@ -17,7 +17,7 @@ MAX_AHEAD = dt.timedelta(seconds=60)
 """How far a receipt's timestamp may lie ahead of our clock."""
 
 MAX_BLOCKS = 10_000
-"""The most blocks of allowance that a receipt may name. ComputeHorde has the same limit."""
+"""The maximum number of blocks of allowance that a receipt may name. ComputeHorde has the same limit."""
 
 
 class ReceiptException(RefusedError):
@@ -34,7 +34,7 @@ class ReceiptAlreadyVoided(ReceiptException):
     def __init__(self, receipt: object, by: str, at: dt.datetime) -> None:
         self.by = by
         self.at = at
-        super().__init__(f"{receipt} was voided by {by} at {at:%Y-%m-%d %H:%M:%S %Z}. Nothing is left to do.")
+        super().__init__(f"{receipt} was already voided by {by} at {at:%Y-%m-%d %H:%M:%S %Z}. There is nothing to do.")
 
 
 @dataclass(frozen=True, slots=True)

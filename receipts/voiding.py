@@ -1,4 +1,4 @@
-"""Evidence that no longer counts: who voided it, when and why. Incidents are voided in this way, too."""
+"""Void evidence, so that it no longer counts, with a name, a reason and the time. Incidents use the same columns."""
 
 from __future__ import annotations
 
@@ -38,14 +38,16 @@ def words(value: object, what: str, longest: int) -> str:
     """Return `value` stripped. Raises BadReceiptError unless it has 1 to `longest` characters and no NUL."""
     text = value.strip() if isinstance(value, str) else ""
     if not 0 < len(text) <= longest or "\0" in text:
-        raise BadReceiptError(f"Voiding takes {what} of 1 to {longest} characters, not {value!r:.80}.")
+        raise BadReceiptError(f"Voiding needs {what} of 1 to {longest} characters, not {value!r:.80}.")
     return text
 
 
 def void_by(by: object, reason: object, now: object) -> dict[str, Any]:
     """Return the column values that void a row. Raises BadReceiptError for an invalid name, reason or time."""
     if not isinstance(now, dt.datetime) or now.utcoffset() is None or not 1970 <= now.year < 3000:
-        raise BadReceiptError(f"Voiding takes a time of our age with a zone, not {now!r:.80}.")
+        raise BadReceiptError(
+            f"Voiding needs a datetime with a time zone and a year from 1970 to 2999, not {now!r:.80}."
+        )
     return {
         "voided_by": words(by, "a name", NAME_LENGTH),
         "void_reason": words(reason, "a reason", REASON_LENGTH),

@@ -36,10 +36,10 @@ from allowance.state import window
 from allowance.types import BLOCK_EXPIRY
 
 KEPT_BEFORE = ledger.KEPT_BLOCKS - BLOCK_EXPIRY
-"""The longest job, in blocks. A window that reaches this much further back has all blocks that balances remember."""
+"""The longest job, in blocks. A window that begins this number of blocks earlier has all blocks in balances."""
 
 EXAMPLES = 50
-"""The most differences that a check stores as text. It stores their full number, too."""
+"""The maximum number of differences that a check stores as text. The total number is stored too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Difference:
     expected: str
 
     def __str__(self) -> str:
-        return f"{self.subject}: {self.field} is {self.stored}, history says {self.expected}"
+        return f"{self.subject}: {self.field} is {self.stored}, history requires {self.expected}"
 
 
 def run_check(*, repair: bool = False) -> tuple[LedgerCheck, list[Difference]]:
@@ -94,7 +94,7 @@ def check_ledger(*, repair: bool = False) -> Iterator[Difference]:
     renew_connection()
     accounts = Account.objects.select_related("miner").in_bulk()
     usable = window(None, before=KEPT_BEFORE)
-    hints = set()  # no more than hints: accounts and reservations come from two queries, and may change in between
+    hints = set()  # only hints: accounts and reservations come from two queries, and may change in between
     with reading_transaction():
         for pk, live in groupby(_live_reservations().iterator(), key=lambda reservation: reservation.account_id):
             account = accounts.pop(pk, None)
@@ -190,14 +190,16 @@ def _compare(account: Account, live: Iterable[Reservation], usable: Window) -> C
     found: list[Difference] = []
     base = min(account.base, max(0, (usable.newest or 0) - ledger.KEPT_BLOCKS))
     if base != account.base:
-        found.append(Difference(f"Account {account}", "base", str(account.base), f"{base} at most"))
+        found.append(Difference(f"Account {account}", "base", str(account.base), f"at most {base}"))
     owners: dict[int, int] = {}
     expected = {ReservationState.HELD: 0, ReservationState.SPENT: 0}
     for reservation in live:
         for block in reservation.blocks:
             owner = owners.setdefault(block, reservation.pk)
             if owner != reservation.pk:
-                found.append(Difference(str(reservation), f"block {block}", f"also in reservation {owner}", "its own"))
+                found.append(
+                    Difference(str(reservation), f"block {block}", f"also in reservation {owner}", "one reservation")
+                )
         expected[ReservationState(reservation.state)] |= ledger.to_bits(reservation.blocks, base)
     for state, should in expected.items():
         says = account.held if state is ReservationState.HELD else account.spent
@@ -206,5 +208,5 @@ def _compare(account: Account, live: Iterable[Reservation], usable: Window) -> C
             found.append(Difference(f"Account {account}", state.value, *blocks))
     if both := account.held & account.spent:
         named = str(ledger.to_blocks(both, account.base))
-        found.append(Difference(f"Account {account}", "held and spent", named, "no block is both"))
+        found.append(Difference(f"Account {account}", "held and spent", named, "[]"))
     return Comparison(found, base, expected[ReservationState.HELD], expected[ReservationState.SPENT])

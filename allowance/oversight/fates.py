@@ -14,7 +14,10 @@ from allowance.types import BLOCK_EXPIRY
 
 
 class Fate(StrEnum):
-    """What became of what a block gave. `AGED_OUT`: a job that starts now may not use it. `NONE`: it gave nothing."""
+    """The fate of the allowance of a block.
+
+    `AGED_OUT`: the block is too old for a job that starts now. `NONE`: the block gave no allowance.
+    """
 
     FREE = "free"
     HELD = "held"
@@ -59,7 +62,7 @@ def runs(balance: Balance, window: Window) -> list[Run]:
 
 
 def totals(balance: Balance, window: Window) -> dict[Fate, Total]:
-    """Return for each fate how many blocks of the window have it, and what these gave."""
+    """Return, for each fate, the number of blocks of the window with this fate and the allowance that they gave."""
     given, fates = _fates(balance, window)
     return {fate: Total(int((here := fates == i).sum()), int(given[here].sum())) for i, fate in enumerate(FATES)}
 

@@ -10,13 +10,13 @@ from allowance.ledger import Steps
 from allowance.models import ManifestSync
 
 Declared = tuple[int, int, Steps]
-"""What an account should have: its executors, the block before which it is voided, and its counts by block."""
+"""The correct values of an account: its executors, the block before which it is voided, and its counts by block."""
 
 NOTHING_DECLARED: Declared = (0, 0, ())
 
 
 def presence() -> defaultdict[str, Steps]:
-    """Return the presence of each miner, by hotkey: 1 from a block on where it is registered, 0 where it is not."""
+    """Return the presence of each miner, by hotkey: 1 in blocks at which it is registered, 0 in others."""
     steps: defaultdict[str, Steps] = defaultdict(tuple)
     previous: set[str] = set()
     for number, names in presence_history():
@@ -27,7 +27,7 @@ def presence() -> defaultdict[str, Steps]:
 
 
 def declared() -> defaultdict[tuple[str, str], Declared]:
-    """Return what each account should have, by (hotkey, class). Apply the syncs in the order of their recording."""
+    """Return the correct values of each account, by (hotkey, class). The syncs apply in the order of recording."""
     accounts: defaultdict[tuple[str, str], Declared] = defaultdict(lambda: NOTHING_DECLARED)
     for sync in ManifestSync.objects.order_by("pk").iterator():
         counts = {(name, cls): n for name, of_miner in sync.executors.items() for cls, n in of_miner.items() if n}

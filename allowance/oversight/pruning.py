@@ -1,4 +1,4 @@
-"""Delete the rows of the ledger that are past use: no balance, no audit and no other reader needs them any more.
+"""Delete the rows of the ledger that no balance, no audit and no other reader needs any more.
 
 Each batch is a short transaction, after which the ledger agrees with its history. Manifest syncs stay, because all
 counts are computed from them.
@@ -101,7 +101,8 @@ def oldest_kept(before: dt.datetime) -> Block | None:
     """Return the oldest block to keep, or None. The blocks below it were minted by `before`, and no balance needs them.
 
     It is the newest block that was minted by `before` and that is not above the oldest block that balances remember. It
-    stays to give the neurons registered from it on: the oldest remembered block may have no list, or may come late.
+    stays because its neuron list applies from it on. The oldest remembered block may have no list of its own, or may
+    not be recorded yet.
     """
     old = Block.objects.filter(number__lte=_horizon(), timestamp__lte=before)
     return old.order_by("-number").first()
@@ -131,7 +132,7 @@ def prune_blocks(before: dt.datetime, batch: int) -> Iterator[Batch]:
 
 
 def count_neuron_lists(before: dt.datetime) -> int:
-    """Return how many neuron lists no block refers to once the blocks past use are deleted."""
+    """Return how many neuron lists no block refers to once the old blocks are deleted."""
     oldest = oldest_kept(before)
     if oldest is None:
         return _unused(Block.objects.all()).count()

@@ -41,7 +41,7 @@ class LiveReservation(NamedTuple):
 
 
 Amounts = Counter[Fate]
-"""Executor-nanoseconds by fate: what became of all that was earned in the window of a job that starts now."""
+"""Executor-nanoseconds by fate, of all blocks in the window of a job that starts now."""
 
 
 @dataclass(slots=True)
@@ -106,7 +106,7 @@ def totals(now: dt.datetime, *, executor_class: ExecutorClass | None = None) -> 
 
 
 def amounts(balance: Balance, window: Window) -> Amounts:
-    """Return what became of an account's allowance in a window, in executor-nanoseconds by fate."""
+    """Return an account's allowance in a window, in executor-nanoseconds by fate."""
     return Amounts({fate: total.ns for fate, total in fates.totals(balance, window).items()})
 
 

@@ -1,1 +1,1 @@
-"""Django plumbing that knows nothing of the ledger; all three apps use it."""
+"""Django helpers that do not depend on the ledger. All three apps use them."""

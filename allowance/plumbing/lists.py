@@ -29,7 +29,7 @@ else:
     ModelAdmin = admin.ModelAdmin
 
 MAX_LISTED = 10_000
-"""The most rows of a list: counting all rows of a big table takes too long. Search and filters reach the others."""
+"""The maximum number of rows in a list: to count a big table takes too long. Search and filters find other rows."""
 
 
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
@@ -58,9 +58,9 @@ def strict(view: Callable[..., Any]) -> Callable[..., Any]:
 
 
 UUID_BEGINNING = 6
-"""The least number of leading digits that a search by UUID takes. Few other UUIDs begin with the same digits."""
+"""The minimum number of digits for a search by the beginning of a UUID. Few UUIDs begin with the same digits."""
 
-JOB_OR_HOTKEY = f"a job's uuid or its first {UUID_BEGINNING} digits or more, or the beginning of a hotkey"
+JOB_OR_HOTKEY = f"a job's uuid, or at least its first {UUID_BEGINNING} digits, or the beginning of a hotkey"
 """The help text of the search in most lists."""
 
 
@@ -109,11 +109,13 @@ class ReadOnlyAdmin(ModelAdmin):
         """Return the list for a request. Raises BadRequest (status 400) for a filter that the database can't apply."""
         for name, values in request.GET.lists():  # Django itself checks the search term
             if "\0" in name or (name != SEARCH_VAR and any("\0" in value for value in values)):
-                raise BadRequest("An address has no NUL.")
+                raise BadRequest("The address of a page must not contain a NUL character.")
         try:
             return super().get_changelist_instance(request)
         except OverflowError as error:
-            raise BadRequest("A filter's value is beyond what the database can compare.") from error
+            raise BadRequest(
+                "The value of a filter is too large or too small for the database. Choose another value."
+            ) from error
 
     def response_action(
         self, request: HttpRequest, queryset: QuerySet[Any], *args: Any, **kwargs: Any
@@ -124,7 +126,7 @@ class ReadOnlyAdmin(ModelAdmin):
                 ProhibitNullCharactersValidator()(key)
                 self.opts.pk.clean(key, None)
             except ValidationError as error:
-                raise BadRequest(f"No row can have the key {key!r:.80}.") from error
+                raise BadRequest(f"{key!r:.80} can't be the key of a row. Select rows in the list.") from error
         return super().response_action(request, queryset, *args, **kwargs)
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Any:
@@ -159,7 +161,7 @@ class ReadOnlyAdmin(ModelAdmin):
         response = super().changelist_view(request, extra_context)
         listed = getattr(response, "context_data", {}).get("cl")
         if listed is not None and listed.query and not listed.result_count:
-            messages.warning(request, f"“{listed.query:.80}” finds nothing. Search takes {self.search_help_text}.")
+            messages.warning(request, f"Nothing found for “{listed.query:.80}”. Search by {self.search_help_text}.")
         return response
 
 
@@ -172,7 +174,7 @@ def uuids_beginning(text: str) -> tuple[UUID, UUID]:
     digits = text.replace("-", "").lower()
     if re.fullmatch(f"[0-9a-f]{{{UUID_BEGINNING},32}}", digits):
         return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
-    raise ValueError(f"A UUID begins with {UUID_BEGINNING} or more hexadecimal digits, not {text!r:.80}.")
+    raise ValueError(f"A UUID must begin with {UUID_BEGINNING} or more hexadecimal digits, not {text!r:.80}.")
 
 
 def link(text: object, model: type[Model], pk: object = None, **query: object) -> str:

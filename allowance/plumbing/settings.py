@@ -24,7 +24,7 @@ class Setting(NamedTuple):
     def bounds(self) -> str:
         """The values that a number may have, as text."""
         kind = "a whole number" if isinstance(self.default, int) else "a number"
-        return f"{kind} from {self.least:g} {'up' if self.most == math.inf else f'to {self.most:g}'}"
+        return f"{kind} of at least {self.least:g}" + ("" if self.most == math.inf else f" and at most {self.most:g}")
 
     def is_good(self, value: Any) -> bool:
         """Return whether a value is a number within the bounds. A setting without bounds has a check of its own."""
@@ -40,7 +40,7 @@ class Setting(NamedTuple):
             try:
                 return json.loads(env.str(self.name, default="") or "{}")
             except ValueError as error:
-                raise ImproperlyConfigured(f"{self.name} is no JSON: {error}. {self.help}") from error
+                raise ImproperlyConfigured(f"{self.name} is not valid JSON: {error}. {self.help}") from error
         read = {int: env.int, float: env.float, str: env.str, list: env.list}[type(self.default)]
         return read(self.name, default=self.default)
 
@@ -62,14 +62,14 @@ conf = Settings(
     Setting(
         "ALLOWANCE_THREADS",
         8,
-        "Threads of a process that work for its coroutines. Each has a database connection.",
+        "The number of threads in which the coroutines of a process use the database. Each thread has a connection.",
         least=1,
     ),
     Setting(
         "ALLOWANCE_LOCK_TIMEOUT",
         5.0,
-        "The longest wait for a row that others have locked, on PostgreSQL. A pick waits no longer for all its "
-        "candidates together.",
+        "On PostgreSQL, the maximum wait for a row that another transaction has locked. It also limits the total wait "
+        "of a pick for all its candidates.",
         "s",
         least=0.001,
     ),

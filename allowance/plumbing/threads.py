@@ -80,7 +80,9 @@ def _dispose(release_undelivered: Callable[[R], None], result: R) -> None:
     try:
         release_undelivered(result)
     except Exception:  # no caller waits for the error, and what is not released must expire anyway
-        logger.exception("Could not give back %r, which nobody has.", result)
+        logger.exception(
+            "Could not release %r, which its caller did not receive. It stays held until it expires.", result
+        )
 
 
 class Handover(Generic[R]):

@@ -159,7 +159,7 @@ async def test_the_board_says_what_is_wrong_at_the_field(visit: Visit) -> None:
         "minimum_wei",
         "exclude",
     ]
-    assert "is no amount. Write it as" in await errors.nth(0).inner_text()
+    assert "is not an amount. Write it as" in await errors.nth(0).inner_text()
     assert "A hotkey has 1 to 48 printable characters" in await errors.nth(1).inner_text()
     seconds = visit.page.locator("[name=seconds]")
     await seconds.fill("3601")

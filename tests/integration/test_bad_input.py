@@ -172,7 +172,7 @@ def test_what_is_no_number_or_none_that_compares_is_refused_everywhere(value: An
 @pytest.mark.parametrize("value", [Decimal(5), np.float64(5), Fraction(5)], ids=repr)
 def test_a_whole_number_of_another_type_than_an_integer_s_is_refused_with_a_true_sentence(value: Any) -> None:
     for taker in BLOCK_NUMBER_TAKERS.values():
-        assert_refused(partial(taker, value), "must be an integer (an int or NumPy's)", repr(value))
+        assert_refused(partial(taker, value), "must be an integer (int or NumPy integer)", repr(value))
     assert_refused(lambda: record_collateral(wei=value), "must be an integer", repr(value))
 
 

@@ -223,7 +223,7 @@ async def test_what_can_t_be_released_lapses_and_is_told(
         await asyncio.to_thread(gate.reached.wait, DEADLINE)
         await cancel(task)
     assert await ends() == ["held"]
-    assert "Could not give back" in caplog.text
+    assert "Could not release" in caplog.text
 
 
 @pytest.mark.miners("anna", "bert", blocks=60, executors=50)

@@ -307,7 +307,9 @@ def test_a_stake_share_of_0_is_the_cause(caplog: pytest.LogCaptureFixture, admin
     sync(FIRST_BLOCK, *NAMES)
     assert [f"0 from block {FIRST_BLOCK} on" in warning for warning in warnings(caplog)] == [True]
     cause = "Our own stake share was 0 in 3 of the last 3 blocks"
-    with pytest.raises(NotEnoughAllowanceException, match=f"{cause}, which earn nothing. Check the stake"):
+    with pytest.raises(
+        NotEnoughAllowanceException, match=f"{cause}. Blocks with a stake share of 0 earn nothing. Check the stake"
+    ):
         routing().pick(job_request(12))
     assert (find("blocks_without_stake").level, find("blocks_without_stake").value) == (Level.WARNING, 3)
     assert cause in find("blocks_without_stake").sentence
@@ -409,8 +411,8 @@ def test_gaps_are_told_with_the_blocks_that_are_missing() -> None:
     finding = find("block_gaps")
     assert (finding.level, finding.value) == (Level.WARNING, 8)
     assert finding.sentence.startswith(
-        "8 of the last 16 blocks are missing, 1002 to 1003, 1006 to 1008, …: they earn nothing, "
-        "nor does the block before each gap."
+        "8 of the last 16 blocks are missing (1002 to 1003, 1006 to 1008, …). "
+        "These and the block before each gap earn nothing."
     )
     mint(FIRST_BLOCK + 15 + 722)
     finding = find("block_gaps")

@@ -82,7 +82,7 @@ corrupted = pytest.mark.parametrize(("corrupt", "subject", "field"), CORRUPTIONS
 def test_a_clean_ledger_is_called_so() -> None:
     before = checked()
     ended = run_command("check_ledger")
-    assert ended == (0, "2 accounts, 3 reservations: the ledger is what its history says.\n", "")
+    assert ended == (0, "2 accounts, 3 reservations: the ledger agrees with its history.\n", "")
     assert run_command("check_ledger", "--repair").code == 0
     assert checked() == before
 
@@ -101,7 +101,7 @@ def test_a_wrong_column_is_named_and_nothing_is_touched(corrupt: Corrupt, subjec
     assert ended.code == 1
     told = [said for said in ended.out.splitlines() if said.startswith(subject) and field in said]
     assert told, ended.out
-    assert "history says" in told[0]
+    assert "history requires" in told[0]
     assert "differences" in ended.out.splitlines()[-1]
     assert checked() == before
 
@@ -180,7 +180,7 @@ def test_a_result_that_can_t_be_kept_is_told_all_the_same(corrupt: Corrupt, code
     ended = run_command("check_ledger")
     assert ended.code == code
     assert ended.out.splitlines()[-1].startswith("2 accounts, 3 reservations: ")
-    assert "could not be kept for the ledger's page: " in ended.err
+    assert "could not be stored for the ledger page: " in ended.err
     assert "allowance_ledgercheck" in ended.err
 
 

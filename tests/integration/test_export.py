@@ -165,11 +165,11 @@ def test_what_a_journal_says_of_voids_is_added_and_never_taken_away(tmp_path: Pa
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"blocks": [FIRST_BLOCK + 9]}, "means something else"),
-        ({"job_uuid": str(JOBS[9])}, "means something else"),
-        ({"miner": "hot-2"}, "means something else"),
-        ({"state": "released", "ended_at": NOW.isoformat()}, "means something else"),
-        ({"id": 10**6}, f"Reservation {10**6} holds blocks that another one has"),
+        ({"blocks": [FIRST_BLOCK + 9]}, "has another reservation with the id"),
+        ({"job_uuid": str(JOBS[9])}, "has another reservation with the id"),
+        ({"miner": "hot-2"}, "has another reservation with the id"),
+        ({"state": "released", "ended_at": NOW.isoformat()}, "has another reservation with the id"),
+        ({"id": 10**6}, f"Reservation {10**6} uses blocks that another reservation uses already"),
         ({"id": 10**6, "miner": "hot-9"}, "hot-9 has no account"),
         ({"id": 10**6, "blocks": [2**62]}, str(2**62)),
     ],

@@ -201,7 +201,7 @@ def test_a_miner_that_left_is_marked(treasurer: Client) -> None:
 def test_a_clean_check_is_told(treasurer: Client) -> None:
     run_command("check_ledger")
     told = section(see(treasurer), "check-title")
-    assert '<strong class="good">Clean:</strong> the ledger is what its history says.' in told
+    assert '<strong class="good">Clean:</strong> the ledger agrees with its history.' in told
     assert "2026-01-01 12:30:00 UTC" in told
     assert "2 accounts, 3 reservations." in told
 

@@ -133,7 +133,7 @@ def test_a_folder_for_metrics_must_be_there_and_none_means_none(monkeypatch: pyt
 def test_limits_of_the_status_are_json_and_nothing_means_none(monkeypatch: pytest.MonkeyPatch) -> None:
     for text, limits in (("", {}), ('{"refusals": [1, 2.5]}', {"refusals": [1, 2.5]})):
         assert settings_with(monkeypatch, ROUTING_STATUS_LIMITS=text)["ROUTING_STATUS_LIMITS"] == limits
-    with pytest.raises(ImproperlyConfigured, match=r"ROUTING_STATUS_LIMITS is no JSON: Expecting"):
+    with pytest.raises(ImproperlyConfigured, match=r"ROUTING_STATUS_LIMITS is not valid JSON: Expecting"):
         settings_with(monkeypatch, ROUTING_STATUS_LIMITS="refusals=1")
 
 

@@ -127,7 +127,7 @@ async def test_a_job_that_all_decline_is_refused(application: Any, miners: Miner
     ("changes", "sentence"),
     [
         ({"execution_time_limit": 900}, "No miner has 920 s of allowance"),
-        ({"execution_time_limit": 3600}, "A job may take 3600 s"),
+        ({"execution_time_limit": 3600}, "A job may take at most 3600 s"),
         ({"uuid": "nonsense"}, "uuid"),
         ({"priority": 1}, "priority"),
     ],

@@ -401,6 +401,6 @@ def test_a_block_out_of_time_is_refused_after_a_prune_too() -> None:
     fill("anna")
     jump()
     assert prune() == {"blocks": 20}
-    with pytest.raises(ValueError, match="is newer than block"):
+    with pytest.raises(ValueError, match="is later than the time of the recorded block"):
         jump(FIRST_BLOCK, NOW + DAY)
     assert Block.objects.count() == 2

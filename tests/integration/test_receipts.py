@@ -163,7 +163,7 @@ def test_whatever_is_wrong_with_one_the_others_are_stored(bad: Any) -> None:
 
 @pytest.mark.parametrize("most", [-1, 1.5, float("nan"), None, "9", True])
 def test_seconds_that_no_job_can_last_are_refused(most: Any) -> None:
-    with pytest.raises(BadReceiptError, match="most: a job lasts"):
+    with pytest.raises(BadReceiptError, match="most must be a whole number"):
         receipts().record(GOLDEN[0], most=most, now=NOW)
     assert counts() == [0, 0, 0]
 

@@ -59,6 +59,6 @@ def test_a_journal_does_not_take_the_id_of_another_account() -> None:
     taken, _ = hold("bert", 12)
     now = timezone.now()
     old = Reservation(pk=taken, blocks=[FIRST_BLOCK], created_at=now, expires_at=now + dt.timedelta(seconds=9))
-    with pytest.raises(ValueError, match="means something else here"):
+    with pytest.raises(ValueError, match="has another reservation with the id"):
         reservations.restore(old, miner="anna", executor_class=CLASS)
     assert Reservation.objects.count() == 1

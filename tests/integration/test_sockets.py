@@ -183,7 +183,7 @@ async def test_a_rejected_job_is_retried_with_another_miner(facilitator: User) -
         refused = await tell(communicator, about(again, "job.retry"))
     assert (refused["type"], refused["reason"]) == ("job.rejected", "NOT_ENOUGH_ALLOWANCE")
     assert refused["counts"] == {"excluded": 2}
-    assert "2 excluded miners were not asked: send it as a new job." in refused["sentence"]
+    assert "2 miners were excluded: send it as a new job." in refused["sentence"]
 
 
 async def test_a_word_about_an_unknown_route_is_an_error(facilitator: User) -> None:

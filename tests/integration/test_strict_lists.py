@@ -78,7 +78,7 @@ def _quiet() -> Iterator[None]:
 
 
 def answered(address: str, user: AbstractBaseUser) -> int:
-    """Return the status of a list's page. It reads the rows and the filters, but does not draw the page: that is slow."""
+    """Return the status of a list's page. It reads the rows and the filters, but it does not draw the page."""
     request: Any = RequestFactory().get(address)
     request.user, request.session = user, {}
     request._messages = default_storage(request)

@@ -105,7 +105,7 @@ def test_it_is_read_under_the_lock_that_reports_take() -> None:
 def test_without_a_name_or_a_reason_nothing_is_voided(which: str, words: Any) -> None:
     told = report()
     before = stored()
-    with pytest.raises(BadInputError, match="Voiding takes a"):
+    with pytest.raises(BadInputError, match="Voiding needs a"):
         void_incident(told.pk, **{**SAID, which: words})
     with pytest.raises(BadInputError):
         void_incident(told.pk, **{**SAID, "now": NOW.replace(tzinfo=None)})
@@ -175,7 +175,7 @@ def test_an_incident_that_is_locked_for_too_long_is_not_voided(monkeypatch: pyte
     response = client.post(page(told, "void"), {"reason": "A host of ours was down."})
     assert response.status_code == 200
     content = response.content.decode()
-    assert "nothing is stored. Retry" in content
+    assert "Nothing is stored. Retry" in content
     assert "A host of ours was down.</textarea>" in content
 
 

@@ -131,11 +131,11 @@ BAD: list[tuple[list[object], dict[str, Any], str]] = [
     (["--since", "yesterday"], {}, "--since 'yesterday'"),
     (["--until", "2026-01-01T11:00:00"], {}, "--until '2026-01-01T11:00:00'"),
     (["--since", NOW.isoformat(), "--until", NOW.isoformat()], {}, "is not later than --since"),
-    (["--miner", "a b"], {}, "--miner: A hotkey"),
+    (["--miner", "a b"], {}, "--miner: 'a b' is not a hotkey"),
     (["--executor-class", "gpu"], {}, "--executor-class: Unknown executor class"),
     (["--miner", "anna"], {"reason": None}, "--reason TEXT"),
     (["--miner", "anna"], {"reason": " "}, "--reason TEXT"),
-    (["--miner", "anna"], {"reason": "x" * 501}, "--reason: Voiding takes a reason of 1 to 500"),
+    (["--miner", "anna"], {"reason": "x" * 501}, "--reason: Voiding needs a reason of 1 to 500"),
     (["--miner", "anna"], {"by": None}, "--by must be the name of a user of this site"),
     (["--miner", "anna"], {"by": "carl"}, "not 'carl'"),
 ]
@@ -195,7 +195,7 @@ def test_a_lock_that_is_not_had_in_time_leaves_what_was_voided(monkeypatch: pyte
     monkeypatch.setattr(incidents, "_draw_version", draw_once)
     ended = void("--executor-class", CLASS)
     assert (ended.code, len(voided()), LogEntry.objects.count()) == (3, 2, 2)
-    assert "2 of 4 incidents are not voided. Others kept the ledger locked" in ended.err
+    assert "2 of 4 incidents are not voided. Other transactions kept the ledger locked" in ended.err
     monkeypatch.setattr(incidents, "_draw_version", draw)
     assert void("--executor-class", CLASS).code == 0
     assert (len(voided()), LogEntry.objects.count()) == (4, 4)
@@ -293,5 +293,5 @@ def test_a_lock_that_the_action_does_not_get_is_told(monkeypatch: pytest.MonkeyP
     asked = act(client, *MinerIncident.objects.all())
     monkeypatch.setattr(incidents, "_draw_version", raising(LockTimeout))
     content = confirm(client, asked).content.decode()
-    assert "0 of 5 incidents are voided. Void the others again: Others kept the ledger locked" in content
+    assert "0 of 5 incidents are voided. Void the others again: Other transactions kept the ledger locked" in content
     assert voided() == []

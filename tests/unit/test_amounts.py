@@ -90,17 +90,20 @@ def test_people_may_write_it_in_several_ways(text: str, wei: int) -> None:
         ("1.0 Wei", "Wei are whole"),
         ("10,000", "A comma may stand for thousands or for decimals"),
         ("0,01 TAO", "A comma may stand"),
-        ("1.5e0", "no whole number of Wei"),
-        ("0.0000000000000000001 TAO", "no whole number of Wei"),
+        ("1.5e0", "is not a whole number of Wei"),
+        ("0.0000000000000000001 TAO", "is not a whole number of Wei"),
         (str(MAX_WEI + 1), "more than 2"),
         ("1e78", "more than 2"),
         ("1e60 TAO", "more than 2"),
         ("9" * 5000, "more than 2"),
         *(
-            (text, "no amount")
+            (text, "is not an amount")
             for text in ("", "-1", "+1", "0x10", "1 000", "1.000.000", "1e", "e3", "1_", "_1", "1__0")
         ),
-        *((text, "no amount") for text in ("nan", "inf", "many", "²", "٣", "1e1000", "1 ETH", ".5 TAO", "1 TAO 5 Wei")),
+        *(
+            (text, "is not an amount")
+            for text in ("nan", "inf", "many", "²", "٣", "1e1000", "1 ETH", ".5 TAO", "1 TAO 5 Wei")
+        ),
     ],
 )
 def test_what_is_no_amount_or_may_be_two_is_refused_with_the_way_to_write_it(text: str, why: str) -> None:

@@ -15,12 +15,12 @@ from allowance.plumbing.programs import AnsweringCommand
 
 class Command(AnsweringCommand):
     help = (
-        "Recompute every balance from blocks, manifests and reservations, print where the ledger differs, and keep the "
-        "result for the ledger's page. Exit code: 0 clean (or repaired), 1 differences."
+        "Recompute every balance from blocks, manifests and reservations. Print the differences, and store the result "
+        "for the ledger page. Exit code: 0 no differences, or all repaired; 1 differences."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--repair", action="store_true", help="rewrite the balances that differ, under their locks")
+        parser.add_argument("--repair", action="store_true", help="correct the values that differ, under their locks")
         parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -38,7 +38,7 @@ class Command(AnsweringCommand):
                 self.stdout.write(str(difference))
             self.stdout.write(
                 f"{check.accounts} accounts, {check.reservations} reservations: "
-                + (f"{len(found)} differences" if found else "the ledger is what its history says")
+                + (f"{len(found)} differences" if found else "the ledger agrees with its history")
                 + (f", {check.left} left after the repair." if check.repaired else ".")
             )
         self._keep(check)
@@ -46,10 +46,10 @@ class Command(AnsweringCommand):
             raise SystemExit(1)
 
     def _keep(self, check: LedgerCheck) -> None:
-        """Store the result. If that fails, for example on a full disk, print why: the check itself is still valid."""
+        """Store the result. If this fails, for example on a full disk, print why. The check itself is still valid."""
         renew_connection()
         try:
             with transaction.atomic():
                 check.save()
         except DatabaseError as error:
-            self.stderr.write(f"This result could not be kept for the ledger's page: {error}")
+            self.stderr.write(f"The check is done, but its result could not be stored for the ledger page: {error}")

@@ -14,16 +14,21 @@ from allowance.types import BadInputError, BlocksInUse, LockTimeout
 
 class Command(AnsweringCommand):
     help = (
-        "Take blocks back that were recorded by mistake: those from a number on, the manifest syncs at them, and the "
-        "drops that these made. Routers and the follower may go on meanwhile; the follower can then record the right "
-        "blocks. Exit code: 0 forgotten, or there was nothing; 1 nothing is forgotten, because reservations use such "
-        "blocks, or because others kept the ledger locked; 2 bad input."
+        "Take back blocks that were recorded by mistake: all blocks from a number on, the manifest syncs at these "
+        "blocks, and the voiding that these syncs caused. Routers and the chain follower can continue meanwhile. "
+        "Afterwards the chain follower can record the right blocks. Exit code: 0 forgotten, or nothing to forget; "
+        "1 nothing is forgotten, because reservations use these blocks or because others kept the ledger locked; "
+        "2 bad input."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--from", dest="first", type=int, required=True, metavar="N", help="the first to forget")
-        parser.add_argument("--release-held", action="store_true", help="release live reservations that use them")
-        parser.add_argument("--dry-run", action="store_true", help="tell what would be forgotten, and change nothing")
+        parser.add_argument(
+            "--from", dest="first", type=int, required=True, metavar="N", help="the first block to forget"
+        )
+        parser.add_argument(
+            "--release-held", action="store_true", help="release live reservations that use these blocks"
+        )
+        parser.add_argument("--dry-run", action="store_true", help="print what would be forgotten, and change nothing")
         parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
