@@ -52,7 +52,7 @@ RACES = 8
 
 
 class Offer(NamedTuple):
-    """A job's route, as sent to one caller, and the time until which it is held.
+    """A job's route, as sent to one caller, and the time until which its reservation is held.
 
     Only the caller that made the route has its `claim` and can release it. A caller that gets the route again has none.
     """
@@ -94,7 +94,7 @@ def retry(asked: Retry, *, by: Visitor, now: dt.datetime | None = None) -> Offer
     client's job), BadInputError for a fixed route, which has no alternative, LockTimeout after RACES attempts.
     """
     if asked.allowance_reservation_id is None:
-        raise BadInputError("A job on a fixed route has no other miner. Send it as a new job, or not to a fixed one.")
+        raise BadInputError("A job on a fixed route has no other miner. Send the job again as job.new.")
     for _ in range(RACES):
         try:
             job = _find(asked.uuid, by)
@@ -176,9 +176,13 @@ def restore(job: RoutedJob) -> None:
     reservation, known = job.reservation_id, RoutedJob.objects.filter(pk=job.pk).first()
     if known is not None:
         if known.owner != job.owner or known.routed_at < job.routed_at:  # later: it was retried
-            raise ValueError(f"Job {job.pk} means something else here. Restore into an empty database.")
+            raise ValueError(
+                f"This database has a different job with the uuid {job.pk}. Restore into an empty database."
+            )
     elif reservation is not None and not Reservation.objects.filter(pk=reservation, job_uuid=job.pk).exists():
-        raise ValueError(f"Job {job.pk}: it has no reservation {reservation}. The reservation's line comes first.")
+        raise ValueError(
+            f"Job {job.pk}: its reservation {reservation} is missing. The reservation's entry must come first."
+        )
     else:
         job.claim = new_version()
         job.save(force_insert=True)
@@ -225,8 +229,8 @@ def _adopt(uuid: UUID) -> RoutedJob | None:
 def _insist_on_the_same(job: RoutedJob, request: V2JobRequest) -> None:
     if fixed_route(request) or (job.executor_class, job.seconds) != (request.executor_class, _seconds(request)):
         raise BadInputError(
-            f"Job {job.uuid} was routed as one of {job.seconds} s on {job.executor_class}. "
-            "Another job needs another uuid."
+            f"Job {job.uuid} was routed before, with {job.seconds} s on {job.executor_class}. "
+            "Send a different job with another uuid."
         )
 
 
@@ -235,7 +239,7 @@ def _use(signature: Signature, uuid: UUID) -> None:
     used = {"signatory": signature.signatory, "signed_at_ns": signature.timestamp_ns}
     UsedSignature.objects.bulk_create([UsedSignature(**used, job_uuid=uuid)], ignore_conflicts=True)
     if not UsedSignature.objects.filter(**used, job_uuid=uuid).exists():
-        raise SignatureRefused("The signature was used for another job. Sign each job anew.")
+        raise SignatureRefused("The signature was used for another job. Sign each job separately.")
 
 
 def _replace_claim(uuid: UUID, claim: int | None, new: int | None) -> bool:
