@@ -191,7 +191,7 @@ def _is_at_home(origin: str) -> bool:
     hosts = AllowedHostsOriginValidator(application).allowed_origins
     try:
         parsed = urlparse(origin)
-        parsed.port  # noqa: B018 (it is parsed only now)
+        parsed.port  # noqa: B018 (reading the attribute checks the port)
     except ValueError:
         return False
     return OriginValidator(application, [*hosts, *conf.ROUTING_SOCKET_ORIGINS]).valid_origin(parsed)

@@ -51,7 +51,7 @@ class Socket(AsyncWebsocketConsumer):
     scope_needed: Scope
     permission: str
 
-    channel_layer_alias = ""  # none: Channels closes a socket if its channel layer fails; see routing.sockets.news
+    channel_layer_alias = ""  # none, because Channels closes a socket if its layer fails; see routing.sockets.news
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -184,7 +184,7 @@ class Socket(AsyncWebsocketConsumer):
         try:
             async with asyncio.timeout(TO_CLOSE):
                 await self.close(code, reason.encode()[:LONGEST_REASON].decode(errors="ignore") or None)
-        except TimeoutError:  # the client does not read the close: the server drops it only if the application ends
+        except TimeoutError:  # the client reads nothing: the server drops it only when the application ends
             self.given_up = True
             if self.serving:
                 self.serving.cancel()

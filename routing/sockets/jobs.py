@@ -137,13 +137,13 @@ def end_route(end: Callable[..., None], reservation_id: int, now: dt.datetime | 
         refusal = None
         try:
             end(reservation_id, now=now)
-        except ReservationException as error:  # not raised here: the transaction stores that it expired
+        except ReservationException as error:  # not raised, so that the transaction stores the expiry
             refusal = error
         for job in RoutedJob.objects.filter(reservation=reservation_id):
             had = RoutedJob.objects.filter(pk=job.pk, reservation=reservation_id)
             had.update(claim=None, tried=sorted({*job.tried, job.miner}))
-        # After the job's lock: a statement that had it first has stored its receipt, and one that gets it later reads
-        # that the route is released.
+        # The job's row is locked here. A statement that had the lock before has stored its receipt. A statement that
+        # gets the lock later reads that the route is released.
         if end is reservations.release and not isinstance(refusal, ReservationAlreadySpent):
             reservation = Reservation.objects.select_related("account").filter(pk=reservation_id).first()
             if reservation and reservation.job_uuid:
