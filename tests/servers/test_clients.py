@@ -83,7 +83,7 @@ async def test_a_client_has_so_many_sockets_over_all_processes(pair: Pair, token
         for server in pair:
             async with socket(server, token) as one_more:
                 assert await closed_with(one_more) == 4429
-                assert "Close others first" in str(one_more.close_reason)
+                assert "Close another socket first" in str(one_more.close_reason)
         _, other = await in_database_thread(tokens.issue)("other", [Scope.JOBS], HOUR)
         async with open_sockets(pair[0], token=other):
             pass
