@@ -81,7 +81,10 @@ def admit(scope: Mapping[str, Any], *, token_scope: Scope, permission: str) -> V
     _insist_on_no_token_in(scope.get("query_string", b"").decode("latin1"))
     for origin in _headers(scope, b"origin"):
         if not _is_at_home(origin):
-            raise NotAdmitted(NOT_PERMITTED, "Pages of that origin may not connect. Add it to ROUTING_SOCKET_ORIGINS.")
+            raise NotAdmitted(
+                NOT_PERMITTED,
+                "Pages of this origin may not connect. Ask the operator to add it to ROUTING_SOCKET_ORIGINS.",
+            )
     # Several headers are joined as Django joins them. Two tokens are therefore invalid.
     token = _bearer(",".join(_headers(scope, b"authorization")))
     return _admit(_offered(scope) if token is None else token, scope.get("user"), token_scope, permission)
@@ -94,7 +97,7 @@ def recheck(visitor: Visitor, *, token_scope: Scope, permission: str) -> Visitor
         return _holder(lambda: tokens.look_up(pk), token_scope)
     user = get_user_model()._default_manager.filter(pk=visitor.user_pk).first()
     if user is None:
-        raise NotAdmitted(NOT_PERMITTED, "The user is no more.")
+        raise NotAdmitted(NOT_PERMITTED, "The user no longer exists. Log in as another user.")
     return _user(user, permission)
 
 
@@ -108,7 +111,7 @@ def turn_away(request: HttpRequest, *, token_scope: Scope, permission: str) -> H
 
 
 def turn_away_unasked(request: HttpRequest, *, token_scope: Scope) -> HttpResponse | None:
-    """Do what `turn_away` does without a query: trust the claims of a token, and admit no user by login."""
+    """Do the same as `turn_away`, but without a query: trust the claims of a token, and admit no user by login."""
     token = _bearer(request.headers.get("Authorization", ""))
     return _answer(request, lambda: _holder(lambda: tokens.taken_at_its_word(token or ""), token_scope))
 
@@ -127,7 +130,7 @@ def _insist_on_no_token_in(query: str) -> None:
     """Raise NotAdmitted for a token in an address, even a valid one: servers and proxies log addresses."""
     for name, value in parse_qsl(query, keep_blank_values=True):
         if "token" in name.lower() or TOKEN.search(value) or TOKEN.search(name):
-            sentence = "Addresses are logged: revoke the token in yours, and send another in the Authorization header."
+            sentence = "Servers log addresses: revoke the token in yours, and send another in the Authorization header."
             raise NotAdmitted(UNKNOWN, sentence)
 
 
@@ -149,15 +152,19 @@ def _holder(find: Callable[[], AccessToken], token_scope: Scope) -> Visitor:
     except TokenRefused as refusal:
         raise NotAdmitted(UNKNOWN, str(refusal)) from None
     if token_scope not in row.scopes:
-        raise NotAdmitted(NOT_PERMITTED, f"Token {row.pk} is not for {token_scope}. Ask for one that is.")
+        raise NotAdmitted(
+            NOT_PERMITTED, f"Token {row.pk} does not have the scope {token_scope}. Ask for a token with this scope."
+        )
     return Visitor(row.name, token_id=row.pk, all_jobs=Scope.ALL_JOBS in row.scopes)
 
 
 def _user(user: Any, permission: str) -> Visitor:
     if user is None or not user.is_authenticated:
-        raise NotAdmitted(UNKNOWN, "Bring a token, or log in.")
+        raise NotAdmitted(UNKNOWN, "Authentication required: send a token or log in.")
     if not user.is_active or not user.has_perm(permission):
-        raise NotAdmitted(NOT_PERMITTED, f"The user is inactive, or lacks the permission {permission}.")
+        raise NotAdmitted(
+            NOT_PERMITTED, f"The user is inactive or does not have the permission {permission}. Ask the operator."
+        )
     return Visitor(user.get_username(), user_pk=user.pk, all_jobs=user.has_perm(ALL_JOBS))
 
 
@@ -184,7 +191,7 @@ def _is_at_home(origin: str) -> bool:
     hosts = AllowedHostsOriginValidator(application).allowed_origins
     try:
         parsed = urlparse(origin)
-        parsed.port  # noqa: B018 (it is parsed only now)
+        parsed.port  # noqa: B018 (reading the attribute checks the port)
     except ValueError:
         return False
     return OriginValidator(application, [*hosts, *conf.ROUTING_SOCKET_ORIGINS]).valid_origin(parsed)

@@ -21,7 +21,7 @@ EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 class SignatureRefused(BadInputError):
-    """A request's signature is not accepted; the text says why."""
+    """A request's signature is not accepted. The text says why."""
 
 
 def check(request: V2JobRequest, now: dt.datetime) -> Signature | None:
@@ -30,22 +30,26 @@ def check(request: V2JobRequest, now: dt.datetime) -> Signature | None:
     The uuid is not signed, so a signature is valid for the job under any uuid. The database ensures that a signature
     routes one job only: no two rows of UsedSignature have the same signatory and time. Raises SignatureRefused.
     """
-    keys = frozenset(conf.ROUTING_FACILITATOR_PUBLIC_KEYS or ())  # a bare string gives single letters, never a key
+    keys = frozenset(
+        conf.ROUTING_FACILITATOR_PUBLIC_KEYS or ()
+    )  # a plain string gives single letters, which match no key
     if not keys:
         return None
     signature = request.signature
     if signature is None:
-        raise SignatureRefused("A job must be signed here. Send it with the facilitator's signature.")
+        raise SignatureRefused("This router accepts only signed jobs. Send the job with a facilitator's signature.")
     if signature.signature_type != "bittensor":
-        raise SignatureRefused(f"A signature must be of the type bittensor, not {signature.signature_type!r:.80}.")
+        raise SignatureRefused(f"A signature must have the type bittensor, not {signature.signature_type!r:.80}.")
     if signature.signature_scope != "SignedFields":
-        raise SignatureRefused(f"A job's signature has the scope SignedFields, not {signature.signature_scope}.")
+        raise SignatureRefused(f"A signature must have the scope SignedFields, not {signature.signature_scope}.")
     if signature.signatory not in keys:
-        raise SignatureRefused(f"{signature.signatory!r:.80} signs no jobs here. Sign with the facilitator's key.")
+        raise SignatureRefused(
+            f"This router accepts no signature of {signature.signatory!r:.80}. Sign with a facilitator's key."
+        )
     _insist_on_the_time(signature, now)
     if not _is_genuine(request, signature):
         raise SignatureRefused(
-            f"This is no signature by {signature.signatory} of the job as it was sent. Sign it anew and change nothing."
+            f"The signature of {signature.signatory} does not match the job. Sign the job that you send."
         )
     return signature
 
@@ -92,12 +96,12 @@ def public_key(address: str) -> Keypair:
 
     Raises BadInputError if the address is invalid, and ImportError without the extra `signatures`.
     """
-    from bittensor_core import Keypair  # noqa: PLC0415 (an extra: who names no keys need not have it)
+    from bittensor_core import Keypair  # noqa: PLC0415 (an extra: needed only if the settings have keys)
 
     try:
         return Keypair(ss58_address=address)
     except ValueError as error:
-        raise BadInputError(f"{address!r:.80} is no ss58 address.") from error
+        raise BadInputError(f"{address!r:.80} is not an ss58 address.") from error
 
 
 def _insist_on_the_time(signature: Signature, now: dt.datetime) -> None:
@@ -106,9 +110,10 @@ def _insist_on_the_time(signature: Signature, now: dt.datetime) -> None:
     if not abs(age_ns) <= longest * 1e9:  # not `>`, so that a setting of NaN refuses every age
         seconds = f"{abs(age_ns) / 1e9:g} s"
         if age_ns > 0:
-            raise SignatureRefused(f"The signature is {seconds} old, more than {longest:g} s. Sign the job anew.")
+            raise SignatureRefused(f"The signature is {seconds} old, more than {longest:g} s. Sign the job again.")
         raise SignatureRefused(
-            f"The signature's time is {seconds} ahead, more than {longest:g} s. Set the signer's clock, and sign anew."
+            f"The signature's time is {seconds} ahead, more than {longest:g} s. "
+            "Correct the signer's clock, and sign the job again."
         )
 
 

@@ -35,7 +35,7 @@ MAX_TTL = dt.timedelta(days=3650)
 
 
 class Scope(StrEnum):
-    """What a token permits. ALL_JOBS includes JOBS, and permits statements about the jobs of other clients too."""
+    """What a token permits. ALL_JOBS includes JOBS, and also permits messages about the jobs of other clients."""
 
     JOBS = "jobs"
     ALL_JOBS = "all-jobs"
@@ -63,7 +63,7 @@ def issue(
     The token is valid for `ttl`, rounded down to whole seconds, because a JWT has whole seconds. Raises BadInputError.
     """
     if not isinstance(ttl, dt.timedelta) or not MIN_TTL <= ttl <= MAX_TTL:
-        raise BadInputError(f"A token lives for 1 second to {MAX_TTL.days} days, not {ttl!s:.80}.")
+        raise BadInputError(f"A token must be valid for 1 second to {MAX_TTL.days} days, not {ttl!s:.80}.")
     stored_at = now or timezone.now()
     issued_at = stored_at.replace(microsecond=0)
     row = AccessToken(
@@ -108,7 +108,7 @@ def look_up(pk: UUID, now: dt.datetime | None = None) -> AccessToken:
     """Return the row of a token that was verified before. Raises TokenRefused if it is no longer live."""
     row = AccessToken.objects.filter(pk=pk).first()
     if row is None:
-        raise TokenRefused(f"Token {pk} is unknown here. Ask for a new one.")
+        raise TokenRefused(f"Token {pk} does not exist here. Ask for a new one.")
     state = state_at(row, now or timezone.now())
     if state is not State.LIVE:
         raise TokenRefused(f"Token {pk} is {state}. Ask for a new one.")
@@ -123,7 +123,7 @@ def revoke(name_or_id: str | UUID, now: dt.datetime | None = None, *, keep_newes
     at = now or timezone.now()
     pk = _id(name_or_id)
     if keep_newest and pk is not None:
-        raise BadInputError("An id names one token. Give the name of the tokens of which the newest is to be kept.")
+        raise BadInputError("An id names only one token. Give the name of the tokens to keep the newest token.")
     which = Q(name=_name(name_or_id)) if pk is None else Q(pk=pk)
     with transaction.atomic():
         rows = list(AccessToken.objects.select_for_update().filter(which, live_at(at)).order_by("stored_at", "pk"))
@@ -192,20 +192,22 @@ def _signed(token: str) -> AccessToken:
                 continue
             except (jwt.InvalidTokenError, TypeError, ValueError, OverflowError, OSError):
                 break
-    raise TokenRefused("This is no token that was issued here. Ask for one.")
+    raise TokenRefused("This router did not issue this token. Ask for a new one.")
 
 
 def _keys() -> Iterator[bytes]:
-    """Yield the key that signs, then the keys of SECRET_KEY_FALLBACKS, which signed before."""
+    """Yield the key that signs new tokens, then the keys of SECRET_KEY_FALLBACKS, which signed older tokens."""
     for secret in (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS):
         yield salted_hmac(SALT, AUDIENCE, secret, algorithm="sha256").digest()
 
 
 def _name(value: object) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME or not value.isprintable():
-        raise BadInputError(f"A token's name has 1 to {MAX_NAME} printable characters, not {value!r:.80}.")
+        raise BadInputError(f"A token's name must have 1 to {MAX_NAME} printable characters, not {value!r:.80}.")
     if value != value.strip() or _id(value) is not None:
-        raise BadInputError(f"A token's name has no blanks around it, and is no UUID; not {value!r:.80}.")
+        raise BadInputError(
+            f"A token's name must not begin or end with a blank, and must not be a UUID. It is {value!r:.80}."
+        )
     return value
 
 
@@ -220,6 +222,6 @@ def _scopes(values: Collection[str]) -> list[str]:
     known = [scope.value for scope in Scope]
     unknown = [value for value in values if value not in known]
     if unknown or not values:
-        raise BadInputError(f"A token is for some of {', '.join(known)}; not for {values!r:.80}.")
+        raise BadInputError(f"A token must have one or more of the scopes {', '.join(known)}, not {values!r:.80}.")
     wanted = {*values, Scope.JOBS} if Scope.ALL_JOBS in values else values
     return [scope for scope in known if scope in wanted]

@@ -74,7 +74,7 @@ def needs(*permissions: str) -> Callable[[View], View]:
             try:
                 return view(request, *args, **kwargs)
             except ImproperlyConfigured as error:
-                wrong = show(request, "routing/misconfigured.html", "Settings to correct", problem=str(error))
+                wrong = show(request, "routing/misconfigured.html", "Wrong settings", problem=str(error))
                 wrong.status_code = 500
                 return wrong
 

@@ -26,8 +26,10 @@ class BoardForm(forms.Form):
     """A job and what-if values. They are in the URL, so that the page can be shared."""
 
     executor_class = forms.ChoiceField(choices=[(c.value, c.value) for c in ExecutorClass])
-    seconds = forms.IntegerField(min_value=1, max_value=MAX_JOB_RUN_TIME, help_text=f"1 to {MAX_JOB_RUN_TIME}, in all.")
-    minimum_wei = WeiFormField(label="Least collateral", required=False)
+    seconds = forms.IntegerField(
+        min_value=1, max_value=MAX_JOB_RUN_TIME, help_text=f"1 to {MAX_JOB_RUN_TIME}: the sum of the time limits."
+    )
+    minimum_wei = WeiFormField(label="Minimum collateral", required=False)
     hours = forms.FloatField(
         label="Window in hours",
         required=False,
@@ -36,10 +38,10 @@ class BoardForm(forms.Form):
         widget=forms.NumberInput(attrs={"step": "any"}),
     )
     exclude = forms.CharField(
-        label="Without these miners",
+        label="Excluded miners",
         required=False,
         widget=forms.Textarea(attrs={"rows": 2}),
-        help_text="Hotkeys, with blanks or commas between.",
+        help_text="Hotkeys, separated by blanks or commas.",
     )
 
     def clean_exclude(self) -> frozenset[str]:
@@ -60,8 +62,8 @@ def board_page(request: HttpRequest) -> HttpResponse:
     """Show all miners of a class as the router would rank them now; as JSON with `format=json`."""
     current = in_force.policy()
     form = BoardForm({**USUAL, **request.GET.dict()})
-    form.fields["minimum_wei"].help_text = f"Blank: as in force, {wei_text(current.minimum_wei)}."
-    form.fields["hours"].help_text = f"Blank: as in force, {current.window / dt.timedelta(hours=1):g}."
+    form.fields["minimum_wei"].help_text = f"If empty: the setting in force, {wei_text(current.minimum_wei)}."
+    form.fields["hours"].help_text = f"If empty: the setting in force, {current.window / dt.timedelta(hours=1):g}."
     decision = decision_for(form, current) if form.is_valid() else None
     if request.GET.get("format") == "json":
         if decision is None:

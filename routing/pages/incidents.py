@@ -153,8 +153,8 @@ class IncidentList(ChangeList):
         title = f"Incidents by {stretch.unit} (UTC), {stretch.title}"
         return [
             Chart("incidents-over-time", title, "columns", stretch.labels(now), series),
-            Chart("incidents-by-type", f"Share by type, {stretch.title}", "ring", list(series), shares),
-            self._worst_miners(counting, f"Most incidents per executor of a class, {stretch.title}"),
+            Chart("incidents-by-type", f"Incidents by type, {stretch.title}", "ring", list(series), shares),
+            self._worst_miners(counting, f"Miners with the most incidents per executor of a class, {stretch.title}"),
         ]
 
     def _worst_miners(self, counting: Incidents, title: str) -> Chart:
@@ -214,7 +214,7 @@ def void_selected(request: HttpRequest, selected: Incidents) -> HttpResponseBase
     found = groups(counting)
     count = sum(group.incidents for group in found)
     if not count:
-        messages.warning(request, "None of the selected incidents counts: all of them are voided already.")
+        messages.warning(request, "All selected incidents are voided already. There is nothing to do.")
         return None
     form = VoidForm(request.POST if "confirmed" in request.POST else None)
     if form.is_valid():

@@ -66,7 +66,7 @@ class Choice(forms.Form):
         label="Executor class", required=False, choices=[("", "all classes"), *((c, c) for c in ExecutorClass)]
     )
     sort = forms.ChoiceField(
-        label="sorted by", choices=[(BY_NAME, "miner"), *((name, column.title) for name, column in COLUMNS.items())]
+        label="Sorted by", choices=[(BY_NAME, "miner"), *((name, column.title) for name, column in COLUMNS.items())]
     )
 
 
@@ -116,7 +116,7 @@ class Links:
     def job(self, job: UUID | None) -> str:
         """Return a job's uuid, linked to its decisions if permitted."""
         if job is None:
-            return "not named"
+            return "without a uuid"
         address = reverse("admin:routing_decisionrecord_changelist")
         return format_html('<a href="{}?q={}">{}</a>', address, job, job) if self._decisions else str(job)
 
@@ -139,7 +139,7 @@ def _figures(found: Totals) -> list[Figure]:
     ended = {state: found.ended_as(state) for state in ReservationState}
     about = found.about_to_expire
     expired = ended[ReservationState.EXPIRED]
-    share = f"{expired / sum(ended.values()):.0%} of all that ended" if expired else "every caller spoke"
+    share = f"{expired / sum(ended.values()):.0%} of all that ended" if expired else "none of those that ended"
     return [
         Figure("Live", len(found.holds), f"hold {_text(hold.ns for hold in found.holds)} now"),
         Figure(
@@ -151,7 +151,7 @@ def _figures(found: Totals) -> list[Figure]:
         Figure(
             "Expired unclaimed",
             expired,
-            f"in 24 h, {share}; {found.expired:,} ever",
+            f"in 24 h, {share}; {found.expired:,} in all",
             "warn" if expired else "good",
         ),
         Figure("Spent", ended[ReservationState.SPENT], f"in 24 h; {ended[ReservationState.RELEASED]:,} were released"),
@@ -167,7 +167,7 @@ def _ended_by_hour(found: Totals) -> Chart:
     ends = (ReservationState.RELEASED, ReservationState.EXPIRED, ReservationState.SPENT)
     return Chart(
         "ended-by-hour",
-        "How reservations ended, by the hour (UTC)",
+        "How reservations ended, by hour (UTC)",
         "columns",
         [f"{hour:%a %H:00}" for hour in found.ended],
         {end.label: [ended[end] for ended in found.ended.values()] for end in ends},
@@ -177,7 +177,7 @@ def _ended_by_hour(found: Totals) -> Chart:
 def _shares(found: Totals, executor_class: str) -> Chart:
     return Chart(
         "allowance-by-fate",
-        f"What became of the allowance in {executor_class or 'all classes'}, in seconds",
+        f"Fate of the allowance in {executor_class or 'all classes'}, in seconds",
         "ring",
         [fate.title() for fate in PARTS],
         {"seconds": [seconds(found.amounts[fate]) for fate in PARTS]},
@@ -188,7 +188,7 @@ def _most_spent(found: Totals, executor_class: str) -> Chart:
     most = [miner for miner in _sorted(found.miners, BY_SPENT)[:TOP] if miner.amounts[Fate.SPENT]]
     return Chart(
         "most-spent",
-        f"The {TOP} miners with the most spent in {executor_class or 'all classes'}, in seconds",
+        f"The {TOP} miners with the most spent allowance in {executor_class or 'all classes'}, in seconds",
         "bars",
         [miner.hotkey for miner in most],
         {fate.title(): [seconds(miner.amounts[fate]) for miner in most] for fate in PARTS},

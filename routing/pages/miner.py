@@ -1,4 +1,4 @@
-"""A miner's page: its allowance, its ongoing jobs, its rank and the reasons for it, and its past."""
+"""A miner's page: its allowance, its ongoing jobs, its rank and the reasons for the rank, and its history."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ USUAL_SECONDS = 60
 class JobForm(forms.Form):
     """The job for which the miner is ranked."""
 
-    seconds = forms.IntegerField(label="Rank it for a job of so many seconds", min_value=1, max_value=MAX_JOB_RUN_TIME)
+    seconds = forms.IntegerField(label="Length of the job in seconds", min_value=1, max_value=MAX_JOB_RUN_TIME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +149,10 @@ def miner_page(request: HttpRequest, hotkey: str) -> HttpResponse:
 def presence(steps: Steps) -> str:
     """Return whether a miner is registered, and since which block. Changes older than the ledger keeps are unknown."""
     if not steps:
-        return "not registered, nor in any block that is remembered"
+        return "not registered in any recorded block"
     block, registered = steps[-1]
     if not block:
-        return "registered as long as blocks are recorded"
+        return "registered in every recorded block"
     earlier = " or earlier" if len(steps) == 1 else ""
     return f"{'registered' if registered else 'not registered'} since block {block}{earlier}"
 
@@ -246,7 +246,7 @@ def incidents_by_day(hotkey: str, now: dt.datetime) -> Chart:
     )
     counts = {(kind, day.astimezone(dt.UTC).date()): n for kind, day, n in rows}
     series = {str(kind.label): [counts.get((kind.value, day), 0) for day in days] for kind in MinerIncidentType}
-    title = f"Incidents a day (UTC) that count, last {DAYS} days"
+    title = f"Incidents by day (UTC), last {DAYS} days, except voided ones"
     return Chart("incidents", title, "columns", [day.isoformat() for day in days], series)
 
 
@@ -265,5 +265,5 @@ def elsewhere(hotkey: str) -> list[str]:
         link("accepted receipts", JobAcceptedReceipt, miner_hotkey__exact=hotkey),
         link("finished receipts", JobFinishedReceipt, miner_hotkey__exact=hotkey),
         link("accounts", Account, miner__hotkey__exact=hotkey),
-        link("its row", MinerRow, hotkey),
+        link("record of the miner", MinerRow, hotkey),
     ]

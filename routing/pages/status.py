@@ -90,7 +90,7 @@ def work_chart(what: str, most: Iterable[Work]) -> Chart:
     """Return the chart of the miners that got the most `what` in the last hour: jobs or seconds."""
     amounts = {work.miner: getattr(work, what) for work in most}
     return Chart(
-        f"most-{what}", f"Most {what} of the last hour by miner", "bars", [*amounts], {what: [*amounts.values()]}
+        f"most-{what}", f"Miners with the most {what} in the last hour", "bars", [*amounts], {what: [*amounts.values()]}
     )
 
 

@@ -81,20 +81,20 @@ RATE_LIMITED = Refused(
     uuid=None,
     of=None,
     reason=Reason.RATE_LIMITED,
-    sentence="This socket sends more messages in a second than it may. Send fewer.",
+    sentence="This socket sends too many messages in a second. Send fewer messages.",
     retry_after_seconds=SOON,
 )
 
 
 CLIENT_RATE_LIMITED = RATE_LIMITED.model_copy(
-    update={"sentence": "This client sends more messages in a second, over all its sockets, than it may. Send fewer."}
+    update={"sentence": "This client sends too many messages in a second over all its sockets. Send fewer messages."}
 )
 
 
 class Answer(NamedTuple):
     """A message to send, and the route that it contains, if any. A sender that can't deliver it releases the route.
 
-    `decided` is true if a decision on the job was made, which proves that its owner asked. It is false if the message
+    `decided` is true if a decision on the job was made, so the client may ask about the job. It is false if the message
     was refused.
     """
 
@@ -152,12 +152,12 @@ def _failed(message: Incoming, error: Exception) -> Refused | Rejected:
     """
     uuid = str(message.uuid)
     if isinstance(error, db.Error):
-        logger.error("No answer from the database for job %.80r.", uuid, extra={"job": uuid}, exc_info=error)
-        sentence = "The router can't reach its database. Retry."
+        logger.error("The database failed on a message about job %.80r.", uuid, extra={"job": uuid}, exc_info=error)
+        sentence = "The router's database failed. Send the same message again."
         return _refused(message.type, uuid, Reason.UNAVAILABLE, sentence, SOON)
     if isinstance(error, ImproperlyConfigured):
-        logger.error("No answer for job %.80r: %s", uuid, error, extra={"job": uuid})
-        sentence = "The router's settings do not allow for this job. Its operators find the reason in the log."
+        logger.error("Wrong settings for job %.80r: %s", uuid, error, extra={"job": uuid})
+        sentence = "The router has wrong settings for this job. Ask the operators: the reason is in the log."
         return _refused(message.type, uuid, Reason.UNAVAILABLE, sentence)
     wait = SOON if isinstance(error, LockTimeout) else None
     return _refused(message.type, uuid, _reason(error), str(error), wait)
@@ -166,9 +166,9 @@ def _failed(message: Incoming, error: Exception) -> Refused | Rejected:
 def read(data: str | bytes) -> Incoming | Refused | Rejected:
     """Return the message in `data`, or the refusal to send if `data` is not a valid message."""
     if (size := len(data if isinstance(data, bytes) else data.encode())) > MAX_MESSAGE_LENGTH:
-        return _unreadable(None, f"A message has at most {MAX_MESSAGE_LENGTH} bytes, not {size}.")
+        return _unreadable(None, f"A message must have at most {MAX_MESSAGE_LENGTH} bytes, not {size}.")
     if _has_too_many_values(data):
-        return _unreadable(None, f"A message has at most {MAX_VALUES} values.")
+        return _unreadable(None, f"A message must have at most {MAX_VALUES} values in its lists and objects.")
     try:
         message = INCOMING.validate_json(data)
     except ValidationError as error:
@@ -233,13 +233,15 @@ def _has_too_many_values(data: str | bytes) -> bool:
 
 def overloaded(message: Incoming) -> Refused | Rejected:
     """Return the answer to a message that exceeds the number of messages in flight."""
-    sentence = "The router has as much to do as it takes on. Retry, or send fewer messages at once."
+    sentence = "The router works on too many messages. Send the same message again, or send fewer messages at once."
     return _refused(message.type, str(message.uuid), Reason.OVERLOADED, sentence, SOON)
 
 
 def refused_too_often(question: V2JobRequest | Retry, wait: float) -> Refused | Rejected:
     """Return the answer to a client that had too many refusals. It may ask again after `wait` seconds."""
-    sentence = "Too many jobs of this client were refused in a minute, so this one was not looked at. Retry later."
+    sentence = (
+        "Too many jobs of this client were refused in a minute. The router did not consider this job. Retry later."
+    )
     return _refused(question.type, str(question.uuid), Reason.REFUSED_TOO_OFTEN, sentence, wait)
 
 

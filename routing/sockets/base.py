@@ -51,7 +51,7 @@ class Socket(AsyncWebsocketConsumer):
     scope_needed: Scope
     permission: str
 
-    channel_layer_alias = ""  # none: Channels closes a socket if its channel layer fails; see routing.sockets.news
+    channel_layer_alias = ""  # none, because Channels closes a socket if its layer fails; see routing.sockets.news
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -87,7 +87,9 @@ class Socket(AsyncWebsocketConsumer):
                 self.scope, token_scope=self.scope_needed, permission=self.permission
             )
             if not await quotas.connections.enter(visitor.owner, self.key):
-                raise NotAdmitted(TOO_MANY, "This client has as many sockets open as it may. Close others first.")
+                raise NotAdmitted(
+                    TOO_MANY, "This client has the maximum number of sockets open. Close another socket first."
+                )
             self.visitor = visitor
             metrics.SOCKETS.inc()
             await self.begin()
@@ -133,7 +135,9 @@ class Socket(AsyncWebsocketConsumer):
                     self.visitor, token_scope=self.scope_needed, permission=self.permission
                 )
             except db.Error:
-                logger.exception("Could not look again whether %s may stay; it stays.", self.visitor.name)
+                logger.exception(
+                    "Could not check again whether %s is still permitted. The socket stays open.", self.visitor.name
+                )
 
     async def pass_news_on(self) -> None:
         """Send the client the news of the jobs that it follows."""
@@ -156,18 +160,18 @@ class Socket(AsyncWebsocketConsumer):
 
     @asynccontextmanager
     async def closing_on_failure(self) -> AsyncIterator[None]:
-        """Log a failure and close the socket, so that the client does not wait. It learns no unforeseen error."""
+        """Log a failure and close the socket, so that the client does not wait. Unforeseen errors are not sent."""
         client = self.scope.get("client")
         try:
             yield
         except NotAdmitted as refusal:
-            logger.info("A socket of %s was closed: %s", client, refusal)
+            logger.info("Closed a socket of %s: %s", client, refusal)
             await self.hang_up(refusal.code, str(refusal))
         except NotRead:
-            logger.info("%s does not read its answers.", client)
+            logger.info("Closed a socket: %s did not read a message in time.", client)
             await self.hang_up(TOO_SLOW)
         except Untold:
-            logger.info("A client hung up before it had its answer: %s.", client)
+            logger.info("A client disconnected before the router sent it a message: %s.", client)
         except Exception:
             logger.exception("A socket of %s failed.", client)
             await self.hang_up(INTERNAL_ERROR)
@@ -180,7 +184,7 @@ class Socket(AsyncWebsocketConsumer):
         try:
             async with asyncio.timeout(TO_CLOSE):
                 await self.close(code, reason.encode()[:LONGEST_REASON].decode(errors="ignore") or None)
-        except TimeoutError:  # the client does not read the close: the server drops it only if the application ends
+        except TimeoutError:  # the client reads nothing: the server drops it only when the application ends
             self.given_up = True
             if self.serving:
                 self.serving.cancel()

@@ -84,9 +84,8 @@ class JobConsumer(Socket):
         else:
             acknowledged = await in_database_thread(answers.to_statement)(message, visitor)
             slot.free()
-            self.publish(
-                news.of_statement(message, acknowledged)
-            )  # the statement is recorded, even if the client does not read the answer
+            # Publish first: the statement is recorded, even if the client does not read the answer.
+            self.publish(news.of_statement(message, acknowledged))
             await self.answer(acknowledged)
 
     def publish(self, happened: Happened | None, *, to_followers: bool = True) -> None:

@@ -21,7 +21,7 @@ from routing.decision.model import Decision, Gate
 from routing.types import Outcome
 
 SOON = 1.0
-"""Seconds after which a lock is probably released, or an overload over."""
+"""Seconds after which a lock has probably been released, or an overload has probably ended."""
 
 BLOCK_DURATION = dt.timedelta(microseconds=BLOCK_DURATION_US)
 

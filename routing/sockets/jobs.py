@@ -52,7 +52,7 @@ RACES = 8
 
 
 class Offer(NamedTuple):
-    """A job's route, as sent to one caller, and the time until which it is held.
+    """A job's route, as sent to one caller, and the time until which its reservation is held.
 
     Only the caller that made the route has its `claim` and can release it. A caller that gets the route again has none.
     """
@@ -96,7 +96,7 @@ def retry(asked: Retry, *, by: Visitor, now: dt.datetime | None = None) -> Offer
     client's job), BadInputError for a fixed route, which has no alternative, LockTimeout after RACES attempts.
     """
     if asked.allowance_reservation_id is None:
-        raise BadInputError("A job on a fixed route has no other miner. Send it as a new job, or not to a fixed one.")
+        raise BadInputError("A job on a fixed route has no other miner. Send the job again as job.new.")
     unknown = JobUnknown(asked.uuid, asked.allowance_reservation_id)
     for _ in range(RACES):
         if not Reservation.objects.filter(pk=asked.allowance_reservation_id, job_uuid=asked.uuid).exists():
@@ -141,13 +141,13 @@ def end_route(end: Callable[..., None], reservation_id: int, now: dt.datetime | 
         refusal = None
         try:
             end(reservation_id, now=now)
-        except ReservationException as error:  # not raised here: the transaction stores that it expired
+        except ReservationException as error:  # not raised, so that the transaction stores the expiry
             refusal = error
         for job in RoutedJob.objects.filter(reservation=reservation_id):
             had = RoutedJob.objects.filter(pk=job.pk, reservation=reservation_id)
             had.update(claim=None, tried=sorted({*job.tried, job.miner}))
-        # After the job's lock: a statement that had it first has stored its receipt, and one that gets it later reads
-        # that the route is released.
+        # The job's row is locked here. A statement that had the lock before has stored its receipt. A statement that
+        # gets the lock later reads that the route is released.
         if end is reservations.release and not isinstance(refusal, ReservationAlreadySpent):
             reservation = Reservation.objects.select_related("account").filter(pk=reservation_id).first()
             if reservation and reservation.job_uuid:
@@ -218,7 +218,8 @@ def _insist_on_the_same(job: RoutedJob, request: V2JobRequest) -> None:
 
 def _another_job(job: RoutedJob) -> BadInputError:
     return BadInputError(
-        f"Job {job.uuid} was routed as one of {job.seconds} s on {job.executor_class}. Another job needs another uuid."
+        f"Job {job.uuid} was routed before, with {job.seconds} s on {job.executor_class}. "
+        "Send a different job with another uuid."
     )
 
 
@@ -227,7 +228,7 @@ def _use(signature: Signature, uuid: UUID) -> None:
     used = {"signatory": signature.signatory, "signed_at_ns": signature.timestamp_ns}
     UsedSignature.objects.bulk_create([UsedSignature(**used, job_uuid=uuid)], ignore_conflicts=True)
     if not UsedSignature.objects.filter(**used, job_uuid=uuid).exists():
-        raise SignatureRefused("The signature was used for another job. Sign each job anew.")
+        raise SignatureRefused("The signature was used for another job. Sign each job separately.")
 
 
 def _replace_claim(uuid: UUID, claim: int | None, new: int | None) -> bool:

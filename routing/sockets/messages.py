@@ -64,21 +64,21 @@ class AboutRoute(Message):
 
 
 class Started(AboutRoute):
-    """The job was sent to its miner. It keeps an executor busy for `ttl` seconds (left out: the job's own)."""
+    """The job was sent to its miner. It keeps an executor busy for `ttl` seconds (null: the job's own)."""
 
     type: Literal["job.started"] = "job.started"
     validator_hotkey: Hotkey
-    timestamp: Time | None = Field(None, description="left out: now")
+    timestamp: Time | None = Field(None, description="null: now")
     ttl: Ttl | None = None
 
 
 class Accepted(AboutRoute):
-    """The miner accepted the job. It keeps its executor busy for another `ttl` seconds (left out: the job's own)."""
+    """The miner accepted the job. It keeps its executor busy for another `ttl` seconds (null: the job's own)."""
 
     type: Literal["job.accepted"] = "job.accepted"
     validator_hotkey: Hotkey
-    timestamp: Time | None = Field(None, description="left out: now")
-    time_accepted: Time | None = Field(None, description="left out: the timestamp")
+    timestamp: Time | None = Field(None, description="null: now")
+    time_accepted: Time | None = Field(None, description="null: the timestamp")
     ttl: Ttl | None = None
 
 
@@ -87,8 +87,8 @@ class Finished(AboutRoute):
 
     type: Literal["job.finished"] = "job.finished"
     validator_hotkey: Hotkey
-    timestamp: Time | None = Field(None, description="left out: now")
-    time_started: Time | None = Field(None, description="left out: the timestamp less `time_took_us`")
+    timestamp: Time | None = Field(None, description="null: now")
+    time_started: Time | None = Field(None, description="null: the timestamp minus `time_took_us`")
     time_took_us: Annotated[int, Field(strict=True, ge=0, le=366 * 24 * 3600 * 10**6, description="microseconds")]
     score_str: Annotated[str, Field(max_length=64, pattern=r"^[^\x00]*$")] = ""
 
@@ -144,7 +144,7 @@ class Rejected(Message):
     reason: Reason
     sentence: str
     counts: dict[Gate, int] = Field(default_factory=dict)
-    retry_after_seconds: float | None = Field(None, description="when something may have changed; null: nobody can say")
+    retry_after_seconds: float | None = Field(None, description="after how many seconds to ask again; null: unknown")
 
 
 class Acknowledged(Message):
@@ -165,7 +165,7 @@ class Acknowledged(Message):
 
 
 class Happened(Message):
-    """News of a job that another client caused, sent to its followers."""
+    """News of a job, sent to the clients that follow the job."""
 
     type: Literal["job.event"] = "job.event"
     uuid: UUID
@@ -177,7 +177,11 @@ class Happened(Message):
 
 
 class Refused(Message):
-    """A message could not be read or could not be carried out; nothing was done. `of` is its type, if it has one."""
+    """A message could not be read, or could not be acted on. `of` is its type, if it has one.
+
+    Nothing is recorded, except after LOCK_TIMEOUT or UNAVAILABLE: then a part of the statement, or all of it, may be
+    recorded. Send the same message again.
+    """
 
     type: Literal["error"] = "error"
     uuid: str | None
@@ -222,7 +226,7 @@ INCOMING: TypeAdapter[Incoming] = TypeAdapter(
         Discriminator(
             type_of,
             custom_error_type="unknown_type",
-            custom_error_message=f"A message is an object whose type is one of {', '.join(TYPES)}.",
+            custom_error_message=f"A message must be an object with one of these types: {', '.join(TYPES)}.",
         ),
     ]
 )

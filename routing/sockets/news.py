@@ -1,6 +1,6 @@
 """The news of jobs, sent to their followers on all workers that share a channel layer.
 
-News is sent once, without a guarantee of delivery. Jobs are routed even if the channel layer fails.
+News are sent once, without a guarantee of delivery. Jobs are routed even if the channel layer fails.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def of_statement(statement: Statement, answer: Acknowledged | Rejected | Refused
 def publish(happened: Happened, *, origin: str | None = None, to_followers: bool = True) -> None:
     """Send news to the followers of all jobs and, with `to_followers`, to those of the job. Return at once.
 
-    `origin` is the channel of the client that caused the news. It does not get it.
+    `origin` is the channel of the client that caused the news. This client does not get the news.
     """
     if len(_under_way) < MOST_UNDER_WAY:
         groups = [group_of(happened.uuid), everything()] if to_followers else [everything()]
@@ -86,7 +86,7 @@ async def _publish(happened: Happened, groups: Iterable[str], origin: str | None
 
 
 class Subscription:
-    """The news that one socket gets. It survives failures of the channel layer, but news sent meanwhile is lost."""
+    """The news that one socket gets. News that are sent while the channel layer fails are lost; later news arrive."""
 
     def __init__(self) -> None:
         self.channel: str | None = None
@@ -151,16 +151,16 @@ _away = False
 @asynccontextmanager
 async def _best_effort(*, patience: float | None = PATIENCE, pause: float = 0) -> AsyncIterator[None]:
     """Ignore a channel layer that fails or exceeds `patience`, and wait for `pause` afterwards; both in seconds."""
-    global _away  # noqa: PLW0603 (the log tells when it goes and when it comes, not of each thing meanwhile)
+    global _away  # noqa: PLW0603 (the log has one line for the failure and one for the recovery)
     try:
         async with asyncio.timeout(patience):
             yield
     except (OSError, RedisError) as error:  # a TimeoutError is an OSError
         if not _away:
-            logger.warning("The channel layer failed, so that nobody hears of some jobs: %r", error)
+            logger.warning("The channel layer failed, so some news of jobs are lost: %r", error)
         _away = True
         await asyncio.sleep(pause)
     else:
         if _away:
-            logger.warning("The channel layer is back.")
+            logger.warning("The channel layer works again.")
         _away = False

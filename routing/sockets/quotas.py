@@ -141,8 +141,9 @@ class Bound:
 class Tally:
     """The number of events of one client in a period of `seconds`, compared with the limit that `setting` sets.
 
-    An event is counted after it has happened, so events in progress use nothing up. A process gets the counts of other
-    processes when it counts an event itself. Each process and each event in progress may exceed the limit by one.
+    An event is counted after it has happened, so an event in progress does not use up the limit. A process gets the
+    counts of other processes when it counts an event itself. Each process and each event in progress may exceed the
+    limit by one.
     """
 
     def __init__(self, setting: str, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -219,7 +220,7 @@ _away_until = 0.0
 
 async def _ask(script: str, key: str, *arguments: object) -> Any:
     """Return the answer of Redis; None if REDIS_URL is not set or Redis is unavailable."""
-    global _away_until  # noqa: PLW0603 (a Redis that is away is asked again after a pause only, by all of a process)
+    global _away_until  # noqa: PLW0603 (one pause after a failure of Redis, for the whole process)
     if time.monotonic() < _away_until or not (url := conf.REDIS_URL):
         return None
     try:
@@ -227,7 +228,9 @@ async def _ask(script: str, key: str, *arguments: object) -> Any:
             return await _client(url).eval(script, 1, f"{redis_prefix()}:{key}", *map(str, arguments))
     except (OSError, RedisError) as error:  # a TimeoutError is an OSError
         if time.monotonic() >= _away_until:
-            logger.warning("Redis failed, so each process bounds its clients alone for a while: %r", error)
+            logger.warning(
+                "Redis failed. Each process applies the limits of clients alone until Redis is back: %r", error
+            )
         _away_until = time.monotonic() + PAUSE
         return None
 

@@ -78,18 +78,21 @@ def _offered_at(job_uuid: UUID, miner: str, routed_at: dt.datetime, now: dt.date
 def _look_at(shown: Shown, offer: Offer, found: Rejection) -> None:
     """Record in `found` whether receipts account for all executors that the miner had at the time, and why."""
     if not can_verify():
-        found.sentence = "Receipts can't be verified here, so they excuse no miner: the extra signatures is missing."
+        found.sentence = (
+            "The router can't verify receipts, so they excuse no miner. "
+            "Ask the operator to install the extra miner-router[signatures]."
+        )
         return
     block = Block.objects.filter(timestamp__lte=offer.at).order_by("-number").values_list("number", flat=True).first()
     account = Account.objects.filter(miner=offer.miner, executor_class=offer.executor_class).first()
     if block is None or account is None:
-        found.sentence = "Nothing is known of the miner's executors, so receipts can't account for them."
+        found.sentence = "The router does not know how many executors the miner had, so receipts can't excuse it."
         return
     flaws: Counter[str] = Counter()
     jobs = _jobs(shown, offer, block, flaws)
     found.jobs, found.executors = sorted(jobs), max(1, value_at(account.counts, block))
     found.excused = len(jobs) >= found.executors
-    found.sentence = f"Receipts account for {len(jobs)} of the miner's executors, and it had {found.executors}."
+    found.sentence = f"Receipts account for {len(jobs)} of the miner's executors. The miner had {found.executors}."
     if flaws:
         found.sentence += f" Not counted: {', '.join(f'{n} {flaw}' for flaw, n in flaws.items())}."
 
@@ -110,9 +113,9 @@ def _jobs(shown: Shown, offer: Offer, block: int, flaws: Counter[str]) -> set[st
         if receipt.job_uuid in over:
             flaws["of a job that was over"] += 1
         elif receipt.validator_hotkey not in validators:
-            flaws["by no registered validator"] += 1
+            flaws["not from a registered validator"] += 1
         elif job in jobs:
-            flaws["of a job shown before"] += 1
+            flaws["of a job that is counted already"] += 1
         elif not is_signed(receipt):
             flaws["not signed by both sides"] += 1
         else:
@@ -125,7 +128,7 @@ def _read(shown: Shown, flaws: Counter[str]) -> Iterator[JobStarted]:
         try:
             receipt = read(value)
         except BadReceiptError:
-            flaws["no receipt"] += 1
+            flaws["not a receipt"] += 1
             continue
         if isinstance(receipt, JobStarted):
             yield bounded(receipt)
@@ -140,14 +143,14 @@ def _flaw(receipt: JobStarted, offer: Offer) -> str | None:
     if receipt.executor_class != offer.executor_class:
         return "of another class"
     if receipt.job_uuid == offer.job_uuid:
-        return "of this job"
+        return "of the rejected job"
     if not receipt.timestamp <= offer.at <= receipt.timestamp + dt.timedelta(seconds=receipt.ttl) + LEEWAY:
-        return "not valid then"
+        return "not valid at the time"
     return None
 
 
 def _over(jobs: Collection[UUID], offer: Offer) -> set[UUID | None]:
-    """Return those of `jobs` that kept no executor of the miner busy then, as far as this site knows.
+    """Return those of `jobs` that kept no executor of the miner busy at that time, as far as this site knows.
 
     Such a job was finished, or its started receipt was voided. Or the receipt had ended, or the route was released, and
     the miner has no other reservation of the job.

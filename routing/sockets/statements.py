@@ -75,7 +75,9 @@ def note(statement: Statement, *, by: Visitor, now: dt.datetime | None = None) -
         case Started() | Accepted() | Finished():
             with ledger_transaction():
                 bound_waits(lock_timeout())
-                if isinstance(statement, Finished):  # before the job's row is locked: it waits for the account's lock
+                if isinstance(
+                    statement, Finished
+                ):  # before the job's row is locked, because it waits for the account's lock
                     _end(reservations.spend, attempt, now)
                 _insist_on_the_route(statement, at)
                 # Read again under the job's lock: a route that was released meanwhile keeps no executor busy.
@@ -141,8 +143,8 @@ def _receipt(
     timestamp = statement.timestamp or at
     if not isinstance(statement, Finished) and (statement.ttl or 0) > attempt.most_seconds:
         raise BadInputError(
-            f"ttl: this job can last {attempt.most_seconds} s: its own {attempt.seconds} s and a margin. "
-            f"Send at most that, not {statement.ttl}, or leave it out."
+            f"ttl: at most {attempt.most_seconds} s (the job's {attempt.seconds} s and a margin), not {statement.ttl}. "
+            "Send a smaller ttl, or leave it out."
         )
     sides = {
         "job_uuid": statement.uuid,

@@ -233,11 +233,15 @@ class JobEntry(Entry):
         known = RoutedJob.objects.filter(pk=self.uuid).first()
         if known is not None:
             if known.owner != owner or known.routed_at < routed_at:  # later: it was retried
-                raise ValueError(f"Job {self.uuid} means something else here. Restore into an empty database.")
+                raise ValueError(
+                    f"This database has a different job with the uuid {self.uuid}. Restore into an empty database."
+                )
             return
         pk = self.reservation
         if pk is not None and not Reservation.objects.filter(pk=pk, job_uuid=self.uuid).exists():
-            raise ValueError(f"Job {self.uuid}: it has no reservation {pk}. The reservation's line comes first.")
+            raise ValueError(
+                f"Job {self.uuid}: its reservation {pk} is missing. The reservation's entry must come first."
+            )
         RoutedJob.objects.create(
             uuid=self.uuid,
             owner=owner,

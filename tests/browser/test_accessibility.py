@@ -72,12 +72,12 @@ async def stops(visit: Visit) -> dict[str, bool]:
 
 MENU_LINKS = [entry.title for entry in MENU]
 FILTERS = ["time", "class", "type", "miner", "voided", "Show", "q", "Search all time", "Download as CSV"]
-FIELDS = ["executor_class", "seconds", "minimum_wei", "hours", "exclude", "Ask the router"]
+FIELDS = ["executor_class", "seconds", "minimum_wei", "hours", "exclude", "Rank the miners"]
 REACHED = {
     "Incidents": [*FILTERS, "The numbers", "Time", NASTY[0]],
-    "Reliability": [*FIELDS, "The same as JSON", "table-wide", NASTY[0]],
+    "Reliability": [*FIELDS, "Show as JSON", "table-wide", NASTY[0]],
     "Decisions": ["time", "outcome", "class", "q", "Show", NASTY[0]],
-    "Status": ["Look again", "table-wide", "The numbers"],
+    "Status": ["Refresh", "table-wide", "The numbers"],
     "Ledger": ["All checks", "The numbers", "executor_class", "sort", "Show", "live now", NASTY[0]],
 }
 
@@ -105,7 +105,7 @@ async def test_the_keyboard_alone_opens_numbers_scrolls_them_and_goes_on(enter: 
     async with visit.page.expect_navigation():
         await visit.page.keyboard.press("Enter")
     assert visit.page.url == visit.address + page("routing_ledger")
-    await visit.page.get_by_label("sorted by").focus()
+    await visit.page.get_by_label("Sorted by").focus()
     await visit.page.keyboard.type("miner")
     async with visit.page.expect_navigation():
         await visit.page.keyboard.press("Tab")

@@ -128,10 +128,10 @@ async def test_decisions_are_filtered_and_searched(visit: Visit) -> None:
 
 async def ask_the_router(visit: Visit, **fields: str) -> dict[str, list[str]]:
     """Fill in the board's form, and return the rows of the candidates by hotkey."""
-    form = visit.page.get_by_role("form", name="The job, and what if")
+    form = visit.page.get_by_role("form", name="The job and what-if values")
     for name, value in fields.items():
         await form.locator(f"[name={name}]").fill(value)
-    await visit.follow(form.get_by_role("button", name="Ask the router"))
+    await visit.follow(form.get_by_role("button", name="Rank the miners"))
     return {row[1]: row for row in await visit.rows(".table-wide")}
 
 
@@ -147,7 +147,7 @@ async def test_the_board_asks_what_if(visit: Visit) -> None:
     poor = await ask_the_router(visit, minimum_wei="1001", exclude="")
     assert {row[-1] for row in poor.values()} == {"collateral: 1000 Wei posted, 1001 Wei needed"}
     long = await ask_the_router(visit, minimum_wei="", seconds="950")
-    assert {hotkey for hotkey, row in long.items() if row[-1].startswith("fit")} == {"bert"}
+    assert {hotkey for hotkey, row in long.items() if row[-1].startswith("eligible")} == {"bert"}
     await expect(visit.page.locator("[name=seconds]")).to_have_value("950")
 
 
@@ -163,7 +163,7 @@ async def test_the_board_says_what_is_wrong_at_the_field(visit: Visit) -> None:
     assert "A hotkey has 1 to 48 printable characters" in await errors.nth(1).inner_text()
     seconds = visit.page.locator("[name=seconds]")
     await seconds.fill("3601")
-    await visit.page.get_by_role("button", name="Ask the router").click()
+    await visit.page.get_by_role("button", name="Rank the miners").click()
     assert not await seconds.evaluate("field => field.validity.valid")  # the browser itself does not send that
 
 
@@ -179,7 +179,7 @@ async def test_the_ledger_s_miners_are_chosen_by_class_and_sorted(visit: Visit) 
     assert [row[7] for row in await visit.rows(miners)] == ["1"] * 3 + ["0"] * 6
     heading = visit.page.get_by_role("columnheader", name="expired in 24 h")
     await expect(heading).to_have_attribute("aria-sort", "descending")
-    await visit.page.get_by_label("sorted by").select_option(label="miner")
+    await visit.page.get_by_label("Sorted by").select_option(label="miner")
     await visit.follow(visit.page.get_by_role("button", name="Show"))
     names = [row[0] for row in await visit.rows(miners)]
     assert names == sorted(names)

@@ -98,7 +98,7 @@ async def test_forms_give_back_what_was_put_in(unguarded: Visit) -> None:
         await expect(unguarded.page.get_by_label("Miner", exact=True)).to_have_value(hotkey)
     await unguarded.go(page("routing_board"))
     await unguarded.page.locator("[name=exclude]").fill(" ".join(NASTY))
-    await unguarded.follow(unguarded.page.get_by_role("button", name="Ask the router"))
+    await unguarded.follow(unguarded.page.get_by_role("button", name="Rank the miners"))
     await expect(unguarded.page.locator("[name=exclude]")).to_have_value(" ".join(NASTY))
     excluded = await unguarded.page.locator("tr", has_text="excluded by the caller").get_by_role("rowheader").all()
     assert {await cell.inner_text() for cell in excluded} == set(NASTY)

@@ -61,7 +61,7 @@ def test_a_token_for_something_else_does_not_open() -> None:
     assert code(handshake(bearer(token))) == NOT_PERMITTED
     assert code(handshake(subprotocols=["access_token", token])) == NOT_PERMITTED
     assert status(f"Bearer {token}") == 403
-    with pytest.raises(NotAdmitted, match=f"Token {row.pk} is not for jobs"):
+    with pytest.raises(NotAdmitted, match=f"Token {row.pk} does not have the scope jobs"):
         admit(handshake(bearer(token)), **RIGHT)
 
 
@@ -240,7 +240,10 @@ def test_a_page_is_told_why_it_was_refused_and_what_to_bring() -> None:
     answer = turn_away(request, **RIGHT)
     assert answer is not None
     assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
-    assert (answer.headers["Content-Type"], answer.content) == ("text/plain", b"Bring a token, or log in.\n")
+    assert (answer.headers["Content-Type"], answer.content) == (
+        "text/plain",
+        b"Authentication required: send a token or log in.\n",
+    )
     request.user = User.objects.create_user("u")
     answer = turn_away(request, **RIGHT)
     assert answer is not None

@@ -119,7 +119,7 @@ def test_blank_fields_mean_what_is_in_force(admin_client: Client, monkeypatch: p
     monkeypatch.setattr(in_force, "policy", lambda: in_force.make_policy(7, 1.5))
     response = board(admin_client, seconds=30)
     assert response.context["decision"].policy == in_force.make_policy(7, 1.5)
-    for said in ("as in force, 7 Wei.", "as in force, 1.5."):
+    for said in ("the setting in force, 7 Wei.", "the setting in force, 1.5."):
         assert said in response.content.decode()
     assert board(admin_client, seconds=30, hours=2).context["decision"].policy == in_force.make_policy(7, 2)
 
@@ -154,7 +154,7 @@ def test_the_highest_collateral_is_taken_exactly(wei: int, admin_client: Client)
 
 def test_the_advice_names_the_field_that_refused(admin_client: Client) -> None:
     asked = {"seconds": 30, "minimum_wei": "2e30", "exclude": "hot-1"}
-    advice = "Lower “Least collateral”, or wait until miners post more, or name fewer under “Without these miners”."
+    advice = "Lower “Minimum collateral”, or wait until miners post more, or name fewer under “Excluded miners”."
     content = board(admin_client, **asked).content.decode()
     assert advice in content
     assert "DYNAMIC_MINIMUM" not in content

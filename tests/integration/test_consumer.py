@@ -193,7 +193,8 @@ async def test_an_unknown_path_is_closed_without_an_exception(cookie: tuple[byte
 async def test_the_application_closes_whoever_has_none() -> None:
     async with whole_application(LOCALHOST) as communicator:
         assert await communicator.connect(PATIENCE) == (True, None)
-        closing = {"type": "websocket.close", "code": 4401, "reason": "Bring a token, or log in."}
+        reason = "Authentication required: send a token or log in."
+        closing = {"type": "websocket.close", "code": 4401, "reason": reason}
         assert await communicator.receive_output(PATIENCE) == closing
 
 

@@ -184,7 +184,7 @@ async def test_a_job_lives_as_it_is_shown_and_others_hear_of_it(token: str) -> N
 
 @pytest.mark.parametrize(
     "page",
-    [section("## A miner that declines"), section("## A refusal"), README],
+    [section("## A miner that rejects a job"), section("## A refusal"), README],
     ids=["a miner that declines", "a refusal", "the README's"],
 )
 async def test_another_end_is_as_it_is_shown(page: str, token: str) -> None:
@@ -294,7 +294,7 @@ WORDS = [kind for kind, model in MODELS.items() if model in INCOMING_MODELS and 
 
 
 def test_every_word_is_listed() -> None:
-    assert list(table("## Late words")) == WORDS
+    assert list(table("## Late statements")) == WORDS
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -306,4 +306,4 @@ def test_a_late_word_is_acknowledged_as_it_is_listed(word: str, end: str, noon: 
         noon.shift(131)
     acknowledged = answers.to_statement(of(offer, MODELS[word]), ME)
     assert isinstance(acknowledged, Acknowledged)
-    assert acknowledged.reservation == table("## Late words")[word][list(ENDS).index(end)]
+    assert acknowledged.reservation == table("## Late statements")[word][list(ENDS).index(end)]

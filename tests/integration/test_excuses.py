@@ -133,7 +133,7 @@ def test_a_miner_of_many_executors_is_excused() -> None:
 def test_receipts_for_all_executors_excuse(offer: Offer) -> None:
     answer = reject(offer, *busy())
     assert answer.excused is True
-    assert answer.sentence == "Receipts account for 2 of the miner's executors, and it had 2."
+    assert answer.sentence == "Receipts account for 2 of the miner's executors. The miner had 2."
     assert "excused" in happenings(offer.uuid)[0].sentence
     rejection = Rejection.objects.get()
     assert (rejection.excused, rejection.executors, len(rejection.jobs)) == (True, EXECUTORS, EXECUTORS)
@@ -149,7 +149,7 @@ def test_more_than_enough_is_fine_and_bad_ones_beside_do_no_harm(offer: Offer) -
     answer = reject(offer, {}, *GOLDEN, *good, started(NOW), good[0])
     assert answer.excused
     assert answer.sentence
-    for flaw in ("1 no receipt", "4 of another", "1 of a job shown before"):
+    for flaw in ("1 not a receipt", "4 of another", "1 of a job that is counted already"):
         assert flaw in answer.sentence.replace("2 of another miner, 2 of another kind", "4 of another")
 
 
@@ -157,24 +157,27 @@ NOTHING: list[Any] = [None, [], "a", 5]
 
 SPOILT: dict[str, tuple[str, Callable[[Offer], list[Wire]]]] = {
     "too few": ("account for 1 ", lambda _: busy()[:1]),
-    "one twice": ("shown before", lambda _: busy()[:1] * 2),
+    "one twice": ("is counted already", lambda _: busy()[:1] * 2),
     "another of the same job": (
-        "shown before",
+        "is counted already",
         lambda _: [started(NOW - i * SECOND, job_uuid=str(UUID(int=5))) for i in (1, 2)],
     ),
     "another miner's": ("of another miner", lambda _: busy(miner=OTHER)),
     "another class": ("of another class", lambda _: busy(executor_class="always_on.test")),
-    "this very job": ("of this job", lambda offer: [*busy()[:1], started(NOW - SECOND, job_uuid=str(offer.uuid))]),
-    "begun later": ("not valid then", lambda _: busy(NOW + SECOND)),
-    "ended before": ("not valid then", lambda _: busy(NOW - 303 * SECOND)),
-    "for a year": ("not valid then", lambda _: busy(NOW - 3703 * SECOND, ttl=366 * 86400)),
-    "by the miner itself": ("no registered validator", lambda _: busy(validator=MINER)),
+    "this very job": (
+        "of the rejected job",
+        lambda offer: [*busy()[:1], started(NOW - SECOND, job_uuid=str(offer.uuid))],
+    ),
+    "begun later": ("not valid at the time", lambda _: busy(NOW + SECOND)),
+    "ended before": ("not valid at the time", lambda _: busy(NOW - 303 * SECOND)),
+    "for a year": ("not valid at the time", lambda _: busy(NOW - 3703 * SECOND, ttl=366 * 86400)),
+    "by the miner itself": ("not from a registered validator", lambda _: busy(validator=MINER)),
     "of a job that had finished": ("that was over", lambda _: finished(busy())),
     "voided": ("that was over", lambda _: voided(busy())),
     "ended": ("that was over", lambda _: ended(busy(NOW - 9 * SECOND))),
     "of a route that was released": ("that was over", lambda _: given_up(busy())),
-    "by a neuron that had left": ("no registered validator", lambda _: busy(validator=GONE)),
-    "by a stranger": ("no registered validator", lambda _: busy(validator=STRANGER)),
+    "by a neuron that had left": ("not from a registered validator", lambda _: busy(validator=GONE)),
+    "by a stranger": ("not from a registered validator", lambda _: busy(validator=STRANGER)),
     "signed by another": (
         "not signed by both",
         lambda _: busy(validator=OTHER, validator_hotkey=VALIDATOR.ss58_address),
@@ -187,8 +190,8 @@ SPOILT: dict[str, tuple[str, Callable[[Offer], list[Wire]]]] = {
         "not signed by both",
         lambda _: [{**wire, "payload": {**wire["payload"], "ttl": 301}} for wire in busy()],
     ),
-    "nothing at all": ("4 no receipt", lambda _: NOTHING),
-    "no receipts": ("2 no receipt", lambda _: [{}, {"payload": [], "miner_signature": 5}]),
+    "nothing at all": ("4 not a receipt", lambda _: NOTHING),
+    "no receipts": ("2 not a receipt", lambda _: [{}, {"payload": [], "miner_signature": 5}]),
 }
 
 
@@ -288,14 +291,14 @@ def test_without_the_extra_nothing_is_excused_and_the_answer_says_so(
     answer = reject(offer, *busy())
     assert not answer.excused
     assert answer.sentence
-    assert "can't be verified here" in answer.sentence
+    assert "can't verify receipts" in answer.sentence
 
 
 def test_a_fixed_route_has_no_executors_to_account_for(clock: object) -> None:
     offer = routed(job_request(30, on_trusted_miner=True))
     answer = acknowledged(of(offer, RejectedByMiner, receipts=busy()))
     assert (answer.excused, answer.incident) == (False, True)
-    assert "Nothing is known" in (answer.sentence or "")
+    assert "does not know how many executors" in (answer.sentence or "")
 
 
 def test_a_failure_has_no_excuse(offer: Offer) -> None:

@@ -59,7 +59,7 @@ def test_a_job_keeps_its_class_also_after_its_route_was_released() -> None:
     """Its receipts count in the first class: a client could keep executors of it busy and pay for another one."""
     first = routed(job_request())
     note(of(first, Failed))
-    with pytest.raises(BadInputError, match="needs another uuid"):
+    with pytest.raises(BadInputError, match="Send a different job with another uuid"):
         routed(job_request(uuid=str(first.uuid), executor_class="always_on.test"))
 
 
@@ -70,7 +70,7 @@ OTHERS = [{"execution_time_limit": 31}, {"executor_class": "always_on.test"}, {"
 def test_another_job_of_the_same_uuid_is_refused(change: dict[str, object]) -> None:
     request = job_request()
     routed(request)
-    with pytest.raises(BadInputError, match="Another job needs another uuid"):
+    with pytest.raises(BadInputError, match="Send a different job with another uuid"):
         route(request.model_copy(update=change))
     assert Reservation.objects.count() == 1
 

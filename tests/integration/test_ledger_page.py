@@ -73,7 +73,7 @@ def test_the_figures_say_what_became_of_reservations(treasurer: Client) -> None:
     assert figures(treasurer) == {
         "Live": (1, "hold 36.0 s now"),
         "About to expire": (1, "within 60 s, with 36.0 s"),
-        "Expired unclaimed": (1, "in 24 h, 50% of all that ended; 1 ever"),
+        "Expired unclaimed": (1, "in 24 h, 50% of all that ended; 1 in all"),
         "Spent": (1, "in 24 h; 0 were released"),
     }
     page = see(treasurer)
@@ -81,9 +81,14 @@ def test_the_figures_say_what_became_of_reservations(treasurer: Client) -> None:
 
 
 def test_a_page_without_anything_says_so(treasurer: Client) -> None:
-    assert figures(treasurer)["Expired unclaimed"] == (0, "in 24 h, every caller spoke; 0 ever")
+    assert figures(treasurer)["Expired unclaimed"] == (0, "in 24 h, none of those that ended; 0 in all")
     page = see(treasurer)
-    nothing = ("Nothing is held.", "None ever did.", "No miner has an account yet.", "Nobody has checked this ledger")
+    nothing = (
+        "No reservation is held.",
+        "No reservation has expired.",
+        "No miner has an account yet.",
+        "This ledger was never checked.",
+    )
     for said in nothing:
         assert said in page
     assert page.count("Nothing to show.") == 3
@@ -125,9 +130,9 @@ def test_holds_are_listed_the_next_to_lapse_first(treasurer: Client) -> None:
     page = section(see(treasurer), "next-title")
     assert table(page)[1:] == [
         ["50 s, soon", str(LIVE_JOB), ESCAPED, CLASS, "3", "36.0"],
-        ["112 s", "not named", "plain", CLASS, "1", "12.0"],
+        ["112 s", "without a uuid", "plain", CLASS, "1", "12.0"],
     ]
-    assert "2 of 2 live ones" in page
+    assert "2 of 2 live reservations" in page
 
 
 @pytest.mark.usefixtures("rows")
@@ -194,7 +199,7 @@ def test_a_choice_that_there_is_not_is_named_and_the_page_shown_as_ever(
 def test_a_miner_that_left_is_marked(treasurer: Client) -> None:
     fill_ledger("anna", "bert")
     allowance().record_block(number=FIRST_BLOCK + 21, timestamp=NOW, stake_share=0.5, hotkeys=["bert"])
-    assert [row[0] for row in miners(treasurer)] == ["anna (gone)", "bert"]
+    assert [row[0] for row in miners(treasurer)] == ["anna (not registered)", "bert"]
 
 
 @pytest.mark.usefixtures("rows")
@@ -211,7 +216,7 @@ def test_a_check_that_found_something_is_told_with_what_it_was(treasurer: Client
     Account.objects.update(spent=0)
     found = run_command("check_ledger").out.splitlines()[0]
     told = section(see(treasurer), "check-title")
-    assert '<strong class="bad">Wrong:</strong> 1 difference from its history; <code>' in told
+    assert '<strong class="bad">Wrong:</strong> 1 difference from its history. <code>' in told
     assert f"<li>{escape(found)}</li>" in told
     assert HTML not in told
 
@@ -224,7 +229,8 @@ def test_the_newest_check_counts(treasurer: Client, time_machine: TimeMachineFix
     run_command("check_ledger", "--repair")
     time_machine.shift(7200)
     told = section(see(treasurer), "check-title")
-    assert '<strong class="warn">Mended:</strong> 1 difference from its history, all rewritten by the repair.' in told
+    repaired = '<strong class="warn">Repaired:</strong> 1 difference from its history. The repair rewrote all of them.'
+    assert repaired in told
     assert "2026-01-01 13:30:00 UTC, 2\xa0hours ago" in told
 
 
@@ -235,7 +241,7 @@ def test_what_no_repair_mends_is_told(treasurer: Client) -> None:
     spent.save()
     run_command("check_ledger", "--repair")
     told = section(see(treasurer), "check-title")
-    assert '<strong class="bad">Wrong:</strong> 5 differences from its history, 5 left after the repair.' in told
+    assert '<strong class="bad">Wrong:</strong> 5 differences from its history. After the repair 5 are left.' in told
 
 
 @pytest.mark.parametrize("missing", SEE_LEDGER)

@@ -68,13 +68,13 @@ def seconds(client: Client, hotkey: str = "anna") -> dict[str, float]:
 def test_it_says_where_the_miner_is_and_since_when(admin_client: Client) -> None:
     content = show(admin_client).content.decode()
     assert "10.0.0.1:9000 (IPv4)" in content
-    assert "registered as long as blocks are recorded" in content
+    assert "registered in every recorded block" in content
 
 
 @pytest.mark.parametrize(
     ("steps", "said"),
     [
-        ((), "not registered, nor in any block that is remembered"),
+        ((), "not registered in any recorded block"),
         (((7, 1),), "registered since block 7 or earlier"),
         (((0, 1), (8, 0)), "not registered since block 8"),
         (((0, 1), (8, 0), (9, 1)), "registered since block 9"),
@@ -98,8 +98,8 @@ def test_a_miner_that_left_is_no_candidate_but_has_its_blocks(admin_client: Clie
 def test_an_executor_class_in_which_nothing_was_declared_is_left_out(admin_client: Client) -> None:
     allowance().record_collateral(hotkey="carl", wei=1)
     response = show(admin_client, "carl")
-    assert "It never declared an executor" in response.content.decode()
-    assert "not registered, nor in any block that is remembered" in response.content.decode()
+    assert "The miner has never declared an executor" in response.content.decode()
+    assert "not registered in any recorded block" in response.content.decode()
 
 
 def test_a_class_that_the_network_has_no_more_is_left_out(admin_client: Client) -> None:

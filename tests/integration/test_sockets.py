@@ -260,7 +260,7 @@ async def test_a_database_that_is_away_throws_nobody_out(
     async with socket(facilitator) as communicator:
         assert await communicator.receive_nothing(0.2)
         assert (await ask(communicator))["type"] == "job.routed"
-    assert "it stays" in caplog.text
+    assert "The socket stays open" in caplog.text
 
 
 async def test_sockets_are_counted_while_they_are_open(facilitator: User) -> None:

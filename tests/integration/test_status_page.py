@@ -87,7 +87,7 @@ def test_the_page_is_there_without_any_data_and_refreshes_by_a_link_only() -> No
     assert context["decisions"].is_empty
     assert "Nothing to show." in text
     assert "http-equiv" not in text
-    assert f'<a href="{reverse("admin:routing_status")}">Look again</a>' in text
+    assert f'<a href="{reverse("admin:routing_status")}">Refresh</a>' in text
 
 
 def test_a_hotkey_that_is_html_is_shown_as_text_and_leads_to_its_miner() -> None:

@@ -34,7 +34,7 @@ def listed(heading: str) -> set[str]:
     return {name for cell in re.findall(r"^\|([^|]*)\|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)}
 
 
-CARRIED, LOST = listed("Carried"), listed("Not carried")
+CARRIED, LOST = listed("Contained"), listed("Not contained")
 
 
 @pytest.fixture

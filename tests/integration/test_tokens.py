@@ -27,7 +27,7 @@ from tests.factories import stored
 
 pytestmark = pytest.mark.django_db
 
-NOT_OURS = "no token that was issued here"
+NOT_OURS = "did not issue this token"
 
 
 def issue(name: str = "anna", *scopes: str, ttl: dt.timedelta = DAY, now: dt.datetime = NOW) -> tuple[AccessToken, str]:
@@ -113,7 +113,7 @@ def test_a_token_can_be_taken_at_its_word() -> None:
 def test_a_token_of_a_row_that_was_deleted_is_refused() -> None:
     row, token = issue()
     AccessToken.objects.all().delete()
-    assert refusal(token) == f"Token {row.pk} is unknown here. Ask for a new one."
+    assert refusal(token) == f"Token {row.pk} does not exist here. Ask for a new one."
 
 
 def test_a_revoked_token_is_refused_also_by_a_clock_that_runs_behind() -> None:
@@ -188,7 +188,7 @@ def test_a_token_that_is_not_ours_as_it_was_issued_is_refused(forge: Forge) -> N
 
 def test_a_token_of_ours_with_an_id_that_was_never_issued_is_refused() -> None:
     row, _ = issue()
-    assert "is unknown here" in refusal(signed(row, jti=str(uuid4())))
+    assert "does not exist here" in refusal(signed(row, jti=str(uuid4())))
 
 
 @given(st.text(max_size=50) | st.from_regex(r"[\w-]{1,20}\.[\w-]{0,20}\.[\w-]{0,20}", fullmatch=True))

@@ -104,7 +104,7 @@ LACK = NotEnoughAllowanceException(
 )
 RAISED: dict[Reason, Exception] = {
     Reason.BAD_MESSAGE: BadInputError("A time limit must be 0 s or more, not -1."),
-    Reason.BAD_SIGNATURE: SignatureRefused("A job must be signed here."),
+    Reason.BAD_SIGNATURE: SignatureRefused("This router accepts only signed jobs."),
     Reason.JOB_TOO_LONG: JobTooLong(3601),
     Reason.NOT_ENOUGH_ALLOWANCE: LACK,
     Reason.NOT_ENOUGH_COLLATERAL: NotEnoughCollateralException("No miner.", reasons={}, causes=()),

@@ -1,4 +1,4 @@
-/* Draws every figure.chart of a page from the JSON beside its canvas, in the colours of the admin's theme. */
+/* Draw every figure.chart of a page from the JSON beside its canvas, in the colours of the admin's theme. */
 "use strict";
 
 (function () {
@@ -10,8 +10,8 @@
         return Array.from({length: count}, (_, i) => color(`--series-${i % 8 + 1}`));
     }
 
-    /* A hotkey would leave a bar no room; the tooltip and the table have all of it. What follows it, as an executor
-       class, stands below it. */
+    /* Shorten a hotkey in a label, because a whole one leaves no room for the bar. The tooltip and the table show it
+       whole. The text after the hotkey, such as an executor class, is on a second line. */
     function lines(label) {
         const [name, ...rest] = label.split(" ");
         return [name.length > 20 ? `${name.slice(0, 8)}…${name.slice(-6)}` : name, ...(rest.length ? [rest.join(" ")] : [])];
@@ -37,7 +37,7 @@
             : {...common, interaction: {mode: "index"}, scales: {x: names, y: {...axis, beginAtZero: true}}};
     }
 
-    /* A bar, and its name beside it, leads where its row of the table does, which is the one that keyboards reach. */
+    /* Make each bar, and its label, a link to the same page as its row in the table. Keyboards reach only the table. */
     function lead(canvas, links) {
         function link({offsetY}) {
             const {chartArea, scales} = Chart.getChart(canvas);
