@@ -188,12 +188,13 @@ class Decision:
         """
         if self.route:
             return Outcome.ROUTED
-        gates = {candidate.verdict.gate for candidate in self.candidates}
-        if gates <= {Gate.EXCLUDED, Gate.ALLOWANCE}:
+        failed, order = self.counts, list(Gate)
+        furthest = max(map(order.index, failed), default=0)
+        if furthest <= order.index(Gate.ALLOWANCE):
             return Outcome.NOT_ENOUGH_ALLOWANCE
-        if gates <= {Gate.EXCLUDED, Gate.ALLOWANCE, Gate.COLLATERAL}:
+        if furthest <= order.index(Gate.COLLATERAL):
             return Outcome.NOT_ENOUGH_COLLATERAL
-        return Outcome.LOCK_TIMEOUT if Gate.LOCK in gates else Outcome.ALL_MINERS_BUSY
+        return Outcome.LOCK_TIMEOUT if Gate.LOCK in failed else Outcome.ALL_MINERS_BUSY
 
     @cached_property
     def refusal(self) -> RefusedError:

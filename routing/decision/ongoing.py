@@ -107,7 +107,14 @@ def occupation(account: Account, now: dt.datetime) -> Occupation:
     """Return what occupies the miner of an account at `now`, in one query. `observe` says which jobs are ongoing."""
     rows = select(OCCUPATION, executor_class=account.executor_class, at=now, account=account.pk, miner=account.miner_id)
     address, ip_version, port, wei, presence, chain_version, *_ = rows[0]
-    miner = MinerRow(account.miner_id, address, ip_version, port, int(wei), parse_steps(presence))
+    miner = MinerRow(
+        hotkey=account.miner_id,
+        address=address,
+        ip_version=ip_version,
+        port=port,
+        wei=int(wei),
+        presence=parse_steps(presence),
+    )
     found = Occupation(miner, chain_version)
     for *_, job, reservation, blocks in rows:
         if blocks is not None:
