@@ -9,7 +9,7 @@ from typing import Any
 from django.utils import timezone
 
 from routing.decision.book import LiveBook
-from tests.factories import CLASS
+from tests.ledgers import CLASS
 
 
 class LateBook(LiveBook):

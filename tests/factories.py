@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import secrets
 from collections.abc import Callable
 from io import StringIO
@@ -12,44 +11,20 @@ import pytest
 from django.apps import apps
 from django.core.management import CommandError, call_command
 from django.db import connection, models, transaction
-from django.utils import timezone
 
-from allowance import allowance
 from allowance.models import Account
 from allowance.types import RESERVATION_ID_BITS, ExecutorClass
 from routing.models import DecisionRecord
 from routing.requests import V2JobRequest, plain_request
+from tests.ledgers import CLASS
 from tests.programs import Finished
 
 EXECUTOR_CLASS = ExecutorClass.always_on__gpu_24gb
-CLASS = EXECUTOR_CLASS.value
 OTHER_CLASS = ExecutorClass.always_on__test.value
-FIRST_BLOCK = 1000
-NEWEST = FIRST_BLOCK + 20
-"""The newest block of `fill_ledger`."""
 
 HTML = "<b>'hot'&amp;</b>"
 ESCAPED = "&lt;b&gt;&#x27;hot&#x27;&amp;amp;&lt;/b&gt;"
 """A hotkey that is HTML, and what a page must show of it."""
-
-
-def fill_ledger(*hotkeys: str, blocks: int = 21, executors: int = 2) -> None:
-    """Record `blocks` blocks of 12 s up to now, in each of which each miner owes us 6 s per executor of CLASS.
-
-    The newest block owes nothing yet. The miners listen at 10.0.0.1, 10.0.0.2, ….
-    """
-    start = timezone.now() - dt.timedelta(seconds=12 * blocks)
-    axons = {name: {"address": f"10.0.0.{i}", "ip_version": 4, "port": 9000} for i, name in enumerate(hotkeys, 1)}
-    with transaction.atomic():  # one for all, because most tests begin with this
-        for i in range(blocks):
-            allowance().record_block(
-                number=FIRST_BLOCK + i,
-                timestamp=start + dt.timedelta(seconds=12 * i),
-                stake_share=0.5,
-                hotkeys=hotkeys if i == 0 else None,
-            )
-        executors_of = {name: {CLASS: executors} for name in hotkeys}
-        allowance().record_manifests(block=FIRST_BLOCK, axons=axons, executors=executors_of)
 
 
 def job_request(seconds: int = 30, **fields: Any) -> V2JobRequest:

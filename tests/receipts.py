@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from bittensor_core import Keypair
 
-from tests.factories import CLASS
+from tests.ledgers import CLASS
 
 Wire = dict[str, Any]
 

@@ -19,7 +19,7 @@ from routing.incidents import record_incident
 from routing.models import DecisionRecord, MinerIncident
 from routing.types import MinerIncidentType
 from tests.clock import NOW
-from tests.factories import CLASS, NEWEST
+from tests.ledgers import CLASS, NEWEST
 
 AXON: dict[str, Any] = {"address": "10.0.0.1", "ip_version": 4, "port": 9000}
 FAILED, REJECTED, HORDE = "MINER_JOB_FAILED", "MINER_JOB_REJECTED", "MINER_HORDE_FAILED"

@@ -19,7 +19,7 @@ from allowance.plumbing.threads import in_database_thread
 from project.asgi import application
 from routing.sockets.consumers import JobConsumer
 from routing.sockets.news import everything
-from tests.factories import CLASS
+from tests.ledgers import CLASS
 from tests.programs import DEADLINE, wait_until
 
 JSON = dict[str, Any]

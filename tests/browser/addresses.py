@@ -11,7 +11,7 @@ from routing.pages import MENU
 from routing.types import Outcome
 from tests.browser.scene import NASTY
 from tests.browser.visits import page
-from tests.factories import CLASS
+from tests.ledgers import CLASS
 
 WHAT_IF = {"executor_class": CLASS, "seconds": 300, "minimum_wei": 1, "hours": 2.5, "exclude": "bert"}
 

@@ -15,7 +15,8 @@ from receipts.schemas import JobStarted
 from routing import routing
 from routing.models import DecisionRecord, MinerIncident
 from routing.types import MinerIncidentType, Outcome
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command
+from tests.factories import job_request, run_command
+from tests.ledgers import CLASS, FIRST_BLOCK, fill_ledger
 
 NASTY = (
     "<script>alert(1)</script>",

@@ -19,7 +19,7 @@ from routing.models import DecisionRecord, MinerIncident
 from routing.types import Outcome
 from tests.browser.scene import DAY, FAILED, HORDE, LONG, MINERS, NASTY, REJECTED
 from tests.browser.visits import Drawn, Visit, page
-from tests.factories import CLASS
+from tests.ledgers import CLASS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -15,7 +15,7 @@ from allowance.plumbing.threads import in_database_thread
 from routing.models import DecisionRecord, MinerIncident
 from tests.browser.scene import DAY, FAILED, HOUR, LONG, NASTY, OTHER_CLASS, REASON, REJECTED, USER
 from tests.browser.visits import Visit, page
-from tests.factories import CLASS
+from tests.ledgers import CLASS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

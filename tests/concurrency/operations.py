@@ -25,8 +25,9 @@ from routing.sockets import jobs, statements
 from routing.sockets.messages import Finished, Retry, Started
 from routing.upkeep import pruning
 from routing.upkeep.pruning import KEEP
-from tests.factories import CLASS, job_request
+from tests.factories import job_request
 from tests.jobs import ME
+from tests.ledgers import CLASS
 
 Word = dict[str, Any]
 

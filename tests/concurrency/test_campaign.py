@@ -23,7 +23,8 @@ from tests.concurrency.campaign import CLASSES, EXECUTORS
 from tests.concurrency.evidence import deadlocks, gather, said
 from tests.concurrency.processes import Crew, Word
 from tests.concurrency.verdict import Evidence, judge
-from tests.factories import FIRST_BLOCK, empty_tables, fill_ledger
+from tests.factories import empty_tables
+from tests.ledgers import FIRST_BLOCK, fill_ledger
 from tests.programs import DEADLINE
 
 SECONDS = float(os.environ.get("CAMPAIGN_SECONDS", "5"))

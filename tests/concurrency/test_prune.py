@@ -15,7 +15,8 @@ from allowance.models import Block, Reservation
 from allowance.oversight.audit import check_ledger
 from routing.incidents import record_incident
 from tests.concurrency.processes import Crew
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
+from tests.factories import job_request
+from tests.ledgers import CLASS, FIRST_BLOCK, fill_ledger
 
 MINERS = ("anna", "bert", "cleo")
 OLD_BLOCKS, BLOCKS, LIVES = 30, 60, 16

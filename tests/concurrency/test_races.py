@@ -19,8 +19,9 @@ from allowance.oversight.audit import check_ledger
 from receipts.models import JobFinishedReceipt
 from routing import routing
 from tests.concurrency.processes import Crew, Process, Word
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
+from tests.factories import job_request
 from tests.jobs import routed
+from tests.ledgers import CLASS, FIRST_BLOCK, fill_ledger
 
 pytestmark = pytest.mark.skipif(
     connection.vendor == "sqlite", reason="SQLite has no row lock to take away: BEGIN IMMEDIATE is its lock"

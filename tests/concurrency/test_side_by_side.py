@@ -11,7 +11,7 @@ from django.db import connection
 
 from allowance.models import Reservation
 from tests.concurrency.processes import Crew, Word
-from tests.factories import fill_ledger
+from tests.ledgers import fill_ledger
 
 PROCESSES, PICKS = 4, 4
 

@@ -16,9 +16,10 @@ from receipts.schemas import JobStarted
 from routing import routing
 from routing.types import MinerIncidentType
 from routing.upkeep.journal import replay
-from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, job_request, run_command
+from tests.factories import EXECUTOR_CLASS, job_request, run_command
 from tests.faults.aftermath import Route
 from tests.faults.load import serve_jobs
+from tests.ledgers import CLASS, FIRST_BLOCK
 from tests.programs import say
 
 JOB, OTHER_JOB = UUID(int=1), UUID(int=2)

@@ -14,13 +14,14 @@ from allowance.models import Reservation, ReservationState
 from allowance.plumbing.threads import close_database_pool, in_database_thread
 from routing import routing
 from tests.backends import backend_pid
-from tests.factories import fill_ledger, job_request
+from tests.factories import job_request
 from tests.faults.aftermath import Route, Told, assert_unharmed, pick_here
 from tests.faults.crowd import NAME, crowd
 from tests.faults.events import backends_of, kill_connections
 from tests.faults.moments import AFTER_COMMIT, BEFORE_COMMIT, each_moment
 from tests.faults.operations import MINERS
 from tests.faults.snapshot import Snapshot
+from tests.ledgers import fill_ledger
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

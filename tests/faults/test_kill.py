@@ -14,11 +14,12 @@ from allowance.ledger import to_bits
 from allowance.models import Account, Block, Miner
 from routing import routing
 from tests.backends import wait_until_gone
-from tests.factories import FIRST_BLOCK, fill_ledger, job_request
+from tests.factories import job_request
 from tests.faults.aftermath import assert_unharmed
 from tests.faults.operations import BLOCKS, JOB, MINERS, Scene
 from tests.faults.processes import Child
 from tests.faults.snapshot import Snapshot
+from tests.ledgers import FIRST_BLOCK, fill_ledger
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -33,8 +33,9 @@ from routing.types import MinerIncidentType
 from routing.upkeep import voiding
 from routing.upkeep.journal import export, replay
 from tests.backends import backend_pid
-from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request, run_command
+from tests.factories import EXECUTOR_CLASS, job_request, run_command
 from tests.faults.events import kill_connections
+from tests.ledgers import CLASS, FIRST_BLOCK, fill_ledger
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

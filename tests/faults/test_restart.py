@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from django.db import connection
 
-from tests.factories import fill_ledger
 from tests.faults.aftermath import assert_unharmed
 from tests.faults.cluster import private_cluster
 from tests.faults.crowd import crowd
 from tests.faults.operations import MINERS
+from tests.ledgers import fill_ledger
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),

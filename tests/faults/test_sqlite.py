@@ -19,12 +19,13 @@ from django.utils import timezone
 from allowance import allowance
 from allowance.types import LockTimeout
 from routing.upkeep.journal import replay
-from tests.factories import FIRST_BLOCK, fill_ledger, stored
+from tests.factories import stored
 from tests.faults.aftermath import Route, Told, assert_unharmed, pick_here
 from tests.faults.moments import each_moment
 from tests.faults.operations import BLOCKS, MINERS, WRITES, Scene, pick
 from tests.faults.processes import Child
 from tests.faults.snapshot import Rows
+from tests.ledgers import FIRST_BLOCK, fill_ledger
 from tests.programs import DEADLINE
 
 pytestmark = [

@@ -8,8 +8,8 @@ from django.contrib.contenttypes.models import ContentType
 from pytest_django.fixtures import Settings
 
 from routing.upkeep.pruning import KEEP
-from tests.factories import fill_ledger
 from tests.integration import hour as an_hour
+from tests.ledgers import fill_ledger
 from tests.sockets import permitted
 
 

@@ -14,7 +14,7 @@ from routing.models import DecisionRecord
 from routing.watch.findings import Finding
 from routing.watch.status import Status, status
 from tests.clock import HOUR, MINUTE, SECOND
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger
+from tests.ledgers import CLASS, FIRST_BLOCK, fill_ledger
 from tests.rows import declare
 
 NOW = dt.datetime(2026, 1, 2, 12, 30, tzinfo=dt.UTC)

@@ -16,8 +16,9 @@ from routing.decision.ongoing import observe
 from routing.decision.reliability import incident_counts
 from routing.types import MinerIncidentType
 from tests.clock import NOW, SECOND
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request
+from tests.factories import job_request
 from tests.integration.late_words import JOB, TTL, ReceiptKind, Step, Table, World, receipt, report
+from tests.ledgers import CLASS, FIRST_BLOCK, fill_ledger
 from tests.rows import declare, mint
 
 KINDS: dict[str, ReceiptKind] = {"started": JobStarted, "accepted": JobAccepted, "finished": JobFinished}

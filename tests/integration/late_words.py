@@ -24,7 +24,8 @@ from routing.types import MinerIncidentType
 from routing.upkeep.journal import replay
 from tests import rows
 from tests.clock import NOW
-from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request
+from tests.factories import EXECUTOR_CLASS, job_request
+from tests.ledgers import CLASS, FIRST_BLOCK, fill_ledger
 from tests.rows import declare, mint
 
 JOB = UUID(int=1)

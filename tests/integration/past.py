@@ -18,8 +18,9 @@ from routing.models import Rejection, UsedSignature
 from routing.upkeep.pruning import SLACK
 from tests import rows
 from tests.clock import DAY, HOUR, NOW
-from tests.factories import CLASS, FIRST_BLOCK, NEWEST, fill_ledger, job_request
+from tests.factories import job_request
 from tests.jobs import routed
+from tests.ledgers import CLASS, FIRST_BLOCK, NEWEST, fill_ledger
 from tests.rows import decided, mint, report
 
 PAST = NOW - SLACK

@@ -29,8 +29,9 @@ from routing.sockets.messages import Reason
 from routing.types import AllMinersBusy, NotEnoughCollateralException
 from tests.books import LateBook
 from tests.complaints import complaints
-from tests.factories import CLASS, FIRST_BLOCK, job_request, run_command
+from tests.factories import job_request, run_command
 from tests.jobs import rejected, retried, routed, states
+from tests.ledgers import CLASS, FIRST_BLOCK
 from tests.pages import shown
 from tests.rows import AXON, free
 

@@ -29,7 +29,8 @@ from routing.dynamic import MINIMUM_WEI, WINDOW_HOURS
 from routing.models import AccessToken, DecisionRecord, MinerIncident, Rejection, RoutedJob, UsedSignature
 from routing.pages import miner_link
 from tests.clock import HOUR
-from tests.factories import CLASS, ESCAPED, FIRST_BLOCK, HTML, fill_ledger, job_request, run_command
+from tests.factories import ESCAPED, HTML, job_request, run_command
+from tests.ledgers import CLASS, FIRST_BLOCK, fill_ledger
 from tests.queries import queries
 from tests.rows import receive, report, reserve
 from tests.visitors import clerk, member

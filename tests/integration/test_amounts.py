@@ -18,7 +18,8 @@ from routing.decision import in_force
 from routing.dynamic import MINIMUM_WEI
 from routing.models import DecisionRecord
 from routing.types import NotEnoughCollateralException
-from tests.factories import CLASS, fill_ledger, job_request, run_command
+from tests.factories import job_request, run_command
+from tests.ledgers import CLASS, fill_ledger
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_types_remembered")]
 

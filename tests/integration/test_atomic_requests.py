@@ -10,7 +10,8 @@ from django.urls import reverse
 from routing import routing
 from routing.models import MinerIncident
 from routing.pages import MENU
-from tests.factories import fill_ledger, job_request
+from tests.factories import job_request
+from tests.ledgers import fill_ledger
 from tests.rows import report
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -29,7 +29,8 @@ from allowance.types import (
 from routing import routing
 from routing.requests import V2JobRequest
 from tests.clock import NOW, noon
-from tests.factories import CLASS, FIRST_BLOCK, fill_ledger, job_request, stored
+from tests.factories import job_request, stored
+from tests.ledgers import CLASS, FIRST_BLOCK, fill_ledger
 from tests.rows import AXON, FAILED
 
 pytestmark = noon

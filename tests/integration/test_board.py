@@ -21,7 +21,8 @@ from routing.decision.pipeline import decide
 from routing.log import report
 from routing.pages import SEE_MINER, SEE_MINERS
 from tests.clock import HOUR, NOW, noon
-from tests.factories import CLASS, FIRST_BLOCK, NEWEST, job_request
+from tests.factories import job_request
+from tests.ledgers import CLASS, FIRST_BLOCK, NEWEST
 from tests.queries import assert_only_reads, queries
 from tests.rows import declare
 from tests.rows import report as report_incident

@@ -20,7 +20,8 @@ from allowance.plumbing.threads import Handover, in_database_thread
 from routing import routing, service
 from routing.sockets.consumers import JobConsumer
 from routing.types import JobRoute
-from tests.factories import CLASS, FIRST_BLOCK, job_request, raising
+from tests.factories import job_request, raising
+from tests.ledgers import CLASS, FIRST_BLOCK
 from tests.programs import DEADLINE
 from tests.sockets import consumer_for
 

@@ -18,7 +18,8 @@ from routing.types import AllMinersBusy
 from routing.watch.findings import Finding, Level
 from routing.watch.status import status
 from tests.clock import NOW, SECOND, noon
-from tests.factories import CLASS, FIRST_BLOCK, NEWEST, job_request, run_command
+from tests.factories import job_request, run_command
+from tests.ledgers import CLASS, FIRST_BLOCK, NEWEST
 from tests.pages import shown
 from tests.rows import declare, mint
 

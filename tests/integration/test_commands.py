@@ -18,7 +18,8 @@ from allowance.models import Account, Block, LedgerCheck, Miner, Reservation, Re
 from allowance.oversight import audit
 from allowance.types import RESERVATION_MARGIN
 from tests.clock import MINUTE, NOW, noon
-from tests.factories import CLASS, FIRST_BLOCK, NEWEST, run_command, stored
+from tests.factories import run_command, stored
+from tests.ledgers import CLASS, FIRST_BLOCK, NEWEST
 from tests.rows import free, reserve
 
 JOB = UUID(int=1)

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, User
 from django.test import Client
 
-from tests.factories import CLASS, FIRST_BLOCK
+from tests.ledgers import CLASS, FIRST_BLOCK
 from tests.rows import AXON
 from tests.sockets import (
     JSON,

@@ -30,9 +30,10 @@ from routing.decision.model import Candidate, Job, Policy
 from routing.log import records, replay
 from routing.models import DecisionRecord
 from routing.types import TRUSTED_MINER_FAKE_KEY, AllMinersBusy, NotEnoughCollateralException
-from tests.factories import CLASS, ESCAPED, FIRST_BLOCK, HTML, fill_ledger, job_request, run_command
+from tests.factories import ESCAPED, HTML, job_request, run_command
 from tests.integration.test_locks import Holder, needs_row_locks
 from tests.integration.test_metrics import counted
+from tests.ledgers import CLASS, FIRST_BLOCK, fill_ledger
 from tests.pages import page, shown
 from tests.programs import DEADLINE, Finished
 from tests.rows import REJECTED, hold, receive, report

@@ -38,8 +38,9 @@ from routing.sockets.messages import (
     Routed,
 )
 from tests.clock import HOUR, NOW, SECOND
-from tests.factories import fill_ledger, job_request, raising, run_command
+from tests.factories import job_request, raising, run_command
 from tests.jobs import ME, note, of, retried, routed
+from tests.ledgers import fill_ledger
 from tests.sockets import JSON, PATIENCE, answer, following, whole_application
 
 LIMITS = tuple(

@@ -16,7 +16,8 @@ from allowance import allowance
 from routing import routing
 from routing.types import TRUSTED_MINER_FAKE_KEY
 from tests.clock import HOUR, NOW, noon
-from tests.factories import CLASS, FIRST_BLOCK, job_request, run_command
+from tests.factories import job_request, run_command
+from tests.ledgers import CLASS, FIRST_BLOCK
 from tests.programs import Finished
 from tests.queries import assert_only_reads
 from tests.rows import AXON, declare, hold, report

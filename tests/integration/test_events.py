@@ -25,8 +25,9 @@ from routing.sockets.jobs import Offer
 from routing.sockets.messages import Accepted, Failed, Finished, RejectedByMiner, Retry, Started
 from routing.types import JobAlreadyOver, JobUnknown, MinerIncidentType, RouteReleased
 from tests.clock import DAY, SECOND
-from tests.factories import CLASS, job_request
+from tests.factories import job_request
 from tests.jobs import HOLD, MINERS, VALIDATOR, note, of, retried, retry, route, routed, states
+from tests.ledgers import CLASS
 from tests.rows import RECEIPTS
 
 pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners(*MINERS)]

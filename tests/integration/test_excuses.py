@@ -24,8 +24,9 @@ from routing.sockets import answers
 from routing.sockets.jobs import Offer
 from routing.sockets.messages import Acknowledged, Failed, Refused, Rejected, RejectedByMiner, Started
 from tests.clock import NOW, SECOND, noon
-from tests.factories import NEWEST, fill_ledger, job_request
+from tests.factories import job_request
 from tests.jobs import ME, acknowledged, note, of, routed
+from tests.ledgers import NEWEST, fill_ledger
 from tests.receipts import GOLDEN, MINER, OTHER, VALIDATOR, Wire, signed, started
 from tests.rows import declare, mint
 from tests.threads import side_by_side

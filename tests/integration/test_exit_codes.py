@@ -17,7 +17,7 @@ from django.core.management import get_commands, load_command_class
 
 from allowance.models import Miner
 from allowance.plumbing.programs import INTERRUPTED, NO_ANSWER, AnsweringCommand
-from tests.factories import CLASS, fill_ledger
+from tests.ledgers import CLASS, fill_ledger
 from tests.programs import ROOT, Program
 
 APPS = ("allowance", "receipts", "routing")

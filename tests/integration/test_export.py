@@ -24,7 +24,8 @@ from routing.incidents import void_incident
 from routing.models import MinerIncident
 from routing.upkeep.journal import export
 from tests.clock import HOUR, MINUTE, NOW, SECOND, TICK, noon
-from tests.factories import CLASS, FIRST_BLOCK, draw, fill_ledger, run_command, stored
+from tests.factories import draw, run_command, stored
+from tests.ledgers import CLASS, FIRST_BLOCK, fill_ledger
 from tests.programs import Finished
 from tests.rows import REJECTED, free, hold, receive, report, reserve
 

@@ -23,7 +23,8 @@ from routing.watch.health import read_ledger
 from routing.watch.status import status
 from tests.books import LateBook
 from tests.clock import MINUTE, NOW, SECOND, noon
-from tests.factories import CLASS, FIRST_BLOCK, NEWEST, job_request, run_command, stored
+from tests.factories import job_request, run_command, stored
+from tests.ledgers import CLASS, FIRST_BLOCK, NEWEST
 from tests.rows import AXON, declare, hold, mint
 
 pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), noon, pytest.mark.miners("anna", "bert")]

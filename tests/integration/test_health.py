@@ -21,7 +21,8 @@ from pytest_django import Settings
 from allowance import allowance
 from allowance.plumbing.threads import database_pool, in_database_thread
 from routing.watch import health
-from tests.factories import FIRST_BLOCK, fill_ledger, raising
+from tests.factories import raising
+from tests.ledgers import FIRST_BLOCK, fill_ledger
 from tests.programs import DEADLINE
 
 NEWEST = FIRST_BLOCK + 20

@@ -23,7 +23,7 @@ from allowance.plumbing import lists
 from project.asgi import application
 from routing.models import MinerIncident
 from routing.pages import incident_counts
-from tests.factories import CLASS
+from tests.ledgers import CLASS
 from tests.visitors import clerk
 
 NOW = dt.datetime(2026, 3, 1, 12, 30, tzinfo=dt.UTC)

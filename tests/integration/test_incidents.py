@@ -20,7 +20,8 @@ from routing.models import DecisionRecord, MinerIncident
 from routing.pages import SEE_INCIDENTS, SEE_MINER, incident_counts
 from routing.pages.incident_counts import Stretch
 from tests.clock import DAY, HOUR, TICK
-from tests.factories import CLASS, FIRST_BLOCK, OTHER_CLASS, fill_ledger
+from tests.factories import OTHER_CLASS
+from tests.ledgers import CLASS, FIRST_BLOCK, fill_ledger
 from tests.pages import shown
 from tests.rows import FAILED, HORDE, REJECTED, decided, declare, report
 from tests.visitors import clerk

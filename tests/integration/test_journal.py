@@ -19,7 +19,8 @@ from django.db import transaction
 
 from allowance.models import Block
 from routing.upkeep.journal import MAX_BLANK, MAX_LINE
-from tests.factories import CLASS, run_command, stored
+from tests.factories import run_command, stored
+from tests.ledgers import CLASS
 from tests.programs import Finished
 from tests.rows import AXON, FAILED
 

@@ -18,7 +18,8 @@ from allowance.models import Account, Reservation
 from allowance.types import RESERVATION_MARGIN, ExecutorClass
 from routing.pages import SEE_DECISIONS, SEE_LEDGER, SEE_MINER, ledger, miner_link
 from tests.clock import HOUR, SECOND
-from tests.factories import CLASS, ESCAPED, FIRST_BLOCK, HTML, fill_ledger, run_command
+from tests.factories import ESCAPED, HTML, run_command
+from tests.ledgers import CLASS, FIRST_BLOCK, fill_ledger
 from tests.queries import queries
 from tests.rows import decided, declare, reserve
 from tests.visitors import clerk

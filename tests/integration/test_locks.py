@@ -27,7 +27,8 @@ from routing.decision import book
 from routing.log import records
 from routing.models import MinerIncident
 from routing.types import AllMinersBusy
-from tests.factories import CLASS, NEWEST, fill_ledger, job_request, stored
+from tests.factories import job_request, stored
+from tests.ledgers import CLASS, NEWEST, fill_ledger
 from tests.programs import DEADLINE
 from tests.rows import declare, hold, mint, receive, report
 from tests.threads import side_by_side

@@ -20,7 +20,8 @@ from django.utils.module_loading import import_string
 
 from routing import routing
 from routing.types import AllMinersBusy
-from tests.factories import fill_ledger, job_request
+from tests.factories import job_request
+from tests.ledgers import fill_ledger
 
 FORGED = '1\n2026-01-01 00:00:00 INFO routing.service: Job 2: routed\r\n{"message": "forged"}\x0b\x85\u2028'
 

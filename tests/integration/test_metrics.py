@@ -33,8 +33,9 @@ from routing.decision.pipeline import decide
 from routing.sockets.messages import TYPES, Reason
 from routing.types import MinerIncidentType, Outcome
 from routing.watch import health
-from tests.factories import CLASS, EXECUTOR_CLASS, FIRST_BLOCK, fill_ledger, job_request
+from tests.factories import EXECUTOR_CLASS, job_request
 from tests.integration.test_locks import Holder, needs_row_locks
+from tests.ledgers import CLASS, FIRST_BLOCK, fill_ledger
 from tests.programs import Worker
 from tests.queries import postgresql, scans
 from tests.sockets import permitted

@@ -30,7 +30,8 @@ from routing.models import IncidentVersion, MinerIncident, RoutedJob
 from routing.pages import SEE_MINER
 from routing.pages.miner import DAYS, LAST
 from tests.clock import HOUR, NOW, SECOND, noon
-from tests.factories import CLASS, FIRST_BLOCK, NEWEST, OTHER_CLASS
+from tests.factories import OTHER_CLASS
+from tests.ledgers import CLASS, FIRST_BLOCK, NEWEST
 from tests.queries import assert_only_reads, queries
 from tests.rows import FAILED, HORDE, RECEIPTS, REJECTED, decided, declare, mint, receive, report, reserve
 from tests.visitors import clerk

@@ -15,7 +15,8 @@ from allowance.types import JobTooLong, NotEnoughAllowanceException
 from receipts.schemas import JobStarted
 from routing import routing
 from tests.clock import NOW, noon
-from tests.factories import CLASS, FIRST_BLOCK, NEWEST, job_request
+from tests.factories import job_request
+from tests.ledgers import CLASS, FIRST_BLOCK, NEWEST
 from tests.rows import AXON, receipt
 
 pytestmark = [pytest.mark.django_db, noon, pytest.mark.miners("hot-1")]

@@ -22,7 +22,7 @@ from receipts.schemas import JobStarted
 from routing.models import MinerIncident
 from routing.requests import V2JobRequest
 from routing.types import JobRoute
-from tests.factories import CLASS
+from tests.ledgers import CLASS
 from tests.rows import receive
 from tests.sockets import JSON, PATIENCE, ask, job, reservations
 

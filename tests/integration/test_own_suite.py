@@ -32,7 +32,8 @@ import asyncio
 from django.test import TransactionTestCase
 
 from routing import routing
-from tests.factories import fill_ledger, job_request
+from tests.factories import job_request
+from tests.ledgers import fill_ledger
 
 
 class PickTest(TransactionTestCase):

@@ -26,8 +26,9 @@ from routing.sockets.messages import Accepted, Failed, Finished, Refused, Reject
 from routing.types import JobAlreadyOver, JobTaken, JobUnknown
 from routing.upkeep.journal import JournalError, export, replay
 from tests.clock import DAY
-from tests.factories import CLASS, job_request
+from tests.factories import job_request
 from tests.jobs import HOLD, ME, MINERS, note, of, retried, route, routed
+from tests.ledgers import CLASS
 from tests.rows import hold, receive
 from tests.sockets import PATIENCE, answer, ask, job, permitted, socket, tell
 from tests.visitors import RIGHT, bearer, handshake

@@ -27,8 +27,9 @@ from routing import routing
 from routing.access import tokens
 from routing.decision import in_force
 from routing.dynamic import MINIMUM_WEI, WINDOW_HOURS
-from tests.factories import fill_ledger, job_request, run_command, stored
+from tests.factories import job_request, run_command, stored
 from tests.integration.test_admin import MODELS, record_job, route
+from tests.ledgers import fill_ledger
 from tests.rows import hold
 from tests.visitors import clerk
 

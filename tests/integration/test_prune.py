@@ -24,9 +24,10 @@ from routing.types import JobAlreadyOver
 from routing.upkeep import pruning
 from routing.upkeep.pruning import SLACK
 from tests.clock import DAY, NOW, TICK, noon
-from tests.factories import CLASS, FIRST_BLOCK, job_request
+from tests.factories import job_request
 from tests.integration.past import PAST, accept, check, fill, find, finish, jump, reserve, start
 from tests.jobs import route, routed
+from tests.ledgers import CLASS, FIRST_BLOCK
 from tests.rows import decided, declare, mint, report
 
 pytestmark = [pytest.mark.django_db(transaction=True), noon, pytest.mark.usefixtures("ledger_clean_at_the_end")]

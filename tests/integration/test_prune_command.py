@@ -19,10 +19,11 @@ from allowance.oversight.audit import check_ledger
 from routing.management.commands import prune as command
 from routing.models import RoutedJob
 from tests.clock import DAY, NOW, noon
-from tests.factories import CLASS, run_command, stored
+from tests.factories import run_command, stored
 from tests.integration.past import find, record_history
 from tests.integration.test_export import forget, replay
 from tests.integration.test_locks import Holder, needs_row_locks
+from tests.ledgers import CLASS
 from tests.rows import decided
 
 pytestmark = [

@@ -18,10 +18,11 @@ from routing.access.signatures import to_unix_ns
 from routing.models import DecisionRecord, MinerIncident, Rejection, RoutedJob, UsedSignature
 from routing.upkeep import pruning
 from tests.clock import DAY, NOW, noon
-from tests.factories import CLASS, job_request
+from tests.factories import job_request
 from tests.integration.past import SIDES, fill, reserve
 from tests.integration.test_locks import somebody_waits
 from tests.jobs import routed
+from tests.ledgers import CLASS
 from tests.queries import plan, postgresql, read_whole
 
 pytestmark = [pytest.mark.django_db(transaction=True), postgresql, noon, pytest.mark.usefixtures("nothing_kept")]

@@ -34,8 +34,9 @@ from routing.decision.reliability import INCIDENT_COUNTS
 from routing.models import MinerIncident
 from routing.pages import incident_counts
 from tests.clock import DAY, HOUR, MINUTE
-from tests.factories import CLASS, FIRST_BLOCK, NEWEST, OTHER_CLASS, fill_ledger, job_request
+from tests.factories import OTHER_CLASS, job_request
 from tests.jobs import route
+from tests.ledgers import CLASS, FIRST_BLOCK, NEWEST, fill_ledger
 from tests.queries import plan, postgresql, queries, scans
 from tests.rows import AXON, FAILED, hold, mint, report
 

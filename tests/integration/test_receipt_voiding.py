@@ -32,8 +32,9 @@ from routing.types import JobAlreadyOver as JobIsOver
 from routing.upkeep import voiding
 from routing.upkeep.journal import JournalError, export, replay
 from tests.clock import DAY, HOUR, NOW, SECOND
-from tests.factories import CLASS, fill_ledger, job_request, run_command, stored
+from tests.factories import job_request, run_command, stored
 from tests.jobs import route, routed
+from tests.ledgers import CLASS, fill_ledger
 from tests.pages import page
 from tests.receipts import GOLDEN
 from tests.rows import RECEIPTS, receive

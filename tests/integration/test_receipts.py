@@ -22,8 +22,9 @@ from receipts.types import BadReceiptError
 from routing.sockets.messages import Accepted, Started
 from routing.upkeep.journal import replay
 from tests.clock import HOUR, SECOND
-from tests.factories import CLASS, fill_ledger, job_request
+from tests.factories import job_request
 from tests.jobs import note, of, routed
+from tests.ledgers import CLASS, fill_ledger
 from tests.receipts import GOLDEN, OTHER, Wire, signed, started
 from tests.rows import RECEIPTS, receipt
 from tests.threads import side_by_side

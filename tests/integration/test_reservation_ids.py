@@ -12,7 +12,8 @@ from allowance import reservations
 from allowance.models import Account, Reservation
 from allowance.types import RESERVATION_IDS
 from routing import routing
-from tests.factories import CLASS, FIRST_BLOCK, draw, job_request
+from tests.factories import draw, job_request
+from tests.ledgers import CLASS, FIRST_BLOCK
 from tests.rows import hold
 
 pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners("anna", "bert")]

@@ -26,7 +26,8 @@ from routing.decision.ongoing import Observed, observe
 from routing.decision.pipeline import check_request, decide, gather
 from routing.types import AllMinersBusy
 from tests.clock import MINUTE, NOW, SECOND, TICK, noon
-from tests.factories import CLASS, FIRST_BLOCK, NEWEST, job_request
+from tests.factories import job_request
+from tests.ledgers import CLASS, FIRST_BLOCK, NEWEST
 from tests.rows import declare, free, hold, mint, receive
 
 pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), noon, pytest.mark.miners("anna", executors=1)]

@@ -20,8 +20,9 @@ from allowance.types import JobTooLong, NotEnoughAllowanceException
 from routing import routing
 from routing.models import MinerIncident
 from routing.types import TRUSTED_MINER_FAKE_KEY, AllMinersBusy, MinerIncidentType, NotEnoughCollateralException
-from tests.factories import EXECUTOR_CLASS, fill_ledger, job_request
+from tests.factories import EXECUTOR_CLASS, job_request
 from tests.integration.test_metrics import counted
+from tests.ledgers import fill_ledger
 from tests.rows import report
 
 pytestmark = pytest.mark.usefixtures("ledger_clean_at_the_end")

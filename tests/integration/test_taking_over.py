@@ -20,8 +20,9 @@ from routing import routing
 from routing.access import tokens
 from routing.models import AccessToken, Rejection, UsedSignature
 from routing.types import MinerIncidentType
-from tests.factories import CLASS, EXECUTOR_CLASS, fill_ledger, job_request
+from tests.factories import EXECUTOR_CLASS, job_request
 from tests.jobs import routed
+from tests.ledgers import CLASS, fill_ledger
 from tests.programs import ROOT, Program, database_url
 
 PAGE = (ROOT / "docs" / "taking-over.md").read_text()

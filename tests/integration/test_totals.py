@@ -17,7 +17,8 @@ from allowance.state import expired_at, window
 from allowance.types import RESERVATION_MARGIN, ExecutorClass
 from tests import rows
 from tests.clock import HOUR, SECOND, TICK
-from tests.factories import CLASS, FIRST_BLOCK, NEWEST, OTHER_CLASS
+from tests.factories import OTHER_CLASS
+from tests.ledgers import CLASS, FIRST_BLOCK, NEWEST
 from tests.queries import postgresql, queries, scans
 from tests.rows import declare, mint
 

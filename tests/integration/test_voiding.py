@@ -20,7 +20,8 @@ from routing.incidents import IncidentAlreadyVoided, void_incident
 from routing.models import IncidentVersion, MinerIncident
 from routing.pages import incidents as pages
 from tests.clock import DAY, NOW
-from tests.factories import CLASS, fill_ledger, job_request, raising, stored
+from tests.factories import job_request, raising, stored
+from tests.ledgers import CLASS, fill_ledger
 from tests.pages import page
 from tests.queries import postgresql, queries
 from tests.rows import report

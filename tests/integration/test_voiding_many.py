@@ -22,7 +22,8 @@ from routing.incidents import void_incident
 from routing.models import IncidentVersion, MinerIncident
 from routing.upkeep import voiding
 from tests.clock import HOUR, NOW, noon
-from tests.factories import CLASS, OTHER_CLASS, job_request, raising, run_command, stored
+from tests.factories import OTHER_CLASS, job_request, raising, run_command, stored
+from tests.ledgers import CLASS
 from tests.programs import Finished
 from tests.queries import postgresql, queries
 from tests.rows import FAILED, REJECTED, report

@@ -7,7 +7,7 @@ import pytest
 
 from routing.access import tokens
 from routing.access.tokens import Scope
-from tests.factories import fill_ledger
+from tests.ledgers import fill_ledger
 from tests.servers.redis import Redis, own_redis
 
 HOUR = dt.timedelta(hours=1)

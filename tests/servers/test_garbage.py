@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from allowance.models import ReservationState
 from routing.sockets.messages import Refused, Rejected, Routed
-from tests.factories import fill_ledger
+from tests.ledgers import fill_ledger
 from tests.servers.client import all_events, answer, closed_with, hear, hear_of, route, socket
 from tests.servers.garbage import Data, every_field_replaced, mutated
 from tests.servers.server import UNBOUNDED, UVICORN, Server, servers

@@ -13,7 +13,8 @@ from allowance.plumbing.threads import in_database_thread
 from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobStartedReceipt
 from routing.sockets.messages import Acknowledged, Reason, Refused, Routed
-from tests.factories import CLASS, run_command
+from tests.factories import run_command
+from tests.ledgers import CLASS
 from tests.servers.client import about, ask, route, socket
 from tests.servers.server import Server, servers
 from tests.sockets import job

@@ -19,7 +19,8 @@ from allowance.models import Block
 from routing import routing
 from routing.pages import MENU
 from routing.types import MinerIncidentType
-from tests.factories import CLASS, EXECUTOR_CLASS, fill_ledger, job_request, run_command
+from tests.factories import EXECUTOR_CLASS, job_request, run_command
+from tests.ledgers import CLASS, fill_ledger
 from tests.servers import pgbouncer
 
 pytestmark = [
