@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from django.db.models import Exists, Max, OuterRef, Sum
+from django.db.models import Max, QuerySet, Sum
 
-from allowance.ledger import present, was_present
+from allowance.ledger import Steps, present, was_present
 from allowance.models import Account, Block, ManifestSync, Miner
 from allowance.types import BLOCK_EXPIRY
 
@@ -138,7 +138,7 @@ class Absence(NamedTuple):
 
 
 def absence(newest: int) -> Absence | None:
-    """Return the absence in the newest neuron list if it lacks most miners or is empty, else None. Two queries.
+    """Return the absence in the newest neuron list if it lacks most miners or is empty, else None.
 
     A miner counts if it declares executors and was registered in a block that a job may use. If no miner that ever
     declared any is registered, the time does not matter.
@@ -147,13 +147,15 @@ def absence(newest: int) -> Absence | None:
     in_force: tuple[int, list[str]] | None = lists.first()
     if in_force is None:
         return None
-    accounts = Account.objects.filter(miner=OuterRef("pk"))
-    declares = Exists(accounts.filter(executors__gt=0))
-    miners = list(Miner.objects.filter(Exists(accounts)).values_list("presence", declares))
-    anybody = any(present(presence) for presence, _ in miners)
-    since = newest - BLOCK_EXPIRY if anybody else 0
-    presences = [presence for presence, declares in miners if declares]
+    accounts = Account.objects.values("miner")
+    presences = _presences(accounts.filter(executors__gt=0))
     kept = sum(map(present, presences))
+    nobody = presences and not kept and not any(map(present, _presences(accounts)))
+    since = 0 if nobody else newest - BLOCK_EXPIRY
     gone = sum(was_present(presence, since) for presence in presences if not present(presence))
     found = Absence(in_force[0], gone, gone + kept, len(in_force[1]))
     return found if not found.neurons or gone > kept else None
+
+
+def _presences(hotkeys: QuerySet[Account, Any]) -> list[Steps]:
+    return list(Miner.objects.filter(hotkey__in=hotkeys).values_list("presence", flat=True))

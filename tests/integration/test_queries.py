@@ -185,7 +185,7 @@ def test_an_end_locks_the_account_before_it_reads_the_reservation(end: str) -> N
     assert [sql.split()[0] for sql in writes] == ["UPDATE", "UPDATE"]
 
 
-def test_taking_in_a_block_writes_two_rows_however_many_miners_there_are() -> None:
+def test_taking_in_a_block_writes_three_rows_however_many_miners_there_are() -> None:
     fill_ledger(*(f"miner_{i}" for i in range(50)))
     statements = queries(lambda: mint(NEWEST + 1, timezone.now()))
     writes = [sql for sql in statements if sql.split()[0] in {"INSERT", "UPDATE"}]

@@ -55,7 +55,7 @@ async def test_no_receipt_outlasts_its_job(server: Server, token: str) -> None:
     over = now + dt.timedelta(seconds=50 + SECONDS + 100 + 1)
     assert await in_database_thread(busy_until)(now + dt.timedelta(seconds=60)) == 10
     assert await in_database_thread(busy_until)(over) == 0
-    await in_database_thread(User.objects.create_user)("boss")
+    await in_database_thread(User.objects.create_superuser)("boss")
     voided = await in_database_thread(run_command)(
         "void_receipts", "--validator", "v", "--by", "boss", "--reason", "a leak", "--yes"
     )
