@@ -123,7 +123,7 @@ class Standing(NamedTuple):
 def standing(balance: Balance, earned: int, free: int, spent: int, first: int) -> Standing:
     """Return an account's standing. Its `order` puts the earliest free block first.
 
-    With the same block, the highest free share comes first, then the most free nanoseconds, then the lowest hotkey.
+    For equal blocks, the highest free share comes first, then the most free nanoseconds, then the lowest hotkey.
 
     Python rounds the quotient of two ints correctly, so equal shares are equal floats.
     """

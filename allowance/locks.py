@@ -7,11 +7,11 @@ A transaction takes locks in this order:
    data that follows from the chain: blocks, neuron lists, manifest syncs, the rows of miners, and an account's
    `executors`, `counts` and `voided_before`.
 2. Account rows. Only the holder of an account row writes the account's `base`, `held` and `spent` and its reservations,
-   which therefore need no lock of their own. To reserve, spend, release, check, repair or prune, a transaction locks
-   one account. If it does not hold the chain lock, it then waits for no other lock of 1 or 2. The holder of the chain
-   lock may lock several accounts: all accounts of a miner whose presence or address it changes, each account whose
-   executors it changes, and the accounts of the reservations in a journal. `forget_blocks` locks all accounts. A
-   reservation is therefore complete before such a change, or it sees the change.
+   which therefore need no lock of their own. To reserve, spend, release, check, repair or prune reservations, a
+   transaction locks one account. If it does not hold the chain lock, it then waits for no other lock of 1 or 2. The
+   holder of the chain lock may lock several accounts: all accounts of a miner whose presence or address it changes,
+   each account whose executors it changes, and the accounts of the reservations in a journal. `forget_blocks` locks all
+   accounts. A reservation is therefore complete before such a change, or it sees the change.
 3. Rows of the caller, written in the transaction of a reservation. A transaction that holds one of them waits for no
    lock of 1 or 2.
 
