@@ -178,7 +178,10 @@ def _jobs(used: dt.datetime, before: dt.datetime) -> Old:
 
 
 def _signatures(now: dt.datetime, before: dt.datetime) -> Old:
-    """Return the signatures made before `before`, and the condition that no host, even with a slow clock, accepts them."""
+    """Return the signatures made before `before`, and the condition that no host accepts them.
+
+    The condition includes hosts whose clock is behind.
+    """
     twice_over = now - SLACK - 2 * dt.timedelta(seconds=conf.ROUTING_SIGNATURE_MAX_AGE)
     made = UsedSignature.objects.filter(signed_at_ns__lt=signatures.to_unix_ns(before))
     return made, Q(signed_at_ns__lt=signatures.to_unix_ns(twice_over))
