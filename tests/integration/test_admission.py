@@ -266,7 +266,7 @@ def test_a_token_in_an_address_opens_nothing(query: str) -> None:
     answer = turn_away(request, **RIGHT)
     assert answer is not None
     assert answer.status_code == 401
-    assert b"revoke the token" in answer.content
+    assert b"Revoke the token" in answer.content
 
 
 @pytest.mark.parametrize("query", ["", "a=b", "name[]=router_pick", "?"])
