@@ -1,4 +1,4 @@
-"""The arithmetic of allowance: functions of a window of blocks and the balances of accounts. None reads the database.
+"""The arithmetic of allowance, on a window of blocks and the balances of accounts. Nothing here uses the database.
 
 Amounts are whole executor-nanoseconds, so that sums are exact. A set of blocks is an int whose bit k stands for block
 `base + k`. A step function of the block number is a tuple of (first block, value) pairs, ascending; its value is 0
@@ -35,8 +35,8 @@ NS = 1_000_000_000
 KEPT_BLOCKS = BLOCK_EXPIRY + MAX_JOB_RUN_TIME * 1_000_000 // BLOCK_DURATION_US
 """How many blocks before the newest one a balance keeps.
 
-They are the BLOCK_EXPIRY blocks before the start of a job, and the blocks minted while the longest job runs. No running
-job can use older blocks.
+These are the BLOCK_EXPIRY blocks before the start of a job, and the blocks minted while the longest job runs. No
+running job can use older blocks.
 """
 
 CHUNK = 64
@@ -44,7 +44,7 @@ CHUNK = 64
 
 
 class Scratch(threading.local):
-    """Two work arrays for each thread. Page faults of newly allocated arrays would take most of a survey's time."""
+    """Two work arrays for each thread, used again: page faults of new arrays would take most of a survey's time."""
 
     def __init__(self) -> None:
         self.arrays = np.empty((2, CHUNK, KEPT_BLOCKS + 1), dtype=np.int64)
@@ -57,7 +57,7 @@ _scratch = Scratch()
 class Window:
     """The blocks that a job may use: block `low + i` gives `ns[i]` nanoseconds for each executor, 0 if unknown.
 
-    `newest` is the last of them, or None if there are none. `version` is the chain's version when the blocks were read.
+    `newest` is the last block, or None if there is none. `version` is the chain's version when the blocks were read.
     `known` caches the latest standings in this window, by hotkey: most do not change between two decisions.
     """
 
@@ -104,8 +104,8 @@ class Balance(NamedTuple):
 class Standing(NamedTuple):
     """One account's amounts in a window, in nanoseconds.
 
-    `earned` does not count voided blocks. `earliest` is the oldest free block, or None. Allowance is used in ascending
-    `order`.
+    `earned` does not count voided blocks. `earliest` is the oldest free block, or None. The standing with the lowest
+    `order` is used first.
     """
 
     balance: Balance
@@ -121,7 +121,9 @@ class Standing(NamedTuple):
 
 
 def standing(balance: Balance, earned: int, free: int, spent: int, first: int) -> Standing:
-    """Return an account's standing. Its `order` is earliest free block, highest free share, most free, then hotkey.
+    """Return an account's standing. Its `order` puts the earliest free block first.
+
+    For equal blocks, the highest free share comes first, then the most free nanoseconds, then the lowest hotkey.
 
     Python rounds the quotient of two ints correctly, so equal shares are equal floats.
     """
@@ -208,7 +210,7 @@ def shifted(bits: int, base: int, to: int) -> int:
 
 
 def rebase(balance: Balance, newest: int) -> Balance:
-    """Return the balance without blocks more than KEPT_BLOCKS before `newest`, which no job can use."""
+    """Return the balance without the blocks that are too old for any job: more than KEPT_BLOCKS before `newest`."""
     base = newest - KEPT_BLOCKS
     if base <= balance.base:
         return balance
@@ -248,7 +250,7 @@ def standings(window: Window, balances: Sequence[Balance]) -> list[Standing]:
 
 
 def take(window: Window, balance: Balance, need: int) -> list[int] | None:
-    """Return the oldest free blocks that give at least `need` nanoseconds, ascending, or None if there are too few."""
+    """Return the oldest free blocks that give at least `need` nanoseconds, ascending, or None if all give less."""
     free = np.empty((1, window.ns.size), dtype=np.int64)
     _earn(window, [balance], free)
     free *= ~mask([balance.held | balance.spent], [balance], window)
@@ -260,7 +262,7 @@ def take(window: Window, balance: Balance, need: int) -> list[int] | None:
 
 
 def earned_by_block(window: Window, balance: Balance) -> Nanoseconds:
-    """Return the nanoseconds that each block of the window gave, including voided and forgotten blocks."""
+    """Return the nanoseconds that each block of the window gave, even if it is voided or before the balance's base."""
     earned = np.empty((1, window.ns.size), dtype=np.int64)
     _rate(window, [balance], [window.low], earned)
     earned *= window.ns
@@ -283,15 +285,18 @@ def _survey(window: Window, balances: Sequence[Balance]) -> list[Standing]:
 
 
 def _earn(window: Window, balances: Sequence[Balance], out: Nanoseconds) -> None:
-    """Fill `out` with the nanoseconds that each block gave: one row per balance, 0 for voided and forgotten blocks."""
+    """Fill `out` with the nanoseconds that each block gave, one row per balance.
+
+    Voided blocks, and blocks before the balance's base, have 0.
+    """
     _rate(window, balances, [max(window.low, b.voided_before, b.base) for b in balances], out)
     out *= window.ns
 
 
 def _rate(window: Window, balances: Sequence[Balance], starts: Sequence[int], out: Nanoseconds) -> None:
-    """Fill `out` with the executors that count in each block: one row per balance.
+    """Fill `out` with the number of executors that count in each block, one row per balance.
 
-    They are the declared ones, but 0 before the balance's start and while the miner was not registered.
+    It is the declared number, or 0 in blocks before the balance's start and while the miner was not registered.
     """
     low = window.low
     out.fill(0)

@@ -2,25 +2,29 @@
 
 A transaction takes locks in this order:
 
-1. The chain lock. A transaction takes it to record blocks, manifests or collateral, to repair, or to prune blocks. Only
-   its holder writes data that follows from the chain: blocks, neuron lists, manifest syncs, the rows of miners, and an
-   account's `executors`, `counts` and `voided_before`.
-2. Account rows. A transaction that reserves, spends, releases, repairs or prunes locks one at a time. Only the holder
-   of an account row writes its `base`, `held`, `spent` and its reservations, which therefore need no lock of their own.
-   The holder of the chain lock takes the rows of all miners whose presence, address or executors it changes. A
-   reservation is therefore complete before such a change, or sees it. A transaction that holds an account without the
-   chain lock waits for no other lock of 1 or 2. `forget_blocks` takes all accounts.
-3. The caller's own rows that it writes in a reservation's transaction. A transaction that holds one of them waits for
-   no lock of 1 or 2.
+1. The chain lock. A transaction takes it to record blocks, manifests or collateral, to check the ledger with or
+   without repair, to forget blocks, to prune blocks or neuron lists, or to replay a journal. Only its holder writes
+   data that follows from the chain: blocks, neuron lists, manifest syncs, the rows of miners, and an account's
+   `executors`, `counts` and `voided_before`.
+2. Account rows. Only the holder of an account row writes the account's `base`, `held` and `spent` and its reservations,
+   which therefore need no lock of their own. To reserve, spend, release, check, repair or prune reservations, a
+   transaction locks one account. If it does not hold the chain lock, it then waits for no other lock of 1 or 2. The
+   holder of the chain lock may lock several accounts: all accounts of a miner whose presence or address it changes,
+   each account whose executors it changes, and the accounts of the reservations in a journal. `forget_blocks` locks all
+   accounts. A reservation is therefore complete before such a change, or it sees the change.
+3. Rows of the caller, written in the transaction of a reservation. A transaction that holds one of them waits for no
+   lock of 1 or 2.
 
-A transaction that changes guarded data draws a new version: of the chain by `chain_changed`; of an account by storing
-its balance, by declaring its executors or by `lock_accounts_of`. Routers remember data by these versions. If data is
-changed by hand without a new version, routers read the change at the next block.
+A transaction draws a new version if it changes guarded data that routers read. `chain_changed` gives the chain a new
+version. An account gets one when its balance is stored, when its executors are declared, and from `lock_accounts_of`.
+Routers remember data by these versions. If data is changed by hand without a new version, routers read the change at
+the next block.
 
 Data read before a lock is a hint. Decide by rows read under the lock, or by earlier reads if the account's version is
-still the same. Two things are not read again: blocks recorded meanwhile, which only add to the blocks that a pick may
-use, and data that guards nothing, which are collateral and incidents. `forget_blocks` gives every account a new
-version; a pick that finds it reads the blocks again too.
+still the same. If it is the same, a pick does not read the blocks again: blocks recorded meanwhile only add to those
+that it may use. If the account must be read again, the pick reads the blocks again too, provided that the chain has a
+new version. `forget_blocks`, which removes blocks, gives a new version to the chain and to all accounts. A pick does
+not check collateral and incidents again, because they guard nothing.
 
 Waits for rows of the ledger are bounded: see `ledger_transaction`. A lock of a whole table, as a migration takes it,
 blocks every transaction; only the server's own `lock_timeout` in PostgreSQL can end such a wait.
@@ -52,8 +56,10 @@ def lock_timeout() -> float:
 def ledger_transaction(*, durable: bool = False) -> Iterator[None]:
     """Run a transaction that raises LockTimeout and stores nothing if it can't get a lock in time, or deadlocks.
 
-    On PostgreSQL each wait ends after `lock_timeout`, or after the `wait` that `lock_account` is given. On SQLite a
-    transaction takes the lock when it begins; its wait ends after the `timeout` of the connection's options.
+    On PostgreSQL each wait ends after the time that `bound_waits` sets. `lock_chain` calls it, and so does
+    `lock_account` unless its `wait` is 0. Before the first call, only the server's own `lock_timeout` applies. On
+    SQLite a transaction takes the only lock when it begins. This wait ends after the `timeout` in the connection's
+    options.
     """
     try:
         with transaction.atomic(durable=durable):
@@ -89,7 +95,7 @@ def hurried_transaction(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def reading_transaction() -> Iterator[None]:
-    """Run a transaction that reads rows with `QuerySet.iterator`. On SQLite none is begun: it would block writers.
+    """Run a transaction that reads rows with `QuerySet.iterator`. On SQLite, run none: it would block writers.
 
     On PostgreSQL the iterator is a server-side cursor. It needs the same server connection from its beginning to its
     end, which a pooler such as PgBouncer guarantees only within a transaction.
@@ -99,7 +105,7 @@ def reading_transaction() -> Iterator[None]:
 
 
 def lock_chain() -> None:
-    """Take the chain lock and keep it until the transaction ends. Call `chain_changed` before any change."""
+    """Take the chain lock until the transaction ends. Call `chain_changed` before any change that routers must read."""
     bound_waits(lock_timeout())
     ChainLock.objects.get_or_create(pk=1)
     ChainLock.objects.select_for_update().get(pk=1)
@@ -117,8 +123,8 @@ def lock_account(
 
     `which` selects the account: by its `pk`, by its `miner` and `executor_class`, or by the id of a `reservation`.
     `first_of` replaces `miner`. It maps hotkeys to versions (None: any version) and selects the first account, in its
-    order, that can be locked and has that version. `wait` is the maximum wait in seconds (None: `lock_timeout`); if it
-    is 0, locked accounts are skipped. Returns None if there is no such account.
+    order, that can be locked and has that version. `wait` is the maximum wait in seconds (None: `lock_timeout`). If it
+    is 0, locked accounts are skipped. Returns None if there is no such account, or if all of them were skipped.
 
     Raises TransactionManagementError outside a transaction.
     """
@@ -133,7 +139,7 @@ def lock_account(
 def lock_accounts_of(miners: Collection[str]) -> None:
     """Lock all accounts of `miners` until the transaction ends, and give them a new version.
 
-    They share the version: a later statement that reads one of them reads all of them. The caller holds the chain lock.
+    They get the same version: a query that sees it in one of them sees it in all. The caller holds the chain lock.
     """
     if miners:
         accounts = Account.objects.filter(miner__in=rows.among(miners))
@@ -150,7 +156,7 @@ def bound_waits(seconds: float) -> None:
 
 
 def _no_lock(error: OperationalError) -> bool:
-    """Tell whether an error means that a lock was not available, by the database's own error code."""
+    """Tell by the database's error code whether a lock was not available or a deadlock was detected."""
     cause = error.__cause__
     sqlite_code: int = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary code
     return getattr(cause, "sqlstate", None) in {LOCK_NOT_AVAILABLE, DEADLOCK_DETECTED} or sqlite_code in {

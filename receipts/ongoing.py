@@ -1,4 +1,4 @@
-"""The jobs that are running according to receipts. They are found in SQL, because the ORM is slower than the query."""
+"""The jobs that are running according to receipts, found in SQL: the ORM takes longer than the database."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ STARTED, ACCEPTED, FINISHED = (
     for model in (JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt)
 )
 
-# A job is ongoing while its started receipt, or else its accepted receipt, is valid (both ends inclusive) and no
-# finished receipt written by then ends it. An accepted receipt does not name the class. The job's started receipt names
-# it, even when that is no longer valid. A voided receipt does not count. No receipt keeps an executor busy for longer
-# than MAX_TTL, whatever its row says, because rows can be loaded or changed without the checks. Each half looks up the
-# finished receipts itself: for both halves together PostgreSQL would start parallel workers once there are many
-# receipts. The last column distinguishes these jobs from those of other sources that a caller adds with UNION.
+# A job is ongoing at a time if its started receipt, or else its accepted receipt, is valid then (both ends inclusive),
+# and if it has no finished receipt dated at or before that time. An accepted receipt does not name the class. The class
+# comes from the job's started receipt, even if that receipt is no longer valid. A voided receipt does not count. A
+# receipt keeps an executor busy for at most MAX_TTL, even if its row has a later end: rows can be loaded or changed
+# without the checks. Each half looks up the finished receipts itself. With one lookup for both halves, PostgreSQL would
+# start parallel workers when there are many receipts. The last column distinguishes these rows from rows that a caller
+# adds with UNION.
 _SQL = f"""
     SELECT s.miner_hotkey AS hotkey, CAST(s.job_uuid AS text) AS job, 0
     FROM {STARTED} s
@@ -54,11 +55,11 @@ RUNNING_JOBS = _SQL.format(started_by="", accepted_by="")
 RUNNING_JOBS_OF_MINER = _SQL.format(
     started_by="AND s.miner_hotkey = %(miner)s", accepted_by="AND a.miner_hotkey = %(miner)s"
 )
-"""The same for one `miner`."""
+"""The same SQL for the jobs at one `miner`."""
 
 
 def ends(executor_class: str, miners: Collection[str], at: dt.datetime) -> dict[tuple[str, UUID], dt.datetime]:
-    """Return when the receipts of the ongoing jobs of a class at some miners end, by (miner, job).
+    """Return the times at which the receipts of ongoing jobs end, by (miner, job), for a class and some miners.
 
     If a job has a started and an accepted receipt, the later end counts.
     """
@@ -85,14 +86,14 @@ Lasting = type[JobStartedReceipt] | type[JobAcceptedReceipt]
 def end(
     job_uuid: UUID, miner: str, at: dt.datetime, *, of: Iterable[Lasting] = (JobStartedReceipt, JobAcceptedReceipt)
 ) -> None:
-    """End the validity of a job's receipts at a miner at the time `at`. Only `valid_until` of the receipts changes."""
+    """End the validity of a job's receipts from one miner at the time `at`. Only their `valid_until` changes."""
     for model in of:
         receipts = model.objects.filter(job_uuid=job_uuid, miner_hotkey=miner, valid_until__gt=at)
         receipts.update(valid_until=Greatest("timestamp", Value(at, DateTimeField())))
 
 
 def select(sql: str, *, at: dt.datetime, **parameters: Any) -> list[Sequence[Any]]:
-    """Run `sql`, one of the statements above or a union with it, and return its rows."""
+    """Run `sql`, one of the queries above or a union with one, and return its rows."""
     with connection.cursor() as cursor:
         times = {"at": at, "oldest": at - LONGEST}
         adapted = {name: connection.ops.adapt_datetimefield_value(time) for name, time in times.items()}

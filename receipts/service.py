@@ -1,6 +1,6 @@
 """Record receipts, and count the executors that they keep busy.
 
-Each method has a coroutine with the prefix `a` that does the same.
+Each method of `Receipts` has a coroutine with the prefix `a` that does the same.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Receipts:
     """Record receipts and count busy executors. An instance has no state.
 
     A receipt is an instance of a class in `receipts.schemas`, or a dict in the format of the wire. The signatures of a
-    dict are stored but not verified: `receipts.signatures` verifies them. A ttl above MAX_TTL is clipped to MAX_TTL,
-    with a warning in the log.
+    dict are stored without verification. To verify them, use `receipts.signatures`. A ttl above MAX_TTL is clipped to
+    MAX_TTL, with a warning in the log.
     """
 
     def record(
@@ -50,7 +50,7 @@ class Receipts:
         """Record a receipt. A second receipt of the same kind for the same job changes nothing.
 
         `most` is the longest time (s) that the job can last; a longer ttl is clipped to it. Raises BadReceiptError, a
-        ValueError, for an invalid receipt, and for a receipt dated too far ahead of `now`.
+        ValueError, for an invalid receipt or `most`, and for a receipt dated more than MAX_AHEAD after `now`.
         """
         if not isinstance(most, int) or isinstance(most, bool) or most < 0:
             raise BadReceiptError(f"most must be a whole number of seconds, 0 or more, not {most!r:.80}.")
@@ -60,7 +60,10 @@ class Receipts:
     def record_many(
         self, receipts: Iterable[AnyReceipt | Mapping[str, Any]], *, now: dt.datetime | None = None
     ) -> list[Refusal]:
-        """Record receipts, and return the refusals of those not stored. A bad receipt does not affect the others."""
+        """Record receipts, and return the refusals of the bad ones. A bad receipt does not affect the others.
+
+        A second receipt of the same kind for the same job is neither stored nor refused.
+        """
         at = now or timezone.now()
         good: list[AnyReceipt] = []
         refused: list[Refusal] = []
@@ -75,8 +78,8 @@ class Receipts:
     def get_busy_executor_count(self, executor_class: str, at_time: dt.datetime) -> dict[str, int]:
         """Return the number of busy executors of a class at `at_time`, by hotkey. Idle miners are left out.
 
-        A job is ongoing while its started receipt, or else its accepted receipt, is valid (both ends inclusive) and no
-        finished receipt written by then ends it. Voided receipts do not count.
+        A job is ongoing if its started receipt, or else its accepted receipt, is valid at that time (both ends
+        inclusive), and if it has no finished receipt dated at or before that time. Voided receipts do not count.
         """
         return dict(Counter(hotkey for hotkey, *_ in select(RUNNING_JOBS, executor_class=executor_class, at=at_time)))
 
@@ -105,7 +108,7 @@ def _check(receipt: AnyReceipt | Mapping[str, Any], now: dt.datetime) -> AnyRece
 
 
 def _clip(receipts: list[AnyReceipt], most: int = MAX_TTL) -> list[AnyReceipt]:
-    """Return the receipts with their ttl bounded. Log one warning for all that were longer."""
+    """Return the receipts with their ttl bounded. If any was too long, log one warning."""
     kept = [bounded(receipt, most) for receipt in receipts]
     longer = [before for before, after in zip(receipts, kept, strict=True) if before is not after]
     if longer:
@@ -128,7 +131,7 @@ def _kind_of(receipt: AnyReceipt) -> type[AnyReceipt]:
 @transaction.atomic(savepoint=False)
 def _store(receipts: list[AnyReceipt]) -> None:
     rows: dict[type[Receipt], list[Receipt]] = {table: [] for table in TABLES.values()}
-    # All transactions insert in the same order, so that two with the same jobs wait for each other without a deadlock.
+    # All transactions insert in the same order. Of two with the same jobs, one waits for the other, without a deadlock.
     for receipt in sorted(receipts, key=attrgetter("job_uuid")):
         kind = _kind_of(receipt)
         rows[TABLES[kind]].append(TABLES[kind](**{name: _column(getattr(receipt, name)) for name in kind.model_fields}))

@@ -1,4 +1,4 @@
-"""Recompute every balance from history, and report where the ledger differs."""
+"""Recompute the derived values of the ledger from its history, and report the differences."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from allowance.state import window
 from allowance.types import BLOCK_EXPIRY
 
 KEPT_BEFORE = ledger.KEPT_BLOCKS - BLOCK_EXPIRY
-"""The longest job, in blocks. A window that begins this number of blocks earlier has all blocks in balances."""
+"""The longest job, in blocks. A window that begins earlier by this number has all blocks that balances keep."""
 
 EXAMPLES = 50
 """The maximum number of differences that a check stores as text. The total number is stored too."""
@@ -56,9 +56,9 @@ class Difference:
 
 
 def run_check(*, repair: bool = False) -> tuple[LedgerCheck, list[Difference]]:
-    """Check the ledger. Return the result, not saved yet, and all differences.
+    """Check the ledger. Return the result, which is not saved yet, and all differences.
 
-    With `repair`, check again afterwards: `left` then counts the differences that the repair did not remove.
+    With `repair`, check again after the repair. Then `left` of the result is the number of differences that remain.
     """
     at, begun = timezone.now(), time.perf_counter()
     found = list(check_ledger(repair=repair))
@@ -81,8 +81,8 @@ def check_ledger(*, repair: bool = False) -> Iterator[Difference]:
     """Yield the differences between the ledger and its history. With `repair`, rewrite the derived values.
 
     The values that derive from the chain are compared under the chain lock. All accounts are then compared without
-    locks. Those that seem to differ are compared again under their own locks, one at a time, so that routing can
-    continue. Reservations that overlap are reported, but `repair` does not separate them.
+    locks. Accounts that seem to differ are compared again, each under its own lock, so that routing can continue.
+    Reservations that use the same block are reported, but `repair` does not separate them.
     """
     renew_connection()
     with ledger_transaction():
@@ -94,7 +94,7 @@ def check_ledger(*, repair: bool = False) -> Iterator[Difference]:
     renew_connection()
     accounts = Account.objects.select_related("miner").in_bulk()
     usable = window(None, before=KEPT_BEFORE)
-    hints = set()  # only hints: accounts and reservations come from two queries, and may change in between
+    hints = set()  # only hints: accounts and reservations can change between the two queries
     with reading_transaction():
         for pk, live in groupby(_live_reservations().iterator(), key=lambda reservation: reservation.account_id):
             account = accounts.pop(pk, None)

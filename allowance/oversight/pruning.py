@@ -1,4 +1,4 @@
-"""Delete the rows of the ledger that no balance, no audit and no other reader needs any more.
+"""Delete the rows of the ledger that are no longer needed, for example by a balance or an audit.
 
 Each batch is a short transaction, after which the ledger agrees with its history. Manifest syncs stay, because all
 counts are computed from them.
@@ -22,7 +22,10 @@ from allowance.types import LockTimeout
 
 
 class Batch(NamedTuple):
-    """The result of a transaction: the number of rows that it deleted or changed, or what others kept `locked`."""
+    """The result of a transaction: the number of rows that it deleted or changed.
+
+    If other transactions kept rows locked, `locked` names them.
+    """
 
     rows: int
     locked: str = ""
@@ -42,9 +45,9 @@ def delete_in_batches(
 ) -> Iterator[Batch]:
     """Delete the `old` rows that are `unneeded`. Examine `batch` old rows in a transaction.
 
-    The rows are read in the order of the column `by`. This column must be indexed, and so must be the columns that
-    `unneeded` looks up for each row. The deletion repeats the conditions of `old` and `unneeded`, because a row can
-    change after it is read. `delete` performs the deletion and returns the number of rows. Raises LockTimeout.
+    The rows are read in the order of the column `by`. This column needs an index, and so do the columns that `unneeded`
+    looks up for each row. The deletion repeats the conditions of `old` and `unneeded`, because a row can change after
+    it is read. `delete` performs the deletion and returns the number of rows. Raises LockTimeout.
     """
     rest = old
     while found := list(rest.order_by(by, "pk").values_list("pk", by)[:batch]):
@@ -57,29 +60,29 @@ def delete_in_batches(
 
 
 def expired_reservations(now: dt.datetime) -> QuerySet[Reservation]:
-    """Return the reservations that expired by `now` but are still stored as held."""
+    """Return the reservations that expired at or before `now` but are still stored as held."""
     return Reservation.objects.filter(expired_at(now))
 
 
 def tidy_expired(now: dt.datetime) -> Iterator[Batch]:
-    """Store that reservations expired by `now`, and free their blocks. Each account is one transaction."""
+    """Store which reservations expired at or before `now`, and free their blocks. Each account is one transaction."""
     with_expired = Account.objects.filter(Exists(expired_reservations(now).filter(account=OuterRef("pk"))))
     for account in with_expired.order_by("pk"):
         yield _under_lock(account, partial(_tidy, now))
 
 
 def count_reservations(before: dt.datetime, unreferenced: Q) -> int:
-    """Return how many reservations `prune_reservations` would delete once the expired ones are tidied."""
+    """Return how many reservations `prune_reservations` would delete after `tidy_expired`."""
     found = _ended(before, unreferenced, Q(ended_at__lte=before) | expired_at(before))
     with reading_transaction():
         return len(_unneeded(found.values_list("pk", "state", "blocks").iterator()))
 
 
 def prune_reservations(before: dt.datetime, unreferenced: Q, batch: int) -> Iterator[Batch]:
-    """Delete the `unreferenced` reservations that ended by `before`, under the lock of their account.
+    """Delete the `unreferenced` reservations that ended at or before `before`, under the lock of their account.
 
-    A spent reservation stays as long as a balance remembers its blocks, because its row proves that they are spent. An
-    expired reservation stays until it is stored as expired.
+    A spent reservation stays as long as a balance remembers any of its blocks, because its row proves that the block is
+    spent. An expired reservation stays until it is stored as expired.
     """
     past_use = _ended(before, unreferenced, Q(ended_at__lte=before))
     for account in Account.objects.order_by("pk"):  # reservations are indexed by account
@@ -88,8 +91,8 @@ def prune_reservations(before: dt.datetime, unreferenced: Q, batch: int) -> Iter
             past_use.filter(account=account, pk__gt=last).order_by("pk").values_list("pk", "state", "blocks")[:batch]
         ):
             last = found[-1][0]
-            # This choice needs no lock: an ended reservation does not change, and the newest block falls only in
-            # `forget_blocks`.
+            # This choice needs no lock: an ended reservation does not change, and only `forget_blocks` lowers the
+            # number of the newest block.
             if gone := _unneeded(found):
                 done = _under_lock(account, partial(_forget, past_use.filter(pk__in=gone)))
                 yield done
@@ -98,11 +101,11 @@ def prune_reservations(before: dt.datetime, unreferenced: Q, batch: int) -> Iter
 
 
 def oldest_kept(before: dt.datetime) -> Block | None:
-    """Return the oldest block to keep, or None. The blocks below it were minted by `before`, and no balance needs them.
+    """Return the oldest block to keep, or None. The blocks below it are old enough, and no balance needs them.
 
-    It is the newest block that was minted by `before` and that is not above the oldest block that balances remember. It
-    stays because its neuron list applies from it on. The oldest remembered block may have no list of its own, or may
-    not be recorded yet.
+    Of the blocks minted at or before `before`, it is the newest that is not above the oldest block that balances
+    remember. It stays because it keeps the neuron list in force: the oldest remembered block may have no list of its
+    own, or may not be recorded yet.
     """
     old = Block.objects.filter(number__lte=_horizon(), timestamp__lte=before)
     return old.order_by("-number").first()
@@ -124,7 +127,7 @@ def prune_blocks(before: dt.datetime, batch: int) -> Iterator[Batch]:
             lock_chain()
             oldest = oldest_kept(before)
             past_use = blocks_below(oldest)
-            if oldest and oldest.neurons_id is None:  # copy it before its block is deleted
+            if oldest and oldest.neurons_id is None:  # copy the list in force before its block is deleted
                 Block.objects.filter(pk=oldest.pk).update(neurons=Subquery(_in_force(oldest)))
             numbers = list(past_use.values_list("number", flat=True)[:batch])
             deleted = _delete(past_use.filter(number__in=numbers))
@@ -132,7 +135,7 @@ def prune_blocks(before: dt.datetime, batch: int) -> Iterator[Batch]:
 
 
 def count_neuron_lists(before: dt.datetime) -> int:
-    """Return how many neuron lists no block refers to once the old blocks are deleted."""
+    """Return how many neuron lists `prune_neuron_lists` would delete after `prune_blocks`."""
     oldest = oldest_kept(before)
     if oldest is None:
         return _unused(Block.objects.all()).count()
@@ -150,13 +153,13 @@ def prune_neuron_lists(batch: int) -> Iterator[Batch]:
 
 
 def checks(before: dt.datetime) -> tuple[QuerySet[LedgerCheck], Q]:
-    """Return the ledger checks made by `before`, and the condition that excludes the newest check, which stays."""
+    """Return the ledger checks made at or before `before`, and the condition that keeps the newest of all checks."""
     newest = LedgerCheck.objects.order_by("-at").values("pk")[:1]
     return LedgerCheck.objects.filter(at__lte=before), ~Q(pk__in=newest)
 
 
 def _under_lock(which: Account, work: Callable[[Account], int]) -> Batch:
-    """Run `work` on an account under its lock, in a transaction. If others keep it locked, return its name instead."""
+    """Run `work` on an account under its lock, in a transaction. If it stays locked, return its name instead."""
     try:
         with ledger_transaction():
             account = lock_account(pk=which.pk)
@@ -181,7 +184,7 @@ def _forget(past_use: QuerySet[Reservation], account: Account) -> int:
 
 
 def _ended(before: dt.datetime, unreferenced: Q, over: Q) -> QuerySet[Reservation]:
-    """Return the reservations made by `before` that are `over` and `unreferenced`.
+    """Return the reservations made at or before `before` that are `over` and `unreferenced`.
 
     A reservation can't end before it is made, so the index on `created_at` narrows the search.
     """
@@ -189,7 +192,10 @@ def _ended(before: dt.datetime, unreferenced: Q, over: Q) -> QuerySet[Reservatio
 
 
 def _unneeded(found: Iterable[tuple[int, str, list[int]]]) -> list[int]:
-    """Return the ids of those ended reservations, given as (id, state, blocks), that the ledger no longer needs."""
+    """Return the ids of the reservations that the ledger no longer needs.
+
+    `found` are ended reservations, given as (id, state, blocks).
+    """
     horizon = _horizon()
     return [pk for pk, state, blocks in found if state != ReservationState.SPENT or max(blocks) < horizon]
 

@@ -30,12 +30,13 @@ def database_pool() -> ThreadPoolExecutor:
 def in_database_thread(
     function: Callable[P, R], *, release_undelivered: Callable[[R], None] | None = None
 ) -> Callable[P, Awaitable[R]]:
-    """Return a coroutine function that runs `function` in the pool. It closes old connections, as Django does.
+    """Return a coroutine function that runs `function` in the pool, and closes old connections as Django does.
 
-    By default Channels runs all calls in one thread, in which one slow query delays every socket.
+    By default Channels runs all calls in one thread. There, one slow query would delay all sockets.
 
-    If the caller is cancelled before the call begins, nothing is done. A thread can't be stopped, so a call that has
-    begun runs to its end. Its result then has no receiver, and `release_undelivered` is called with it, in the pool.
+    If the caller is cancelled before the call begins, `function` does not run. A thread can't be stopped, so a call
+    that has begun runs to its end. If its caller was cancelled meanwhile, nothing receives the result. Then the pool
+    calls `release_undelivered` with the result.
     """
     if release_undelivered is None:
         return database_sync_to_async(function, thread_sensitive=False, executor=database_pool())
@@ -79,7 +80,7 @@ def _dispose_in_pool(release_undelivered: Callable[[R], None], result: R) -> Non
 def _dispose(release_undelivered: Callable[[R], None], result: R) -> None:
     try:
         release_undelivered(result)
-    except Exception:  # no caller waits for the error, and what is not released must expire anyway
+    except Exception:  # no caller waits for the error, and an unreleased result expires by itself
         logger.exception(
             "Could not release %r, which its caller did not receive. It stays held until it expires.", result
         )
@@ -101,7 +102,7 @@ class Handover(Generic[R]):
             return not self._gone
 
     def go(self) -> list[R]:
-        """Record that the caller is gone. Return a list with the result if it was left before, else an empty list."""
+        """Record that the caller is gone. Return a list with the result that was left for it, if any."""
         with self._lock:
             self._gone = True
             return self._left
@@ -142,11 +143,11 @@ def _begin_anew_in_child() -> None:
         _leave_to_parent(inherited)
     _connections_of_pool.clear()
     if own:
-        del connections[DEFAULT_DB_ALIAS]  # its state of a transaction is the parent's, too
+        del connections[DEFAULT_DB_ALIAS]  # its transaction state is the parent's, too
 
 
 def _leave_to_parent(inherited: Any) -> None:
-    """Drop an inherited connection without a message to its server: a message would end the parent's session."""
+    """Drop an inherited connection without a message to the server. A message would end the parent's session."""
     raw, inherited.connection = inherited.connection, None
     if inherited.vendor != "postgresql":
         _inherited.append(raw)

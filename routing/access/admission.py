@@ -1,6 +1,6 @@
 """The admission of clients, by a token or else by a login.
 
-It is checked when a client connects, and again at intervals while a socket is open.
+The admission is checked when a client connects, and again at intervals while a socket is open.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ HTTP = 4000
 """The difference between the code that closes a socket and the HTTP status of the same refusal."""
 
 SUBPROTOCOL = "access_token"
-"""Browsers can't send headers with a socket. A page offers this subprotocol, and its token as the next one."""
+"""Browsers can't send headers with a socket. A page offers this subprotocol, and its token as the next subprotocol."""
 
 ALL_JOBS = "routing.route_all_jobs"
-"""The permission that gives a user the same right as the scope `all-jobs` gives a token."""
+"""The permission that gives a user the right that the scope `all-jobs` gives the holder of a token."""
 
 BEARER = re.compile(r"\s*bearer(?:\s+(.*))?", re.ASCII | re.DOTALL | re.IGNORECASE)
-"""An Authorization header with a token. The token's group comes last, so that blanks cause no backtracking."""
+"""An Authorization header with a token. The group of the token is last, so that blanks cause no backtracking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +104,14 @@ def recheck(visitor: Visitor, *, token_scope: Scope, permission: str) -> Visitor
 def turn_away(request: HttpRequest, *, token_scope: Scope, permission: str) -> HttpResponse | None:
     """Return the response, 401 or 403, to a request of a client that is not admitted; None for an admitted one.
 
-    The origin is not checked, because a browser lets no page of a foreign origin read the response.
+    The origin is not checked, because a browser does not let pages of a foreign origin read the response.
     """
     token, user = _bearer(request.headers.get("Authorization", "")), getattr(request, "user", None)
     return _answer(request, lambda: _admit(token, user, token_scope, permission))
 
 
 def turn_away_unasked(request: HttpRequest, *, token_scope: Scope) -> HttpResponse | None:
-    """Do the same as `turn_away`, but without a query: trust the claims of a token, and admit no user by login."""
+    """Do the same as `turn_away` without a query: trust the claims of a token. A login does not count."""
     token = _bearer(request.headers.get("Authorization", ""))
     return _answer(request, lambda: _holder(lambda: tokens.taken_at_its_word(token or ""), token_scope))
 
@@ -127,10 +127,12 @@ def _answer(request: HttpRequest, admit: Callable[[], Visitor]) -> HttpResponse 
 
 
 def _insist_on_no_token_in(query: str) -> None:
-    """Raise NotAdmitted for a token in an address, even a valid one: servers and proxies log addresses."""
+    """Raise NotAdmitted if an address has a token, even a valid one, because servers and proxies log addresses."""
     for name, value in parse_qsl(query, keep_blank_values=True):
         if "token" in name.lower() or TOKEN.search(value) or TOKEN.search(name):
-            sentence = "Servers log addresses: revoke the token in yours, and send another in the Authorization header."
+            sentence = (
+                "Servers log addresses. Revoke the token in this address, and send another in the Authorization header."
+            )
             raise NotAdmitted(UNKNOWN, sentence)
 
 
@@ -173,7 +175,11 @@ def _headers(scope: Mapping[str, Any], name: bytes) -> list[str]:
 
 
 def _bearer(authorization: str) -> str | None:
-    """Return the token in a header, "" if it has no token, None if it has another scheme, such as a proxy's."""
+    """Return the token in an Authorization header.
+
+    Return "" if the scheme has no token. Return None if the header is missing or empty, or has another scheme, such as
+    a proxy's.
+    """
     match = BEARER.fullmatch(authorization)
     return match and (match[1] or "").rstrip()
 
@@ -187,7 +193,7 @@ def _offered(scope: Mapping[str, Any]) -> str | None:
 
 
 def _is_at_home(origin: str) -> bool:
-    application: Any = None  # these validators are not used to call it
+    application: Any = None  # the validators only check the origin, and never call the application
     hosts = AllowedHostsOriginValidator(application).allowed_origins
     try:
         parsed = urlparse(origin)

@@ -1,4 +1,4 @@
-"""The books: where a decision reads the state and reserves, in the database or in memory only."""
+"""The books. A decision reads its input from a book and reserves in it: in the database, or only in memory."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """The reserved blocks of a miner. Without a `reservation_id` nothing is stored in the database."""
+    """The reserved blocks of a miner. If `reservation_id` is None, nothing is stored in the database."""
 
     miner: Miner
     blocks: list[int]
@@ -56,12 +56,12 @@ class Reserved:
 
 
 Answer = tuple[Candidate, Reserved | Verdict]
-"""The candidate that was tried, and its reserved blocks or the verdict why it can't take the job."""
+"""The candidate that was tried, and either its reserved blocks or the verdict that says why it can't take the job."""
 
 AT_ONCE = 8
-"""The most accounts that one statement tries if the account of the first candidate is locked.
+"""The maximum number of accounts that one query tries to lock after the account of the first candidate.
 
-Other routers rank the same way, so the next accounts may be locked too.
+Other routers rank the same way, so the accounts of the next candidates may be locked too.
 """
 
 
@@ -92,15 +92,15 @@ class Reserver(Protocol):
     def reserve(
         self, candidates: Sequence[Candidate], question: Decision, window: Window, *, wait: bool
     ) -> Answer | None:
-        """Reserve with the first candidate whose account is not locked, or return why it can't take the job.
+        """Reserve with the first candidate whose account is not locked, or return the verdict that rejects it.
 
-        The candidates before the one that gets the job become PASSED_OVER. Return None if other transactions have all
-        accounts locked, or, with `wait`, if the first account stays locked for too long.
+        If this candidate gets the job, the candidates before it become PASSED_OVER. With `wait`, wait for the account
+        of the first candidate instead of trying the others. Return None if the accounts that were tried stay locked.
         """
 
 
 class Book(Reserver, Protocol):
-    """A reserver that also reads what a decision needs to know."""
+    """A reserver that also reads the input of a decision."""
 
     def read(self, executor_class: str, now: dt.datetime) -> Seen:
         """Return the input of a decision on a job of a class at `now`."""
@@ -111,15 +111,15 @@ class LiveBook:
     """The book of live picks: the database.
 
     It decides again under the lock of the account, because the account may have changed since it was read. A
-    reservation is dated to the data that decides it: to the reading, or to the lock if the reading is no longer valid
-    (see `_as_read`). The time comes from the clock unless it is `pinned`.
+    reservation is dated to the reading. If the reading is no longer valid (see `_as_read`), the reservation is dated to
+    the time under the lock. The time comes from the clock unless it is `pinned`.
 
     `claim` and `record` are called in the transaction of a reservation: `claim` with the reservation, `record` with the
     question, the candidate and the reservation. Both may raise to roll the reservation back.
 
     `patience` is the time (s) left to wait for locks, for all candidates together. `waited` is the time (s) waited so
-    far and `waits` the number of waits. `skipped` is the number of candidates that were passed over because other
-    transactions had locked or just changed their accounts. `entries` and `expired` were read at `read_at` and are valid
+    far and `waits` the number of waits. `skipped` counts how often a candidate was passed over because other
+    transactions had locked or just changed its account. `entries` and `expired` were read at `read_at` and are valid
     until `good_until`, by the monotonic clock. After a wait for a lock the account is read again.
     """
 
@@ -150,7 +150,7 @@ class LiveBook:
         except LockTimeout:
             if connection.vendor == "sqlite":
                 self._note_wait(time.monotonic() - begun)
-            if not wait:  # no account was waited for: this is SQLite's only lock, or one that `claim` takes
+            if not wait:  # the lock is SQLite's only one, or one that `claim` takes
                 raise
             self.patience = 0.0
             return None
@@ -160,7 +160,7 @@ class LiveBook:
     ) -> Answer | None:
         job, begun = question.job, time.monotonic()
         with ledger_transaction(durable=True):
-            if connection.vendor == "sqlite":  # BEGIN waits for its only lock
+            if connection.vendor == "sqlite":  # BEGIN waits for SQLite's only lock
                 self._note_wait(time.monotonic() - begun)
             account = self._lock_first(candidates, job, patience)
             if account is None:
@@ -195,11 +195,11 @@ class LiveBook:
     def _as_read(self, candidate: Candidate, account: Account, window: Window) -> Known | None:
         """Return what was read of a locked account, or None if the reading is no longer valid.
 
-        While its version is unchanged, the account and its reservations are as they were read. The jobs that were
-        ongoing at the reading are right too, because they were read after the account: the reservation of a job only
-        ends with a change of the version, and the job's receipt, if any, is stored by then. A job whose reservation
-        had expired may have started since. A decision dated to the reading can't know that job. A decision that waited
-        for a lock must know it, and so reads again.
+        While the account's version is unchanged, it and its reservations are as they were read. The ongoing jobs are
+        right too: a job has a live reservation, which was read with the account, or receipts, which were read after it.
+        The end of a live reservation gives the account a new version, and by then the receipt of the job, if any, is
+        stored. A job whose reservation had expired may have started since the reading. A decision dated to the reading
+        can't know that job. A decision that waited for a lock must know it, so it reads again.
         """
         same = account.version == self.entries[candidate.hotkey].version
         if self.read_at is None or not same or time.monotonic() > self.good_until:
@@ -208,9 +208,9 @@ class LiveBook:
         return Known(self.read_at, window, candidate.standing.balance, candidate.ongoing, expired)
 
     def _read_again(self, account: Account, now: dt.datetime, window: Window) -> Known:
-        """Read a locked account again, at the time under the lock.
+        """Read a locked account again, and date the result to the time under the lock.
 
-        If the version of the chain has changed, the usable blocks are read again: some may have been removed.
+        If the version of the chain has changed, read the usable blocks again too: some may have been removed.
         """
         now = self._clock(now)
         occupied = occupation(account, now)
@@ -220,14 +220,15 @@ class LiveBook:
         return Known(now, window, account.balance, len(occupied.jobs), occupied.expired)
 
     def _clock(self, now: dt.datetime) -> dt.datetime:
-        """Return the pinned time, or else the current time, but not before `now`, when the decision began."""
+        """Return the pinned time, or else the later of the current time and `now`, the time of the decision."""
         return self.pinned or max(now, timezone.now())
 
     def _lock_first(self, candidates: Sequence[Candidate], job: Job, patience: float) -> Account | None:
-        """Lock the first account that is not locked. With `patience` (s), wait that long for the first candidate's.
+        """Lock the first account that other transactions have not locked.
 
-        Among equally reliable candidates, those whose accounts have changed come last: their order by allowance is no
-        longer known.
+        With `patience`, wait that long (s) for the account of the first candidate, and try no other. Without it, of the
+        first 1 + AT_ONCE candidates, those as reliable as the first are tried before all others if their accounts have
+        not changed since the reading. A change makes the order by allowance uncertain.
         """
         if patience:
             begun = time.monotonic()
@@ -249,9 +250,9 @@ class LiveBook:
             self.waits += 1
 
     def _attempts(self, candidates: Sequence[Candidate]) -> Iterator[dict[str, int | None]]:
-        """Yield the accounts to try together, by hotkey, with the version that each must have (None: any).
+        """Yield the accounts that one query tries, by hotkey, with the version that each must have (None: any).
 
-        The first candidate's account comes alone, because that is faster.
+        The account of the first candidate has a query of its own, because that is faster.
         """
         equal = [c.hotkey for c in candidates[: 1 + AT_ONCE] if c.score == candidates[0].score]
         if len(equal) > 1:
@@ -273,7 +274,7 @@ class Assumed(NamedTuple):
 
 @dataclass(slots=True)
 class DryBook:
-    """The book of dry runs: the database plus the reservations `assumed` so far. It writes and locks nothing."""
+    """The book of dry runs: the database, and the reservations `assumed` in memory. It writes and locks nothing."""
 
     assumed: defaultdict[tuple[str, str], list[Assumed]] = field(default_factory=lambda: defaultdict(list))
 

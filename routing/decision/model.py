@@ -27,14 +27,14 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The dynamic settings in force: the least collateral in Wei (0: any), and the length of the reliability window."""
+    """The dynamic settings in force: required collateral in Wei (0: none), and length of the reliability window."""
 
     minimum_wei: int
     window: dt.timedelta
 
 
 class Gate(StrEnum):
-    """The gates that a candidate can fail at, in the order in which they are applied."""
+    """The gates that a candidate can fail, in the order in which they are applied."""
 
     EXCLUDED = "excluded"
     ALLOWANCE = "allowance"
@@ -58,10 +58,10 @@ SUMMARY = {
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The result of a candidate: the gate it failed at (None: it failed at none), and the values there.
+    """The result for a candidate: the gate that it failed (None: it is eligible), and the values at this gate.
 
     `required` is the value that the gate requires, `observed` is the candidate's value. For the candidate that gets the
-    job, they are the job's seconds and the candidate's free seconds. For candidates ranked below it both are 0.
+    job, they are the job's seconds and the candidate's free seconds. For eligible candidates ranked lower, both are 0.
     """
 
     gate: Gate | None
@@ -136,14 +136,14 @@ class Candidate:
 
 
 class Remedies(NamedTuple):
-    """What the caller can change after a refusal, in words: the required collateral and the excluded miners."""
+    """Advice for the caller after a refusal, in words: on the required collateral, and on the excluded miners."""
 
     collateral: str = f"lower {MINIMUM_WEI}"
     excluded: str = "exclude fewer miners"
 
 
 OF_THE_SETTINGS = Remedies()
-"""The remedies of callers of the router: the setting in force, and the miners that they exclude."""
+"""The remedies for callers of the router, who can change the setting and the miners that they exclude."""
 
 
 class Timings(NamedTuple):
@@ -156,7 +156,7 @@ class Timings(NamedTuple):
 
 @dataclass(frozen=True)
 class Decision:
-    """Why a job goes to a miner, or to none. The pick, the dry run and the refusals all read this value.
+    """The choice of a miner for a job, or its refusal, with the reasons. The pick, the dry run and the refusals use it.
 
     Routes to debug and trusted miners are fixed: no miner is asked, so `policy` and `timings` are None and there are no
     candidates. `excluded` are the hotkeys that the caller excluded. If no miner takes the job, `causes` are sentences
@@ -176,15 +176,15 @@ class Decision:
 
     @property
     def counts(self) -> dict[Gate, int]:
-        """The number of candidates that failed at each gate. Gates at which none failed are left out."""
+        """The number of candidates that failed each gate. Gates that no candidate failed are left out."""
         counted = Counter(c.verdict.gate for c in self.candidates)
         return {gate: counted[gate] for gate in Gate if counted[gate]}
 
     @cached_property
     def outcome(self) -> Outcome:
-        """How the decision ended. A refusal is named after the furthest gate at which a candidate failed.
+        """How the decision ended. A refusal depends on the furthest gate that a candidate failed.
 
-        A candidate whose account stayed locked was not asked, so the outcome is then LOCK_TIMEOUT, not ALL_MINERS_BUSY.
+        If an account stayed locked, its miner may be idle. The outcome is then LOCK_TIMEOUT, not ALL_MINERS_BUSY.
         """
         if self.route:
             return Outcome.ROUTED
@@ -224,7 +224,7 @@ class Decision:
 
     @property
     def advice(self) -> str:
-        """A sentence on what the caller can do after a refusal. Waiting helps if a miner is busy."""
+        """A sentence on what the caller can do after a refusal. It depends on the outcome and on the failed gates."""
         counts = self.counts
         if self.outcome is Outcome.NOT_ENOUGH_COLLATERAL:
             advice = f"{self.remedies.collateral}, or wait until miners post more"
@@ -237,12 +237,12 @@ class Decision:
 
     @property
     def summary(self) -> str:
-        """One line: how many miners could take the job, and what the others failed at."""
+        """One line: how many candidates are eligible, and how many failed each gate."""
         return summarise(self.policy, len(self.candidates), self.counts)
 
 
 def summarise(policy: Policy | None, candidates: int, counts: Mapping[Gate, int]) -> str:
-    """Return in one line how many of the candidates are eligible, and how many failed at each gate."""
+    """Return in one line how many of the candidates are eligible, and how many failed each gate."""
     if policy is None:
         return "a fixed route, no miner was asked"
     passed = candidates - sum(counts.values())

@@ -1,7 +1,7 @@
 """The statements of clients about their jobs: receipts, incidents, and the ends of reservations.
 
-Late statements are recorded too, except a receipt of a route that another route has replaced. A reservation ends once,
-so the first statement that ends it counts. Repeating a statement changes nothing.
+Late statements are recorded too, except a receipt of a route that another route has replaced. A reservation ends once:
+only the first statement that ends it changes it. A repeated statement changes nothing.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class Attempt(NamedTuple):
         return self.seconds + RESERVATION_MARGIN // dt.timedelta(seconds=1)
 
     def ttl(self, asked: int | None, timestamp: dt.datetime) -> int:
-        """Return the ttl (s) of a receipt: as asked, or the job's seconds, but at most to the end of the attempt.
+        """Return the ttl (s) of a receipt: `asked`, or the job's seconds if it is None, cut at the end of the attempt.
 
-        The attempt ends when its blocks are released, or else when its reservation expires. Without this bound a client
-        could release routes and start their jobs later. Jobs that no allowance pays for would keep executors busy.
+        The attempt ends when its blocks are released, or else when its reservation expires. Without this bound, a
+        client could release a route and start its job later. The job would keep an executor busy without paying.
         """
         ends_at = self.released_at or self.made_at + dt.timedelta(seconds=self.most_seconds)
         left = (ends_at - timestamp) // dt.timedelta(seconds=1)
@@ -67,20 +67,20 @@ def note(statement: Statement, *, by: Visitor, now: dt.datetime | None = None) -
     """Record a statement, and return the state of the job's reservation afterwards; None on a fixed route.
 
     Raises JobUnknown if the job never had the route or belongs to another client, RouteReleased for a receipt of a
-    route that another route has replaced, BadInputError for impossible times, LockTimeout if a row stays locked. After
-    a LockTimeout the statement may be repeated.
+    route that another route has replaced, BadInputError for an impossible time or ttl, LockTimeout if a row stays
+    locked. After a LockTimeout the statement may be repeated.
     """
     attempt, at = attempt_of(statement, by), now or timezone.now()
     match statement:
         case Started() | Accepted() | Finished():
             with ledger_transaction():
                 bound_waits(lock_timeout())
-                if isinstance(
-                    statement, Finished
-                ):  # before the job's row is locked, because it waits for the account's lock
+                # Spend before the job's row is locked: the holder of that row must not wait for the account's lock.
+                if isinstance(statement, Finished):
                     _end(reservations.spend, attempt, now)
                 _insist_on_the_route(statement, at)
-                # Read again under the job's lock: a route that was released meanwhile keeps no executor busy.
+                # Read the attempt again under the job's lock. If its route was released meanwhile, the receipt must not
+                # keep an executor busy.
                 receipt = _receipt(statement, attempt_of(statement, by), at)
                 try:
                     receipts().record(receipt, most=attempt.most_seconds, now=at)
@@ -112,7 +112,10 @@ def rejection(statement: RejectedByMiner, by: Visitor) -> Rejection:
 
 
 def attempt_of(statement: AboutRoute, by: Visitor) -> Attempt:
-    """Return the route that a statement names. Raises JobUnknown, also for another client's job, so both look alike."""
+    """Return the route that a statement names. Raises JobUnknown if there is none.
+
+    It raises the same for another client's job, so that both cases look the same.
+    """
     if statement.allowance_reservation_id is None:
         job = owned(by).filter(pk=statement.uuid, reservation=None).first()
         if job is None:
@@ -139,7 +142,7 @@ def attempt_of(statement: AboutRoute, by: Visitor) -> Attempt:
 def _receipt(
     statement: Started | Accepted | Finished, attempt: Attempt, at: dt.datetime
 ) -> JobStarted | JobAccepted | JobFinished:
-    """Return the receipt for a statement made `at` a time. Raises BadInputError for an impossible time or ttl."""
+    """Return the receipt for a statement, dated `at` by default. Raises BadInputError for an impossible time or ttl."""
     timestamp = statement.timestamp or at
     if not isinstance(statement, Finished) and (statement.ttl or 0) > attempt.most_seconds:
         raise BadInputError(
@@ -184,11 +187,11 @@ def _record_incident(kind: MinerIncidentType, statement: AboutRoute, attempt: At
 
 
 def _insist_on_the_route(statement: AboutRoute, at: dt.datetime) -> None:
-    """Raise RouteReleased if another route has replaced the one that a statement names.
+    """Raise RouteReleased if another route, held or spent, has replaced the one that a statement names.
 
-    A job has one receipt of each kind, from its current miner. The job's row stays locked until the transaction
-    ends, so that its route is not replaced before the receipt is stored. The reservation is read in a query of its own.
-    A join would return it as it was before the wait for the lock, or return none.
+    A job has one receipt of each kind, from its current miner. The job's row stays locked until the transaction ends,
+    so that its route is not replaced before the receipt is stored. The reservation is read in a second query, because a
+    join would return the reservation as it was before the wait for the lock, or no row at all.
     """
     job = RoutedJob.objects.select_for_update().filter(pk=statement.uuid).first()
     if job is None or job.reservation is None or job.reservation_id == statement.allowance_reservation_id:

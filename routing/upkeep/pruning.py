@@ -1,7 +1,8 @@
-"""Delete the rows of the router, the receipts and the ledger that are past use, kind by kind.
+"""Delete the rows of the router, the receipts and the ledger that are past use, one kind at a time.
 
-A row is past use when it has been over for as long as its setting says, and nothing can need it any more, regardless of
-the setting. All rows are judged as of one moment, and each batch checks again when it deletes.
+A row is past use when two conditions are met: it has been over for the time that its setting says, and at least for
+SLACK; and nothing can need it any more. The candidates of a decision can be past use before the decision. The age of
+all rows is measured at the start of the run. Each batch checks its rows again when it deletes them.
 """
 
 from __future__ import annotations
@@ -39,17 +40,18 @@ SLACK = dt.timedelta(seconds=MAX_JOB_RUN_TIME) + RESERVATION_MARGIN
 further behind the clock of this host."""
 
 Old = tuple[QuerySet[Any], Q]
-"""Rows that have been over for long enough, and the further condition for those that are past use."""
+"""The rows that have been over for long enough, and the condition that selects those of them that are past use."""
 
 Find = Callable[[dt.datetime], Old]
-"""A function that returns the rows that were over by a time."""
+"""A function that returns this pair for the rows that were over at a given time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of row: the setting that says how long to keep it, the count of rows past use, and how to prune them.
+    """One kind of row: the `setting` that says how long to keep it, and functions for the rows past use.
 
-    Expired reservations have no setting: they are tidied, not deleted. `count` assumes that earlier kinds are pruned.
+    `count` returns their number, on condition that the earlier kinds are pruned. `batches` prunes them. Expired
+    reservations have no setting: they are tidied, not deleted.
     """
 
     name: str
@@ -58,7 +60,11 @@ class Kind:
     batches: Callable[[], Iterator[Batch]]
 
     def prune(self) -> Iterator[Batch]:
-        """Prune, and yield the result of each transaction. Locked rows are skipped, and a result reports them."""
+        """Prune, and yield the result of each transaction.
+
+        If rows stay locked, a result reports them, and the rest of the kind is skipped. Of reservations, only those of
+        the locked account are skipped.
+        """
         try:
             yield from self.batches()
         except LockTimeout:
@@ -83,11 +89,11 @@ def kinds(now: dt.datetime, batch: int) -> list[Kind]:
 
     past_jobs, not_ongoing = _jobs(used, over["ROUTING_KEEP_JOBS_DAYS"])
     jobs_left = RoutedJob.objects.exclude(pk__in=past_jobs.filter(not_ongoing).values("pk"))
-    jobs = RoutedJob.objects.all()  # the database can query them faster than `jobs_left`
+    jobs = RoutedJob.objects.all()  # the same after the jobs are pruned, and faster to query
     return [
         rows("decisions", "ROUTING_KEEP_DECISIONS_DAYS", _decisions, by="at"),
         rows(
-            "their candidates",
+            "candidates of decisions",
             "ROUTING_KEEP_CANDIDATES_DAYS",
             partial(_candidates, over["ROUTING_KEEP_DECISIONS_DAYS"]),
             by="at",
@@ -98,7 +104,7 @@ def kinds(now: dt.datetime, batch: int) -> list[Kind]:
             "ROUTING_KEEP_INCIDENTS_DAYS",
             partial(_incidents, used),
             by="timestamp",
-            # Deletion checks the window that is in force at that time.
+            # The deletion uses the reliability window that is in force when it runs.
             delete=lambda found: incidents.forget(found.filter(_out_of_window(used))),
         ),
         rows("rejections", "ROUTING_KEEP_INCIDENTS_DAYS", _rejections, by="timestamp"),
@@ -141,7 +147,10 @@ def _decisions(before: dt.datetime) -> Old:
 
 
 def _candidates(gone: dt.datetime, before: dt.datetime) -> Old:
-    """Return the decisions whose candidates are past use. Those made by `gone` are deleted as a whole instead."""
+    """Return the decisions whose candidates are past use, without those made at or before `gone`.
+
+    Those are deleted as a whole.
+    """
     return DecisionRecord.objects.filter(at__gt=gone, at__lte=before, candidates__isnull=False), Q()
 
 
@@ -154,34 +163,37 @@ def _rejections(before: dt.datetime) -> Old:
 
 
 def _out_of_window(used: dt.datetime) -> Q:
-    """Select the incidents that are, as of `used`, before the reliability window now in force."""
+    """Select the incidents that were before the reliability window at `used`. The window has the present length."""
     return Q(timestamp__lt=used - in_force.policy().window)
 
 
 def _jobs(used: dt.datetime, before: dt.datetime) -> Old:
-    """Return the jobs routed by `before`, and the condition that they were no longer ongoing as of `used`.
+    """Return the jobs routed at or before `before`, and the condition that they were no longer ongoing at `used`.
 
-    A job is ongoing until its reservation's `expires_at`, even if the reservation ended earlier, and as long as a
-    receipt is valid. Until then its row prevents a second routing.
+    Here a job is ongoing while one of its receipts is valid, and until its reservation's `expires_at`, even if the
+    reservation ended earlier. Until then its row prevents a second routing.
     """
     held = Reservation.objects.filter(pk=OuterRef("reservation"), expires_at__gt=used)
     return RoutedJob.objects.filter(routed_at__lte=before), Q(~Exists(held)) & receipts.over_since(used, "uuid")
 
 
 def _signatures(now: dt.datetime, before: dt.datetime) -> Old:
-    """Return the signatures made `before`, and the condition that no host accepts them, even if its clock is behind."""
+    """Return the signatures made before `before`, and the condition that no host accepts them.
+
+    The condition includes hosts whose clock is behind.
+    """
     twice_over = now - SLACK - 2 * dt.timedelta(seconds=conf.ROUTING_SIGNATURE_MAX_AGE)
     made = UsedSignature.objects.filter(signed_at_ns__lt=signatures.to_unix_ns(before))
     return made, Q(signed_at_ns__lt=signatures.to_unix_ns(twice_over))
 
 
 def _tokens(before: dt.datetime) -> Old:
-    """Return the tokens that were expired or revoked by `before`. A token without a row gives no access either."""
+    """Return the tokens that were expired or revoked at or before `before`. A token without a row gives no access."""
     return AccessToken.objects.filter(Q(expires_at__lte=before) | Q(revoked_at__lte=before)), Q()
 
 
 def _unused(jobs: QuerySet[RoutedJob], used: dt.datetime) -> Q:
-    """Select the receipts whose job is not in `jobs` and had no reservation held at `used` or later."""
+    """Select the receipts whose job is not in `jobs` and has no reservation now held that expires after `used`."""
     held = Reservation.objects.filter(held_at(used), job_uuid=OuterRef("job_uuid"))
     return Q(~Exists(held), ~Exists(jobs.filter(pk=OuterRef("job_uuid"))))
 

@@ -46,7 +46,7 @@ TOP = 5
 """Number of miners that are named as those with the most work."""
 
 FEW = 20
-"""Minimum number of events for a percentage. In a quiet hour a single refusal could be 100 %."""
+"""Minimum total for a percentage. In a quiet hour, a single refusal could be 100 %."""
 
 NO_BLOCK = None, "No block is recorded."
 NEVER_CHECKED = None, "The ledger has never been checked."
@@ -56,7 +56,7 @@ Taken = tuple[float | None, str]
 
 
 class Picks(NamedTuple):
-    """Decisions with one outcome for one miner: their number, their job seconds, and their waits for locks (µs)."""
+    """The decisions with one outcome for one miner: their number, their job seconds, and their waits for locks (µs)."""
 
     outcome: str
     miner: str
@@ -80,7 +80,7 @@ class Work(NamedTuple):
 class Hour:
     """The data for the measures at `now`, mainly the decisions and the ended reservations of the hour before.
 
-    Fixed routes do not count, because they involve no choice of a miner. Each property is read once.
+    Fixed routes do not count, because they involve no choice of a miner. Each query runs at most once.
     """
 
     def __init__(self, now: dt.datetime) -> None:
@@ -149,7 +149,7 @@ class Hour:
         ended = Reservation.objects.filter(ended_at__gt=self.now - HOUR, ended_at__lte=self.now)
         unnoted = Reservation.objects.filter(expired_at(self.now), expires_at__gt=self.now - HOUR)
         by_state = [rows.values_list("state").annotate(number=Count("pk")) for rows in (ended, unnoted)]
-        # Each part uses its own index. One query counts a row once, even if it is tidied at the same time.
+        # Each half uses its own index. As one query they count a row once, even if it is tidied at the same time.
         return Counter(dict(by_state[0].union(by_state[1], all=True)))
 
     @cached_property
@@ -168,7 +168,7 @@ MEASURES: dict[str, Measure[Hour]] = {}
 def measure(
     unit: str, advice: str, limits: Limits | Callable[[], Limits], *, without: Level = Level.OK
 ) -> Callable[[Callable[[Hour], Taken]], Callable[[Hour], Taken]]:
-    """Return a decorator that registers a function as the measure of its name. The function returns value and fact."""
+    """Return a decorator that registers a function as a measure. The function returns the value and the fact."""
 
     def add(take: Callable[[Hour], Taken]) -> Callable[[Hour], Taken]:
         bounds = limits if callable(limits) else lambda: limits
@@ -218,7 +218,7 @@ def missing_miners(hour: Hour) -> Taken:
     if hour.newest is None:
         return NO_BLOCK
     if hour.lost is None:
-        return 0, "Most miners that had executors lately are in the neuron list."
+        return 0, "At most half of the miners with executors are missing from the neuron list."
     return hour.lost.percent, hour.lost.sentence
 
 
@@ -234,7 +234,7 @@ def manifest_age(hour: Hour) -> Taken:
     if hour.synced is None:
         return None, "No manifests are recorded."
     (number, timestamp), (block, at) = hour.newest, hour.synced
-    if at is None:  # the block is not recorded: assume blocks of ordinary length
+    if at is None:  # the block is not recorded: assume blocks of normal duration
         at = timestamp - dt.timedelta(microseconds=(number - block) * BLOCK_DURATION_US)
     age = hour.age(at)
     if 0 > age >= -MAX_AHEAD.total_seconds() and block > number:  # its block is not recorded yet
@@ -247,7 +247,7 @@ def silent_miners(hour: Hour) -> Taken:
     if hour.newest is None:
         return NO_BLOCK
     if not hour.silent:
-        return 0, "No manifest sync found more than half of the miners silent."
+        return 0, "No manifest sync that still reduces allowance found most miners silent."
     return hour.silent[0].percent, " ".join(silence.sentence for silence in hour.silent[:2])
 
 
@@ -260,7 +260,7 @@ def silent_miners(hour: Hour) -> Taken:
 )
 def collateral_filter(_hour: Hour) -> Taken:
     least = policy().minimum_wei
-    return (0, f"Miners need a collateral of {wei_text(least)}.") if least else (None, "The collateral filter is off.")
+    return (0, f"Miners need a collateral of {wei_text(least)}.") if least else (None, "The collateral gate is off.")
 
 
 @measure("%", "The findings on each kind of refusal say what to do.", Limits(25, 50))
@@ -311,7 +311,8 @@ def expired_reservations(hour: Hour) -> Taken:
 
 @measure(
     "",
-    "Each pick reads all live reservations. Find the caller that makes more reservations than there are executors.",
+    "A pick processes the live reservations of its class. Find the caller that makes more reservations than there are "
+    "executors.",
     Limits(20_000, 100_000),
 )
 def live_reservations(hour: Hour) -> Taken:

@@ -77,7 +77,7 @@ def test_a_decision_outlives_its_candidates(days: int, settings: Settings) -> No
     edge = NOW - max(days * DAY, SLACK)
     for at in (edge - TICK, edge + TICK):
         decided(at=at, candidates={"columns": [], "rows": [], "excluded": []})
-    assert prune() == {"their candidates": 1}
+    assert prune() == {"candidates of decisions": 1}
     assert DecisionRecord.objects.get(candidates__isnull=True).at == edge - TICK
 
 

@@ -63,7 +63,7 @@ def test_people_get_a_table(settings: Settings) -> None:
         head, *rows = (re.split(r"  +", line.strip()) for line in ended.out.splitlines())
         assert (ended.code, head) == (0, ["kind", "kept days", deleted])
         assert ["decisions", "1.5", "6"] in rows
-        assert ["their candidates", "0", "1"] in rows
+        assert ["candidates of decisions", "0", "1"] in rows
         assert ["expired reservations", "–", noted] in rows
         assert len(rows) == 15
 
