@@ -21,6 +21,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 INCIDENTS, DECISIONS = page("routing_minerincident_changelist"), page("routing_decisionrecord_changelist")
 BOARD, LEDGER = page("routing_board"), page("routing_ledger")
+SEARCH = "The beginning of a hotkey, or a job's uuid or at least its first 6 digits"
 
 Holds = Callable[[MinerIncident], bool]
 
@@ -78,7 +79,7 @@ async def test_incidents_are_searched_by_job_and_by_the_beginning_of_a_hotkey(vi
     (old,) = await jobs(lambda i: not lately(i))  # a search is one of all time
     for term, expected in ((old, [old]), ("<scr", await jobs(lambda i: i.hotkey_ss58address == NASTY[0])), ("?", [])):
         await visit.go(INCIDENTS)
-        await visit.page.get_by_label("Hotkey or its beginning, or a job's uuid or its first 6 digits").fill(term)
+        await visit.page.get_by_label(SEARCH).fill(term)
         async with visit.page.expect_navigation():
             await visit.page.keyboard.press("Enter")
         assert sorted(await visit.column("job")) == sorted(expected), term
@@ -109,11 +110,8 @@ async def test_decisions_are_filtered_and_searched(visit: Visit) -> None:
         ({"Outcome": "all miners busy"}, [row for row in records if row.outcome == "ALL_MINERS_BUSY"]),
         ({"Outcome": "routed", "Time": "last hour"}, [row for row in lately if row.outcome == "ROUTED"]),
         ({"Executor class": OTHER_CLASS}, []),
-        ({"Hotkey or its beginning, or a job's uuid or its first 6 digits": str(records[-1].job_uuid)}, records[-1:]),
-        (
-            {"Hotkey or its beginning, or a job's uuid or its first 6 digits": "<scr"},
-            [row for row in records if row.miner == NASTY[0]],
-        ),
+        ({SEARCH: str(records[-1].job_uuid)}, records[-1:]),
+        ({SEARCH: "<scr"}, [row for row in records if row.miner == NASTY[0]]),
     ]
     await visit.go(DECISIONS)
     for choices, rows in expected:

@@ -164,7 +164,7 @@ INCIDENTS = Table(
         "of another type": report(kind=MinerIncidentType.MINER_JOB_REJECTED),
         "of an unknown type": report(kind="MINER_LATE"),
         "of another miner": report(miner="bert"),
-        "of a miner nobody knows": report(miner="carl"),
+        "of an unknown miner": report(miner="carl"),
         "of a job never routed": report(UUID(int=2)),
     },
     look=see_incidents,

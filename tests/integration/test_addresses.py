@@ -150,7 +150,7 @@ def test_the_board_the_dry_run_and_the_socket_say_so(admin_client: Client) -> No
     assert "address: 2" in page
     told = json.loads(run_command("dry_run_routing", *JOB, "--format", "json").out)
     assert (told["outcome"], told["counts"]) == ("ALL_MINERS_BUSY", {"address": 2})
-    assert "none</span>: 0.0.0.0:0 (IPv4) can" in shown(admin_client, "routing_miner", "anna")
+    assert "not reachable</span>: 0.0.0.0:0 (IPv4)<" in shown(admin_client, "routing_miner", "anna")
     answer = rejected(job_request(12))
     assert (answer.reason, answer.counts) == (Reason.ALL_MINERS_BUSY, {Gate.ADDRESS: 2})
     assert answer.retry_after_seconds is None

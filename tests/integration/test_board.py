@@ -80,7 +80,7 @@ def test_who_is_stopped_is_shown_with_the_gate_and_the_sentence(admin_client: Cl
     shares = [(share.gate, share.miners, share.x) for share in response.context["shares"]]
     assert shares == [(None, 1, 0), ("excluded", 1, 1), ("collateral", 1, 2)]
     drawn = re.findall(r'<rect class="(\w+)" x="(\d+)" y="0" width="(\d+)"', content)
-    assert drawn == [("fit", "0", "1"), ("excluded", "1", "1"), ("collateral", "2", "1")]
+    assert drawn == [("eligible", "0", "1"), ("excluded", "1", "1"), ("collateral", "2", "1")]
 
 
 def test_a_job_that_nobody_takes_is_shown_too(admin_client: Client) -> None:

@@ -363,7 +363,7 @@ def test_a_job_is_explained_with_all_that_happened_to_it(settings: Settings) -> 
         "Routed to anna, rank 1, score 0",
         "eligible: gets the job",
         f"reservation {second.allowance_reservation_id} of 3 blocks (1000 to 1002) was spent",
-        "The candidates of this decision were not kept: the log keeps those of a sample only.",
+        "not stored: the log keeps the candidates of the first refusals and of a sample.",
         "1 of 2 miners eligible: 1 excluded by the caller",
         "anna rejected the job",
         "started at bert, for 60 s at most",
@@ -391,6 +391,16 @@ def test_explaining_says_by_its_exit_code_whether_a_replay_agrees(monkeypatch: p
     assert "anna: was rank 2, score -0.5" in out
     code, out, _ = explain(request.uuid, "--replay", "--format", "json")
     assert (code, len(json.loads(out)["decisions"][0]["replay_differs_in"]) > 0) == (1, True)
+
+
+def test_a_fixed_route_has_no_candidates_to_replay(admin_client: Client) -> None:
+    request = job_request(on_trusted_miner=True)
+    routing().pick(request)
+    sentence = "A fixed route has no candidates to replay."
+    code, out, _ = explain(request.uuid, "--replay")
+    assert (code, sentence in out, "not stored" in out) == (3, True, False)
+    content = shown(admin_client, "routing_decisionrecord_change", DecisionRecord.objects.get().pk)
+    assert (sentence in content, "not stored" in content) == (True, False)
 
 
 @pytest.mark.parametrize("arguments", [("abc",), (str(uuid4()),), (str(uuid4()), "--top", "0")])

@@ -16,11 +16,11 @@ from allowance.plumbing.programs import AnsweringCommand
 class Command(AnsweringCommand):
     help = (
         "Recompute every balance from blocks, manifests and reservations. Print the differences, and store the result "
-        "for the ledger page. Exit code: 0 no differences, or all repaired; 1 differences."
+        "for the ledger page. Exit code: 0 no differences, or all repaired; 1 differences are left."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--repair", action="store_true", help="correct the values that differ, under their locks")
+        parser.add_argument("--repair", action="store_true", help="correct the values that differ, under locks")
         parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:

@@ -14,11 +14,11 @@ from allowance.types import BadInputError, BlocksInUse, LockTimeout
 
 class Command(AnsweringCommand):
     help = (
-        "Take back blocks that were recorded by mistake: all blocks from a number on, the manifest syncs at these "
-        "blocks, and the voiding that these syncs caused. Routers and the chain follower can continue meanwhile. "
-        "Afterwards the chain follower can record the right blocks. Exit code: 0 forgotten, or nothing to forget; "
-        "1 nothing is forgotten, because reservations use these blocks or because others kept the ledger locked; "
-        "2 bad input."
+        "Forget blocks that were recorded by mistake: delete all blocks from a number on and the manifest syncs at "
+        "these blocks, and reverse the voiding that these syncs caused. Routers and the chain follower can run "
+        "meanwhile. Afterwards the chain follower can record the correct blocks. Exit code: 0 forgotten, or nothing to "
+        "forget; 1 nothing is forgotten, because reservations use these blocks or because other transactions kept the "
+        "ledger locked; 2 bad input."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

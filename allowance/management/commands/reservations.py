@@ -18,7 +18,7 @@ from allowance.types import ReservationException
 
 class Command(AnsweringCommand):
     help = (
-        "List the live reservations, the next to expire first. With --spend or --release, end one reservation instead. "
+        "List the live reservations, the next to expire first. With --spend or --release, end a reservation instead. "
         "Exit code: 0 done, 1 the reservation is not held."
     )
 

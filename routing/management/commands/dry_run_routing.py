@@ -28,7 +28,7 @@ from routing.requests import V2JobRequest, first_problem, plain_request
 
 class Command(AnsweringCommand):
     help = (
-        "Show which miner each job would get, and the verdict on every miner. This writes nothing. "
+        "Show which miner would get each job, and the verdict on every miner. Nothing is written. "
         "Exit code: 0 all jobs routed, 1 some jobs refused, 2 bad input."
     )
 
@@ -36,9 +36,11 @@ class Command(AnsweringCommand):
         job = parser.add_argument_group("the job")
         job.add_argument("--executor-class", metavar="CLASS", help=f"one of {', '.join(ExecutorClass)}")
         job.add_argument("--seconds", type=int, metavar="N", help="how long the job may take in total")
-        job.add_argument("--job", metavar="FILE", help="a V2JobRequest in JSON")
+        job.add_argument("--job", metavar="FILE", help="a file with a V2JobRequest in JSON")
         job.add_argument(
-            "--jobs", metavar="FILE", help="V2JobRequests, one per line; each job sees the reservations of earlier ones"
+            "--jobs",
+            metavar="FILE",
+            help="a file with V2JobRequests, one per line; a job sees the reservations of earlier jobs",
         )
         what_if = parser.add_argument_group("what if")
         what_if.add_argument(

@@ -19,9 +19,10 @@ DIFFERS, UNKNOWN, NOT_KEPT = 1, 2, 3
 
 class Command(AnsweringCommand):
     help = (
-        "Explain why a job went to its miner, or why it was refused: each decision on it, and what happened then. "
-        "Exit code: 0 explained, and with --replay all decisions agree; 1 a replay differs; 2 nothing is recorded "
-        "about the job; 3 with --replay, the candidates of a decision were not kept."
+        "Explain why a job went to its miner, or why it was refused. Print each decision on the job, and what happened "
+        "to the job afterwards. Exit code: 0 explained, and with --replay all decisions agree; 1 a replay differs; "
+        "2 nothing is recorded about the job, or bad input; 3 with --replay, a decision has no stored candidates to "
+        "replay."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -52,7 +53,7 @@ class Command(AnsweringCommand):
             for i, each in enumerate(explained):
                 self.show(each, console, options["top"])
                 if again:
-                    self.show_replay(again[i], console)
+                    self.show_replay(each, again[i], console)
                 console.print()
             for happening in since:
                 console.print(f"{happening.at.isoformat(sep=' ', timespec='seconds')}  {happening.sentence}")
@@ -75,15 +76,17 @@ class Command(AnsweringCommand):
         if each.decision:
             report.show_candidates(each.decision, console, most=most)
         elif record.window_hours is not None:
-            sample = "the log keeps those of a sample only"
-            console.print(f"The candidates of this decision were not kept: {sample}.", style="dim")
+            kept = "the log keeps the candidates of the first refusals and of a sample"
+            console.print(f"The candidates of this decision are not stored: {kept}.", style="dim", soft_wrap=True)
         fate = each.fate(timezone.now())
         console.print(Text(fate, style="green" if record.miner else "red"), soft_wrap=True)
         console.print(each.summary, soft_wrap=True)
 
-    def show_replay(self, found: list[str] | None, console: Console) -> None:
-        if found is None:
-            console.print("The decision can't be replayed: its candidates were not kept.", style="yellow")
+    def show_replay(self, each: Explanation, found: list[str] | None, console: Console) -> None:
+        if each.record.window_hours is None:
+            console.print("A fixed route has no candidates to replay.", style="yellow")
+        elif found is None:
+            console.print("The decision can't be replayed: its candidates are not stored.", style="yellow")
         elif not found:
             console.print("The replay of the recorded input gives the same decision.", style="green")
         else:

@@ -12,13 +12,16 @@ from routing.upkeep.journal import export
 
 class Command(AnsweringCommand):
     help = (
-        "Write the history to a journal. A router whose empty database replays the journal gives the same answers. "
-        "Exit code: 0 written, 2 the file can't be created."
+        "Write the history to a journal. A router that replays the journal into an empty database gives the same "
+        "answers. Exit code: 0 written, 2 the file can't be written."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "file", nargs="?", default="-", help="the file to create, compressed if it ends in .gz; - to print"
+            "file",
+            nargs="?",
+            default="-",
+            help="the file to create, compressed if its name ends in .gz; - for standard output",
         )
 
     def handle(self, *_args: Any, **options: Any) -> None:

@@ -9,8 +9,8 @@ from routing.sockets.messages import schema
 
 class Command(AnsweringCommand):
     help = (
-        "Print the JSON Schema of all messages of the sockets. Each message is under $defs by its name. docs/socket.md "
-        "explains the messages. Exit code: 0 printed."
+        "Print the JSON Schema of all messages of the sockets. $defs contains each message under its name. "
+        "docs/socket.md explains the messages. Exit code: 0 printed."
     )
 
     def handle(self, *_args: Any, **_options: Any) -> None:

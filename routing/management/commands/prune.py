@@ -26,7 +26,9 @@ class Command(AnsweringCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--dry-run", action="store_true", help="count what would be deleted, and delete nothing")
+        parser.add_argument(
+            "--dry-run", action="store_true", help="count the rows that would be deleted or marked, and change nothing"
+        )
         parser.add_argument("--batch", type=int, default=BATCH, metavar="N", help=f"rows per transaction ({BATCH})")
         parser.add_argument("--format", choices=["text", "json"], default="text")
 
@@ -84,7 +86,7 @@ def as_json(kind: Kind, rows: int) -> dict[str, object]:
         "kind": kind.name,
         "kept_days": kind.setting and days(kind.setting),
         "rows": rows,
-        "what": "tidied" if kind.setting is None else "deleted",
+        "what": "marked" if kind.setting is None else "deleted",
     }
 
 

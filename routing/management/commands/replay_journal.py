@@ -18,8 +18,9 @@ from routing.upkeep.journal import MAX_LINE, JournalError, replay
 
 class Command(AnsweringCommand):
     help = (
-        "Record a subnet's history from a journal, with one JSON entry per line. Replaying it again changes nothing. "
-        "Exit code: 0 all entries recorded, 2 a line is wrong (the error has its number; earlier lines are recorded)."
+        "Record a subnet's history from a journal, which has one JSON entry per line. A second replay changes nothing. "
+        "Exit code: 0 all entries recorded; 2 the file can't be read, or a line is wrong (the error has the number of "
+        "the line; earlier lines are recorded)."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -16,7 +16,7 @@ class Command(AnsweringCommand):
     help = (
         "Revoke tokens. A revoked token gives no access, and sockets that it opened are closed. To replace a token: "
         "issue another one with the same name, give it to the client, then revoke the old one with --keep-newest. "
-        "Without --keep-newest all live tokens of the name are revoked, also the new one. "
+        "Without --keep-newest all live tokens of the name are revoked, including the newest. "
         "Exit code: 0 revoked, 1 there is no such live token, 2 bad input."
     )
 

@@ -31,7 +31,7 @@ class Command(AnsweringCommand):
     help = (
         "Show the state of routing: the chain, the ledger, and the refusals, expired reservations, waits for locks and "
         "miners of the last hour. The setting ROUTING_STATUS_LIMITS changes the limits. "
-        "Exit code, for monitors: 0 ok, 1 warning, 2 critical, or no database, or bad arguments, 3 unknown."
+        "Exit code, for monitors: 0 ok; 1 warning; 2 critical, no database or bad arguments; 3 unknown."
     )
     requires_system_checks = ()  # monitors also need the status of a site with bad settings
     no_answer = Level.UNKNOWN.exit_code
@@ -72,7 +72,7 @@ def show(found: Status, console: Console) -> None:
     findings = Table("level", "finding", box=None, pad_edge=False, header_style="bold")
     for name in ("value", "warning above", "critical above"):
         findings.add_column(name, justify="right", no_wrap=True)
-    findings.add_column("what it says")
+    findings.add_column("meaning")
     for finding in found.findings:
         level = Text(finding.level, style=STYLES[finding.level])
         findings.add_row(level, finding.name, *finding.amounts, Text(finding.sentence))

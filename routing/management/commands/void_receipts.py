@@ -30,7 +30,10 @@ class Command(VoidingCommand):
 
     def add_which(self, which: Any) -> None:
         which.add_argument(
-            "--kind", choices=KINDS, action="append", help="(repeatable) by default started and accepted"
+            "--kind",
+            choices=KINDS,
+            action="append",
+            help="the kind of receipt to void (repeatable); by default started and accepted",
         )
         which.add_argument("--job", metavar="UUID")
         which.add_argument("--miner", metavar="HOTKEY")
