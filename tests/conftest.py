@@ -34,6 +34,16 @@ MARKS = {
 }
 """The mark of all tests in a folder."""
 
+SLOW = {
+    "test_admin",
+    "test_database_checks",
+    "test_exit_codes",
+    "test_permissions",
+    "test_strict_lists",
+    "test_taking_over",
+}
+"""Modules of quick folders that together take as long as all others there: they start programs, or open every page."""
+
 workers: list[int] = []
 """The processes of xdist's workers, in the process that hands out the tests."""
 
@@ -48,6 +58,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if mark := MARKS.get(item.path.parent.name):
             item.add_marker(mark)
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(optionalhook=True)
