@@ -91,9 +91,9 @@ def record_manifests(
     executors in every class. A miner that was not asked keeps its counts. A lower count voids the allowance that the
     miner gave in that class before `block`. Recording the same sync again changes nothing.
 
-    The sync records a silence, and a warning is logged, if more than half of the asked miners that had executors lose
-    allowance: they declare none any more, or they declare fewer of one class. Fewer than three miners are a silence
-    only if they are silent and most of all miners.
+    The sync records a silence, and a warning is logged, if more than half of the miners that had executors declare none
+    any more, or if more than half, and at least three, declare fewer of one class. Miners that were not asked count as
+    if they had answered.
 
     Raises ValueError for a sync older than the newest recorded one, and for bad input. An unknown class is bad input:
     the follower leaves out classes that miners invent.

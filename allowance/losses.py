@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
-from django.db.models import Max, QuerySet, Sum
+from django.db.models import Max, Sum
 
-from allowance.ledger import Steps, present, was_present
+from allowance.ledger import present, was_present
 from allowance.models import Account, Block, ManifestSync, Miner
 from allowance.types import BLOCK_EXPIRY
 
@@ -54,15 +54,16 @@ class Silence(NamedTuple):
 
 
 def silences_in(block: int, before: Counts, answers: Counts) -> list[Silence]:
-    """Return one silence for all classes if most of the asked miners with executors `before` declare none now.
+    """Return one silence for all classes if most miners with executors `before` declare none now.
 
-    Otherwise return one for each class of which most miners with executors, and at least FEW, declare fewer now. The
+    `before` has the counts of the asked miners. Other registered miners count as if they had answered. Otherwise return
+    one silence for each class of which most asked miners with executors, and at least FEW, declare fewer now. The
     accounts have the new counts already.
     """
     everything = _silence(block, None, before, answers)
     if 2 * everything.silent > everything.declared:
-        # A sync may ask few of many miners. If those are silent, it tells nothing of the others.
-        return [everything] if everything.silent >= FEW or everything.silent > _silent_since()[1] else []
+        unasked = _silent_since()[1] - before.keys()
+        return [everything] if 2 * everything.silent > everything.declared + len(unasked) else []
     classes = sorted({executor_class for counts in before.values() for executor_class in counts})
     found = [_silence(block, executor_class, before, answers) for executor_class in classes]
     return [silence for silence in found if silence.silent >= FEW and 2 * silence.silent > silence.declared]
@@ -80,33 +81,32 @@ def _silence(block: int, executor_class: str | None, before: Counts, answers: Co
 def silences(newest: int) -> list[Silence]:
     """Return the silences that still reduce allowance, the highest percentage first.
 
-    A silence does while a job may use blocks from before its sync. If there is none, return the newest that lasts. One
-    of all classes lasts while more registered miners are silent since then than declare executors. One of a class lasts
-    while no miner declares any.
+    A silence does while a job may use blocks from before its sync. Of the older silences return the newest that lasts.
+    One of all classes lasts while more registered miners are silent since then than declare executors. One of a class
+    lasts while no miner declares any, if there is no newer silence.
     """
     syncs = ManifestSync.objects.exclude(silent=[]).order_by("-block", "-pk").values_list("block", "silent")
-    found = _all_of(syncs.filter(block__gt=newest - BLOCK_EXPIRY))
-    if not found and (earlier := _all_of(syncs)):
+    known = [Silence(block, *silence) for block, silent in syncs for silence in silent]
+    found = [silence for silence in known if silence.block > newest - BLOCK_EXPIRY]
+    if older := known[len(found) :]:
         silent, answering = _silent_since()
-        lasting = [s for s in earlier if (silent[s.block] > answering if s.executor_class is None else not answering)]
-        found = [silence for silence in lasting if silence.block == lasting[0].block]
+        nobody = not found and not answering
+        lasting = [s for s in older if nobody or (s.executor_class is None and silent[s.block] > len(answering))]
+        found += [silence for silence in lasting if silence.block == lasting[0].block]
     return sorted(found, key=lambda silence: (-silence.percent, -silence.silent))
 
 
-def _all_of(syncs: Iterable[tuple[int, list[list[Any]]]]) -> list[Silence]:
-    return [Silence(block, *silence) for block, silent in syncs for silence in silent]
-
-
-def _silent_since() -> tuple[Counter[int], int]:
-    """Return the number of registered miners that lost all allowance at each block, and of those with executors."""
+def _silent_since() -> tuple[Counter[int], set[str]]:
+    """Return how many registered miners lost all allowance at each block, and the miners that declare executors."""
     accounts = Account.objects.values_list("miner").annotate(Sum("executors"), Max("voided_before"))
-    registered = dict(Miner.objects.values_list("hotkey", "presence"))
+    registered = {name for name, presence in Miner.objects.values_list("hotkey", "presence") if present(presence)}
     silent: Counter[int] = Counter()
-    answering = 0
+    answering = set()
     for miner, executors, voided_before in accounts:
-        if present(registered[miner]):
-            answering += executors > 0
-            silent[voided_before] += not executors
+        if miner in registered and executors:
+            answering.add(miner)
+        elif miner in registered:
+            silent[voided_before] += 1
     return silent, answering
 
 
@@ -138,24 +138,20 @@ class Absence(NamedTuple):
 
 
 def absence(newest: int) -> Absence | None:
-    """Return the absence in the newest neuron list if it lacks most miners or is empty, else None.
+    """Return the absence in the newest neuron list if it lacks most miners or is empty, else None. Two queries.
 
-    A miner counts if it declares executors and was registered in a block that a job may use. If no miner that ever
-    declared any is registered, the time does not matter.
+    A miner counts if it ever declared executors and was registered in a block that a job may use. If no such miner is
+    registered any more, the time does not matter. Fewer than FEW missing miners are an absence only if none is left.
     """
     lists = Block.objects.filter(neurons__isnull=False).order_by("-number").values_list("number", "neurons__hotkeys")
     in_force: tuple[int, list[str]] | None = lists.first()
     if in_force is None:
         return None
-    accounts = Account.objects.values("miner")
-    presences = _presences(accounts.filter(executors__gt=0))
+    declared = Account.objects.values("miner")
+    presences = list(Miner.objects.filter(hotkey__in=declared).values_list("presence", flat=True))
     kept = sum(map(present, presences))
-    nobody = presences and not kept and not any(map(present, _presences(accounts)))
-    since = 0 if nobody else newest - BLOCK_EXPIRY
+    since = newest - BLOCK_EXPIRY if kept else 0
     gone = sum(was_present(presence, since) for presence in presences if not present(presence))
     found = Absence(in_force[0], gone, gone + kept, len(in_force[1]))
-    return found if not found.neurons or gone > kept else None
-
-
-def _presences(hotkeys: QuerySet[Account, Any]) -> list[Steps]:
-    return list(Miner.objects.filter(hotkey__in=hotkeys).values_list("presence", flat=True))
+    lacking = gone > kept and (gone >= FEW or not kept)
+    return found if lacking or not found.neurons else None

@@ -42,7 +42,7 @@ class Allowance:
         found = [(s.balance.hotkey, ledger.to_seconds(s.free)) for s in standings if s.free >= need]
         if not found:
             known = executor_class in EXECUTOR_CLASSES
-            asked = list(balances.values())
+            asked = [standing.balance for standing in standings]
             named = causes(executor_class, asked, asked) if known else ()
             raise not_enough(seconds, standings, causes=named)
         return found

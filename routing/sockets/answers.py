@@ -188,7 +188,7 @@ def _with_no_receipt(data: str | bytes) -> str:
     """
     text = data if isinstance(data, str) else data.decode()
     message = json.loads(_shallow(text), parse_int=lambda digits: int(digits[:20]))
-    if not isinstance(message, dict) or message.get("type") != REJECTION or not message.get("receipts"):
+    if not isinstance(message, dict) or message.get("type") != REJECTION or "receipts" not in message:
         raise ValueError
     return json.dumps({**message, "receipts": [None]})
 

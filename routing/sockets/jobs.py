@@ -172,28 +172,7 @@ def owned(by: Visitor) -> QuerySet[RoutedJob]:
     return RoutedJob.objects.all() if by.all_jobs else RoutedJob.objects.filter(owner=by.owner)
 
 
-def _find(uuid: UUID, by: Visitor) -> RoutedJob | None:
-    """Return the row of a job, or None for a new job, after one query. Raises JobTaken, JobAlreadyOver.
-
-    Only clients with `all_jobs` may use a job that has a reservation or a receipt but no owner. If it has a reservation
-    and no row, a row is created.
-    """
-    finished = JobFinishedReceipt.objects.filter(job_uuid=uuid, voided_at=None).values_list(Value("finished"))
-    others = [model.objects.filter(job_uuid=uuid) for model in (Reservation, JobStartedReceipt, JobAcceptedReceipt)]
-    routed = RoutedJob.objects.filter(pk=uuid).values_list(Value("routed"))
-    known = {what for (what,) in finished.union(routed, *(rows.values_list(Value("evidence")) for rows in others))}
-    job = owned(by).select_related("reservation__account__miner").filter(pk=uuid).first() if "routed" in known else None
-    if known - {"finished"} and job is None:
-        if not by.all_jobs:
-            raise JobTaken(uuid)
-        job = _adopt(uuid)
-    paid = job and job.reservation and job.reservation.state == ReservationState.SPENT
-    if paid or "finished" in known:
-        raise JobAlreadyOver(uuid)
-    return job
-
-
-def _adopt(uuid: UUID) -> RoutedJob | None:
+def adopt(uuid: UUID) -> RoutedJob | None:
     """Create and return a row without an owner for a job that has a reservation and no row."""
     made = Reservation.objects.filter(job_uuid=uuid).select_related("account").order_by("created_at").last()
     if made is None:  # it was pruned in the meantime
@@ -209,6 +188,27 @@ def _adopt(uuid: UUID) -> RoutedJob | None:
     )
     RoutedJob.objects.bulk_create([job], ignore_conflicts=True)
     return RoutedJob.objects.select_related("reservation__account__miner").get(pk=uuid)
+
+
+def _find(uuid: UUID, by: Visitor) -> RoutedJob | None:
+    """Return the row of a job, or None for a new job, after one query. Raises JobTaken, JobAlreadyOver.
+
+    Only clients with `all_jobs` may use a job that has a reservation or a receipt but no owner. If it has a reservation
+    and no row, a row is created.
+    """
+    finished = JobFinishedReceipt.objects.filter(job_uuid=uuid, voided_at=None).values_list(Value("finished"))
+    others = [model.objects.filter(job_uuid=uuid) for model in (Reservation, JobStartedReceipt, JobAcceptedReceipt)]
+    routed = RoutedJob.objects.filter(pk=uuid).values_list(Value("routed"))
+    known = {what for (what,) in finished.union(routed, *(rows.values_list(Value("evidence")) for rows in others))}
+    job = owned(by).select_related("reservation__account__miner").filter(pk=uuid).first() if "routed" in known else None
+    if known - {"finished"} and job is None:
+        if not by.all_jobs:
+            raise JobTaken(uuid)
+        job = adopt(uuid)
+    paid = job and job.reservation and job.reservation.state == ReservationState.SPENT
+    if paid or "finished" in known:
+        raise JobAlreadyOver(uuid)
+    return job
 
 
 def _insist_on_the_same(job: RoutedJob, request: V2JobRequest) -> None:

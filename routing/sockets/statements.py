@@ -31,7 +31,7 @@ from routing.incidents import record_incident
 from routing.models import Rejection, RoutedJob
 from routing.requests import first_problem
 from routing.sockets import rejections
-from routing.sockets.jobs import end_route, owned
+from routing.sockets.jobs import adopt, end_route, owned
 from routing.sockets.messages import AboutRoute, Accepted, Failed, Finished, RejectedByMiner, Started, Statement
 from routing.types import JobUnknown, MinerIncidentType, RouteReleased
 
@@ -71,6 +71,8 @@ def note(statement: Statement, *, by: Visitor, now: dt.datetime | None = None) -
     locked. After a LockTimeout the statement may be repeated.
     """
     attempt, at = attempt_of(statement, by), now or timezone.now()
+    if by.all_jobs and not RoutedJob.objects.filter(pk=statement.uuid).exists():
+        adopt(statement.uuid)  # a job that this site picked itself; its statements need a row that they can lock
     match statement:
         case Started() | Accepted() | Finished():
             with ledger_transaction():

@@ -295,6 +295,8 @@ def test_pruning_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     MinerIncident.objects.update(timestamp=timezone.now() - dt.timedelta(days=500))
     end_sessions_after(monkeypatch, Progress, "update")
     end_sessions_after(monkeypatch, prune, "kinds")
+    assert run_command("prune", "--dry-run").code == 0
+    connection.close()
     assert run_command("prune").code == 0
     connection.close()
     assert not MinerIncident.objects.exists()

@@ -133,6 +133,63 @@ def test_a_miner_that_left_long_ago_is_no_cause_of_a_silence() -> None:
     assert find("missing_miners").level is Level.OK
 
 
+@pytest.mark.miners(*NAMES, *MORE)
+def test_a_newer_silence_of_a_class_does_not_hide_an_older_one_that_lasts() -> None:
+    declare({name: {CLASS: 2} for name in MORE}, NEWEST, asked=NAMES + MORE)
+    later = NEWEST + 2 * BLOCK_EXPIRY
+    mint(later)
+    declare({name: {CLASS: 1} for name in MORE}, later, asked=NAMES + MORE)
+    told = [(silence.block, silence.executor_class) for silence in silences(later)]
+    assert told == [(later, CLASS), (NEWEST, None)]
+
+
+@pytest.mark.miners(*NAMES, *MORE)
+def test_a_sync_that_asks_three_of_seven_is_no_silence_if_they_do_not_answer(caplog: pytest.LogCaptureFixture) -> None:
+    sync(NEWEST, asked=MORE)
+    assert (warnings(caplog), silences(NEWEST)) == ([], [])
+
+
+@pytest.mark.miners(*NAMES, *MORE)
+def test_miners_that_leave_one_by_one_beside_some_silent_ones_are_no_absence(caplog: pytest.LogCaptureFixture) -> None:
+    for left in (1, 2, 3):
+        mint(NEWEST + left, hotkeys=NAMES + MORE[left:])
+    sync(NEWEST + 3, *NAMES[:2], asked=NAMES)
+    assert (absence(NEWEST + 3), warnings(caplog)) == (None, [])
+
+
+@pytest.mark.miners("anna")
+def test_a_miner_that_changes_its_hotkey_twice_is_no_absence() -> None:
+    for number, name in enumerate(["bert", "cleo"], start=NEWEST + 1):
+        mint(number, hotkeys=[name])
+        sync(number, name, asked=[name])
+    assert absence(NEWEST + 2) is None
+
+
+def test_a_list_of_strangers_after_a_silence_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    sync(NEWEST)
+    mint(NEWEST + 1, hotkeys=["strange"])
+    assert ["4 of 4 miners with executors are not in" in warning for warning in warnings(caplog)] == [False, True]
+    with pytest.raises(NotEnoughAllowanceException, match="4 of 4 miners with executors are not in"):
+        routing().pick(job_request(12))
+
+
+def test_what_lacks_allowance_is_asked_in_one_way() -> None:
+    """A miner that is not registered was not asked: `find_miners_with_allowance` names the causes of a pick."""
+    sync(NEWEST, "anna")
+    mint(NEWEST + 1, hotkeys=["anna"])
+    found = []
+    for ask in (
+        lambda: routing().pick(job_request(3000)),
+        lambda: allowance().find_miners_with_allowance(
+            allowance_seconds=3000, executor_class=CLASS, job_start_block=NEWEST + 1
+        ),
+    ):
+        with pytest.raises(NotEnoughAllowanceException) as refused:
+            ask()
+        found.append([cause for cause in refused.value.causes if "silent" in cause])
+    assert found == [[], []]
+
+
 def test_an_old_silence_is_no_cause_if_no_candidate_lacks_allowance() -> None:
     sync(NEWEST)
     for number in range(1, 40):
@@ -291,14 +348,14 @@ def test_a_refusal_of_busy_miners_names_no_cause_of_a_few_without_allowance() ->
 
 @pytest.mark.miners(*NAMES, *MORE)
 def test_a_refusal_that_does_not_follow_from_the_silence_does_not_name_it() -> None:
-    sync(NEWEST, "anna")
+    sync(NEWEST)
     with pytest.raises(NotEnoughAllowanceException) as refused:
-        routing().pick(job_request(3000), exclude=["bert", "cleo", "dora"])
+        routing().pick(job_request(3000), exclude=NAMES)
     assert refused.value.causes  # the others are candidates, only not asked
-    mint(NEWEST + 1, hotkeys=["anna", *MORE])
+    mint(NEWEST + 1, hotkeys=MORE)
     with pytest.raises(NotEnoughAllowanceException) as refused:
         routing().pick(job_request(3000))
-    assert refused.value.causes == ()
+    assert not [cause for cause in refused.value.causes if "silent" in cause]
 
 
 @pytest.mark.miners

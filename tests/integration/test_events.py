@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
+from threading import Thread
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from django.db import IntegrityError
+from django.db import IntegrityError, connection
 from django.utils import timezone
 
 from allowance import allowance
@@ -17,7 +19,7 @@ from allowance.models import Reservation
 from allowance.types import BadInputError
 from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
-from routing import service
+from routing import routing, service
 from routing.access.admission import Visitor
 from routing.models import MinerIncident
 from routing.sockets import jobs, statements
@@ -28,6 +30,8 @@ from tests.clock import DAY, SECOND
 from tests.factories import job_request
 from tests.jobs import HOLD, MINERS, VALIDATOR, note, of, retried, retry, route, routed, states
 from tests.ledgers import CLASS
+from tests.programs import wait_until
+from tests.queries import postgresql
 from tests.rows import RECEIPTS
 
 pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners(*MINERS)]
@@ -254,6 +258,40 @@ def test_a_start_that_is_noted_beside_the_end_of_its_route_keeps_no_executor_bus
     with suppress(RouteReleased):
         note(of(offer, Started, ttl=60))
     assert offer.route.miner.hotkey_ss58 not in busy_at(timezone.now() + SECOND)
+
+
+@postgresql
+def test_the_end_of_a_job_that_this_site_picked_waits_for_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job has no row of its own until a client with all jobs makes a statement about it."""
+    request = job_request(30)
+    offer = Offer(UUID(request.uuid), routing().pick(request), None, None)
+    operator = Visitor("operator", token_id=UUID(int=3), all_jobs=True)
+    read, reads = statements.attempt_of, count(1)
+
+    def fail() -> None:
+        statements.note(of(offer, Failed), by=operator)
+        connection.close()
+
+    failing = Thread(target=fail)
+
+    def read_and_fail(*args: Any) -> Any:
+        attempt = read(*args)
+        if next(reads) == 2:  # under the lock of the job
+            monkeypatch.setattr(statements, "attempt_of", read)
+            failing.start()
+            wait_until(lambda: not failing.is_alive() or waits_for_lock())
+        return attempt
+
+    monkeypatch.setattr(statements, "attempt_of", read_and_fail)
+    statements.note(of(offer, Started, ttl=60), by=operator)
+    failing.join()
+    assert busy_at(timezone.now() + SECOND) == {}
+
+
+def waits_for_lock() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM pg_locks WHERE NOT granted")
+        return cursor.fetchone() is not None
 
 
 def test_a_job_that_is_paid_for_and_fails_keeps_its_executor_busy() -> None:

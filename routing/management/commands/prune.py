@@ -38,7 +38,7 @@ class Command(AnsweringCommand):
         dry_run: bool = options["dry_run"]
         todo = kinds(timezone.now(), options["batch"])
         locked: list[str] = []
-        rows = [kind.count() for kind in todo] if dry_run else prune(todo, locked)
+        rows = list(map(count, todo)) if dry_run else prune(todo, locked)
         if options["format"] == "json":
             found = [as_json(kind, n) for kind, n in zip(todo, rows, strict=True)]
             self.stdout.write(json.dumps({"dry_run": dry_run, "kinds": found, "locked": locked}))
@@ -48,6 +48,11 @@ class Command(AnsweringCommand):
                 self.stdout.write(f"Skipped, because other transactions kept rows locked: {what}. Prune again.")
         if locked:
             raise SystemExit(1)
+
+
+def count(kind: Kind) -> int:
+    renew_connection()
+    return kind.count()
 
 
 def prune(todo: list[Kind], locked: list[str]) -> list[int]:
