@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from django.db.models import Max, Sum
+from django.db.models import Max, Q, Sum
 
-from allowance.ledger import present, was_present
+from allowance.ledger import Steps, present, was_present
 from allowance.models import Account, Block, ManifestSync, Miner
 from allowance.types import BLOCK_EXPIRY
 
@@ -17,6 +17,9 @@ CHECK_MANIFESTS = "Check that the chain follower can reach the miners."
 
 FEW = 3
 """A silence needs at least this number of miners. If fewer lose allowance, the fault is probably not on our side."""
+
+LONGEST = 7 * 7200
+"""The blocks of a week. A silence that lasts longer is no news."""
 
 Counts = Mapping[str, Mapping[str, int]]
 """Executor counts by hotkey and class."""
@@ -81,13 +84,15 @@ def _silence(block: int, executor_class: str | None, before: Counts, answers: Co
 def silences(newest: int) -> list[Silence]:
     """Return the silences that still reduce allowance, the highest percentage first.
 
-    A silence does while a job may use blocks from before its sync. Of the older silences return the newest that lasts.
-    One of all classes lasts while more registered miners are silent since then than declare executors. One of a class
-    lasts while no miner declares any, if there is no newer silence.
+    A silence does while a job may use blocks from before its sync. Of the older silences, up to LONGEST blocks, return
+    the newest that lasts. One of all classes lasts while more registered miners are silent since then than declare
+    executors. One of a class lasts while no miner declares any, if there is no newer silence.
     """
-    syncs = ManifestSync.objects.exclude(silent=[]).order_by("-block", "-pk").values_list("block", "silent")
-    known = [Silence(block, *silence) for block, silent in syncs for silence in silent]
-    found = [silence for silence in known if silence.block > newest - BLOCK_EXPIRY]
+    low = newest - BLOCK_EXPIRY
+    syncs = ManifestSync.objects.filter(block__gt=newest - LONGEST).exclude(silent=[])
+    rows = syncs.order_by("-block", "-pk").values_list("block", "silent")
+    known = [Silence(block, *silence) for block, silent in rows for silence in silent]
+    found = [silence for silence in known if silence.block > low]
     if older := known[len(found) :]:
         silent, answering = _silent_since()
         nobody = not found and not answering
@@ -140,18 +145,26 @@ class Absence(NamedTuple):
 def absence(newest: int) -> Absence | None:
     """Return the absence in the newest neuron list if it lacks most miners or is empty, else None. Two queries.
 
-    A miner counts if it ever declared executors and was registered in a block that a job may use. If no such miner is
-    registered any more, the time does not matter. Fewer than FEW missing miners are an absence only if none is left.
+    A miner counts if it declares executors, or did in a block that a job may use, and was registered in such a block.
+    If no miner that ever declared executors is registered any more, the time does not matter. Fewer than FEW missing
+    miners are an absence only if none is left.
     """
     lists = Block.objects.filter(neurons__isnull=False).order_by("-number").values_list("number", "neurons__hotkeys")
     in_force: tuple[int, list[str]] | None = lists.first()
     if in_force is None:
         return None
-    declared = Account.objects.values("miner")
-    presences = list(Miner.objects.filter(hotkey__in=declared).values_list("presence", flat=True))
+    low = newest - BLOCK_EXPIRY
+    presences = _presences(Q(executors__gt=0) | Q(voided_before__gt=low))
     kept = sum(map(present, presences))
-    since = newest - BLOCK_EXPIRY if kept else 0
-    gone = sum(was_present(presence, since) for presence in presences if not present(presence))
+    if not kept and not any(map(present, everybody := _presences(Q()))):
+        presences, low = everybody, 0
+    gone = sum(was_present(presence, low) for presence in presences if not present(presence))
     found = Absence(in_force[0], gone, gone + kept, len(in_force[1]))
     lacking = gone > kept and (gone >= FEW or not kept)
     return found if lacking or not found.neurons else None
+
+
+def _presences(of: Q) -> list[Steps]:
+    """Return the presences of the miners that have such an account."""
+    miners = Miner.objects.filter(hotkey__in=Account.objects.filter(of).values("miner"))
+    return list(miners.values_list("presence", flat=True))

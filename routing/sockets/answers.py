@@ -50,8 +50,8 @@ from routing.types import (
     RouteReleased,
 )
 
-TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[][{}]')
-"""A string or a bracket of a JSON text."""
+TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|[][{}]')
+"""A string or a bracket of a JSON text. The closing quote is optional: to search for it again and again is slow."""
 
 DEEPEST = 16
 """The levels of lists and objects that are kept of a message that pydantic can't parse. No message needs more."""

@@ -143,14 +143,14 @@ def end_route(end: Callable[..., None], reservation_id: int, now: dt.datetime | 
             end(reservation_id, now=now)
         except ReservationException as error:  # not raised, so that the transaction stores the expiry
             refusal = error
-        for job in RoutedJob.objects.filter(reservation=reservation_id):
-            had = RoutedJob.objects.filter(pk=job.pk, reservation=reservation_id)
-            had.update(claim=None, tried=sorted({*job.tried, job.miner}))
-        # The job's row is locked here. A statement that had the lock before has stored its receipt. A statement that
-        # gets the lock later reads that the route is released.
-        if end is reservations.release and not isinstance(refusal, ReservationAlreadySpent):
-            reservation = Reservation.objects.select_related("account").filter(pk=reservation_id).first()
-            if reservation and reservation.job_uuid:
+        reservation = Reservation.objects.select_related("account").filter(pk=reservation_id).first()
+        if reservation and reservation.job_uuid:
+            # A statement that had the job's lock first has stored its receipt. One that gets it later reads that the
+            # route is released.
+            job = RoutedJob.objects.select_for_update().filter(pk=reservation.job_uuid).first()
+            if job and job.reservation_id == reservation_id:
+                RoutedJob.objects.filter(pk=job.pk).update(claim=None, tried=sorted({*job.tried, job.miner}))
+            if end is reservations.release and not isinstance(refusal, ReservationAlreadySpent):
                 end_receipts(reservation.job_uuid, reservation.account.miner_id, now or timezone.now())
     return refusal
 
@@ -241,8 +241,11 @@ def _replace_claim(uuid: UUID, claim: int | None, new: int | None) -> bool:
 def _tell_again(
     job: RoutedJob, reservation: Reservation, signature: Signature | None = None, *, now: dt.datetime | None
 ) -> Offer:
-    if not reservation.account.miner.value.is_reachable:  # it lost its address after the pick
-        end_route(reservations.release, reservation.pk, now)
+    started = JobStartedReceipt.objects.filter(job_uuid=job.uuid, miner_hotkey=job.miner, voided_at=None)
+    if not reservation.account.miner.value.is_reachable and not started.exists():  # it lost its address after the pick
+        # Remove the claim first, so that no caller gets a route that is about to end.
+        if _replace_claim(job.uuid, job.claim, None):
+            end_route(reservations.release, reservation.pk, now)
         raise Overtaken
     if signature:
         _use(signature, job.uuid)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from allowance.interface import (
     Account,
@@ -165,7 +165,8 @@ def _over(jobs: Collection[UUID], offer: Offer) -> set[UUID | None]:
     }
     of_miner = Reservation.objects.filter(job_uuid__in=jobs, account__miner=offer.miner)
     released = of_miner.filter(state=ReservationState.RELEASED, ended_at__lte=offer.at)
-    held = of_miner.filter(state=ReservationState.HELD, created_at__lte=offer.at, expires_at__gt=offer.at)
+    not_ended = Q(ended_at=None) | Q(ended_at__gt=offer.at)
+    held = of_miner.filter(not_ended, created_at__lte=offer.at, expires_at__gt=offer.at)
     given_up = {*ended, *_jobs_of(released)} - {*_jobs_of(held)}
     return {*_jobs_of(finished), *_jobs_of(voided), *given_up}
 

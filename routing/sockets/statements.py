@@ -198,7 +198,11 @@ def _insist_on_the_route(statement: AboutRoute, at: dt.datetime) -> None:
     job = RoutedJob.objects.select_for_update().filter(pk=statement.uuid).first()
     if job is None or job.reservation is None or job.reservation_id == statement.allowance_reservation_id:
         return
-    if state_at(job.reservation, at) in {ReservationState.HELD, ReservationState.SPENT}:
+    live = {ReservationState.HELD, ReservationState.SPENT}
+    named = Reservation.objects.filter(pk=statement.allowance_reservation_id or 0).first()
+    if named and state_at(named, at) in live:  # this site picked the job twice
+        return
+    if state_at(job.reservation, at) in live:
         raise RouteReleased(statement.uuid, statement.allowance_reservation_id, job.reservation.pk)
 
 

@@ -25,12 +25,12 @@ from routing.decision.model import Gate
 from routing.decision.pipeline import decide
 from routing.log import replay
 from routing.models import DecisionRecord
-from routing.sockets.messages import Reason
+from routing.sockets.messages import Finished, Reason, Started
 from routing.types import AllMinersBusy, NotEnoughCollateralException
 from tests.books import LateBook
 from tests.complaints import complaints
 from tests.factories import job_request, run_command
-from tests.jobs import rejected, retried, routed, states
+from tests.jobs import note, of, rejected, retried, routed, states
 from tests.ledgers import CLASS, FIRST_BLOCK
 from tests.pages import shown
 from tests.rows import AXON, free
@@ -234,3 +234,15 @@ def test_a_route_whose_miner_has_lost_its_address_is_released_and_replaced() -> 
     assert second.route.miner.hotkey_ss58 == other
     assert retried(first).route == second.route
     assert states() == {lost: "released", other: "held"}
+
+
+def test_a_job_that_has_started_keeps_its_route_though_its_miner_has_lost_its_address() -> None:
+    announce(anna=AXON, bert=AXON)
+    request = job_request()
+    first = routed(request)
+    note(of(first, Started))
+    miner = first.route.miner.hotkey_ss58
+    where = {"anna": AXON, "bert": AXON, miner: NOWHERE["nothing yet"]}
+    announce(2, anna=where["anna"], bert=where["bert"])
+    assert routed(request).route.allowance_reservation_id == first.route.allowance_reservation_id
+    assert note(of(first, Finished)) == "spent"

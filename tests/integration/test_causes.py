@@ -173,6 +173,16 @@ def test_a_list_of_strangers_after_a_silence_is_told(caplog: pytest.LogCaptureFi
         routing().pick(job_request(12))
 
 
+@pytest.mark.miners(*NAMES, *MORE)
+def test_miners_that_stopped_long_ago_neither_hide_an_absence_nor_make_one(caplog: pytest.LogCaptureFixture) -> None:
+    declare({name: {CLASS: 2} for name in MORE}, NEWEST, asked=NAMES + MORE)
+    later = NEWEST + 2 * BLOCK_EXPIRY
+    mint(later)
+    for number, left, told in ((later + 1, NAMES, True), (later + 2, MORE, False)):
+        mint(number, hotkeys=left)
+        assert (absence(number) is not None) == told, left
+
+
 def test_what_lacks_allowance_is_asked_in_one_way() -> None:
     """A miner that is not registered was not asked: `find_miners_with_allowance` names the causes of a pick."""
     sync(NEWEST, "anna")

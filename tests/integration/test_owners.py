@@ -22,6 +22,7 @@ from routing.access.admission import Visitor, admit
 from routing.access.tokens import Scope
 from routing.models import MinerIncident, RoutedJob
 from routing.sockets import answers, jobs, statements
+from routing.sockets.jobs import Offer
 from routing.sockets.messages import Accepted, Failed, Finished, Refused, Rejected, RejectedByMiner, Retry, Started
 from routing.types import JobAlreadyOver, JobTaken, JobUnknown
 from routing.upkeep.journal import JournalError, export, replay
@@ -316,3 +317,10 @@ def test_a_journal_does_not_change_whose_a_job_is() -> None:
     with pytest.raises(JournalError, match="has a different job with the uuid"):
         list(replay(lines))
     assert RoutedJob.objects.get().owner == "token:anna"
+
+
+def test_a_job_that_this_site_picked_twice_is_paid_for_at_both_miners() -> None:
+    request = job_request()
+    offers = [Offer(UUID(request.uuid), routing().pick(request), None, None) for _ in range(2)]
+    for offer in offers:
+        assert statements.note(of(offer, Finished), by=OPERATOR) == "spent"
