@@ -92,8 +92,8 @@ def record_manifests(
     miner gave in that class before `block`. Recording the same sync again changes nothing.
 
     The sync records a silence, and a warning is logged, if more than half of the miners that had executors declare none
-    any more, or if more than half, and at least three, declare fewer of one class. Miners that were not asked count as
-    if they had answered.
+    any more, where miners that were not asked count as if they had answered. It also does if more than half of the
+    asked miners that had executors of a class, and at least three, declare fewer of it.
 
     Raises ValueError for a sync older than the newest recorded one, and for bad input. An unknown class is bad input:
     the follower leaves out classes that miners invent.

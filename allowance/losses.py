@@ -16,10 +16,10 @@ CHECK_NEURONS = "Check that the chain follower reads the neurons of the right su
 CHECK_MANIFESTS = "Check that the chain follower can reach the miners."
 
 FEW = 3
-"""A silence needs at least this number of miners. If fewer lose allowance, the fault is probably not on our side."""
+"""The minimum number of miners for the silence of one class, and for an absence while other miners are left."""
 
 LONGEST = 7 * 7200
-"""The blocks of a week. A silence that lasts longer is no news."""
+"""The blocks of a week. Status and refusals do not name a silence that has lasted for longer."""
 
 Counts = Mapping[str, Mapping[str, int]]
 """Executor counts by hotkey and class."""
@@ -84,9 +84,10 @@ def _silence(block: int, executor_class: str | None, before: Counts, answers: Co
 def silences(newest: int) -> list[Silence]:
     """Return the silences that still reduce allowance, the highest percentage first.
 
-    A silence does while a job may use blocks from before its sync. Of the older silences, up to LONGEST blocks, return
-    the newest that lasts. One of all classes lasts while more registered miners are silent since then than declare
-    executors. One of a class lasts while no miner declares any, if there is no newer silence.
+    A silence reduces allowance while a job may use blocks from before its sync. Of the older silences, up to LONGEST
+    blocks, the newest that lasts is returned too. A silence of all classes lasts while more registered miners are
+    silent since its sync than declare executors. A silence of one class lasts while no miner declares any executors and
+    there is no newer silence.
     """
     low = newest - BLOCK_EXPIRY
     syncs = ManifestSync.objects.filter(block__gt=newest - LONGEST).exclude(silent=[])
@@ -95,9 +96,9 @@ def silences(newest: int) -> list[Silence]:
     found = [silence for silence in known if silence.block > low]
     if older := known[len(found) :]:
         silent, answering = _silent_since()
-        nobody = not found and not answering
-        lasting = [s for s in older if nobody or (s.executor_class is None and silent[s.block] > len(answering))]
-        found += [silence for silence in lasting if silence.block == lasting[0].block]
+        if found or answering:
+            older = [s for s in older if s.executor_class is None and silent[s.block] > len(answering)]
+        found += [silence for silence in older if silence.block == older[0].block]
     return sorted(found, key=lambda silence: (-silence.percent, -silence.silent))
 
 
@@ -143,7 +144,7 @@ class Absence(NamedTuple):
 
 
 def absence(newest: int) -> Absence | None:
-    """Return the absence in the newest neuron list if it lacks most miners or is empty, else None. Two queries.
+    """Return the absence in the newest neuron list if it lacks most miners or is empty, else None.
 
     A miner counts if it declares executors, or did in a block that a job may use, and was registered in such a block.
     If no miner that ever declared executors is registered any more, the time does not matter. Fewer than FEW missing

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
@@ -72,13 +71,10 @@ def decide(
     )
     decision = settle(question, book, seen.window, begun=begun)
     if decision.route is None and job.executor_class in EXECUTOR_CLASSES:
-        by_gate = defaultdict(list)
-        for candidate in candidates:
-            by_gate[candidate.verdict.gate].append(candidate.standing.balance)
-        lacking, excluded = by_gate[Gate.ALLOWANCE], by_gate[Gate.EXCLUDED]
-        of_blocks = 2 * len(lacking) >= len(candidates) - len(excluded)
-        balances = [candidate.standing.balance for candidate in candidates]
-        named = causes(job.executor_class, balances, [*lacking, *excluded], of_blocks=of_blocks)
+        counts, balances = decision.counts, [candidate.standing.balance for candidate in candidates]
+        asked = len(candidates) - counts.get(Gate.EXCLUDED, 0)
+        lacking = [c.standing.balance for c in candidates if c.verdict.gate in {Gate.EXCLUDED, Gate.ALLOWANCE}]
+        named = causes(job.executor_class, balances, lacking, of_blocks=2 * counts.get(Gate.ALLOWANCE, 0) >= asked)
         return replace(decision, causes=named)
     return decision
 

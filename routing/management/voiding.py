@@ -36,7 +36,7 @@ class VoidingCommand(AnsweringCommand):
 
     noun: str
     permission: str
-    """The permission that the user who answers for it must have."""
+    """The permission that the user in --by needs."""
 
     def add_which(self, which: Any) -> None:
         """Add the options that select what to void. A row must match all of them."""
@@ -148,7 +148,7 @@ def named(options: dict[str, Any], checks: Mapping[str, tuple[str, Callable[[str
 
 
 def voider(options: dict[str, Any], permission: str) -> AbstractBaseUser:
-    """Return the user who voids. Raises ValueError without a reason, or without a user who has the `permission`."""
+    """Return the user in --by. Raises ValueError without a reason, or if no such user has the `permission`."""
     if not options["reason"] or not options["reason"].strip():
         raise ValueError("Give a reason with --reason TEXT. It is stored with each row.")
     by = options["by"] or ""

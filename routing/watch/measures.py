@@ -384,5 +384,5 @@ def _share(part: int, total: int, of: str, fact: str) -> Taken:
     """Return the percentage and the fact. The percentage is None if `total` is below FEW."""
     if not total:
         return None, f"There were no {of} in the last hour."
-    told = f"{part} of {total} {of} in the last hour {fact}"
-    return (100 * part / total, f"{told}.") if total >= FEW else (None, f"{told}, too few for a percentage.")
+    sentence = f"{part} of {total} {of} in the last hour {fact}"
+    return (100 * part / total, f"{sentence}.") if total >= FEW else (None, f"{sentence}, too few for a percentage.")
