@@ -107,6 +107,7 @@ class Socket(AsyncWebsocketConsumer):
             return
         owner, self.visitor = self.visitor.owner, None
         metrics.SOCKETS.dec()
+        self.subscription.close()
         for task in self.tasks:
             task.cancel()
         if self.tasks:
@@ -127,17 +128,19 @@ class Socket(AsyncWebsocketConsumer):
 
     async def stay_admitted(self) -> None:
         """Check the admission of the visitor repeatedly, and renew its place in the quota of connections."""
-        while self.visitor:
+        while visitor := self.visitor:
             await asyncio.sleep(conf.ROUTING_SOCKET_RECHECK_SECONDS)
-            await quotas.connections.stay(self.visitor.owner, self.key)
+            await quotas.connections.stay(visitor.owner, self.key)
             try:
-                self.visitor = await in_database_thread(recheck)(
-                    self.visitor, token_scope=self.scope_needed, permission=self.permission
+                visitor = await in_database_thread(recheck)(
+                    visitor, token_scope=self.scope_needed, permission=self.permission
                 )
             except db.Error:
                 logger.exception(
-                    "Could not check again whether %s is still permitted. The socket stays open.", self.visitor.name
+                    "Could not check again whether %s is still permitted. The socket stays open.", visitor.name
                 )
+            if self.visitor:  # the socket may have ended: asyncio.wait_for of Python 3.11 may ignore a cancellation
+                self.visitor = visitor
 
     async def pass_news_on(self) -> None:
         """Send the client the news of the jobs that it follows."""

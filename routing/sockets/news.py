@@ -94,6 +94,7 @@ class Subscription:
         self._joined: set[str] = set()
         self._changed = asyncio.Event()
         self._open = asyncio.Event()
+        self._closed = False
 
     def join(self, group: str) -> None:
         """Follow a group as soon as the channel layer is available."""
@@ -106,8 +107,8 @@ class Subscription:
         self._changed.set()
 
     async def keep_up(self) -> None:
-        """Keep the channel in the wanted groups until cancelled. Failures are retried."""
-        while layer := get_channel_layer():
+        """Keep the channel in the wanted groups until closed or cancelled. Failures are retried."""
+        while not self._closed and (layer := get_channel_layer()):
             self._changed.clear()
             done = False
             async with _best_effort():
@@ -125,9 +126,15 @@ class Subscription:
             if message and message["origin"] != self.channel:
                 yield message["text"]
 
+    def close(self) -> None:
+        """Let `keep_up` end. Call it before cancelling: asyncio.wait_for of Python 3.11 may ignore a cancellation."""
+        self._closed = True
+        self._wanted.clear()
+        self._changed.set()
+
     async def end(self) -> None:
         """Leave all groups, if the channel layer answers in time."""
-        self._wanted.clear()
+        self.close()
         if (layer := get_channel_layer()) and self.channel:
             async with _best_effort():
                 await self._catch_up(layer)
@@ -137,6 +144,8 @@ class Subscription:
             self.channel = await layer.new_channel()
             self._open.set()
         for group in self._wanted - self._joined:
+            if group not in self._wanted:  # it was left while this method joined another group
+                continue
             await layer.group_add(group, self.channel)
             self._joined.add(group)
         for group in self._joined - self._wanted:

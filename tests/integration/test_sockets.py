@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from threading import Event
 from typing import Any, cast
 from uuid import uuid4
 
 import pytest
+from channels.layers import InMemoryChannelLayer
 from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import User
 from django.db import OperationalError
@@ -18,7 +19,7 @@ from redis.exceptions import ConnectionError as RedisAway
 
 from allowance.plumbing.threads import in_database_thread
 from routing.access.admission import Visitor
-from routing.sockets import answers, base, news
+from routing.sockets import answers, base, news, quotas
 from routing.sockets.consumers import JobConsumer, NewsConsumer
 from tests.factories import raising
 from tests.integration.test_metrics import counted
@@ -228,6 +229,41 @@ async def test_routing_goes_on_without_a_channel_layer(
         assert (await ask(communicator))["type"] == "job.routed"
     assert "The channel layer failed" in caplog.text
     assert [r for r in caplog.records if r.levelname == "ERROR"] == []
+
+
+async def test_a_socket_ends_even_if_a_cancellation_is_ignored(
+    facilitator: User, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """asyncio.wait_for of Python 3.11, which the Redis client uses, ignores one that comes as its work is done."""
+    joining, renewing, joined = asyncio.Event(), asyncio.Event(), []
+
+    class Layer(InMemoryChannelLayer):
+        async def group_add(self, group: str, channel: str) -> None:
+            await ignored_cancellation(joining)
+            joined.append(group)
+
+    async def stay(client: str, key: str) -> None:
+        await ignored_cancellation(renewing)
+
+    layer = Layer()
+    monkeypatch.setattr(news, "get_channel_layer", lambda: layer)
+    monkeypatch.setattr(quotas.connections, "stay", stay)
+    settings.ROUTING_SOCKET_RECHECK_SECONDS = 0.01
+    before = asyncio.all_tasks()
+    async with socket(facilitator) as communicator:
+        for _ in range(3):
+            assert (await ask(communicator))["type"] == "job.routed"
+        await asyncio.wait_for(asyncio.gather(joining.wait(), renewing.wait()), PATIENCE)
+    assert len(joined) == 1
+    assert {task for task in asyncio.all_tasks() - before if not task.done()} == set()
+    assert [r for r in caplog.records if r.levelname == "ERROR"] == []
+
+
+async def ignored_cancellation(waiting: asyncio.Event) -> None:
+    """Wait until cancelled, and return as if the work were done."""
+    waiting.set()
+    with suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
 
 
 async def test_without_any_channel_layer_there_are_just_no_news(
