@@ -60,7 +60,7 @@ def strict(view: Callable[..., Any]) -> Callable[..., Any]:
 UUID_BEGINNING = 6
 """The minimum number of digits for a search by the beginning of a UUID. Few UUIDs begin with the same digits."""
 
-JOB_OR_HOTKEY = f"a job's uuid, or at least its first {UUID_BEGINNING} digits, or the beginning of a hotkey"
+JOB_OR_HOTKEY = f"the start of a hotkey, or of a job's uuid ({UUID_BEGINNING} characters or more)"
 """The help text of the search in most lists."""
 
 

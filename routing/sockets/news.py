@@ -1,6 +1,6 @@
 """The news of jobs, sent to their followers on all workers that share a channel layer.
 
-News are sent once, without a guarantee of delivery. Jobs are routed even if the channel layer fails.
+News is sent once, without a guarantee of delivery. Jobs are routed even if the channel layer fails.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def processes(bench: Bench) -> Iterator[Line]:
     number = bench.scale.processes
     with bench.team(bench.scale.usual, size=number) as team:
         floors, picks = bench.rates({"floor": team.rate(act="floor"), "pick": team.rate(act="pick")})
-    yield Line(f"picks with {number} processes", picks, "/s", at_least(0.4), "floors with as many", floors)
+    yield Line(f"picks with {number} processes", picks, "/s", at_least(0.4), f"floors with {number} processes", floors)
 
 
 def coroutines(bench: Bench) -> Iterator[Line]:
@@ -103,7 +103,7 @@ def contention(bench: Bench) -> Iterator[Line]:
     with bench.team(subnet, size=number) as team:
         floors, jobs = bench.rates({"floor": team.rate(act="floor"), "job": team.rate(act="short_job")})
     what = f"picks and spends, {number} processes, {subnet.miners} miners of {subnet.executors} executors"
-    yield Line(what, jobs, "/s", at_least(0.25), "floors of as many", floors)
+    yield Line(what, jobs, "/s", at_least(0.25), f"floors with {number} processes", floors)
     refused = {name: count for name, count in team.outcomes.items() if name != "done"}
     note = ", ".join(f"{count} {name}" for name, count in sorted(refused.items()))
     yield Line("false AllMinersBusy among them", refused.get("AllMinersBusy", 0), "", at_most(0), note=note)
@@ -131,7 +131,8 @@ def sockets(bench: Bench) -> Iterator[Line]:
                 }
             )
         name = f"{servers} worker{'s' if servers > 1 else ''}, {number} connections"
-        yield Line(f"routes through the socket, {name}", routed, "/s", None, "as many coroutines without", plain)
+        without = f"{number} coroutines without a socket"
+        yield Line(f"routes through the socket, {name}", routed, "/s", None, without, plain)
         latencies = [latency for turn in asking.latencies[1:] for latency in turn]
         yield Line("answer p99", percentile(latencies, 99), "ms", None, "p50", percentile(latencies, 50))
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 INCIDENTS, DECISIONS = page("routing_minerincident_changelist"), page("routing_decisionrecord_changelist")
 BOARD, LEDGER = page("routing_board"), page("routing_ledger")
-SEARCH = "The beginning of a hotkey, or a job's uuid or at least its first 6 digits"
+SEARCH = "The start of a hotkey, or of a job's uuid (6 characters or more)"
 
 Holds = Callable[[MinerIncident], bool]
 

@@ -66,7 +66,7 @@ RECEIPTS = Table(
             ", dated long ago": receipt(kind, LONG_AGO),
         }.items()
     }
-    | {"soon is now": passing(SOON), "the ttl is over": passing(TTL + 1)},
+    | {"60 s pass": passing(SOON), "the ttl is over": passing(TTL + 1)},
     look=see_executor,
 )
 
@@ -90,7 +90,7 @@ BLOCKS = Table(
     events={
         "1004, the next": block(1004),
         "999": block(999),
-        "1001 as it was": block(1001),
+        "1001 again, unchanged": block(1001),
         "1001 with another share": block(1001, share=0.6),
         "1001 with other neurons": block(1001, hotkeys=["bert"]),
         "1002": block(1002),

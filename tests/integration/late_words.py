@@ -193,7 +193,7 @@ RESERVATIONS = Table(
         "the miner leaves and comes back": come_back,
         "started receipt": receipt(JobStarted),
         "finished receipt": receipt(JobFinished),
-        "finished receipt, dated in a minute": receipt(JobFinished, 60),
+        "finished receipt, dated one minute ahead": receipt(JobFinished, 60),
         "finished receipt, dated tomorrow": receipt(JobFinished, 86400),
         "incident": report(),
         "check_ledger --repair": lambda _: list(audit.check_ledger(repair=True)),

@@ -215,7 +215,7 @@ def test_a_job_is_found_by_the_first_digits_of_its_uuid_through_the_index(model:
 def test_a_list_says_what_it_can_be_searched_for_where_nothing_is_found(model: Model, admin_client: Client) -> None:
     content = text(admin_client, page(model, "changelist", q="<b>beef"))
     assert "Nothing found for “&lt;b&gt;beef”. Search by " in content
-    assert ("a job&#x27;s uuid, or at least its first 6 digits" in content) is (model in FOUND_BY_JOB)
+    assert ("of a job&#x27;s uuid (6 characters or more)" in content) is (model in FOUND_BY_JOB)
     assert "Nothing found" not in text(admin_client, page(model, "changelist"))
 
 

@@ -186,7 +186,7 @@ async def test_a_job_lives_as_it_is_shown_and_others_hear_of_it(token: str) -> N
 @pytest.mark.parametrize(
     "page",
     [section("## A miner that rejects a job"), section("## A refusal"), README],
-    ids=["a miner that declines", "a refusal", "the README's"],
+    ids=["a miner that rejects a job", "a refusal", "the README's"],
 )
 async def test_another_end_is_as_it_is_shown(page: str, token: str) -> None:
     (block,) = blocks(page, "text")

@@ -33,16 +33,16 @@ SHOWN: dict[str, str] = dict(re.findall(r"^```python\n# yours/(\w+)\.py\n(.*?)^`
 
 
 class Miners:
-    """The reader's `send_to_miner`: those who `decline` don't take a job."""
+    """The reader's `send_to_miner`: those in `reject` don't take a job."""
 
     def __init__(self) -> None:
-        self.decline: set[str] = set()
+        self.reject: set[str] = set()
         self.asked: list[str] = []
 
     async def send(self, route: JobRoute, request: V2JobRequest) -> bool:
         hotkey = route.miner.hotkey_ss58
         self.asked.append(hotkey)
-        if hotkey in self.decline:
+        if hotkey in self.reject:
             return False
         await in_database_thread(receive)(JobStarted, request.uuid, hotkey, executor_class=request.executor_class)
         return True
@@ -107,8 +107,8 @@ async def test_a_job_is_routed_and_paid_for(application: Any) -> None:
     assert await busy(CLASS, timezone.now()) == {"anna": 1}
 
 
-async def test_a_job_that_a_miner_declines_goes_to_another(application: Any, miners: Miners) -> None:
-    miners.decline = {"anna"}
+async def test_a_job_that_a_miner_rejects_goes_to_another(application: Any, miners: Miners) -> None:
+    miners.reject = {"anna"}
     request = job()
     assert await reply(application, **request) == {"miner": "bert"}
     assert await ends() == {"anna": "released", "bert": "spent"}
@@ -116,8 +116,8 @@ async def test_a_job_that_a_miner_declines_goes_to_another(application: Any, min
     assert {str(reservation.job_uuid) for reservation in await reservations()} == {request["uuid"]}
 
 
-async def test_a_job_that_all_decline_is_refused(application: Any, miners: Miners) -> None:
-    miners.decline = {"anna", "bert"}
+async def test_a_job_that_all_reject_is_refused(application: Any, miners: Miners) -> None:
+    miners.reject = {"anna", "bert"}
     assert (await reply(application))["refused"].startswith("No miner has 60 s of allowance")
     assert await ends() == {"anna": "released", "bert": "released"}
     assert sorted(await incidents()) == [("anna", "MINER_JOB_REJECTED"), ("bert", "MINER_JOB_REJECTED")]
