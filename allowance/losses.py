@@ -8,11 +8,14 @@ from typing import NamedTuple
 
 from django.db.models import Max, Q, Sum
 
-from allowance.ledger import Steps, present, was_present
+from allowance.ledger import Steps, present, value_at, was_present
 from allowance.models import Account, Block, ManifestSync, Miner
 from allowance.types import BLOCK_EXPIRY
 
-CHECK_NEURONS = "Check that the chain follower reads the neurons of the right subnet, and that its node works."
+CHECK_NEURONS = (
+    "Check that the chain follower reads the neurons of the right subnet, and that its node works. If a wrong list was "
+    "recorded, forget its block and all later ones: manage.py forget_blocks."
+)
 CHECK_MANIFESTS = "Check that the chain follower can reach the miners."
 
 FEW = 3
@@ -59,17 +62,30 @@ class Silence(NamedTuple):
 def silences_in(block: int, before: Counts, answers: Counts) -> list[Silence]:
     """Return one silence for all classes if most miners with executors `before` declare none now.
 
-    `before` has the counts of the asked miners. Other registered miners count as if they had answered. Otherwise return
-    one silence for each class of which most asked miners with executors, and at least FEW, declare fewer now. The
-    accounts have the new counts already.
+    `before` has the counts of the asked miners. Other miners that were registered at the block count as if they had
+    answered. Otherwise return one silence for each class of which most miners with executors, and at least FEW, declare
+    fewer now.
     """
+    unasked: Counter[str | None] = Counter()
+    for miner, classes in _declaring(block).items():
+        if miner not in before:
+            unasked.update([None, *classes])
     everything = _silence(block, None, before, answers)
-    if 2 * everything.silent > everything.declared:
-        unasked = _silent_since()[1] - before.keys()
-        return [everything] if 2 * everything.silent > everything.declared + len(unasked) else []
+    if 2 * everything.silent > everything.declared + unasked[None]:
+        return [everything]
     classes = sorted({executor_class for counts in before.values() for executor_class in counts})
     found = [_silence(block, executor_class, before, answers) for executor_class in classes]
-    return [silence for silence in found if silence.silent >= FEW and 2 * silence.silent > silence.declared]
+    return [s for s in found if s.silent >= FEW and 2 * s.silent > s.declared + unasked[s.executor_class]]
+
+
+def _declaring(block: int) -> dict[str, list[str]]:
+    """Return the classes of which miners declare executors, by hotkey, for miners that were registered at `block`."""
+    declaring: dict[str, list[str]] = {}
+    accounts = Account.objects.filter(executors__gt=0).values_list("miner", "executor_class", "miner__presence")
+    for miner, executor_class, presence in accounts:
+        if value_at(presence, block):
+            declaring.setdefault(miner, []).append(executor_class)
+    return declaring
 
 
 def _silence(block: int, executor_class: str | None, before: Counts, answers: Counts) -> Silence:
@@ -95,25 +111,21 @@ def silences(newest: int) -> list[Silence]:
     known = [Silence(block, *silence) for block, silent in rows for silence in silent]
     found = [silence for silence in known if silence.block > low]
     if older := known[len(found) :]:
-        silent, answering = _silent_since()
+        silent, answering = _silent_since(newest), _declaring(newest)
         if found or answering:
             older = [s for s in older if s.executor_class is None and silent[s.block] > len(answering)]
         found += [silence for silence in older if silence.block == older[0].block]
     return sorted(found, key=lambda silence: (-silence.percent, -silence.silent))
 
 
-def _silent_since() -> tuple[Counter[int], set[str]]:
-    """Return how many registered miners lost all allowance at each block, and the miners that declare executors."""
-    accounts = Account.objects.values_list("miner").annotate(Sum("executors"), Max("voided_before"))
-    registered = {name for name, presence in Miner.objects.values_list("hotkey", "presence") if present(presence)}
+def _silent_since(block: int) -> Counter[int]:
+    """Return how many miners that were registered at `block` lost all allowance, by the block of their last loss."""
     silent: Counter[int] = Counter()
-    answering = set()
-    for miner, executors, voided_before in accounts:
-        if miner in registered and executors:
-            answering.add(miner)
-        elif miner in registered:
+    accounts = Account.objects.values_list("miner", "miner__presence")
+    for _, presence, executors, voided_before in accounts.annotate(Sum("executors"), Max("voided_before")):
+        if value_at(presence, block) and not executors:
             silent[voided_before] += 1
-    return silent, answering
+    return silent
 
 
 class Absence(NamedTuple):
@@ -147,7 +159,7 @@ def absence(newest: int) -> Absence | None:
     """Return the absence in the newest neuron list if it lacks most miners or is empty, else None.
 
     A miner counts if it declares executors, or did in a block that a job may use, and was registered in such a block.
-    If no miner that ever declared executors is registered any more, the time does not matter. Fewer than FEW missing
+    If no miner that ever declared executors is registered, all of them count. Fewer than FEW missing
     miners are an absence only if none is left.
     """
     lists = Block.objects.filter(neurons__isnull=False).order_by("-number").values_list("number", "neurons__hotkeys")
@@ -157,9 +169,9 @@ def absence(newest: int) -> Absence | None:
     low = newest - BLOCK_EXPIRY
     presences = _presences(Q(executors__gt=0) | Q(voided_before__gt=low))
     kept = sum(map(present, presences))
-    if not kept and not any(map(present, everybody := _presences(Q()))):
-        presences, low = everybody, 0
     gone = sum(was_present(presence, low) for presence in presences if not present(presence))
+    if not kept and not any(map(present, everybody := _presences(Q()))):
+        gone = len(everybody)
     found = Absence(in_force[0], gone, gone + kept, len(in_force[1]))
     lacking = gone > kept and (gone >= FEW or not kept)
     return found if lacking or not found.neurons else None

@@ -193,4 +193,7 @@ def manifest(name: str, counts: Mapping[str, int]) -> dict[str, int]:
     """Return the executor counts that miner `name` declared, by class."""
     if not isinstance(counts, Mapping):
         raise BadInputError(f"The manifest of {name} must be a mapping, not {counts!r:.80}.")
-    return {executor_class(c): whole(n, f"The executor count of {name}", MAX_EXECUTORS) for c, n in counts.items()}
+    try:
+        return {executor_class(c): whole(n, f"The executor count of {c}", MAX_EXECUTORS) for c, n in counts.items()}
+    except BadInputError as error:
+        raise BadInputError(f"The manifest of {name}: {error}") from None

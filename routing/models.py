@@ -159,7 +159,8 @@ class RoutedJob(models.Model):
     `claim` is a random number. It changes whenever the route is made or sent again, and is None once the route has
     ended. A caller that made the route but could not deliver it compares the claim: if it has changed, another caller
     relies on the route. A caller that is about to send the route again compares it to learn whether the route still
-    exists. `tried` are the hotkeys of miners that had the job; a retry does not ask them again.
+    exists. `tried` are the hotkeys of miners that had the job; a retry does not ask them again. `started` is whether a
+    client has reported that the miner of the current route started or accepted the job.
 
     The `owner` is the client that sent the job first; see `routing.access.admission.Visitor`. Only the owner, and
     clients with the right to all jobs, can make statements about the job.
@@ -173,6 +174,7 @@ class RoutedJob(models.Model):
     reservation = models.ForeignKey(Reservation, on_delete=models.PROTECT, null=True)
     tried: models.JSONField[list[str], list[str]] = models.JSONField(default=list)
     claim = models.BigIntegerField(null=True, editable=False)
+    started = models.BooleanField(default=False)
     routed_at = models.DateTimeField()
 
     class Meta:

@@ -17,6 +17,7 @@ from allowance import ledger, reservations, rows
 from allowance.chain import newest_block
 from allowance.locks import bound_waits, ledger_transaction, lock_account, lock_chain, lock_timeout, reading_transaction
 from allowance.models import Account, Block, LedgerCheck, NeuronList, Reservation, ReservationState
+from allowance.plumbing.connections import renew_connection
 from allowance.state import expired_at
 from allowance.types import LockTimeout
 
@@ -86,6 +87,7 @@ def prune_reservations(before: dt.datetime, unreferenced: Q, batch: int) -> Iter
     """
     past_use = _ended(before, unreferenced, Q(ended_at__lte=before))
     for account in Account.objects.order_by("pk"):  # reservations are indexed by account
+        renew_connection()
         last = 0
         while found := list(
             past_use.filter(account=account, pk__gt=last).order_by("pk").values_list("pk", "state", "blocks")[:batch]

@@ -144,6 +144,7 @@ class Migration(migrations.Migration):
                 ('miner', models.CharField(max_length=48, verbose_name='hotkey')),
                 ('tried', models.JSONField(default=list)),
                 ('claim', models.BigIntegerField(editable=False, null=True)),
+                ('started', models.BooleanField(default=False)),
                 ('routed_at', models.DateTimeField()),
                 ('reservation', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, to='allowance.reservation')),
             ],

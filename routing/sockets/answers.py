@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from threading import Lock
 from typing import NamedTuple
 
 from django import db
@@ -50,11 +51,10 @@ from routing.types import (
     RouteReleased,
 )
 
-TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"?|[][{}]')
-"""A string or a bracket of a JSON text. The closing quote is optional: to search for it again and again is slow."""
+STRING = r'"(?:[^"\\]|\\.)*"?'
+"""A string of a JSON text. The closing quote is optional: to search for it again and again is slow."""
 
-DEEPEST = 16
-"""The levels of lists and objects that are kept of a message that pydantic can't parse. No message needs more."""
+STRINGS, TOKENS = re.compile(STRING), re.compile(STRING + "|[][{}]")
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,11 @@ REASONS: dict[type[Exception], Reason] = {
 
 MAX_VALUES = 5000
 """Maximum number of values in a message, in lists and objects at any depth. A job has a few dozen."""
+
+LARGE = 64 * 1024
+"""Length of a message from which it is read in a thread, because that takes long. A job has a few thousand bytes."""
+
+_reading = Lock()
 
 FORESEEN: tuple[type[Exception], ...] = (*REASONS, db.Error, ImproperlyConfigured)
 
@@ -163,19 +168,28 @@ def _failed(message: Incoming, error: Exception) -> Refused | Rejected:
     return _refused(message.type, uuid, _reason(error), str(error), wait)
 
 
+def read_large(data: str | bytes) -> Incoming | Refused | Rejected:
+    """Read a large message as `read` does, one at a time, so that a client with many of them slows others down less."""
+    with _reading:
+        return read(data)
+
+
 def read(data: str | bytes) -> Incoming | Refused | Rejected:
     """Return the message in `data`, or the refusal to send if `data` is not a valid message."""
     if (size := len(data if isinstance(data, bytes) else data.encode())) > MAX_MESSAGE_LENGTH:
         return _unreadable(None, f"A message must have at most {MAX_MESSAGE_LENGTH} bytes, not {size}.")
-    if _has_too_many_values(data):
-        return _unreadable(None, f"A message must have at most {MAX_VALUES} values in its lists and objects.")
-    try:
-        message = INCOMING.validate_json(data)
-    except ValidationError as error:
+    message, has_too_many = None, _has_too_many_values(data)
+    problem = f"A message must have at most {MAX_VALUES} values in its lists and objects."
+    if not has_too_many:
+        try:
+            message = INCOMING.validate_json(data)
+        except ValidationError as error:
+            problem = first_problem(error)
+    if message is None:
         try:
             message = INCOMING.validate_json(_with_no_receipt(data))
         except ValueError:
-            return _unreadable(data, first_problem(error))
+            return _unreadable(None if has_too_many else data, problem)
     metrics.MESSAGES.labels(message.type).inc()
     return message
 
@@ -184,9 +198,12 @@ def _with_no_receipt(data: str | bytes) -> str:
     """Return a rejection with all receipts that the miner showed replaced by one invalid receipt.
 
     The miner may show values that pydantic can't parse, such as a number of 5,000 digits, half a surrogate pair, or
-    lists in lists in lists. The client's statement is recorded nevertheless. Raises ValueError for any other message.
+    lists in lists in lists, or more values than are read. The client's statement is recorded nevertheless. Raises
+    ValueError for any other message.
     """
     text = data if isinstance(data, str) else data.decode()
+    if REJECTION not in text:
+        raise ValueError
     message = json.loads(_shallow(text), parse_int=lambda digits: int(digits[:20]))
     if not isinstance(message, dict) or message.get("type") != REJECTION or "receipts" not in message:
         raise ValueError
@@ -194,29 +211,33 @@ def _with_no_receipt(data: str | bytes) -> str:
 
 
 def _shallow(text: str) -> str:
-    """Return a JSON text with null for each list and object that is nested deeper than DEEPEST."""
+    """Return a JSON text with null for each list and object in another one. No statement needs them but receipts."""
     kept, depth, start = [], 0, 0
-    for token in TOKEN.finditer(text):
+    for token in TOKENS.finditer(text):
         if token[0] in "[{":
             depth += 1
-            if depth == DEEPEST + 1:
+            if depth == 2:
                 kept.append(text[start : token.start()])
         elif token[0] in "]}":
-            if depth == DEEPEST + 1:
+            if depth == 2:
                 kept.append("null")
                 start = token.end()
             depth -= 1
-    return "".join(kept) + ("" if depth > DEEPEST else text[start:])
+    return "".join(kept) + ("" if depth > 1 else text[start:])
 
 
 def _has_too_many_values(data: str | bytes) -> bool:
-    """Return whether a message has more than MAX_VALUES values.
+    """Return whether a message has more than MAX_VALUES values, or lists and objects.
 
-    Validation of such a message is slow, because it lists problems value by value. The receipts of a rejection are not
-    counted, because their problems are not listed.
+    Validation of such a message is slow, because it lists problems value by value. The values in the receipts of a
+    rejection are not counted, because their problems are not listed. Their lists and objects count: to make many of
+    them is slow, too.
     """
     if len(data) < 2 * MAX_VALUES:  # each value takes at least two characters
         return False
+    text = data if isinstance(data, str) else data.decode(errors="replace")
+    if _brackets(text) > MAX_VALUES and _brackets(STRINGS.sub("", text)) > MAX_VALUES:
+        return True
     try:
         values = [from_json(data)]
     except ValueError:
@@ -229,6 +250,10 @@ def _has_too_many_values(data: str | bytes) -> bool:
         if len(values) > MAX_VALUES:
             return True
     return False
+
+
+def _brackets(text: str) -> int:
+    return text.count("[") + text.count("{")
 
 
 def overloaded(message: Incoming) -> Refused | Rejected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from time import monotonic
 from typing import Any
 from uuid import UUID
@@ -19,6 +20,13 @@ from routing.sockets.messages import Acknowledged, Happened, Incoming, Refused, 
 
 MOST_FOLLOWED = 1000
 """Maximum number of jobs that one socket follows."""
+
+
+async def read(data: str | bytes) -> Incoming | Refused | Rejected:
+    """Read a message, in a thread if it is large, so that other clients' messages need not wait for it."""
+    if len(data) < answers.LARGE:
+        return answers.read(data)
+    return await asyncio.to_thread(answers.read_large, data)
 
 
 class JobConsumer(Socket):
@@ -49,7 +57,7 @@ class JobConsumer(Socket):
         elif await quotas.messages.take(visitor.owner) is not None:
             message = answers.CLIENT_RATE_LIMITED
         else:
-            message = answers.read(data)
+            message = await read(data)
         if isinstance(message, Refused | Rejected):
             await self.answer(message)
             return

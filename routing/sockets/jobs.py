@@ -29,6 +29,7 @@ from allowance.interface import (
     ReservationState,
     bound_waits,
     ledger_transaction,
+    lock_account,
     lock_timeout,
     new_version,
     reservations,
@@ -124,11 +125,8 @@ def retry(asked: Retry, *, by: Visitor, now: dt.datetime | None = None) -> Offer
 
 def release_undelivered(offer: Offer) -> None:
     """Release the reservation of a route that was not delivered, unless another caller has got the route since."""
-    if offer.claim is None:
-        return
-    # Remove the claim first, so that no caller gets a route that is about to end.
-    if _replace_claim(offer.uuid, offer.claim, None) and offer.route.allowance_reservation_id is not None:
-        reservations.release_undelivered(offer.route.allowance_reservation_id)
+    if offer.claim is not None:
+        _give_up(offer.uuid, offer.claim, offer.route.allowance_reservation_id, reservations.release_undelivered)
 
 
 def end_route(end: Callable[..., None], reservation_id: int, now: dt.datetime | None) -> ReservationException | None:
@@ -238,14 +236,20 @@ def _replace_claim(uuid: UUID, claim: int | None, new: int | None) -> bool:
         return bool(RoutedJob.objects.filter(pk=uuid, claim=claim).update(claim=new))
 
 
+def _give_up(uuid: UUID, claim: int | None, reservation_id: int | None, end: Callable[[int], object]) -> None:
+    """Remove the claim of a job and `end` its reservation in one transaction, unless the claim has changed."""
+    with ledger_transaction():
+        if reservation_id is not None:
+            lock_account(reservation=reservation_id)  # before the job's row: see allowance.locks
+        if _replace_claim(uuid, claim, None) and reservation_id is not None:
+            end(reservation_id)
+
+
 def _tell_again(
     job: RoutedJob, reservation: Reservation, signature: Signature | None = None, *, now: dt.datetime | None
 ) -> Offer:
-    started = JobStartedReceipt.objects.filter(job_uuid=job.uuid, miner_hotkey=job.miner, voided_at=None)
-    if not reservation.account.miner.value.is_reachable and not started.exists():  # it lost its address after the pick
-        # Remove the claim first, so that no caller gets a route that is about to end.
-        if _replace_claim(job.uuid, job.claim, None):
-            end_route(reservations.release, reservation.pk, now)
+    if not reservation.account.miner.value.is_reachable and not job.started:  # it lost its address after the pick
+        _give_up(job.uuid, job.claim, reservation.pk, lambda pk: end_route(reservations.release, pk, now))
         raise Overtaken
     if signature:
         _use(signature, job.uuid)
@@ -301,6 +305,7 @@ class Claim:
             "seconds": _seconds(request),
             "tried": sorted({*tried, *(job.tried if job else ())}),
             "claim": self.number,
+            "started": False,
             "routed_at": at,
         }
 

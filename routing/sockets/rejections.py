@@ -40,6 +40,9 @@ from routing.models import Rejection
 LEEWAY = dt.timedelta(seconds=2)
 """Time after its end during which a receipt still excuses, for clock differences and latency. As in ComputeHorde."""
 
+MOST_UNFIT = 1000
+"""Number of receipts that are looked at beyond the number of the miner's executors. To check many takes long."""
+
 Shown = list[Any]
 
 
@@ -88,9 +91,11 @@ def _look_at(shown: Shown, offer: Offer, found: Rejection) -> None:
     if block is None or account is None:
         found.sentence = "The router does not know how many executors the miner had, so receipts can't excuse it."
         return
-    flaws: Counter[str] = Counter()
-    jobs = _jobs(shown, offer, block, flaws)
-    found.jobs, found.executors = sorted(jobs), max(1, value_at(account.counts, block))
+    found.executors = max(1, value_at(account.counts, block))
+    most = found.executors + MOST_UNFIT
+    flaws = Counter({f"beyond the first {most}": len(shown) - most} if len(shown) > most else {})
+    jobs = _jobs(shown[:most], offer, block, flaws)
+    found.jobs = sorted(jobs)
     found.excused = len(jobs) >= found.executors
     found.sentence = f"Receipts account for {len(jobs)} of the miner's executors. The miner had {found.executors}."
     if flaws:
@@ -152,8 +157,8 @@ def _flaw(receipt: JobStarted, offer: Offer) -> str | None:
 def _over(jobs: Collection[UUID], offer: Offer) -> set[UUID | None]:
     """Return those of `jobs` that kept no executor of the miner busy at that time, as far as this site knows.
 
-    Such a job was finished, or its started receipt was voided. Or the receipt had ended, or the route was released, and
-    the miner has no other reservation of the job.
+    Such a job was finished, or its started receipt was voided. Or the receipt had ended, or the route was released or
+    had expired, and the miner has no other reservation of the job.
     """
     finished = JobFinishedReceipt.objects.filter(job_uuid__in=jobs, timestamp__lte=offer.at, voided_at=None)
     started = JobStartedReceipt.objects.filter(job_uuid__in=jobs)
@@ -164,10 +169,11 @@ def _over(jobs: Collection[UUID], offer: Offer) -> set[UUID | None]:
         if receipt.valid_until < offer.at - LEEWAY or (receipt.ended_at and receipt.ended_at <= offer.at)
     }
     of_miner = Reservation.objects.filter(job_uuid__in=jobs, account__miner=offer.miner)
-    released = of_miner.filter(state=ReservationState.RELEASED, ended_at__lte=offer.at)
+    unspent = of_miner.exclude(state=ReservationState.SPENT)
+    over = unspent.filter(Q(ended_at__lte=offer.at) | Q(expires_at__lte=offer.at))
     not_ended = Q(ended_at=None) | Q(ended_at__gt=offer.at)
     held = of_miner.filter(not_ended, created_at__lte=offer.at, expires_at__gt=offer.at)
-    given_up = {*ended, *_jobs_of(released)} - {*_jobs_of(held)}
+    given_up = {*ended, *_jobs_of(over)} - {*_jobs_of(held)}
     return {*_jobs_of(finished), *_jobs_of(voided), *given_up}
 
 

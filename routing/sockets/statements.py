@@ -81,6 +81,9 @@ def note(statement: Statement, *, by: Visitor, now: dt.datetime | None = None) -
                 if isinstance(statement, Finished):
                     _end(reservations.spend, attempt, now)
                 _insist_on_the_route(statement, at)
+                RoutedJob.objects.filter(
+                    pk=statement.uuid, reservation=statement.allowance_reservation_id, started=False
+                ).update(started=True)
                 # Read the attempt again under the job's lock. If its route was released meanwhile, the receipt must not
                 # keep an executor busy.
                 receipt = _receipt(statement, attempt_of(statement, by), at)

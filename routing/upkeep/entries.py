@@ -225,6 +225,7 @@ class JobEntry(Entry):
     miner: str
     reservation: int | None = Field(None, gt=0, lt=RESERVATION_IDS)
     tried: list[str] = []
+    started: bool = False
     routed_at: AwareDatetime
 
     def apply(self) -> None:
@@ -250,6 +251,7 @@ class JobEntry(Entry):
             miner=miner,
             reservation_id=pk,
             tried=tried,
+            started=self.started,
             claim=new_version(),
             routed_at=routed_at,
         )

@@ -223,5 +223,6 @@ def _job(row: RoutedJob) -> JobEntry:
         miner=row.miner,
         reservation=row.reservation_id,
         tried=row.tried,
+        started=row.started,
         routed_at=row.routed_at,
     )

@@ -248,7 +248,9 @@ def silent_miners(hour: Hour) -> Taken:
         return NO_BLOCK
     if not hour.silent:
         return 0, "No manifest sync that still reduces allowance found most miners silent."
-    return hour.silent[0].percent, " ".join(silence.sentence for silence in hour.silent[:2])
+    named = [silence.sentence for silence in hour.silent[:2]]
+    more = [f"There are {left} more such losses."] if (left := len(hour.silent) - 2) > 0 else []
+    return hour.silent[0].percent, " ".join(named + more)
 
 
 @measure(

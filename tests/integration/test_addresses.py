@@ -25,7 +25,7 @@ from routing.decision.model import Gate
 from routing.decision.pipeline import decide
 from routing.log import replay
 from routing.models import DecisionRecord
-from routing.sockets.messages import Finished, Reason, Started
+from routing.sockets.messages import Accepted, Finished, Reason, Started
 from routing.types import AllMinersBusy, NotEnoughCollateralException
 from tests.books import LateBook
 from tests.complaints import complaints
@@ -234,6 +234,23 @@ def test_a_route_whose_miner_has_lost_its_address_is_released_and_replaced() -> 
     assert second.route.miner.hotkey_ss58 == other
     assert retried(first).route == second.route
     assert states() == {lost: "released", other: "held"}
+
+
+@pytest.mark.parametrize("kind", [Started, Accepted])
+def test_a_job_keeps_its_second_route_too_once_it_has_started(kind: type[Started | Accepted]) -> None:
+    """A job has one receipt of each kind: here they are of its first miner."""
+    announce(anna=AXON, bert=AXON)
+    request = job_request()
+    first = routed(request)
+    for receipt in (Started, Accepted):
+        note(of(first, receipt))
+    second = retried(first)
+    miner = second.route.miner.hotkey_ss58
+    note(of(second, kind))
+    where = {"anna": AXON, "bert": AXON, miner: NOWHERE["nothing yet"]}
+    announce(2, anna=where["anna"], bert=where["bert"])
+    assert routed(request).route.allowance_reservation_id == second.route.allowance_reservation_id
+    assert note(of(second, Finished)) == "spent"
 
 
 def test_a_job_that_has_started_keeps_its_route_though_its_miner_has_lost_its_address() -> None:

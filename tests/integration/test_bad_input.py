@@ -120,7 +120,7 @@ TAKERS: dict[str, dict[str, Taker]] = {
     "block number": BLOCK_NUMBER_TAKERS,
     "stake share": {"block": lambda value: record_block(stake_share=value)},
     "timestamp": {"block": lambda value: record_block(timestamp=value)},
-    "executor count of hot-1": {"manifests": lambda value: record_manifests(executors={CLASS: value})},
+    "manifest of hot-1": {"manifests": lambda value: record_manifests(executors={CLASS: value})},
     "executor class": {
         "manifests": lambda value: record_manifests(executors={value: 1}),
         "incident": lambda value: report(executor_class=value),
@@ -137,7 +137,7 @@ WRONG: dict[str, list[Any]] = {
     "block number": [-1, 2**32, 2**70, "5", 5.0, True, None],
     "stake share": [-0.1, 1.1, math.nan, math.inf, -math.inf, "0.5", True, None],
     "timestamp": [NO_TIME, NOW.date(), NOW.isoformat(), NOW.timestamp(), None, NOW.replace(year=1969)],
-    "executor count of hot-1": [-1, True, 2.0, "2", None, MAX_EXECUTORS + 1, 2**70],
+    "manifest of hot-1": [-1, True, 2.0, "2", None, MAX_EXECUTORS + 1, 2**70],
     "executor class": [UNKNOWN_CLASS, "", "\0"],
     "incident type": ["MINER_LATE", "", "miner_job_failed", None, 5],
     "time limit": [-1, -20, math.nan, -math.inf, "10", None],

@@ -10,6 +10,7 @@ from django.test import Client
 from allowance import allowance
 from allowance.losses import CHECK_MANIFESTS, absence, silences
 from allowance.models import ManifestSync
+from allowance.oversight.forgetting import forget_blocks
 from allowance.types import BLOCK_EXPIRY, ExecutorClass, NotEnoughAllowanceException
 from routing import routing
 from routing.log import explain, replay
@@ -181,6 +182,47 @@ def test_miners_that_stopped_long_ago_neither_hide_an_absence_nor_make_one(caplo
     for number, left, told in ((later + 1, NAMES, True), (later + 2, MORE, False)):
         mint(number, hotkeys=left)
         assert (absence(number) is not None) == told, left
+
+
+@pytest.mark.miners(*NAMES, *MORE)
+def test_who_counts_for_a_sync_is_who_was_registered_at_its_block(caplog: pytest.LogCaptureFixture) -> None:
+    """The list of a later block, here an empty one, is known when the sync is recorded."""
+    mint(NEWEST + 1, hotkeys=[])
+    caplog.clear()
+    sync(NEWEST, asked=["anna"])
+    assert (warnings(caplog), silences(NEWEST + 1)) == ([], [])
+
+
+@pytest.mark.miners(*NAMES)
+def test_a_class_that_all_its_miners_drop_is_told_if_most_other_miners_were_not_asked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    others = [f"other_{i}" for i in range(5)]
+    mint(NEWEST + 1, hotkeys=NAMES + others)
+    declare({name: {ExecutorClass.always_on__test: 2} for name in others}, NEWEST + 1, asked=others)
+    sync(NEWEST + 2)
+    assert [f"4 of 4 miners that had executors of {CLASS} declared" in warning for warning in warnings(caplog)] == [
+        True
+    ]
+    assert find("silent_miners").level is Level.CRITICAL
+
+
+def test_miners_that_left_long_before_the_list_that_is_in_force_again_are_an_absence() -> None:
+    later = NEWEST + 3 * BLOCK_EXPIRY
+    mint(NEWEST + 1, hotkeys=["strange"])
+    mint(later)
+    forget_blocks(later)
+    lost = absence(NEWEST + 1)
+    assert lost is not None
+    assert (lost.gone, lost.miners) == (4, 4)
+
+
+def test_miners_that_were_never_registered_are_an_absence() -> None:
+    mint(NEWEST + 1, hotkeys=["strange"])
+    declare(dict.fromkeys(MORE, 2), NEWEST + 1, asked=MORE)
+    lost = absence(NEWEST + 1)
+    assert lost is not None
+    assert (lost.gone, lost.miners) == (7, 7)
 
 
 def test_what_lacks_allowance_is_asked_in_one_way() -> None:

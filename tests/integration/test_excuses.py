@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import sys
 from collections.abc import Callable
+from itertools import count
 from threading import Barrier
 from typing import Any
 from uuid import UUID
@@ -17,10 +18,11 @@ from time_machine import TimeMachineFixture
 from receipts import receipts
 from receipts.models import JobStartedReceipt
 from receipts.ongoing import end
+from receipts.schemas import AnyReceipt, read
 from receipts.voiding import void_receipt
 from routing.log.explain import happenings
 from routing.models import MinerIncident, Rejection
-from routing.sockets import answers
+from routing.sockets import answers, rejections
 from routing.sockets.jobs import Offer
 from routing.sockets.messages import Acknowledged, Failed, Refused, Rejected, RejectedByMiner, Started
 from tests.clock import NOW, SECOND, noon
@@ -103,6 +105,7 @@ SHOWN = {
     "a long number": f"[1{'0' * 5000}]",
     "deep": f"[{'[' * 500}{']' * 500}]",
     "deeper": f"[{'[' * 100_000}{']' * 100_000}]",
+    "a million": f"[{'[],' * 349_000}1]",
     "objects": "[{}1{}]".format('{"a":' * 20_000, "}" * 20_000),
 }
 
@@ -121,7 +124,8 @@ def test_nothing_that_a_miner_shows_refuses_what_is_said_of_it(shown: str, offer
 LONG = '"' + '\\"' * 500_000
 """A string that does not end. To search it for its end once more at each quote would take hours."""
 
-NONE = (LONG, '{"type": "job.failed", "uuid": "\\ud800"}', "[" * 100_000, '{"type": "job.new"}', "{")
+TOO_MANY = json.dumps({"type": "job.new", "args": [[] for _ in range(300_000)]})
+NONE = (LONG, TOO_MANY, '{"type": "job.failed", "uuid": "\\ud800"}', "[" * 100_000, '{"type": "job.new"}', "{")
 
 
 @pytest.mark.parametrize("text", NONE)
@@ -133,6 +137,21 @@ def test_a_miner_of_many_executors_is_excused() -> None:
     fill_ledger(MINER.ss58_address, executors=300)
     mint(NEWEST + 1, hotkeys=[key.ss58_address for key in (MINER, VALIDATOR)])
     assert reject(routed(job_request(30)), *[started(NOW - SECOND) for _ in range(300)]).excused
+
+
+def test_no_more_receipts_are_looked_at_than_may_matter(offer: Offer, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = count()
+
+    def read_one(value: Any) -> AnyReceipt:
+        next(looked_at)
+        return read(value)
+
+    monkeypatch.setattr(rejections, "read", read_one)
+    junk: list[Any] = [1] * 100_000
+    answer = reject(offer, *busy(), *junk)
+    assert (answer.excused, next(looked_at)) == (True, EXECUTORS + rejections.MOST_UNFIT)
+    assert answer.sentence
+    assert "99000 beyond the first 1002" in answer.sentence
 
 
 def test_receipts_for_all_executors_excuse(offer: Offer) -> None:
@@ -228,6 +247,17 @@ def test_a_job_that_came_back_to_the_miner_counts(told: bool, clock: TimeMachine
     offer = routed(job_request(30))
     clock.shift(5)
     assert reject(offer, *busy()[:1], started(NOW, job_uuid=str(first.uuid))).excused
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["stored as expired", "stored as held"])
+def test_a_job_whose_hold_has_expired_does_not_count(stored: bool, clock: TimeMachineFixture) -> None:
+    """Its start was not reported, and the miner shows a receipt with a longer ttl."""
+    first = routed(job_request(30))
+    clock.shift(131)
+    if stored:
+        note(of(first, Failed))
+    shown = started(NOW, job_uuid=str(first.uuid), ttl=3000)
+    assert not reject(routed(job_request(30)), *busy(NOW + 130 * SECOND)[:1], shown).excused
 
 
 def test_a_job_that_was_released_a_moment_ago_does_not_count(clock: TimeMachineFixture) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import count
-from threading import Barrier
+from threading import Barrier, Thread
 from typing import Any
 from uuid import uuid4
 
@@ -262,6 +262,18 @@ def test_a_route_that_could_not_be_told_is_given_back_and_the_job_routed_anew() 
     assert Reservation.objects.filter(state="held").count() == 1
 
 
+def test_a_route_that_could_not_be_given_back_may_be_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a second route would be made beside it, which nobody could release."""
+    request = job_request()
+    offer = routed(request)
+    with monkeypatch.context() as patch:
+        patch.setattr(reservations, "release", raising(LockTimeout))
+        with pytest.raises(LockTimeout):
+            jobs.release_undelivered(offer)
+    assert routed(request).route == offer.route
+    assert list(states().values()) == ["held"]
+
+
 def test_a_route_that_somebody_else_may_rely_on_is_not_given_back() -> None:
     request = job_request()
     for offer in [routed(request) for _ in range(3)]:  # the first can't be passed on, nor can the last
@@ -270,15 +282,18 @@ def test_a_route_that_somebody_else_may_rely_on_is_not_given_back() -> None:
 
 
 def test_a_route_that_is_being_given_back_is_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the claim and the release somebody asks for the job."""
+    """Between the claim and the release another client connection asks for the job."""
     request = job_request()
-    offer, release, told = routed(request), reservations.release_undelivered, []
+    offer, release, told = routed(request), reservations.release_undelivered, list[Any]()
+    asking = Thread(target=lambda: told.extend(side_by_side(lambda: routed(request))))
 
     def ask_first(reservation_id: int) -> None:
-        told.append(routed(request))
+        asking.start()
+        asking.join(0.2)  # on PostgreSQL it has read the row, and waits for it
         release(reservation_id)
 
     monkeypatch.setattr(reservations, "release_undelivered", ask_first)
     jobs.release_undelivered(offer)
+    asking.join()
     assert told[0].route.allowance_reservation_id != offer.route.allowance_reservation_id
     assert ids(told) == [Reservation.objects.get(state="held").pk]

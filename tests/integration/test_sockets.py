@@ -306,3 +306,22 @@ async def test_sockets_are_counted_while_they_are_open(facilitator: User) -> Non
             await ask(communicator)
         assert counted("router_sockets") == before + 2
     assert counted("router_sockets") == before
+
+
+async def test_a_large_message_is_read_beside_the_others(facilitator: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is read, the event loop serves other clients."""
+    read, go_on = answers.read, GoOn()
+
+    def read_slowly(data: str | bytes) -> Any:
+        if len(data) >= answers.LARGE:
+            go_on.begun.set()
+            assert go_on.wait(DEADLINE)
+        return read(data)
+
+    monkeypatch.setattr(answers, "read", read_slowly)
+    async with socket(facilitator) as one, socket(facilitator) as other:
+        await one.send_json_to(job(args=["x" * answers.LARGE]))
+        assert await asyncio.to_thread(go_on.begun.wait, PATIENCE)
+        assert (await ask(other))["type"] == "job.routed"
+        go_on.set()
+        assert (await answer(one))["type"] == "job.routed"
