@@ -59,9 +59,10 @@ class Silence(NamedTuple):
 def silences_in(block: int, before: Counts, answers: Counts) -> list[Silence]:
     """Return one silence for all classes if most miners with executors `before` declare none now.
 
-    `before` has the counts of the asked miners. Other registered miners count as if they had answered. Otherwise return
-    one silence for each class of which most asked miners with executors, and at least FEW, declare fewer now. The
-    accounts have the new counts already.
+    `before` has the counts of the asked miners. Registered miners that were not asked and have executors count as if
+    they had answered. If most of the asked miners declare none now, but not most of all these miners, return no
+    silence. If fewer do, return one silence for each class of which most asked miners with executors, and at least FEW,
+    declare fewer now. The accounts have the new counts already.
     """
     everything = _silence(block, None, before, answers)
     if 2 * everything.silent > everything.declared:
