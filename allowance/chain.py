@@ -24,7 +24,7 @@ from allowance.types import MAX_AHEAD, BadInputError
 
 logger = logging.getLogger(__name__)
 
-CHECK_BLOCKS = "Record the missing blocks, or take back a wrong newest block with forget_blocks."
+CHECK_BLOCKS = "Record the missing blocks, or forget wrong newest blocks with forget_blocks."
 CHECK_STAKE = "Check the stake of the validator. Check that the chain follower reads the stake of the right hotkey."
 
 Axon = Mapping[str, str | int]
@@ -50,7 +50,9 @@ def record_block(
             if (known.timestamp, known.stake_share) != (timestamp, stake_share):
                 logger.warning(
                     "Block %d is already recorded with other values. The new values are ignored. "
-                    "If the recorded values are wrong, take the block back with forget_blocks.",
+                    "If the recorded values are wrong, forget this block and all later ones: "
+                    "manage.py forget_blocks --from %d.",
+                    number,
                     number,
                 )
             return
@@ -86,14 +88,13 @@ def record_manifests(
 ) -> None:
     """Record a manifest sync made when the chain was at `block`.
 
-    `axons` are the miners asked, which are the registered ones: they map a hotkey to `address`, `ip_version` and
-    `port`. `executors` are the answers: they map a hotkey to counts by class. A miner that did not answer has 0
-    executors in every class. A miner that was not asked keeps its counts. A lower count voids the allowance that the
-    miner gave in that class before `block`. Recording the same sync again changes nothing.
+    `axons` maps the hotkey of each miner asked, normally all registered ones, to `address`, `ip_version` and `port`.
+    `executors` maps the hotkey of each miner that answered to its counts by class. A miner that was asked and did not
+    answer has 0 executors in every class. A miner that was not asked keeps its counts. A lower count voids the
+    allowance that the miner gave in that class before `block`. Recording the same sync again changes nothing.
 
-    The sync records a silence, and a warning is logged, if more than half of the miners that had executors declare none
-    any more, where miners that were not asked count as if they had answered. It also does if more than half of the
-    asked miners that had executors of a class, and at least three, declare fewer of it.
+    A sync by which most miners lose their allowance, in all classes or in one, is stored as silent, with a warning in
+    the log: see `allowance.losses.silences_in`.
 
     Raises ValueError for a sync older than the newest recorded one, and for bad input. An unknown class is bad input:
     the follower leaves out classes that miners invent.
@@ -117,8 +118,8 @@ def record_manifests(
         if newest is not None and newest.block > block:
             raise BadInputError(
                 f"The manifests of block {block} are older than the recorded manifests of block {newest.block}. Record "
-                "manifests in block order. If the recorded manifests are wrong, take them back: "
-                f"manage.py forget_blocks --from {newest.block}."
+                "manifests in block order. If the recorded manifests are wrong, forget them and all blocks from "
+                f"{newest.block} on: manage.py forget_blocks --from {newest.block}."
             )
         chain_changed()
         _locate(where)
@@ -156,8 +157,8 @@ def _out_of_order(number: int, timestamp: dt.datetime, stored: Block) -> BadInpu
     relation = "later" if number < stored.number else "earlier"
     return BadInputError(
         f"Block {number} has the time {timestamp.isoformat()}, which is {relation} than the time of the recorded block "
-        f"{stored.number}, {stored.timestamp.isoformat()}. If the recorded block is wrong, take it back: "
-        f"manage.py forget_blocks --from {stored.number}."
+        f"{stored.number}, {stored.timestamp.isoformat()}. If the recorded block is wrong, forget it and all later "
+        f"blocks: manage.py forget_blocks --from {stored.number}."
     )
 
 
@@ -208,7 +209,7 @@ def _register(names: set[str], number: int) -> None:
 
 
 def _register_asked(names: set[str]) -> None:
-    """Register the miners asked in the first sync in all blocks before the first neuron list."""
+    """In all blocks before the first neuron list, register the miners that the first sync asked."""
     until = Block.objects.filter(neurons__isnull=False).aggregate(first=Min("number"))["first"]
     _set_presence(names, 1, 0, until)
 

@@ -21,13 +21,15 @@ Routers remember data by these versions. If data is changed by hand without a ne
 the next block.
 
 Data read before a lock is a hint. Decide by rows read under the lock, or by earlier reads if the account's version is
-still the same. If it is the same, a pick does not read the blocks again: blocks recorded meanwhile only add to those
-that it may use. If the account must be read again, the pick reads the blocks again too, provided that the chain has a
-new version. `forget_blocks`, which removes blocks, gives a new version to the chain and to all accounts. A pick does
-not check collateral and incidents again, because they guard nothing.
+still the same. If it is the same, a pick does not read the blocks again: its reservation is dated to the reading, and
+blocks recorded later only add to those that it could use at that time. If the account must be read again, the pick
+reads the blocks again too, provided that the chain has a new version. `forget_blocks`, which removes blocks, gives a
+new version to the chain and to all accounts. A pick does not check collateral and incidents again, because the ledger
+stays correct even if they have changed.
 
 Waits for rows of the ledger are bounded: see `ledger_transaction`. A lock of a whole table, as a migration takes it,
-blocks every transaction; only the server's own `lock_timeout` in PostgreSQL can end such a wait.
+blocks every transaction. `bound_waits` limits the waits for it too. Before a transaction calls `bound_waits`, only the
+server's own `lock_timeout` in PostgreSQL can end such a wait.
 """
 
 from __future__ import annotations
@@ -122,9 +124,10 @@ def lock_account(
     """Lock an account's row until the transaction ends and return it.
 
     `which` selects the account: by its `pk`, by its `miner` and `executor_class`, or by the id of a `reservation`.
-    `first_of` replaces `miner`. It maps hotkeys to versions (None: any version) and selects the first account, in its
-    order, that can be locked and has that version. `wait` is the maximum wait in seconds (None: `lock_timeout`). If it
-    is 0, locked accounts are skipped. Returns None if there is no such account, or if all of them were skipped.
+    `first_of` replaces `miner`. It maps hotkeys to versions and selects the first account, in its order, that can be
+    locked and has that version. If one of the versions is None, all accounts match at any version. `wait` is the
+    maximum wait in seconds (None: `lock_timeout`). If it is 0, locked accounts are skipped. Returns None if there is no
+    such account, or if all of them were skipped.
 
     Raises TransactionManagementError outside a transaction.
     """
@@ -139,7 +142,7 @@ def lock_account(
 def lock_accounts_of(miners: Collection[str]) -> None:
     """Lock all accounts of `miners` until the transaction ends, and give them a new version.
 
-    They get the same version: a query that sees it in one of them sees it in all. The caller holds the chain lock.
+    They can share a version because it is committed for all of them at the same time. The caller holds the chain lock.
     """
     if miners:
         accounts = Account.objects.filter(miner__in=rows.among(miners))

@@ -131,7 +131,7 @@ def _kind_of(receipt: AnyReceipt) -> type[AnyReceipt]:
 @transaction.atomic(savepoint=False)
 def _store(receipts: list[AnyReceipt]) -> None:
     rows: dict[type[Receipt], list[Receipt]] = {table: [] for table in TABLES.values()}
-    # All transactions insert in the same order. Of two with the same jobs, one waits for the other, without a deadlock.
+    # All transactions insert in the same order, so two transactions with the same jobs can't deadlock.
     for receipt in sorted(receipts, key=attrgetter("job_uuid")):
         kind = _kind_of(receipt)
         rows[TABLES[kind]].append(TABLES[kind](**{name: _column(getattr(receipt, name)) for name in kind.model_fields}))

@@ -29,7 +29,7 @@ from routing.models import IncidentVersion, MinerIncident
 from routing.types import MinerIncidentType
 
 VOIDED_AT_ONCE = 500
-"""The most incidents that one transaction voids. Reports of incidents of the class wait for this transaction."""
+"""The most incidents that one transaction voids. Reports of incidents of the same executor class wait for it."""
 
 
 class IncidentAlreadyVoided(RefusedError):
@@ -77,7 +77,7 @@ def record_incident(
     }
     with ledger_transaction():
         bound_waits(lock_timeout())
-        # This comes first, even if the incident is known: the lock on this row puts all reports in one order.
+        # This comes first, even if the incident is known: its row lock serializes the reports of the class.
         _draw_version(executor_class)
         _, is_new = MinerIncident.objects.get_or_create(incident, hotkey_ss58address=hotkey, job_uuid=job_uuid)
         if is_new:

@@ -55,15 +55,19 @@ class Routing:
     def pick(
         self, request: OrganicJobRequest, *, exclude: Collection[str] = (), now: dt.datetime | None = None
     ) -> JobRoute:
-        """Pick the miner for a job and reserve the allowance that pays for it, for the job's seconds and 100 s more.
+        """Pick the miner for a job and reserve the allowance that pays for it.
 
         `exclude` are the hotkeys of miners that must not get the job. `now` pins the clock, for tests and replays.
-        Every call makes a reservation: spend or release the one in the route. Do not call this in a transaction.
+        Spend or release the reservation in the route; a fixed route has none. The reservation lasts 100 s longer than
+        the time limits of the job. Another call for the same job makes another reservation. Do not call this in a
+        transaction.
 
-        Raises ValueError for bad input and JobTooLong above an hour. Otherwise raises the first that applies of
-        NotEnoughAllowanceException, NotEnoughCollateralException and AllMinersBusy. Raises LockTimeout if other
-        transactions kept the accounts of miners that could take the job locked: pick again. After an exception nothing
-        is reserved.
+        Raises ValueError for bad input, JobTooLong above an hour, and ImproperlyConfigured if the settings of a fixed
+        route or the dynamic settings can't be used. Raises AllMinersBusy if at least one miner passes the checks of
+        allowance and collateral, but none of these miners can take the job. Otherwise raises
+        NotEnoughCollateralException if a miner has enough allowance, and NotEnoughAllowanceException if none has.
+        Miners in `exclude` do not count. Raises LockTimeout if an account stays locked and its miner might have taken
+        the job: pick again. After an exception nothing is reserved.
         """
         decision = pick(request, exclude=exclude, now=now)
         if decision.route is None:
@@ -113,7 +117,7 @@ def pick(
     `claim` is called in the transaction that reserves, and may raise to roll it back. `now` pins the clock, for tests
     and replays.
 
-    Raises what `decide` raises.
+    Raises what `decide` and `claim` raise.
     """
     begun = time.perf_counter()
 
@@ -124,7 +128,7 @@ def pick(
     book = LiveBook(pinned=now, claim=claim, record=record)
     try:
         decision = decide(request, book, now=now or timezone.now(), exclude=exclude, remedies=remedies)
-    except LockTimeout:  # on SQLite's only lock or the row of a socket's job: nothing was decided
+    except LockTimeout:  # SQLite's only lock, or a row that `claim` locks, stayed locked: there is no decision
         DECISIONS_LOST.inc()
         raise
     finally:
@@ -140,7 +144,7 @@ def pick(
 
 def _count(decision: Decision, seconds: float) -> None:
     PICK_SECONDS.labels(decision.outcome).observe(seconds)
-    if decision.timings is None:  # a fixed route: no miner was asked
+    if decision.timings is None:  # a fixed route has no candidates
         return
     for stage, of_stage in zip(SECONDS_OF.values(), decision.timings, strict=True):
         stage.observe(of_stage)

@@ -87,7 +87,7 @@ class Subnet:
     def with_blocks_of(self, other: Subnet) -> Subnet:
         """Return this model as somebody sees it who read the blocks when it was `other`.
 
-        Blocks that were taken back since are read again.
+        Blocks that were forgotten since are read again.
         """
         oldest = min(self.blocks, default=EVER)
         taken_back = any(self.blocks.get(n) != block for n, block in other.blocks.items() if n >= oldest)

@@ -66,11 +66,11 @@ def find(first: int, *, now: dt.datetime | None = None) -> Forgotten:
 
 
 def forget_blocks(first: int, *, release_held: bool = False, now: dt.datetime | None = None) -> Forgotten:
-    """Forget the blocks from number `first` on, the manifest syncs at these blocks, and the voiding by these syncs.
+    """Forget the blocks from number `first` on and the manifest syncs at these blocks.
 
-    The blocks can be recorded again afterwards. Raises BlocksInUse, and changes nothing, if a spent reservation uses
-    such a block, or if a held one does and `release_held` is false. Raises LockTimeout if others keep the ledger
-    locked.
+    Undo the voiding that these syncs caused. The blocks can be recorded again afterwards. Raises BlocksInUse, and
+    changes nothing, if a spent reservation uses such a block, or if a held one does and `release_held` is false. Raises
+    LockTimeout if others keep the ledger locked.
     """
     with ledger_transaction():
         lock_chain()

@@ -34,7 +34,7 @@ class Policy:
 
 
 class Gate(StrEnum):
-    """The gates that a candidate can fail, in the order in which they are applied."""
+    """The gates that a candidate can fail. The last gate that any candidate failed decides the outcome of a refusal."""
 
     EXCLUDED = "excluded"
     ALLOWANCE = "allowance"
@@ -47,11 +47,11 @@ class Gate(StrEnum):
 
 SUMMARY = {
     Gate.EXCLUDED: "excluded by the caller",
-    Gate.ALLOWANCE: "without allowance",
+    Gate.ALLOWANCE: "with too little allowance",
     Gate.COLLATERAL: "with a collateral below {minimum_wei}",
     Gate.ADDRESS: "without an address",
     Gate.EXECUTORS: "busy",
-    Gate.RESERVATION: "with too little allowance left at the reservation",
+    Gate.RESERVATION: "with too little allowance left when reserving",
     Gate.LOCK: "locked or just changed by other transactions",
 }
 
@@ -83,7 +83,7 @@ class Verdict:
             case Gate.EXECUTORS:
                 return f"{_count(self.required - 1, 'job')} ongoing on {_count(self.observed, 'executor')}"
             case Gate.RESERVATION:
-                return f"only {self.observed:g} s free at the reservation, {self.required:g} s needed"
+                return f"only {self.observed:g} s free when reserving, {self.required:g} s needed"
             case Gate.LOCK:
                 return "other transactions had locked or just changed its account"
         return "gets the job" if self.required else "ranked below the miner that gets the job"
@@ -131,7 +131,7 @@ class Candidate:
         return to_seconds(self.standing.free)
 
     def chosen(self, job: Job) -> Verdict:
-        """Return the verdict on this candidate if it gets the job."""
+        """Return the verdict on the candidate that gets the job."""
         return Verdict(None, job.seconds, self.free_seconds)
 
 
@@ -156,11 +156,11 @@ class Timings(NamedTuple):
 
 @dataclass(frozen=True)
 class Decision:
-    """The choice of a miner for a job, or its refusal, with the reasons. The pick, the dry run and the refusals use it.
+    """The choice of a miner for a job, or the refusal of the job, with the reasons. Picks and dry runs return it.
 
-    Routes to debug and trusted miners are fixed: no miner is asked, so `policy` and `timings` are None and there are no
-    candidates. `excluded` are the hotkeys that the caller excluded. If no miner takes the job, `causes` are sentences
-    about the chain that explain why miners lack allowance.
+    Routes to debug and trusted miners are fixed. They have no candidates, and `policy` and `timings` are None.
+    `excluded` are the hotkeys that the caller excluded. If no miner takes the job, `causes` are sentences about the
+    chain that explain why miners lack allowance.
     """
 
     job: Job
@@ -244,7 +244,7 @@ class Decision:
 def summarise(policy: Policy | None, candidates: int, counts: Mapping[Gate, int]) -> str:
     """Return in one line how many of the candidates are eligible, and how many failed each gate."""
     if policy is None:
-        return "a fixed route, no miner was asked"
+        return "a fixed route without candidates"
     passed = candidates - sum(counts.values())
     failed = ", ".join(
         f"{n} {SUMMARY[gate].format(minimum_wei=wei_text(policy.minimum_wei))}"

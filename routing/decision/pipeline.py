@@ -1,7 +1,7 @@
 """The decision function: gather, filter, rank, reserve.
 
-The refusal of a candidate is a value, its verdict. The live pick and the dry run call the same function. They differ
-only in the book.
+The refusal of a candidate is a value, its verdict. The live pick and the dry run call the same function with different
+books. A dry run can also replace the policy.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def decide(
     """Decide where a job goes, and reserve there in `book`. If no miner takes the job, the decision has no route.
 
     `policy` defaults to the dynamic settings in force. `remedies` are what a refusal advises the caller to change.
-    Raises ValueError for bad input and JobTooLong above an hour.
+    Raises ValueError for bad input and JobTooLong above an hour. Raises ImproperlyConfigured if the settings of a fixed
+    route or the dynamic settings can't be used. Raises LockTimeout if SQLite's only lock, or a row that a claim of the
+    book locks, does not become free in time. Raises what the claim raises.
     """
     if fixed := fixed_route(request):
         job = Job(request.uuid, request.executor_class, _total_seconds(request))
@@ -143,7 +145,7 @@ def walk(ranked: Sequence[Candidate], question: Decision, book: Reserver, window
     """Reserve with the first candidate that can take the job, and set the verdict of each candidate that can't.
 
     Candidates whose accounts are locked by other transactions are passed over at first. If all others fail, the book
-    waits for them up to its patience, because a miner with a locked account may be idle.
+    waits for the locked accounts up to its patience, because their miners may be idle.
     """
     idle = []
     for candidate in ranked:

@@ -33,7 +33,7 @@ LONGEST_SECONDS = 2**31
 """The most seconds that a record stores. The time limits of a job on a fixed route are not checked."""
 
 LOOKED_THROUGH = 20
-"""The most decisions that are searched for one miner, because each has all miners of a class as candidates."""
+"""The most decisions that are searched for one miner. Each has all miners of a class, so a search is slow."""
 
 COLUMNS = (
     "hotkey", "executors", "wei", "earned", "free", "spent", "earliest", "reachable", "ongoing", "incidents",
@@ -49,7 +49,7 @@ def record_route(
 ) -> None:
     """Record, in the transaction that reserves, which candidate gets a job.
 
-    `seconds` is how long the pick has taken so far, and `waited` is the part of it (s) that it waited for locks.
+    `seconds` is the time (s) that the pick has taken so far. `waited` is the part of it spent on waits for locks.
     """
     _insert(
         question,
@@ -67,8 +67,9 @@ def record_route(
 def record_apart(decision: Decision, *, seconds: float, waited: float) -> None:
     """Record a decision that reserved nothing: a refusal, or a fixed route.
 
-    The decision stands even if the database does not accept the record, or not within PATIENCE. A log message and a
-    counter then report this. In a transaction of the caller, the record is committed or rolled back with it.
+    The decision stands even if the record can't be stored: the database rejects it, or a wait for a lock takes longer
+    than PATIENCE. A log message and a counter then report this. In a transaction of the caller, the record is committed
+    or rolled back with it.
     """
     miner, came_of_it = decision.route.miner.hotkey_ss58 if decision.route else "", decision.outcome
     try:
@@ -83,8 +84,8 @@ def record_apart(decision: Decision, *, seconds: float, waited: float) -> None:
 def load(record: DecisionRecord) -> Decision | None:
     """Return the decision in a record, or None if its candidates were not kept.
 
-    The record has whether a miner was reachable, but neither its address nor the reserved blocks. Those are stored with
-    the miner and the reservation.
+    The record says whether a miner was reachable. It has neither the miner's address nor the reserved blocks, which are
+    stored with the miner and the reservation.
     """
     if record.candidates is None or record.window_hours is None:
         return None
@@ -165,10 +166,12 @@ def _sampled(job: Job) -> bool:
 
 
 def _to_be_kept(refused: Decision, outcome: str) -> bool:
-    """Return whether a refusal is among the first of its outcome and class within a minute, or else in the sample.
+    """Return whether to keep the candidates of a refusal.
 
-    The database counts them, so the bound holds over all processes. Only refusals that are recorded at the same moment
-    can exceed it. The sample is drawn at random, not by uuid, because a client may send the same job many times.
+    They are kept for ROUTING_REFUSALS_KEPT refusals of each outcome and class in a minute, and for a sample of the
+    others. The database counts the kept ones, so the bound holds over all processes. Only refusals that are recorded at
+    the same moment can exceed it. The sample is drawn at random, not by uuid, because a client may send the same job
+    many times.
     """
     kept = DecisionRecord.objects.filter(
         outcome=outcome,
@@ -194,7 +197,10 @@ def _kept(decision: Decision, winner: Candidate | None = None) -> dict[str, obje
 
 
 def _candidate(executor_class: str, kept: Mapping[str, Any]) -> Candidate:
-    """Return a candidate from its stored values. Its score and its place in the order are computed again."""
+    """Return a candidate from its stored values.
+
+    The score and the order of the standing are computed again. The rank is the stored one.
+    """
     balance = Balance(
         hotkey=kept["hotkey"],
         address="",

@@ -28,9 +28,10 @@ PAUSE = 5.0
 """Pause (s) before Redis is asked again after a failure."""
 
 PORTIONS = 100
-"""A process takes one part in PORTIONS of the rest of a limit at a time, so it need not ask Redis for each message.
+"""A process takes 1/PORTIONS of what is left of a limit at a time, at least 1.
 
-Each portion is smaller than the one before, so that many processes with one message each do not exhaust a limit.
+Most messages then need no call to Redis. No portion is larger than the one before, so many processes with one message
+each do not exhaust a limit.
 """
 
 MOST_REMEMBERED = 1000
@@ -72,7 +73,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Lot:
-    """A number of events, usable `until` a monotonic time. With `last`, no more are available until then."""
+    """A number of events, valid `until` a monotonic time: the events left in a Bound, the events counted in a Tally.
+
+    With `last`, a Bound gets no more events until then.
+    """
 
     number: int
     until: float
@@ -80,7 +84,7 @@ class Lot:
 
 
 class Lots:
-    """The lots of a process's clients, without expired ones."""
+    """The lots of a process's clients. `get` ignores expired lots. `put` removes them at MOST_REMEMBERED clients."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock = clock
@@ -142,8 +146,8 @@ class Tally:
     """The number of events of one client in a period of `seconds`, compared with the limit that `setting` sets.
 
     An event is counted after it has happened, so an event in progress does not use up the limit. A process gets the
-    counts of other processes when it counts an event itself. Each process and each event in progress may exceed the
-    limit by one.
+    counts of other processes when it counts an event itself. The total may exceed the limit by one for each process
+    and by one for each event in progress.
     """
 
     def __init__(self, setting: str, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -198,7 +202,7 @@ class Connections:
         await _ask(LEAVE, f"{self._setting}:{client}", socket)
 
     async def _renew(self, client: str, socket: str) -> bool:
-        lease = 3 * conf.ROUTING_SOCKET_RECHECK_SECONDS  # it is renewed at each check of its admission
+        lease = 3 * conf.ROUTING_SOCKET_RECHECK_SECONDS  # each check of the socket's admission renews it
         key, most = f"{self._setting}:{client}", int(getattr(conf, self._setting))
         refused: bool = await _ask(ENTER, key, socket, most, round(lease * 1000)) == 0
         return not refused
@@ -229,7 +233,7 @@ async def _ask(script: str, key: str, *arguments: object) -> Any:
     except (OSError, RedisError) as error:  # a TimeoutError is an OSError
         if time.monotonic() >= _away_until:
             logger.warning(
-                "Redis failed. Each process applies the limits of clients alone until Redis is back: %r", error
+                "Redis failed: %r. Until it is back, each process applies the client limits to its own counts.", error
             )
         _away_until = time.monotonic() + PAUSE
         return None

@@ -188,11 +188,11 @@ def test_a_class_without_miners_says_so(admin_client: Client) -> None:
     assert "No miner of this class is registered" in response.content.decode()
 
 
-def test_with_a_debug_miner_nobody_is_asked(admin_client: Client, settings: Settings) -> None:
+def test_with_a_debug_miner_there_are_no_candidates(admin_client: Client, settings: Settings) -> None:
     settings.DEBUG_MINER_KEY, settings.DEBUG_MINER_ADDRESS, settings.DEBUG_MINER_PORT = "hot-9", "10.9.9.9", 99
     content = board(admin_client).content.decode()
     assert "Routed to hot-9" in content
-    assert "a fixed route, no miner was asked" in content
+    assert "a fixed route without candidates" in content
     assert board(admin_client, format="json").json()["candidates"] == []
 
 

@@ -273,7 +273,7 @@ def test_a_bad_job_ends_with_2_and_is_told_with_its_line(bad: bytes, named: str,
 
 def test_a_trusted_job_needs_no_allowance(tmp_path: Path) -> None:
     job = written(tmp_path / "job.json", wire(on_trusted_miner=True))
-    assert "no miner was asked" in dry_run("--job", job).out
+    assert "a fixed route without candidates" in dry_run("--job", job).out
     (decision,) = decisions("--job", job)
     assert decision["route"]["hotkey"] == TRUSTED_MINER_FAKE_KEY
     assert (decision["route"]["allowance_blocks"], decision["candidates"]) == (None, [])

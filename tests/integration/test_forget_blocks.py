@@ -1,4 +1,4 @@
-"""A block from the future is refused, and blocks that are wrong can be taken back."""
+"""A block from the future is refused, and blocks that are wrong can be forgotten."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ TRUSTED = "a trusted job"
 PRUNED_SPENT, PRUNED_UNSPENT = "a spent reservation pruned", "a released or expired reservation pruned"
 PRUNED_BLOCKS, CARRIED = "blocks pruned", "a list of neurons carried on"
 PRUNED_RECEIPTS, PRUNED_INCIDENTS, TIDIED = "receipts pruned", "incidents pruned", "expired holds tidied by a prune"
-FORGOT, FORGOT_HELD, FORGOT_DROP = "blocks taken back", "a hold released for that", "a drop undone by that"
+FORGOT, FORGOT_HELD, FORGOT_DROP = "blocks forgotten", "a hold released for that", "a drop undone by that"
 FUTURE = "a block from the future refused"
 BELOW_PRUNED = "a block came late, below the pruned ones"
 

@@ -1,4 +1,4 @@
-"""Blocks that were taken back leave the ledger as if they had never come, and a journal of it gives the same."""
+"""Blocks that were forgotten leave the ledger as if they had never come, and a journal of it gives the same."""
 
 from __future__ import annotations
 
