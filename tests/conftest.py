@@ -44,6 +44,9 @@ SLOW = {
 }
 """Modules of quick folders that together take as long as all others there: they start programs, or open every page."""
 
+ONCE = {"test_exit_codes", "test_permissions", "test_serve", "test_wheel"}
+"""Modules that test the same whatever the database: on PostgreSQL they are skipped."""
+
 workers: list[int] = []
 """The processes of xdist's workers, in the process that hands out the tests."""
 
@@ -60,6 +63,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(mark)
         if item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
+        if item.path.stem in ONCE and connections["default"].vendor == "postgresql":
+            item.add_marker(pytest.mark.skip(reason="tested on SQLite: the same whatever the database"))
 
 
 @pytest.hookimpl(optionalhook=True)
