@@ -12,10 +12,7 @@ from allowance.ledger import Steps, present, value_at, was_present
 from allowance.models import Account, Block, ManifestSync, Miner
 from allowance.types import BLOCK_EXPIRY
 
-CHECK_NEURONS = (
-    "Check that the chain follower reads the neurons of the right subnet, and that its node works. If a wrong list was "
-    "recorded, forget its block and all later ones: manage.py forget_blocks."
-)
+CHECK_NEURONS = "Check that the chain follower reads the right subnet, or forget a wrong list with forget_blocks."
 CHECK_MANIFESTS = "Check that the chain follower can reach the miners."
 
 FEW = 3
