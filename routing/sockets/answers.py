@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-from threading import Lock
 from typing import NamedTuple
 
 from django import db
@@ -77,8 +76,6 @@ MAX_VALUES = 5000
 
 LARGE = 64 * 1024
 """Length of a message from which it is read in a thread, because that takes long. A job has a few thousand bytes."""
-
-_reading = Lock()
 
 FORESEEN: tuple[type[Exception], ...] = (*REASONS, db.Error, ImproperlyConfigured)
 
@@ -166,12 +163,6 @@ def _failed(message: Incoming, error: Exception) -> Refused | Rejected:
         return _refused(message.type, uuid, Reason.UNAVAILABLE, sentence)
     wait = SOON if isinstance(error, LockTimeout) else None
     return _refused(message.type, uuid, _reason(error), str(error), wait)
-
-
-def read_large(data: str | bytes) -> Incoming | Refused | Rejected:
-    """Read a large message as `read` does, one at a time, so that a client with many of them slows others down less."""
-    with _reading:
-        return read(data)
 
 
 def read(data: str | bytes) -> Incoming | Refused | Rejected:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from time import monotonic
 from typing import Any
 from uuid import UUID
@@ -26,7 +29,13 @@ async def read(data: str | bytes) -> Incoming | Refused | Rejected:
     """Read a message, in a thread if it is large, so that other clients' messages need not wait for it."""
     if len(data) < answers.LARGE:
         return answers.read(data)
-    return await asyncio.to_thread(answers.read_large, data)
+    return await asyncio.get_running_loop().run_in_executor(_reader(os.getpid()), answers.read, data)
+
+
+@lru_cache(maxsize=1)
+def _reader(_process: int) -> ThreadPoolExecutor:
+    """Return the one thread of a process that reads large messages: no client may keep several threads busy."""
+    return ThreadPoolExecutor(1, thread_name_prefix="large-messages")
 
 
 class JobConsumer(Socket):

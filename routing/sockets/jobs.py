@@ -12,6 +12,7 @@ import datetime as dt
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
@@ -182,6 +183,10 @@ def adopt(uuid: UUID) -> RoutedJob | None:
         miner=made.account.miner_id,
         reservation=made,
         claim=new_version(),
+        started=any(
+            model.objects.filter(job_uuid=uuid, miner_hotkey=made.account.miner_id, voided_at=None).exists()
+            for model in (JobStartedReceipt, JobAcceptedReceipt)
+        ),
         routed_at=made.created_at,
     )
     RoutedJob.objects.bulk_create([job], ignore_conflicts=True)
@@ -229,19 +234,24 @@ def _use(signature: Signature, uuid: UUID) -> None:
         raise SignatureRefused("The signature was used for another job. Sign each job separately.")
 
 
-def _replace_claim(uuid: UUID, claim: int | None, new: int | None) -> bool:
-    """Replace the claim of a job. Return False if the claim has changed."""
+def _replace_claim(uuid: UUID, claim: int | None, new: int | None, **as_read: object) -> bool:
+    """Replace the claim of a job. Return False if the claim, or another column `as_read`, has changed."""
     with ledger_transaction():
         bound_waits(lock_timeout())
-        return bool(RoutedJob.objects.filter(pk=uuid, claim=claim).update(claim=new))
+        return bool(RoutedJob.objects.filter(pk=uuid, claim=claim, **as_read).update(claim=new))
 
 
-def _give_up(uuid: UUID, claim: int | None, reservation_id: int | None, end: Callable[[int], object]) -> None:
-    """Remove the claim of a job and `end` its reservation in one transaction, unless the claim has changed."""
+def _give_up(
+    uuid: UUID, claim: int | None, reservation_id: int | None, end: Callable[[int], object], **as_read: object
+) -> None:
+    """Remove the claim of a job and `end` its reservation in one transaction.
+
+    Do nothing if the claim, or another column `as_read`, has changed.
+    """
     with ledger_transaction():
         if reservation_id is not None:
             lock_account(reservation=reservation_id)  # before the job's row: see allowance.locks
-        if _replace_claim(uuid, claim, None) and reservation_id is not None:
+        if _replace_claim(uuid, claim, None, **as_read) and reservation_id is not None:
             end(reservation_id)
 
 
@@ -249,7 +259,8 @@ def _tell_again(
     job: RoutedJob, reservation: Reservation, signature: Signature | None = None, *, now: dt.datetime | None
 ) -> Offer:
     if not reservation.account.miner.value.is_reachable and not job.started:  # it lost its address after the pick
-        _give_up(job.uuid, job.claim, reservation.pk, lambda pk: end_route(reservations.release, pk, now))
+        release = partial(end_route, reservations.release, now=now)
+        _give_up(job.uuid, job.claim, reservation.pk, release, started=False)
         raise Overtaken
     if signature:
         _use(signature, job.uuid)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from constance import config
@@ -20,11 +21,13 @@ from allowance import allowance
 from allowance.models import Account, Reservation, new_version
 from allowance.types import Miner as MinerValue
 from routing import routing
+from routing.access.admission import Visitor
 from routing.decision.book import DryBook, LiveBook
 from routing.decision.model import Gate
 from routing.decision.pipeline import decide
 from routing.log import replay
-from routing.models import DecisionRecord
+from routing.models import DecisionRecord, RoutedJob
+from routing.sockets import jobs
 from routing.sockets.messages import Accepted, Finished, Reason, Started
 from routing.types import AllMinersBusy, NotEnoughCollateralException
 from tests.books import LateBook
@@ -234,6 +237,24 @@ def test_a_route_whose_miner_has_lost_its_address_is_released_and_replaced() -> 
     assert second.route.miner.hotkey_ss58 == other
     assert retried(first).route == second.route
     assert states() == {lost: "released", other: "held"}
+
+
+def test_a_job_that_starts_while_its_route_is_asked_for_again_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It starts after the row was read, and before the route is given up."""
+    announce(anna=AXON, bert=AXON)
+    request = job_request()
+    first = routed(request)
+    where = {"anna": AXON, "bert": AXON, first.route.miner.hotkey_ss58: NOWHERE["nothing yet"]}
+    announce(2, anna=where["anna"], bert=where["bert"])
+    find, starting = jobs._find, iter([lambda: note(of(first, Started))])
+
+    def find_and_start(uuid: UUID, by: Visitor) -> RoutedJob | None:
+        job = find(uuid, by)
+        next(starting, lambda: None)()
+        return job
+
+    monkeypatch.setattr(jobs, "_find", find_and_start)
+    assert routed(request).route.allowance_reservation_id == first.route.allowance_reservation_id
 
 
 @pytest.mark.parametrize("kind", [Started, Accepted])
