@@ -54,6 +54,8 @@ workers: list[int] = []
 def pytest_configure() -> None:
     """Take SIGTERM for Ctrl-C, in xdist's workers too: else a test's servers and the databases would stay behind."""
     signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a script: programs would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
