@@ -21,12 +21,14 @@ from allowance.models import (
     NeuronList,
     Reservation,
     ReservationState,
+    expired_at,
+    held_at,
 )
 from allowance.oversight import fates
 from allowance.oversight.fates import Fate
 from allowance.plumbing.console import to_the_second
 from allowance.plumbing.lists import JOB_OR_HOTKEY, ModelAdmin, ReadOnlyAdmin, link
-from allowance.state import expired_at, held_at, state_at, window
+from allowance.reading import window
 
 
 @admin.register(NeuronList)
@@ -192,13 +194,13 @@ class ReservationAdmin(ReadOnlyAdmin):
 
     @admin.display(description="state")
     def state_now(self, reservation: Reservation) -> str:
-        return state_at(reservation, timezone.now()).label
+        return reservation.state_at(timezone.now()).label
 
     @admin.display(description="held until", ordering="expires_at")
     def held_until(self, reservation: Reservation) -> str:
         now = timezone.now()
         until = to_the_second(reservation.expires_at)
-        held = state_at(reservation, now) is ReservationState.HELD
+        held = reservation.state_at(now) is ReservationState.HELD
         return f"{until} ({(reservation.expires_at - now).total_seconds():.0f} s left)" if held else until
 
     @admin.display(description="blocks")

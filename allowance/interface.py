@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-from allowance import allowance, ledger, reading, reservations, rows, validation
+from allowance import allowance, ledger, reading, reservations, validation
 from allowance.amounts import WeiFormField, parse_wei, wei_text
 from allowance.causes import MANY, Earning, causes, earning
 from allowance.chain import CHECK_BLOCKS, CHECK_STAKE
-from allowance.fields import WeiField, parse_steps
+from allowance.fields import WeiField
 from allowance.ledger import Balance, Standing, Steps, Window, present, to_seconds, value_at
 from allowance.locks import bound_waits, hurried_transaction, ledger_transaction, lock_account, lock_chain, lock_timeout
 from allowance.losses import CHECK_MANIFESTS, CHECK_NEURONS, Absence, Silence, absence, silences
-from allowance.models import Account, Block, LedgerCheck, ManifestSync, Reservation, ReservationState, new_version
+from allowance.models import (
+    Account,
+    Block,
+    ChainLock,
+    LedgerCheck,
+    ManifestSync,
+    Reservation,
+    ReservationState,
+    expired_at,
+    held_at,
+    new_version,
+)
 from allowance.models import Miner as MinerRow
 from allowance.oversight import fates, pruning
 from allowance.oversight.fates import Fate, Run, Total
 from allowance.oversight.pruning import Batch, delete_in_batches
 from allowance.oversight.totals import LISTED, SOON, LiveReservation, MinerTotals, Totals, totals
-from allowance.reading import Entry, Hold
+from allowance.reading import Chain, Entry, Hold, window
 from allowance.service import not_enough
-from allowance.state import (
-    CHAIN_LOCK,
-    EXPIRED_AT,
-    HELD,
-    MINER,
-    RESERVATION,
-    Expired,
-    as_list,
-    expired_at,
-    held_at,
-    in_list,
-    state_at,
-    window,
-)
 from allowance.types import (
     BLOCK_DURATION_US,
     EXECUTOR_CLASSES,

@@ -17,15 +17,14 @@ A transaction takes locks in this order:
 
 A transaction draws a new version if it changes guarded data that routers read. `chain_changed` gives the chain a new
 version. An account gets one when its balance is stored, when its executors are declared, and from `lock_accounts_of`.
-Routers remember data by these versions. If data is changed by hand without a new version, routers read the change at
-the next block.
+Routers remember accounts by these versions. If data is changed by SQL, without a new version and without the number of
+the transaction in `changed`, routers read the change at the next block, or after a minute.
 
-Data read before a lock is a hint. Decide by rows read under the lock, or by earlier reads if the account's version is
-still the same. If it is the same, a pick does not read the blocks again: its reservation is dated to the reading, and
-blocks recorded later only add to those that it could use at that time. If the account must be read again, the pick
-reads the blocks again too, provided that the chain has a new version. `forget_blocks`, which removes blocks, gives a
-new version to the chain and to all accounts. A pick does not check collateral and incidents again, because the ledger
-stays correct even if they have changed.
+Data read before a lock is a hint. Decide by rows read under the lock, or write at the version that was read: an update
+with the account's version as a condition, which skips the account if others have locked it (see `reservations.store`).
+While the version is the same, a pick does not read the blocks again: blocks recorded since can only add to the blocks
+usable at the time of the reading. `forget_blocks`, which removes blocks, gives a new version to the chain and to all
+accounts. A pick does not check collateral and incidents again: the ledger stays correct even if they have changed.
 
 Waits for rows of the ledger are bounded: see `ledger_transaction`. A lock of a whole table, as a migration takes it,
 blocks every transaction. `bound_waits` limits the waits for it too. Before a transaction calls `bound_waits`, only the
@@ -34,13 +33,14 @@ server's own `lock_timeout` in PostgreSQL can end such a wait.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 
 from django.db import OperationalError, connection, transaction
+from django.db.models import Subquery
 
 from allowance import rows
-from allowance.models import Account, ChainLock, new_version
+from allowance.models import Account, ChainLock, Reservation, new_version
 from allowance.plumbing.settings import conf
 from allowance.types import LockTimeout
 
@@ -119,15 +119,18 @@ def chain_changed() -> None:
 
 
 def lock_account(
-    *, wait: float | None = None, first_of: Mapping[str, int | None] | None = None, **which: object
+    *,
+    wait: float | None = None,
+    pk: int | None = None,
+    miner: str | None = None,
+    executor_class: str | None = None,
+    reservation: int | None = None,
 ) -> Account | None:
-    """Lock an account's row until the transaction ends and return it.
+    """Lock an account's row until the transaction ends and return it, with its miner.
 
-    `which` selects the account: by its `pk`, by its `miner` and `executor_class`, or by the id of a `reservation`.
-    `first_of` replaces `miner`. It maps hotkeys to versions and selects the first account, in its order, that can be
-    locked and has that version. If one of the versions is None, all accounts match at any version. `wait` is the
-    maximum wait in seconds (None: `lock_timeout`). If it is 0, locked accounts are skipped. Returns None if there is no
-    such account, or if all of them were skipped.
+    The account is selected by its `pk`, by its `miner` and `executor_class`, or by the id of a `reservation`. `wait` is
+    the maximum wait in seconds (None: `lock_timeout`). If it is 0, a locked account is skipped. Returns None if there
+    is no such account, or if it was skipped.
 
     Raises TransactionManagementError outside a transaction.
     """
@@ -136,7 +139,12 @@ def lock_account(
     patience = lock_timeout() if wait is None else wait
     if patience > 0:
         bound_waits(patience)
-    return rows.lock_row(which, first_of, skip_locked=patience <= 0)
+    accounts = Account.objects.select_related("miner").locked(skip=patience <= 0)
+    if reservation is not None:
+        return accounts.filter(pk=Subquery(Reservation.objects.filter(pk=reservation).values("account"))).first()
+    if pk is not None:
+        return accounts.filter(pk=pk).first()
+    return accounts.filter(miner=miner, executor_class=executor_class).first()
 
 
 def lock_accounts_of(miners: Collection[str]) -> None:

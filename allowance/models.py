@@ -6,14 +6,16 @@ account's balance, are derived from it; `check_ledger` recomputes them.
 
 from __future__ import annotations
 
+import datetime as dt
 import secrets
-from typing import Any
+from typing import Any, Self
 
 from django.db import models
 from django.db.models import Q
 
 from allowance.fields import BitsField, StepsField, WeiField
 from allowance.ledger import Balance
+from allowance.plumbing.transactions import ChangedField, NextTransaction, ThisTransaction
 from allowance.types import HOTKEY_LENGTH, RESERVATION_ID_BITS, RESERVATION_IDS, RESERVATION_MARGIN
 from allowance.types import Miner as MinerValue
 
@@ -107,6 +109,30 @@ class Miner(models.Model):
         return MinerValue(self.address, self.ip_version, self.port, self.hotkey)
 
 
+class AccountQuerySet(models.QuerySet["Account"]):
+    """Accounts. An update tells readers that the rows have changed."""
+
+    def in_class(self, executor_class: object) -> Self:
+        return self.filter(executor_class=executor_class)
+
+    def changed_since(self, number: object) -> Self:
+        """Return the rows written by the transactions from this number on, see allowance.plumbing.transactions.
+
+        Rows from a dump of another database may have numbers that are still to come here: they are left out.
+        """
+        return self.filter(changed__gte=number, changed__lt=NextTransaction())
+
+    def locked(self, *, skip: bool = False) -> Self:
+        """Lock the rows until the transaction ends: wait for those that others have locked, or `skip` them.
+
+        The lock lets others insert reservations that refer to the account, but not change it.
+        """
+        return self.select_for_update(skip_locked=skip, of=("self",), no_key=True)
+
+    def update(self, **values: Any) -> int:
+        return super().update(**{"changed": ThisTransaction(), **values})
+
+
 class Account(models.Model):
     """The allowance of one miner in one executor class.
 
@@ -125,6 +151,9 @@ class Account(models.Model):
     held = BitsField(default=0)
     spent = BitsField(default=0)
     version = models.BigIntegerField(default=new_version, editable=False)
+    changed = ChangedField()
+
+    objects = AccountQuerySet.as_manager()
 
     class Meta:
         constraints = (
@@ -163,10 +192,20 @@ class ReservationState(models.TextChoices):
     EXPIRED = "expired"
 
 
+def held_at(now: dt.datetime) -> Q:
+    """Return the filter for reservations that are held at `now` and have not expired."""
+    return Q(state=ReservationState.HELD, expires_at__gt=now)
+
+
+def expired_at(now: dt.datetime) -> Q:
+    """Return the filter for reservations that expired by `now` and whose row still has the state held."""
+    return Q(state=ReservationState.HELD, expires_at__lte=now)
+
+
 class Reservation(models.Model):
     """Blocks of one account that are held for a job, and how the reservation ended.
 
-    A held reservation is expired from `expires_at` on, even if the `state` in its row is still held: use `state_at`.
+    A held reservation is expired from `expires_at` on, even if the `state` in its row is still held: see `state_at`.
     Ids are random and in no order.
     """
 
@@ -208,6 +247,12 @@ class Reservation(models.Model):
     def seconds(self) -> int:
         """The length of the job, in seconds."""
         return round((self.expires_at - self.created_at - RESERVATION_MARGIN).total_seconds())
+
+    def state_at(self, now: dt.datetime) -> ReservationState:
+        """Return the state at `now`."""
+        state = ReservationState(self.state)
+        expired = state is ReservationState.HELD and self.expires_at <= now
+        return ReservationState.EXPIRED if expired else state
 
 
 class ChainLock(models.Model):

@@ -1,9 +1,4 @@
-"""The data of the ledger for a decision, as values. Unchanged accounts come from memory.
-
-Each account and the chain have a version, which is drawn anew with each change that a reservation depends on. A process
-sends the database the versions that it remembers. One statement, and so one snapshot, returns all accounts that have
-changed. Processes therefore need no messages from each other: each reading contains all that others have committed.
-"""
+"""The data of the ledger for a decision, as values: the blocks that a job may use, and the accounts of a class."""
 
 from __future__ import annotations
 
@@ -12,29 +7,22 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from django.db import connection
-from django.utils.timezone import make_aware
+import numpy as np
+from django.db.models import QuerySet, Subquery, Value
 
 from allowance import ledger
 from allowance.fields import parse_steps
-from allowance.ledger import Balance, Window
-from allowance.state import ACCOUNT, CHAIN_LOCK, HELD, MINER, RESERVATION, as_list, in_list, window
-from allowance.types import EXECUTOR_CLASSES
+from allowance.ledger import KEPT_BLOCKS, Balance, Steps, Window
+from allowance.models import Account, Block, ChainLock, Reservation, ReservationState
+from allowance.plumbing.transactions import NextTransaction, OldestRunning, ServerStart
+from allowance.plumbing.union import Row, arm, union
+from allowance.types import BLOCK_EXPIRY, EXECUTOR_CLASSES
 
-# Each changed account has one row for each of its held reservations, or one row without any. If no account has changed,
-# the only row has the chain's version. PostgreSQL estimates that few rows pass the CASE, which is true, and so joins
-# the other tables by their indexes.
-CHANGED = f"""
-    SELECT l.version, m.hotkey, m.address, m.ip_version, m.port, m.wei, m.presence,
-           a.version, a.executors, a.counts, a.voided_before, a.base, a.held, a.spent,
-           r.id, CAST(r.job_uuid AS text), r.expires_at, r.blocks
-    FROM {CHAIN_LOCK} l
-    LEFT JOIN {ACCOUNT} a
-        ON a.executor_class = %(executor_class)s
-        AND CASE WHEN {in_list("a.version", "known", "bigint")} THEN 0 ELSE 1 END = 1
-    LEFT JOIN {MINER} m ON m.hotkey = a.miner_id
-    LEFT JOIN {RESERVATION} r ON r.account_id = a.id AND {HELD}
-"""  # noqa: S608
+ACCOUNT, HELD, SNAPSHOT = 0, 1, 2
+
+
+Expired = Mapping[int, Sequence[int]]
+"""The blocks of reservations that expired and whose rows still have the state held, by reservation id."""
 
 
 class Hold(NamedTuple):
@@ -53,116 +41,195 @@ class Hold(NamedTuple):
 class Entry(NamedTuple):
     """An account at one version. Some of its `holds` may have expired: compare them with the clock."""
 
+    pk: int
     version: int
     balance: Balance
     holds: tuple[Hold, ...]
 
 
+class Whereabouts(NamedTuple):
+    """The columns of a miner that its balances have too."""
+
+    address: str
+    ip_version: int
+    port: int
+    wei: int
+    presence: Steps
+
+
+class Chain(NamedTuple):
+    """The data that follows from the chain, at one version of it: the usable blocks, and the miners of a class."""
+
+    version: int | None
+    window: Window
+    miners: dict[str, Whereabouts]
+
+
+NO_CHAIN = Chain(None, Window(0, np.zeros(1, dtype=np.int64), None), {})
+
+
+def accounts(executor_class: Any, since: Any = None) -> QuerySet[Any, Any]:
+    """Return the accounts of a class as an arm of a union; with `since`, those that changed since."""
+    rows = Account.objects.in_class(executor_class)
+    return arm(
+        ACCOUNT,
+        rows if since is None else rows.changed_since(since),
+        pk="id",
+        key="miner_id",
+        number="version",
+        low="voided_before",
+        base="base",
+        amount="executors",
+        held="held",
+        spent="spent",
+        text="counts",
+    )
+
+
+def holds(executor_class: Any, since: Any = None, *, over: Any) -> QuerySet[Any, Any]:
+    """Return the held reservations of the same accounts as an arm of a union. `over` is when their jobs finished."""
+    rows = Reservation.objects.filter(state=ReservationState.HELD, account__executor_class=executor_class)
+    return arm(
+        HELD,
+        rows if since is None else rows.filter(account__changed__gte=since),
+        key="account__miner_id",
+        job="job_uuid",
+        number="id",
+        until="expires_at",
+        over=over,
+        text="blocks",
+    )
+
+
+def snapshot() -> QuerySet[Any, Any]:
+    """Return the version of the chain and the numbers of the snapshot as an arm of a union.
+
+    The columns are `number` (the version), `low` and `base` (the oldest running and the next transaction), and `at`
+    (the start of the server).
+    """
+    columns = {"number": "version", "low": OldestRunning(), "base": NextTransaction(), "at": ServerStart()}
+    return arm(SNAPSHOT, ChainLock.objects.all(), **columns)
+
+
 class Reading(NamedTuple):
     """The data of the ledger for one executor class. All fields except the window are by hotkey.
 
-    In the `balances`, the blocks of `expired` reservations are free. `holds` are the reservations that are still held.
-    `expired` and `holds` leave out miners without any.
+    In the `balances`, the blocks of expired reservations are free. `holds` are the reservations that are still held.
     """
 
     window: Window
     balances: dict[str, Balance]
-    entries: Mapping[str, Entry]
     holds: dict[str, list[Hold]]
-    expired: dict[str, dict[int, list[int]]]
-
-
-class Memory(NamedTuple):
-    """The data of a class that this process remembers, at one version of the chain. `entries` are by hotkey."""
-
-    chain_version: int
-    window: Window
-    entries: dict[str, Entry]
-
-
-_memory: dict[str, Memory] = {}
 
 
 def read(executor_class: str, now: dt.datetime) -> Reading:
-    """Return the data of the ledger for a class. The blocks of reservations that expired by `now` are free.
+    """Return the data of the ledger for a class at `now`, from one snapshot. An unknown class has no balances.
 
-    It takes one statement, or three if the chain has changed. An unknown class has no balances.
+    Picks read the same, and more, from a memory: see routing.decision.reading.
     """
-    if executor_class not in EXECUTOR_CLASSES:
-        return Reading(window(None), {}, {}, {}, {})
-    usable, entries = _recall(executor_class)
-    found = Reading(usable, {hotkey: entry.balance for hotkey, entry in entries.items()}, entries, {}, {})
-    for hotkey, entry in entries.items():
-        for hold in entry.holds:
-            if hold.expires_at > now:
-                found.holds.setdefault(hotkey, []).append(hold)
-            else:
-                found.expired.setdefault(hotkey, {})[hold.pk] = hold.blocks
-                balance = found.balances[hotkey]
-                found.balances[hotkey] = balance._replace(held=balance.held & ~hold.bits)
+    known = executor_class if executor_class in EXECUTOR_CLASSES else ""
+    while True:
+        chain = read_chain(known)
+        rows = [Row(*row) for row in union(accounts(known), holds(known, over=None), snapshot())]
+        if all(row.kind != SNAPSHOT or row.number == chain.version for row in rows):
+            break  # else the chain has changed between the statements
+    found = Reading(chain.window, {}, {})
+    for hotkey, entry in entries(rows, {}, chain.miners, known).items():
+        balance, expired = free_expired(entry, now)
+        found.balances[hotkey] = balance
+        if live := [hold for hold in entry.holds if hold.pk not in expired]:
+            found.holds[hotkey] = live
     return found
 
 
-def _recall(executor_class: str) -> tuple[Window, dict[str, Entry]]:
-    """Return the window and the accounts of a class as they are now, and remember them.
+def free_expired(entry: Entry, now: dt.datetime) -> tuple[Balance, dict[int, list[int]]]:
+    """Return the balance of an account without the blocks of the reservations that expired by `now`, and these."""
+    balance, expired = entry.balance, {}
+    for hold in entry.holds:
+        if hold.expires_at <= now:
+            expired[hold.pk] = hold.blocks
+            balance = balance._replace(held=balance.held & ~hold.bits)
+    return balance, expired
 
-    Other threads may replace the remembered values meanwhile. The returned values are still of one moment.
-    """
-    memory = _memory.get(executor_class)
-    if memory is not None:
-        chain_version, changed = _select(executor_class, memory.entries)
-        if chain_version == memory.chain_version:
-            entries = {**memory.entries, **changed}
-            _memory[executor_class] = memory._replace(entries=entries)
-            return memory.window, entries
+
+def read_chain(executor_class: str) -> Chain:
+    """Return the usable blocks and the miners that have accounts in a class, at one version of the chain."""
     while True:
-        chain_version, entries = _select(executor_class, {})
+        # If there is no block yet, the window has no version: it is at least as new as this one.
+        before = ChainLock.objects.values_list("version", flat=True).first()
         usable = window(None)
-        if usable.newest is None or usable.version == chain_version:
-            break  # else the chain has changed between the two statements
-    if chain_version is not None:
-        _memory[executor_class] = Memory(chain_version, usable, entries)
-    return usable, entries
+        at = before if usable.newest is None else usable.version
+        version = Subquery(ChainLock.objects.values("version"))
+        columns = ("miner_id", "miner__address", "miner__ip_version", "miner__port", "miner__wei", "miner__presence")
+        rows = Account.objects.in_class(executor_class).values_list(version, *columns)
+        found = [*rows]
+        if all(row[0] == at for row in found):  # else the chain has changed between the two statements
+            return Chain(at, usable, {hotkey: Whereabouts(*where) for _, hotkey, *where in found})
 
 
-def asked(executor_class: str, known: Iterable[int]) -> dict[str, str]:
-    """Return the parameters of CHANGED: a class, and the `known` versions of its accounts."""
-    return {"executor_class": executor_class, "known": as_list(known)}
-
-
-def _select(executor_class: str, known: Mapping[str, Entry]) -> tuple[int | None, dict[str, Entry]]:
-    """Return the chain's version (None: nothing was ever recorded) and the accounts whose version is not `known`."""
-    with connection.cursor() as cursor:
-        cursor.execute(CHANGED, asked(executor_class, [entry.version for entry in known.values()]))
-        rows: list[Sequence[Any]] = cursor.fetchall()
-    rows_of: dict[str, list[Sequence[Any]]] = {}
+def entries(
+    rows: Iterable[Row], known: Mapping[str, Entry], miners: Mapping[str, Whereabouts], executor_class: str
+) -> dict[str, Entry]:
+    """Return the accounts in rows of `accounts` and `holds`, by hotkey. Those at a `known` version stay as they are."""
+    of_account: dict[str, Row] = {}
+    held: dict[str, list[Row]] = {}
     for row in rows:
-        if row[1] is not None:
-            rows_of.setdefault(row[1], []).append(row)
-    return rows[0][0] if rows else None, {hotkey: _entry(executor_class, own) for hotkey, own in rows_of.items()}
+        if row.kind == ACCOUNT:
+            of_account[row.key or ""] = row
+        elif row.kind == HELD:
+            held.setdefault(row.key or "", []).append(row)
+    found = {}
+    for hotkey, row in of_account.items():
+        before = known.get(hotkey)
+        if before is not None and before.version == row.number:
+            found[hotkey] = before
+        elif hotkey in miners:
+            found[hotkey] = _entry(row, held.get(hotkey, ()), miners[hotkey], executor_class)
+    return found
 
 
-def _entry(executor_class: str, rows: Sequence[Sequence[Any]]) -> Entry:
-    hotkey, address, ip_version, port, wei, presence, *of_account = rows[0][1:14]
-    version, executors, counts, voided, base, held, spent = of_account
+def _entry(row: Row, held: Iterable[Row], where: Whereabouts, executor_class: str) -> Entry:
+    base = row.base or 0
     balance = Balance(
-        hotkey=hotkey,
-        address=address,
-        ip_version=ip_version,
-        port=port,
-        wei=int(wei),
-        presence=parse_steps(presence),
+        hotkey=row.key or "",
+        address=where.address,
+        ip_version=where.ip_version,
+        port=where.port,
+        wei=where.wei,
+        presence=where.presence,
         executor_class=executor_class,
-        executors=executors,
-        counts=parse_steps(counts),
-        voided_before=voided,
+        executors=row.amount or 0,
+        counts=parse_steps(row.text or "[]"),
+        voided_before=row.low or 0,
         base=base,
-        held=int.from_bytes(held, "little"),
-        spent=int.from_bytes(spent, "little"),
+        held=row.held or 0,
+        spent=row.spent or 0,
     )
-    holds = []
-    for pk, job, expires_at, blocks in (row[14:] for row in rows if row[14] is not None):
-        until = expires_at if expires_at.tzinfo else make_aware(expires_at, connection.timezone)  # SQLite has no zone
-        numbers = json.loads(blocks)
-        holds.append(Hold(pk, job, until, numbers, ledger.to_bits(numbers, base)))
-    return Entry(version, balance, tuple(holds))
+    found = []
+    for each in held:
+        blocks = json.loads(each.text or "[]")
+        found.append(Hold(each.number or 0, each.job, each.until, blocks, ledger.to_bits(blocks, base)))  # type: ignore[arg-type]
+    return Entry(row.pk or 0, row.number or 0, balance, tuple(found))
+
+
+def moved(entry: Entry, where: Whereabouts) -> Entry:
+    """Return an entry with the columns of the miner as they are now."""
+    return entry._replace(balance=entry.balance._replace(**where._asdict()))
+
+
+def window(job_start_block: int | None, *, before: int = 0) -> Window:
+    """Return the blocks that a job starting at `job_start_block` may use (None: at the newest block).
+
+    The window starts `before` blocks earlier.
+    """
+    newest = Subquery(Block.objects.order_by("-number").values("number")[:1])
+    start = newest if job_start_block is None else Value(job_start_block)
+    usable = Block.objects.filter(number__gte=newest - KEPT_BLOCKS).filter(number__gte=start - (BLOCK_EXPIRY + before))
+    version = Subquery(ChainLock.objects.values("version"))
+    rows = [*usable.order_by("number").values_list("number", "ns", version)]
+    if not rows:
+        return Window(max(0, (job_start_block or 0) - BLOCK_EXPIRY), np.zeros(1, dtype=np.int64), None)
+    low, newest_number = rows[0][0], rows[-1][0]
+    ns = np.zeros(newest_number - low + 1, dtype=np.int64)
+    ns[[number - low for number, _, _ in rows]] = [earned or 0 for _, earned, _ in rows]
+    return Window(low, ns, newest_number, rows[0][2])

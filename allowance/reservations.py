@@ -5,17 +5,30 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from uuid import UUID
 
-from django.db.models import F
+from django.db import DEFAULT_DB_ALIAS
+from django.db.models import F, Subquery
+from django.db.models.sql import Query
 from django.utils import timezone
 
-from allowance import ledger, rows, validation
+from allowance import ledger, validation
 from allowance.chain import newest_block
 from allowance.ledger import Balance
 from allowance.locks import ledger_transaction, lock_account, lock_chain
-from allowance.models import Account, Miner, Reservation, ReservationState
-from allowance.state import Expired, expired_at, state_at, window
+from allowance.models import (
+    Account,
+    Miner,
+    Reservation,
+    ReservationState,
+    expired_at,
+    new_reservation_id,
+    new_version,
+)
+from allowance.plumbing.compiled import Compiled, inserting, parameter, updating
+from allowance.plumbing.transactions import ThisTransaction
+from allowance.reading import Expired, window
 from allowance.types import (
     EXECUTOR_CLASSES,
     RESERVATION_IDS,
@@ -29,14 +42,61 @@ from allowance.types import (
 )
 
 
-def tidy(account: Account, balance: Balance, expired: Expired) -> Balance:
-    """Mark reservations of a locked account as expired, free their blocks, and return the new balance."""
+def _storing() -> Query:
+    """Return the update of the account at the version that was read. It waits for no lock: then it updates nothing."""
+    as_read = Account.objects.filter(pk=parameter(Account, "id"), version=parameter(Account, "version", "as_read"))
+    account = Account.objects.filter(pk=Subquery(as_read.locked(skip=True).values("pk")))
+    new = {name: parameter(Account, name) for name in ("base", "held", "spent", "version")}
+    return updating(account, **new, changed=ThisTransaction())
+
+
+STORE = Compiled(_storing)
+"""The statement that stores a balance and a new version, unless others have locked or changed the account."""
+
+INSERT = Compiled(lambda: inserting(Reservation, ignore_conflicts=True))
+
+
+def store(account: Account, balance: Balance, *, using: str = DEFAULT_DB_ALIAS) -> bool:
+    """Store which blocks are held and spent, with a new version.
+
+    Return False, and store nothing, if others have locked the account or changed it since `account.version`.
+    """
+    changes = {"base": balance.base, "held": balance.held, "spent": balance.spent, "version": new_version()}
+    if STORE.execute(using, id=account.pk, as_read=account.version, **changes) != 1:
+        return False
+    for name, value in changes.items():
+        setattr(account, name, value)
+    return True
+
+
+def store_locked(account: Account, balance: Balance) -> None:
+    """Store the balance of a locked account."""
+    if not store(account, balance):
+        raise changed_without_lock(account)
+
+
+def changed_without_lock(account: Account) -> RuntimeError:
+    """Return the error that somebody changed an account without its lock."""
+    return RuntimeError(f"The account {account} is locked by this transaction, but its version has changed.")
+
+
+def tidy(balance: Balance, expired: Expired) -> Balance:
+    """Return the balance with the blocks of expired reservations free."""
     for blocks in expired.values():
         balance = ledger.free_again(balance, blocks)
-    if expired:
-        _store(account, balance)
-        Reservation.objects.filter(pk__in=expired).update(state=ReservationState.EXPIRED, ended_at=F("expires_at"))
     return balance
+
+
+def store_expired(account: Account, expired: Expired) -> None:
+    """Free the blocks of expired reservations of a locked account, and mark them as expired."""
+    if expired:
+        store_locked(account, tidy(account.balance, expired))
+        _expire(expired)
+
+
+def _expire(expired: Expired) -> None:
+    if expired:
+        Reservation.objects.filter(pk__in=expired).update(state=ReservationState.EXPIRED, ended_at=F("expires_at"))
 
 
 def hold(
@@ -44,19 +104,35 @@ def hold(
     balance: Balance,
     blocks: Sequence[int],
     *,
+    expired: Expired = MappingProxyType({}),
     seconds: float,
     job_uuid: UUID | None,
     now: dt.datetime,
     newest: int,
-) -> Reservation:
-    """Reserve `blocks` of a locked account from `now` on, for `seconds` plus RESERVATION_MARGIN."""
-    stored = ledger.rebase(ledger.hold(balance, blocks), newest)
+) -> Reservation | None:
+    """Reserve `blocks` of an account from `now` on, for `seconds` plus RESERVATION_MARGIN.
+
+    `balance` is the account's balance without the blocks of the `expired` reservations. Returns None, and stores
+    nothing, if others have locked the account or changed it since `account.version`.
+    """
+    if not store(account, ledger.rebase(ledger.hold(balance, blocks), newest)):
+        return None
+    _expire(expired)
     expires_at = now + dt.timedelta(seconds=seconds) + RESERVATION_MARGIN
     reservation = Reservation(
         account=account, job_uuid=job_uuid, blocks=list(blocks), created_at=now, expires_at=expires_at
     )
-    rows.hold(account, base=stored.base, held=stored.held, spent=stored.spent, reservation=reservation)
+    while not insert(reservation):
+        reservation.pk = new_reservation_id()
     return reservation
+
+
+def insert(reservation: Reservation, *, using: str = DEFAULT_DB_ALIAS) -> bool:
+    """Insert a reservation. Returns False, and inserts nothing, if another one has its id."""
+    values = {field.attname: getattr(reservation, field.attname) for field in Reservation._meta.concrete_fields}
+    inserted = INSERT.execute(using, **values) == 1
+    reservation._state.adding = not inserted
+    return inserted
 
 
 def reserve(
@@ -82,8 +158,8 @@ def reserve(
                 miner=miner, executor_class=executor_class, required=seconds, available=0.0
             )
         now = now or timezone.now()
-        gone = Reservation.objects.filter(expired_at(now), account=account).values_list("pk", "blocks")
-        balance = tidy(account, account.balance, dict(gone))
+        expired = dict(Reservation.objects.filter(expired_at(now), account=account).values_list("pk", "blocks"))
+        balance = tidy(account.balance, expired)
         usable = window(job_start_block)
         blocks = ledger.take(usable, balance, ledger.to_ns(seconds)) if balance.registered else None
         if blocks is None:
@@ -91,7 +167,13 @@ def reserve(
             raise CannotReserveAllowanceException(
                 miner=miner, executor_class=executor_class, required=seconds, available=ledger.to_seconds(free)
             )
-        return hold(account, balance, blocks, seconds=seconds, job_uuid=job_uuid, now=now, newest=usable.newest or 0)
+        newest = usable.newest or 0
+        made = hold(
+            account, balance, blocks, expired=expired, seconds=seconds, job_uuid=job_uuid, now=now, newest=newest
+        )
+        if made is None:
+            raise changed_without_lock(account)
+        return made
 
 
 def spend(reservation_id: int, *, now: dt.datetime | None = None) -> None:
@@ -127,22 +209,18 @@ def _end(reservation_id: int, end: ReservationState, now: dt.datetime | None) ->
             raise ReservationNotFound(reservation_id)
         now = now or timezone.now()
         reservation = Reservation.objects.get(pk=reservation_id)
-        state = state_at(reservation, now)
+        state = reservation.state_at(now)
         if state is ReservationState.EXPIRED and reservation.state == ReservationState.HELD:
             # Store the expiry: the caller may rely on it, even if the next call reads a clock that is behind.
-            tidy(account, account.balance, {reservation.pk: reservation.blocks})
+            store_expired(account, {reservation.pk: reservation.blocks})
         elif state is ReservationState.HELD:
             bits = ledger.to_bits(reservation.blocks, account.base)
             spent = account.spent | bits if end is ReservationState.SPENT else account.spent
-            rows.store(account, base=account.base, held=account.held & ~bits, spent=spent)
+            store_locked(account, account.balance._replace(held=account.held & ~bits, spent=spent))
             reservation.state, reservation.ended_at = end, now
             reservation.save(update_fields=["state", "ended_at"])
     if state is not ReservationState.HELD:
         raise REFUSALS[state](reservation_id)
-
-
-def _store(account: Account, balance: Balance) -> None:
-    rows.store(account, base=balance.base, held=balance.held, spent=balance.spent)
 
 
 def restore(reservation: Reservation, *, miner: str, executor_class: str) -> None:
@@ -181,14 +259,14 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
                 f"Reservation {reservation.pk} uses blocks that another reservation uses already. "
                 "Restore into an empty database."
             )
-        if not rows.insert(reservation):  # another account has just taken the id
+        if not insert(reservation):  # another account has just taken the id
             raise _means_something_else(reservation)
         if live:
             if reservation.state == ReservationState.SPENT:
                 account.spent |= bits
             else:
                 account.held |= bits
-            _store(account, ledger.rebase(account.balance, newest))
+            store_locked(account, ledger.rebase(account.balance, newest))
 
 
 def _means_something_else(reservation: Reservation) -> ValueError:

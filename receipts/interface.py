@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from receipts import pruning, receipts
-from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
-from receipts.ongoing import FINISHED, RUNNING_JOBS, RUNNING_JOBS_OF_MINER, Lasting, ends, select
+from receipts import ongoing, pruning, receipts
+from receipts.models import LONGEST, JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
+from receipts.ongoing import Jobs, Lasting, ends
 from receipts.ongoing import end as end_receipts
 from receipts.pages import VoidForm
 from receipts.schemas import Hotkey, JobAccepted, JobFinished, JobStarted, Time, Ttl, bounded, read

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 
+from allowance.plumbing.transactions import ChangedField, NextTransaction, ThisTransaction
 from receipts.types import HOTKEY_LENGTH, MAX_TTL
 from receipts.voiding import Voidable
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     DateTimeField = models.DateTimeField[dt.datetime, dt.datetime]
 else:
     DateTimeField = models.DateTimeField
+
+LONGEST = dt.timedelta(seconds=MAX_TTL)
+"""The longest time for which a receipt keeps an executor busy."""
 
 SIGNATURE_LENGTH = 130
 """The length in characters: 0x, and 64 bytes in hexadecimal digits."""
@@ -33,6 +37,40 @@ class ValidUntilField(DateTimeField):
         return value
 
 
+class ReceiptQuerySet(models.QuerySet[Any]):
+    """Receipts. An update tells readers that the rows have changed."""
+
+    def changed_since(self, number: object) -> Self:
+        """Return the rows written by the transactions from this number on, see allowance.plumbing.transactions.
+
+        Rows from a dump of another database may have numbers that are still to come here: they are left out.
+        """
+        return self.filter(changed__gte=number, changed__lt=NextTransaction())
+
+    def counted(self) -> Self:
+        """Return the receipts that count: a voided one does not."""
+        return self.filter(voided_at=None)
+
+    def of_the_job(self) -> Self:
+        """Return the receipts that count, for the job of an outer query."""
+        return self.counted().filter(job_uuid=OuterRef("job_uuid"))
+
+    def valid(self, at: Any, oldest: Any) -> Self:
+        """Return the receipts that count and keep an executor busy at a time, both ends inclusive.
+
+        `oldest` is LONGEST before that time. A receipt keeps an executor busy for at most LONGEST, even if its row has
+        a later end: rows can be loaded or changed without the checks.
+        """
+        return self.counted().filter(timestamp__lte=at, timestamp__gte=oldest, valid_until__gte=at)
+
+    def unfinished(self, at: Any) -> Self:
+        """Return the receipts of jobs without a finished receipt dated at or before a time."""
+        return self.filter(~Exists(JobFinishedReceipt.objects.of_the_job().filter(timestamp__lte=at)))
+
+    def update(self, **values: Any) -> int:
+        return super().update(**{"changed": ThisTransaction(), **values})
+
+
 class Receipt(Voidable):
     """The fields of all receipts: the job, its miner, its validator, and when the receipt was written.
 
@@ -46,6 +84,9 @@ class Receipt(Voidable):
     signed = models.TextField("signed text", blank=True)
     validator_signature = models.CharField(max_length=SIGNATURE_LENGTH, blank=True)
     miner_signature = models.CharField(max_length=SIGNATURE_LENGTH, blank=True)
+    changed = ChangedField()
+
+    objects = ReceiptQuerySet.as_manager()
 
     class Meta:
         abstract = True
@@ -79,15 +120,40 @@ class LastingReceipt(Receipt):
         return self.valid_until if self.valid_until < self.timestamp + dt.timedelta(seconds=self.ttl) else None
 
 
+class StartedQuerySet(ReceiptQuerySet):
+    def in_class(self, executor_class: object) -> Self:
+        return self.filter(executor_class=executor_class)
+
+    def running(self, executor_class: object, at: Any, oldest: Any) -> Self:
+        """Return the receipts of the jobs of a class that run at a time, according to their started receipts."""
+        return self.in_class(executor_class).valid(at, oldest).unfinished(at)
+
+
 class JobStartedReceipt(LastingReceipt):
     """The validator sent the job. It keeps an executor busy for `ttl` seconds, unless a finished receipt ends it."""
 
     executor_class = models.CharField(max_length=64)
     is_organic = models.BooleanField(default=True)
 
+    objects = StartedQuerySet.as_manager()  # type: ignore[misc]
+
     class Meta(LastingReceipt.Meta):
         permissions = (("void_receipts", "Can void receipts"),)
-        indexes = (models.Index(fields=("executor_class", "valid_until"), name="started_valid"),)
+        indexes = (
+            models.Index(fields=("executor_class", "valid_until"), name="started_valid"),
+            models.Index(fields=("changed",), name="started_changed"),
+        )
+
+
+class AcceptedQuerySet(ReceiptQuerySet):
+    def running(self, executor_class: object, at: Any, oldest: Any) -> Self:
+        """Return the receipts of the jobs of a class that run at a time, but not according to their started receipts.
+
+        An accepted receipt does not name the class. The class comes from the job's started receipt, even if that
+        receipt is no longer valid.
+        """
+        started = JobStartedReceipt.objects.in_class(executor_class).of_the_job()
+        return self.valid(at, oldest).unfinished(at).filter(Exists(started), ~Exists(started.valid(at, oldest)))
 
 
 class JobAcceptedReceipt(LastingReceipt):
@@ -95,8 +161,13 @@ class JobAcceptedReceipt(LastingReceipt):
 
     time_accepted = models.DateTimeField()
 
+    objects = AcceptedQuerySet.as_manager()  # type: ignore[misc]
+
     class Meta(LastingReceipt.Meta):
-        indexes = (models.Index(fields=("valid_until",), name="accepted_valid"),)
+        indexes = (
+            models.Index(fields=("valid_until",), name="accepted_valid"),
+            models.Index(fields=("changed",), name="accepted_changed"),
+        )
 
 
 class JobFinishedReceipt(Receipt):
@@ -106,3 +177,6 @@ class JobFinishedReceipt(Receipt):
     time_took_us = models.PositiveBigIntegerField(help_text="microseconds")
     score_str = models.CharField(max_length=64)
     block_numbers: models.JSONField[list[int], list[int]] = models.JSONField(default=list)
+
+    class Meta(Receipt.Meta):
+        indexes = (models.Index(fields=("changed",), name="finished_changed"),)

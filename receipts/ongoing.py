@@ -1,61 +1,125 @@
-"""The jobs that are running according to receipts, found in SQL: the ORM takes longer than the database."""
+"""The jobs that are ongoing according to receipts: read, remembered, and ended."""
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.db import connection
-from django.db.models import DateTimeField, Exists, OuterRef, Q, Value
+from django.db.models import Case, DateTimeField, Exists, F, OuterRef, Q, QuerySet, Subquery, Value, When
 from django.db.models.functions import Greatest
 
-from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
-from receipts.types import MAX_TTL
+from allowance.plumbing.union import Row, arm
+from receipts.models import LONGEST, JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 
-LONGEST = dt.timedelta(seconds=MAX_TTL)
+STARTED, ACCEPTED, FINISHED = 10, 11, 12
 
-STARTED, ACCEPTED, FINISHED = (
-    connection.ops.quote_name(model._meta.db_table)
-    for model in (JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt)
-)
 
-# A job is ongoing at a time if its started receipt, or else its accepted receipt, is valid then (both ends inclusive),
-# and if it has no finished receipt dated at or before that time. An accepted receipt does not name the class. The class
-# comes from the job's started receipt, even if that receipt is no longer valid. A voided receipt does not count. A
-# receipt keeps an executor busy for at most MAX_TTL, even if its row has a later end: rows can be loaded or changed
-# without the checks. Each half looks up the finished receipts itself. With one lookup for both halves, PostgreSQL would
-# start parallel workers when there are many receipts. The last column distinguishes these rows from rows that a caller
-# adds with UNION.
-_SQL = f"""
-    SELECT s.miner_hotkey AS hotkey, CAST(s.job_uuid AS text) AS job, 0
-    FROM {STARTED} s
-    WHERE s.executor_class = %(executor_class)s AND s.valid_until >= %(at)s
-      AND s.timestamp <= %(at)s AND s.timestamp >= %(oldest)s {{started_by}}
-      AND s.voided_at IS NULL
-      AND NOT EXISTS (
-          SELECT 1 FROM {FINISHED} f WHERE f.job_uuid = s.job_uuid AND f.timestamp <= %(at)s AND f.voided_at IS NULL
-      )
-    UNION ALL
-    SELECT a.miner_hotkey, CAST(a.job_uuid AS text), 0
-    FROM {ACCEPTED} a JOIN {STARTED} s ON s.job_uuid = a.job_uuid
-    WHERE a.valid_until >= %(at)s AND a.timestamp <= %(at)s AND a.timestamp >= %(oldest)s
-      AND s.executor_class = %(executor_class)s {{accepted_by}}
-      AND NOT (s.valid_until >= %(at)s AND s.timestamp <= %(at)s AND s.timestamp >= %(oldest)s)
-      AND a.voided_at IS NULL AND s.voided_at IS NULL
-      AND NOT EXISTS (
-          SELECT 1 FROM {FINISHED} f WHERE f.job_uuid = a.job_uuid AND f.timestamp <= %(at)s AND f.voided_at IS NULL
-      )
-"""  # noqa: S608 (only our tables' names are filled in)
+class Interval(NamedTuple):
+    """The time for which a receipt keeps an executor of a miner busy, both ends inclusive."""
 
-RUNNING_JOBS = _SQL.format(started_by="", accepted_by="")
-"""SQL that selects (hotkey, job UUID as text, 0) of each job of `executor_class` that is ongoing at the time `at`."""
+    miner: str
+    since: dt.datetime
+    until: dt.datetime
 
-RUNNING_JOBS_OF_MINER = _SQL.format(
-    started_by="AND s.miner_hotkey = %(miner)s", accepted_by="AND a.miner_hotkey = %(miner)s"
-)
-"""The same SQL for the jobs at one `miner`."""
+    def contains(self, now: dt.datetime) -> bool:
+        return self.since <= now <= self.until
+
+
+class Job(NamedTuple):
+    """What is known of a job: its receipts that count. `finished` is the time of the finished one."""
+
+    started: Interval | None = None
+    accepted: Interval | None = None
+    finished: dt.datetime | None = None
+
+    def miner(self, now: dt.datetime) -> str | None:
+        """Return the miner on which the job runs according to its receipts, or None."""
+        if self.finished and self.finished <= now:
+            return None
+        if self.started and self.started.contains(now):
+            return self.started.miner
+        if self.started and self.accepted and self.accepted.contains(now):
+            return self.accepted.miner  # the class is that of the started receipt
+        return None
+
+
+def finished_at() -> Subquery:
+    """Return when the job of an outer row finished, by the receipt that counts."""
+    return Subquery(JobFinishedReceipt.objects.of_the_job().values("timestamp"))
+
+
+def valid(executor_class: Any, at: Any) -> list[QuerySet[Any, Any]]:
+    """Return the receipts of jobs of a class that may run at a time or later, as arms of a union."""
+    accepted = JobAcceptedReceipt.objects.counted().filter(valid_until__gte=at)
+    started = JobStartedReceipt.objects.in_class(executor_class).counted()
+    return [
+        _lasting(STARTED, started.filter(valid_until__gte=at)),
+        _lasting(ACCEPTED, accepted.filter(Exists(started.of_the_job()))),
+        _lasting(STARTED, started.filter(job_uuid__in=accepted.values("job_uuid"))),
+    ]
+
+
+def changed(executor_class: Any, since: Any) -> list[QuerySet[Any, Any]]:
+    """Return the receipts that changed since, as arms of a union. An accepted receipt may be of any class."""
+    accepted = JobAcceptedReceipt.objects.changed_since(since)
+    started = JobStartedReceipt.objects.in_class(executor_class)
+    finished = JobFinishedReceipt.objects.changed_since(since)
+    return [
+        _lasting(STARTED, started.changed_since(since)),
+        _lasting(ACCEPTED, accepted),
+        _lasting(STARTED, started.filter(job_uuid__in=accepted.values("job_uuid"))),
+        arm(FINISHED, finished, job="job_uuid", over=_unless_voided("timestamp")),
+    ]
+
+
+def _lasting(kind: int, rows: QuerySet[Any, Any]) -> QuerySet[Any, Any]:
+    until = _unless_voided("valid_until")
+    return arm(kind, rows, key="miner_hotkey", job="job_uuid", at="timestamp", until=until, over=finished_at())
+
+
+def _unless_voided(column: str) -> Case:
+    return Case(When(voided_at=None, then=F(column)), default=None, output_field=DateTimeField())
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """The known jobs of a class, by uuid as the database writes it. They never change: `after` returns others."""
+
+    known: Mapping[str, Job] = field(default_factory=dict)
+
+    def after(self, rows: Iterable[Row]) -> Jobs | None:
+        """Return the jobs after rows of a reading. Return None if all receipts that are valid must be read again."""
+        changed: dict[str, Job] = {}
+        for row in rows:
+            uuid = row.job or ""
+            before = changed.get(uuid) or self.known.get(uuid)
+            if row.kind == FINISHED:
+                if before is not None:
+                    changed[uuid] = before._replace(finished=row.over)
+                elif row.over is None:  # a finished receipt was voided, so a forgotten job may run again
+                    return None
+            elif row.kind in {STARTED, ACCEPTED}:
+                receipt = None
+                if row.at and row.until:
+                    receipt = Interval(row.key or "", row.at, min(row.until, row.at + LONGEST))
+                job = (before or Job())._replace(finished=row.over)
+                changed[uuid] = job._replace(started=receipt) if row.kind == STARTED else job._replace(accepted=receipt)
+            elif uuid:  # a reservation
+                changed[uuid] = (before or Job())._replace(finished=row.over)
+        return Jobs({**self.known, **changed}) if changed else self
+
+    def is_finished(self, job: str) -> bool:
+        """Return whether a job with a reservation has a finished receipt that counts."""
+        return job in self.known and self.known[job].finished is not None
+
+    def running(self, now: dt.datetime) -> Iterator[tuple[str, str]]:
+        """Yield the miner and the uuid of each job that runs at `now` according to receipts."""
+        for uuid, job in self.known.items():
+            if miner := job.miner(now):
+                yield miner, uuid
 
 
 def ends(executor_class: str, miners: Collection[str], at: dt.datetime) -> dict[tuple[str, UUID], dt.datetime]:
@@ -90,13 +154,3 @@ def end(
     for model in of:
         receipts = model.objects.filter(job_uuid=job_uuid, miner_hotkey=miner, valid_until__gt=at)
         receipts.update(valid_until=Greatest("timestamp", Value(at, DateTimeField())))
-
-
-def select(sql: str, *, at: dt.datetime, **parameters: Any) -> list[Sequence[Any]]:
-    """Run `sql`, one of the queries above or a union with one, and return its rows."""
-    with connection.cursor() as cursor:
-        times = {"at": at, "oldest": at - LONGEST}
-        adapted = {name: connection.ops.adapt_datetimefield_value(time) for name, time in times.items()}
-        cursor.execute(sql, {**parameters, **adapted})
-        rows: list[Sequence[Any]] = cursor.fetchall()
-    return rows

@@ -18,8 +18,7 @@ from django.utils import timezone
 
 from allowance.plumbing.connections import renews_connection
 from allowance.plumbing.threads import in_database_thread
-from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
-from receipts.ongoing import RUNNING_JOBS, select
+from receipts.models import LONGEST, JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
 from receipts.schemas import AnyReceipt, JobAccepted, JobFinished, JobStarted, bounded, read
 from receipts.types import MAX_AHEAD, MAX_TTL, BadReceiptError, Refusal
 
@@ -81,7 +80,10 @@ class Receipts:
         A job is ongoing if its started receipt, or else its accepted receipt, is valid at that time (both ends
         inclusive), and if it has no finished receipt dated at or before that time. Voided receipts do not count.
         """
-        return dict(Counter(hotkey for hotkey, *_ in select(RUNNING_JOBS, executor_class=executor_class, at=at_time)))
+        oldest = at_time - LONGEST
+        started = JobStartedReceipt.objects.running(executor_class, at_time, oldest).values_list("miner_hotkey")
+        accepted = JobAcceptedReceipt.objects.running(executor_class, at_time, oldest).values_list("miner_hotkey")
+        return dict(Counter(hotkey for (hotkey,) in started.union(accepted, all=True)))
 
     async def arecord(
         self, receipt: AnyReceipt | Mapping[str, Any], *, most: int = MAX_TTL, now: dt.datetime | None = None

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from typing import Any
 
 from django.utils import timezone
 
-from routing.decision.book import LiveBook
+from routing.decision.book import READINGS, LiveBook
+from routing.decision.reading import Seen
 from tests.ledgers import CLASS
 
 
 class LateBook(LiveBook):
-    """Reads now, and takes that for what it reads later: what a pick has read may be old once it has the account."""
+    """Takes what it reads now for its last reading: what a pick has read may be old when it waits for a lock."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen = super().read(CLASS, timezone.now())
-        self.good_until = math.inf
+        self.late = super().read(CLASS, timezone.now())
 
-    def read(self, executor_class: str, now: dt.datetime) -> Any:
-        return self.seen
+    def read(self, executor_class: str, now: dt.datetime) -> Seen:
+        self.seen, self.readings, self.good_until = self.late, READINGS, math.inf
+        return self.late

@@ -14,6 +14,7 @@ from hypothesis import settings
 
 from allowance.oversight.audit import check_ledger
 from allowance.plumbing.threads import close_database_pool
+from routing.decision import reading
 from tests.factories import empty_tables
 
 if TYPE_CHECKING:
@@ -114,6 +115,12 @@ def no_cursor_outlives_its_transaction() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend, "chunked_cursor", guarded)
         yield
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> None:
+    """A process remembers what was committed. After a test it is gone."""
+    reading.forget()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import allowance.fields
 import allowance.models
+import allowance.plumbing.transactions
 import django.db.models.deletion
 from django.db import migrations, models
 
@@ -89,6 +90,7 @@ class Migration(migrations.Migration):
                 ('held', allowance.fields.BitsField(default=0)),
                 ('spent', allowance.fields.BitsField(default=0)),
                 ('version', models.BigIntegerField(default=allowance.models.new_version, editable=False)),
+                ('changed', allowance.plumbing.transactions.ChangedField()),
                 ('miner', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.PROTECT, to='allowance.miner')),
             ],
         ),

@@ -10,7 +10,7 @@ from itertools import groupby
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from allowance import ledger, rows
+from allowance import ledger
 from allowance.chain import newest_block, ns_between
 from allowance.ledger import Window
 from allowance.locks import (
@@ -32,7 +32,8 @@ from allowance.models import (
 )
 from allowance.oversight import history
 from allowance.plumbing.connections import renew_connection
-from allowance.state import window
+from allowance.reading import window
+from allowance.reservations import store_locked
 from allowance.types import BLOCK_EXPIRY
 
 KEPT_BEFORE = ledger.KEPT_BLOCKS - BLOCK_EXPIRY
@@ -176,7 +177,8 @@ def _check_account(pk: int, repair: bool) -> list[Difference]:
             return []
         compared = _compare(account, _live_reservations().filter(account=account), window(None, before=KEPT_BEFORE))
         if repair:
-            rows.store(account, base=compared.base, held=compared.held, spent=compared.spent)
+            balance = account.balance._replace(base=compared.base, held=compared.held, spent=compared.spent)
+            store_locked(account, balance)
         return compared.differences
 
 

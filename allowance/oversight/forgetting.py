@@ -15,7 +15,7 @@ from allowance.chain import newest_block
 from allowance.locks import chain_changed, ledger_transaction, lock_accounts_of, lock_chain, reading_transaction
 from allowance.models import Account, Block, ManifestSync, Miner, Reservation, ReservationState
 from allowance.oversight import history
-from allowance.state import state_at
+from allowance.reservations import store_locked
 from allowance.types import BlocksInUse
 
 BATCH = 1000
@@ -58,7 +58,7 @@ def find(first: int, *, now: dt.datetime | None = None) -> Forgotten:
             newest = max(reservation.blocks)
             if newest < first:
                 continue
-            state = state_at(reservation, at)
+            state = reservation.state_at(at)
             if state is ReservationState.SPENT:
                 found.spent_up_to = max(newest, found.spent_up_to or 0)
             ends.get(state, found.spent).append(reservation.pk)
@@ -109,7 +109,7 @@ def _derive_accounts() -> None:
     for pk, account in accounts.items():
         balance = balances[pk]
         if balance != account.balance:
-            rows.store(account, base=balance.base, held=balance.held, spent=balance.spent)
+            store_locked(account, balance)
     changed = []
     for account in accounts.values():
         key = account.miner_id, account.executor_class

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 from django.db.models import Exists, OuterRef, Q, QuerySet, Subquery
 
-from allowance import ledger, reservations, rows
+from allowance import ledger, reservations
 from allowance.chain import newest_block
 from allowance.locks import bound_waits, ledger_transaction, lock_account, lock_chain, lock_timeout, reading_transaction
-from allowance.models import Account, Block, LedgerCheck, NeuronList, Reservation, ReservationState
+from allowance.models import Account, Block, LedgerCheck, NeuronList, Reservation, ReservationState, expired_at
 from allowance.plumbing.connections import renew_connection
-from allowance.state import expired_at
+from allowance.reservations import store_locked
 from allowance.types import LockTimeout
 
 
@@ -172,7 +172,7 @@ def _under_lock(which: Account, work: Callable[[Account], int]) -> Batch:
 
 def _tidy(now: dt.datetime, account: Account) -> int:
     expired = dict(expired_reservations(now).filter(account=account).values_list("pk", "blocks"))
-    reservations.tidy(account, account.balance, expired)
+    reservations.store_expired(account, expired)
     return len(expired)
 
 
@@ -181,7 +181,7 @@ def _forget(past_use: QuerySet[Reservation], account: Account) -> int:
     balance = account.balance
     rebased = ledger.rebase(balance, newest_block())
     if rebased != balance:
-        rows.store(account, base=rebased.base, held=rebased.held, spent=rebased.spent)
+        store_locked(account, rebased)
     return _delete(past_use)
 
 

@@ -13,12 +13,11 @@ from django.db.models import Count, QuerySet, Value
 
 from allowance import ledger
 from allowance.ledger import Balance, Window
-from allowance.models import Reservation, ReservationState
+from allowance.models import Reservation, ReservationState, expired_at
 from allowance.oversight import fates
 from allowance.oversight.fates import Fate
 from allowance.plumbing.buckets import UtcHour
 from allowance.reading import Reading, read
-from allowance.state import expired_at
 from allowance.types import ExecutorClass
 
 SOON = dt.timedelta(seconds=60)

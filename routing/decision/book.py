@@ -6,20 +6,22 @@ import datetime as dt
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS, connection
+from django.db.models import Case, IntegerField, Q, QuerySet, When
 from django.utils import timezone
 
 from allowance.interface import (
     RESERVATION_MARGIN,
     Account,
     Balance,
-    Entry,
-    Expired,
     LockTimeout,
     Miner,
     Reservation,
@@ -28,22 +30,12 @@ from allowance.interface import (
     ledger_transaction,
     lock_account,
     lock_timeout,
-    reading,
     reservations,
 )
-from allowance.interface import window as usable_blocks
-from routing.decision.in_force import InForce
+from allowance.plumbing.compiled import Compiled, parameter
+from routing.decision import reading
 from routing.decision.model import NO_ADDRESS, PASSED_OVER, Candidate, Decision, Gate, Job, Verdict
-from routing.decision.ongoing import Jobs, as_text, observe, occupation
-
-
-class Seen(NamedTuple):
-    """The input of a decision: the usable blocks, the balances and ongoing jobs by hotkey, and what is in force."""
-
-    window: Window
-    balances: dict[str, Balance]
-    ongoing: dict[str, Jobs]
-    in_force: InForce
+from routing.decision.reading import Seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,34 +60,25 @@ Other routers rank the same way, so the accounts of the next candidates may be l
 SHORTEST_WAIT = 0.001
 """Seconds. Waits shorter than this are network latency, not lock contention."""
 
+READINGS = 3
+"""How often a decision is made from a new reading before it waits for locks."""
+
 READING_LASTS = 1.0
 """Maximum age (s) of a reading. A reservation made from it is dated to the reading, so it expires earlier."""
 
 
-class Known(NamedTuple):
-    """The input of a reservation with a locked account.
-
-    `at` is the time of the input, `window` the usable blocks, `ongoing` the number of ongoing jobs. `balance` and
-    `expired` are the account's balance and its expired reservations.
-    """
-
-    at: dt.datetime
-    window: Window
-    balance: Balance
-    ongoing: int
-    expired: Expired
+class Outdated(Exception):
+    """The accounts of the best candidates are locked or have changed since they were read. Read again, and decide."""
 
 
 class Reserver(Protocol):
     """The interface through which a decision reserves."""
 
-    def reserve(
-        self, candidates: Sequence[Candidate], question: Decision, window: Window, *, wait: bool
-    ) -> Answer | None:
-        """Reserve with the first candidate whose account is not locked, or return the verdict that rejects it.
+    def reserve(self, candidates: Sequence[Candidate], question: Decision, window: Window) -> Answer | None:
+        """Reserve with the first of equally reliable candidates, or return the verdict that rejects it.
 
-        If this candidate gets the job, the candidates before it become PASSED_OVER. With `wait`, wait for the account
-        of the first candidate instead of trying the others. Return None if the accounts that were tried stay locked.
+        Candidates before it become PASSED_OVER: others have locked their accounts. Return None if that is so for all.
+        Raises Outdated if the decision should be made again.
         """
 
 
@@ -106,21 +89,40 @@ class Book(Reserver, Protocol):
         """Return the input of a decision on a job of a class at `now`."""
 
 
+def _first_of_equals() -> QuerySet[Account, tuple[int]]:
+    """Return the first of AT_ONCE accounts that still have their versions and are not locked. It is locked then."""
+    asked = [
+        (parameter(Account, "id", f"pk_{i}"), parameter(Account, "version", f"version_{i}")) for i in range(AT_ONCE)
+    ]
+    any_of = reduce(or_, (Q(pk=pk, version=version) for pk, version in asked))
+    order = Case(*(When(pk=pk, then=place) for place, (pk, _) in enumerate(asked)), output_field=IntegerField())
+    return Account.objects.filter(any_of).locked(skip=True).order_by(order).values_list("pk")[:1]
+
+
+FIRST_OF_EQUALS = Compiled(_first_of_equals)
+
+
 @dataclass(slots=True)
 class LiveBook:
     """The book of live picks: the database.
 
-    It decides again under the lock of the account, because the account may have changed since it was read. A
-    reservation is dated to the reading. If the reading is no longer valid (see `_as_read`), the reservation is dated to
-    the time under the lock. The time comes from the clock unless it is `pinned`.
+    It reserves from what was read, if the account still has the version that was read. While an account's version is
+    unchanged, it and its reservations are as they were read. The ongoing jobs are right too: a job has a live
+    reservation, which was read with the account, or receipts, which were read with it. The end of a live reservation
+    gives the account a new version, and by then the receipt of the job, if any, is stored. A job whose reservation had
+    expired may have started since the reading: a reservation is dated to the reading, which can't know that job.
 
-    `claim` and `record` are called in the transaction of a reservation: `claim` with the reservation, `record` with the
-    question, the candidate and the reservation. Both may raise to roll the reservation back.
+    If the accounts of the best candidates are locked or have changed, the decision is made again from a new reading, at
+    most READINGS times. Then the book waits for their locks and decides by a reading under the lock.
+
+    The time comes from the clock unless it is `pinned`. `claim` and `record` are called in the transaction of a
+    reservation: `claim` with the reservation, `record` with the question, the candidate and the reservation. Both may
+    raise to roll the reservation back.
 
     `patience` is the time (s) left to wait for locks, for all candidates together. `waited` is the time (s) waited so
     far and `waits` the number of waits. `skipped` counts how often a candidate was passed over because other
-    transactions had locked or just changed its account. `entries` and `expired` were read at `read_at` and are valid
-    until `good_until`, by the monotonic clock. After a wait for a lock the account is read again.
+    transactions had locked or just changed its account. `seen` was read last and is valid until `good_until`, by the
+    monotonic clock.
     """
 
     pinned: dt.datetime | None = None
@@ -130,137 +132,128 @@ class LiveBook:
     waited: float = 0.0
     waits: int = 0
     skipped: int = 0
-    entries: Mapping[str, Entry] = field(default_factory=dict)
-    expired: Mapping[str, Expired] = field(default_factory=dict)
-    read_at: dt.datetime | None = None
+    readings: int = 0
+    seen: Seen | None = None
     good_until: float = -math.inf
 
     def read(self, executor_class: str, now: dt.datetime) -> Seen:
-        usable, balances, self.entries, holds, self.expired = reading.read(executor_class, now)
-        self.read_at = now = self._clock(now)
+        self.seen = reading.read(executor_class, now, self._clock)
+        self.readings += 1
         self.good_until = time.monotonic() + READING_LASTS
-        return Seen(usable, balances, *observe(executor_class if balances else "", now, holds))
+        return self.seen
 
-    def reserve(
-        self, candidates: Sequence[Candidate], question: Decision, window: Window, *, wait: bool
+    def reserve(self, candidates: Sequence[Candidate], question: Decision, window: Window) -> Answer | None:
+        asked = candidates[: 1 + AT_ONCE]
+        if self.seen is not None and time.monotonic() <= self.good_until:
+            verdict = admit(asked[0].standing.balance, asked[0].ongoing, question.job, window)
+            if isinstance(verdict, Verdict):
+                return asked[0], verdict
+            if answer := self._reserve_as_read(self.seen, asked, question, window):
+                return answer
+        if self.readings < READINGS:
+            raise Outdated
+        for place, candidate in enumerate(candidates):
+            answer = self._reserve_locked(candidate, question)
+            if answer is not None:
+                _pass_over(candidates[:place])
+                return answer
+        return None
+
+    def _reserve_as_read(
+        self, seen: Seen, asked: Sequence[Candidate], question: Decision, window: Window
     ) -> Answer | None:
+        """Reserve with the first candidate whose account is not locked and has not changed, without a wait."""
+        with self._transaction():
+            answer = self._hold(seen, asked[0], question, window)
+            if answer is None and len(asked) > 1 and (place := self._lock_one(seen, asked[1:])) is not None:
+                _pass_over(asked[: place + 1])
+                answer = self._hold(seen, asked[place + 1], question, window)
+            self.skipped += sum(candidate.verdict is PASSED_OVER for candidate in asked) if answer else len(asked)
+            return answer
+
+    def _reserve_locked(self, candidate: Candidate, question: Decision) -> Answer | None:
+        """Wait for the lock of a candidate's account, read again, and reserve. Return None after the patience."""
         begun = time.monotonic()
         try:
-            return self._reserve(candidates, question, window, self.patience if wait else 0.0)
+            with self._transaction():
+                account = lock_account(
+                    wait=self.patience, miner=candidate.hotkey, executor_class=question.job.executor_class
+                )
+                if account is None:
+                    self.skipped += 1
+                    return None
+                waited = time.monotonic() - begun
+                self.patience = max(0.0, self.patience - waited)
+                self._note_wait(waited)
+                seen = reading.read(account.executor_class, question.at, self._clock, has_written=False)
+                return self._hold(seen, candidate, question, seen.window)
         except LockTimeout:
-            if connection.vendor == "sqlite":
-                self._note_wait(time.monotonic() - begun)
-            if not wait:  # the lock is SQLite's only one, or one that `claim` takes
+            if connection.vendor == "sqlite" or not self.patience:
                 raise
+            self._note_wait(time.monotonic() - begun)
             self.patience = 0.0
             return None
 
-    def _reserve(
-        self, candidates: Sequence[Candidate], question: Decision, window: Window, patience: float
-    ) -> Answer | None:
-        job, begun = question.job, time.monotonic()
+    def _hold(self, seen: Seen, candidate: Candidate, question: Decision, window: Window) -> Answer | None:
+        """Reserve with a candidate as it was seen. Return None if its account is locked or has changed since."""
+        entry = seen.entries.get(candidate.hotkey)
+        if entry is None:  # its account was forgotten
+            return None
+        job, balance = question.job, seen.balances[candidate.hotkey]
+        blocks = admit(balance, len(seen.ongoing.get(candidate.hotkey, ())), job, window)
+        if isinstance(blocks, Verdict):
+            return candidate, blocks
+        account = Account(
+            pk=entry.pk, miner_id=candidate.hotkey, executor_class=job.executor_class, version=entry.version
+        )
+        reservation = reservations.hold(
+            account,
+            balance,
+            blocks,
+            expired=seen.expired.get(candidate.hotkey, {}),
+            seconds=job.seconds,
+            job_uuid=UUID(job.uuid),
+            now=seen.at,
+            newest=window.newest or 0,
+        )
+        if reservation is None:
+            return None
+        if self.claim:
+            self.claim(reservation)
+        if self.record:
+            self.record(question, candidate, reservation)
+        return candidate, Reserved(balance.miner, blocks, reservation.pk)
+
+    def _lock_one(self, seen: Seen, candidates: Sequence[Candidate]) -> int | None:
+        """Lock the account of the first candidate that is not locked and has not changed. Return its place."""
+        entries = [seen.entries[candidate.hotkey] for candidate in candidates]
+        asked = [*entries, *[entries[-1]] * (AT_ONCE - len(entries))]
+        values = {f"pk_{i}": entry.pk for i, entry in enumerate(asked)}
+        versions = {f"version_{i}": entry.version for i, entry in enumerate(asked)}
+        found = FIRST_OF_EQUALS.fetch(DEFAULT_DB_ALIAS, **values, **versions)
+        return [entry.pk for entry in entries].index(found[0][0]) if found else None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        begun = time.monotonic()
         with ledger_transaction(durable=True):
             if connection.vendor == "sqlite":  # BEGIN waits for SQLite's only lock
                 self._note_wait(time.monotonic() - begun)
-            account = self._lock_first(candidates, job, patience)
-            if account is None:
-                self.skipped += len(candidates)
-                return None
-            place = next(i for i, c in enumerate(candidates) if c.hotkey == account.miner_id)
-            self.skipped += place
-            candidate = candidates[place]
-            known = self._as_read(candidate, account, window) or self._read_again(account, question.at, window)
-            now, window, balance, jobs, expired = known
-            balance = reservations.tidy(account, balance, expired)
-            blocks = admit(balance, jobs, job, window)
-            if isinstance(blocks, Verdict):
-                return candidate, blocks
-            reservation = reservations.hold(
-                account,
-                balance,
-                blocks,
-                seconds=job.seconds,
-                job_uuid=UUID(job.uuid),
-                now=now,
-                newest=window.newest or 0,
-            )
-            for better in candidates[:place]:
-                better.verdict = PASSED_OVER
-            if self.claim:
-                self.claim(reservation)
-            if self.record:
-                self.record(question, candidate, reservation)
-            return candidate, Reserved(balance.miner, blocks, reservation.pk)
-
-    def _as_read(self, candidate: Candidate, account: Account, window: Window) -> Known | None:
-        """Return what was read of a locked account, or None if the reading is no longer valid.
-
-        While the account's version is unchanged, it and its reservations are as they were read. The ongoing jobs are
-        right too: a job has a live reservation, which was read with the account, or receipts, which were read after it.
-        The end of a live reservation gives the account a new version, and by then the receipt of the job, if any, is
-        stored. A job whose reservation had expired may have started since the reading. A decision dated to the reading
-        can't know that job. A decision that waited for a lock must know it, so it reads again.
-        """
-        same = account.version == self.entries[candidate.hotkey].version
-        if self.read_at is None or not same or time.monotonic() > self.good_until:
-            return None
-        expired = self.expired.get(candidate.hotkey, {})
-        return Known(self.read_at, window, candidate.standing.balance, candidate.ongoing, expired)
-
-    def _read_again(self, account: Account, now: dt.datetime, window: Window) -> Known:
-        """Read a locked account again, and date the result to the time under the lock.
-
-        If the version of the chain has changed, read the usable blocks again too: some may have been removed.
-        """
-        now = self._clock(now)
-        occupied = occupation(account, now)
-        account.miner = occupied.miner
-        if occupied.chain_version != window.version:
-            window = usable_blocks(None)
-        return Known(now, window, account.balance, len(occupied.jobs), occupied.expired)
+            yield
 
     def _clock(self, now: dt.datetime) -> dt.datetime:
         """Return the pinned time, or else the later of the current time and `now`, the time of the decision."""
         return self.pinned or max(now, timezone.now())
-
-    def _lock_first(self, candidates: Sequence[Candidate], job: Job, patience: float) -> Account | None:
-        """Lock the first account that other transactions have not locked.
-
-        With `patience`, wait that long (s) for the account of the first candidate, and try no other. Without it, of the
-        first 1 + AT_ONCE candidates, those as reliable as the first are tried before all others if their accounts have
-        not changed since the reading. A change makes the order by allowance uncertain.
-        """
-        if patience:
-            begun = time.monotonic()
-            try:
-                return lock_account(wait=patience, miner=candidates[0].hotkey, executor_class=job.executor_class)
-            finally:
-                waited = time.monotonic() - begun
-                self.patience = max(0.0, patience - waited)
-                self.good_until = -math.inf
-                self._note_wait(waited)
-        for asked in self._attempts(candidates):
-            if account := lock_account(wait=0, first_of=asked, executor_class=job.executor_class):
-                return account
-        return None
 
     def _note_wait(self, seconds: float) -> None:
         if seconds > SHORTEST_WAIT:
             self.waited += seconds
             self.waits += 1
 
-    def _attempts(self, candidates: Sequence[Candidate]) -> Iterator[dict[str, int | None]]:
-        """Yield the accounts that one query tries, by hotkey, with the version that each must have (None: any).
 
-        The account of the first candidate has a query of its own, because that is faster.
-        """
-        equal = [c.hotkey for c in candidates[: 1 + AT_ONCE] if c.score == candidates[0].score]
-        if len(equal) > 1:
-            for some in (equal[:1], equal[1:]):
-                yield {hotkey: self.entries[hotkey].version for hotkey in some}
-        yield {candidates[0].hotkey: None}
-        for i in range(1, len(candidates), AT_ONCE):
-            yield dict.fromkeys(c.hotkey for c in candidates[i : i + AT_ONCE])
+def _pass_over(candidates: Sequence[Candidate]) -> None:
+    for candidate in candidates:
+        candidate.verdict = PASSED_OVER
 
 
 class Assumed(NamedTuple):
@@ -279,7 +272,7 @@ class DryBook:
     assumed: defaultdict[tuple[str, str], list[Assumed]] = field(default_factory=lambda: defaultdict(list))
 
     def read(self, executor_class: str, now: dt.datetime) -> Seen:
-        seen = LiveBook(pinned=now).read(executor_class, now)
+        seen = reading.read(executor_class, now)
         for (of_class, miner), assumed in self.assumed.items():
             live = [a for a in assumed if now < a.expires_at] if of_class == executor_class else []
             if live:
@@ -291,9 +284,7 @@ class DryBook:
                 seen.ongoing.setdefault(miner, set()).update([a.job for a in live])
         return seen
 
-    def reserve(
-        self, candidates: Sequence[Candidate], question: Decision, window: Window, *, wait: bool
-    ) -> Answer | None:
+    def reserve(self, candidates: Sequence[Candidate], question: Decision, window: Window) -> Answer | None:
         candidate = candidates[0]
         job, balance = question.job, candidate.standing.balance
         blocks = admit(balance, candidate.ongoing, job, window)
@@ -301,7 +292,7 @@ class DryBook:
             return candidate, blocks
         expires_at = question.at + dt.timedelta(seconds=job.seconds) + RESERVATION_MARGIN
         bits = ledger.to_bits(blocks, balance.base)
-        assumed = Assumed(balance.base, bits, as_text(UUID(job.uuid)), expires_at)
+        assumed = Assumed(balance.base, bits, reading.as_text(UUID(job.uuid)), expires_at)
         self.assumed[job.executor_class, candidate.hotkey].append(assumed)
         return candidate, Reserved(candidate.miner, blocks, None)
 

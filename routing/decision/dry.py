@@ -7,9 +7,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from routing.decision.book import DryBook, Seen
+from routing.decision.book import DryBook
 from routing.decision.model import NOT_REACHED, OF_THE_SETTINGS, Candidate, Decision, Policy, Remedies
 from routing.decision.pipeline import decide, rank
+from routing.decision.reading import Seen
 from routing.decision.reliability import score
 from routing.requests import plain_request
 from routing.types import MinerIncidentType

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -13,25 +13,16 @@ from constance.codecs import loads
 from constance.models import Constance
 from constance.utils import get_values_for_keys
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection
+from django.db.models import CharField, QuerySet
 
 from allowance.interface import MAX_WEI
+from allowance.plumbing.compiled import Param
+from allowance.plumbing.union import Row, arm
 from routing.decision.model import Policy
 from routing.dynamic import MAX_WINDOW_HOURS, MINIMUM_WEI, WINDOW_HOURS
 from routing.models import IncidentVersion
 
-_SETTINGS, _VERSIONS = (connection.ops.quote_name(model._meta.db_table) for model in (Constance, IncidentVersion))
-
-SETTING, VERSION = 2, 3
-
-# If constance keeps its settings in the database, this SQL reads them. Constance's own code takes longer than the
-# query, and returns defaults if the table can't be read. The last column is the kind of the row. It also separates
-# these rows from others in a union.
-IN_FORCE = f"""
-    SELECT key, value, {SETTING} FROM {_SETTINGS} WHERE key IN (%(minimum_wei)s, %(window_hours)s)
-    UNION ALL
-    SELECT '', CAST(version AS text), {VERSION} FROM {_VERSIONS} WHERE executor_class = %(executor_class)s
-"""  # noqa: S608
+SETTING, VERSION = 20, 21
 
 
 class InForce(NamedTuple):
@@ -41,35 +32,46 @@ class InForce(NamedTuple):
     incidents: int | None
 
 
+def stored(executor_class: Any) -> list[QuerySet[Any, Any]]:
+    """Return the stored dynamic settings and the version of the incidents of a class as arms of a union.
+
+    Constance's own code takes longer than the statement, and returns defaults if the table can't be read.
+    """
+    keys = [Param(name, CharField()) for name in (MINIMUM_WEI, WINDOW_HOURS)]
+    return [
+        arm(SETTING, Constance.objects.filter(key__in=keys), key="key", text="value"),
+        arm(VERSION, IncidentVersion.objects.filter(pk=executor_class), number="version"),
+    ]
+
+
+def names() -> dict[str, str]:
+    """Return the values of the parameters of `stored`: the keys under which constance stores the settings."""
+    return {name: constance_settings.DATABASE_PREFIX + name for name in (MINIMUM_WEI, WINDOW_HOURS)}
+
+
 def policy() -> Policy:
     """Return the dynamic settings in force. Unlike a read of constance's `config`, this stores no defaults."""
-    with connection.cursor() as cursor:
-        cursor.execute(IN_FORCE, parameters(""))
-        return parse(cursor.fetchall()).policy
+    return _policy(dict(Constance.objects.filter(key__in=names().values()).values_list("key", "value")))
 
 
-def parameters(executor_class: str) -> dict[str, str]:
-    """Return the parameters of IN_FORCE."""
-    prefix = constance_settings.DATABASE_PREFIX
-    names = {"minimum_wei": prefix + MINIMUM_WEI, "window_hours": prefix + WINDOW_HOURS}
-    return {**names, "executor_class": executor_class}
-
-
-def parse(rows: Iterable[Sequence[Any]]) -> InForce:
-    """Return the values in the rows of IN_FORCE. Rows of other kinds are ignored."""
-    stored: dict[str, str] = {}
+def parse(rows: Iterable[Row]) -> InForce:
+    """Return the values in the rows of `stored`. Rows of other kinds are ignored."""
+    values: dict[str, str] = {}
     incidents = None
-    for key, value, kind in rows:
-        if kind == SETTING:
-            stored[key] = value
-        elif kind == VERSION:
-            incidents = int(value)
+    for row in rows:
+        if row.kind == SETTING:
+            values[row.key or ""] = row.text or ""
+        elif row.kind == VERSION:
+            incidents = row.number
+    return InForce(_policy(values), incidents)
+
+
+def _policy(stored: Mapping[str, str]) -> Policy:
     if constance_settings.BACKEND != "constance.backends.database.DatabaseBackend":
         with _to_be_corrected():
             values = get_values_for_keys([MINIMUM_WEI, WINDOW_HOURS])
-            return InForce(make_policy(values[MINIMUM_WEI], values[WINDOW_HOURS]), incidents)
-    prefix = constance_settings.DATABASE_PREFIX
-    return InForce(_parsed(stored.get(prefix + MINIMUM_WEI), stored.get(prefix + WINDOW_HOURS)), incidents)
+            return make_policy(values[MINIMUM_WEI], values[WINDOW_HOURS])
+    return _parsed(*map(stored.get, names().values()))
 
 
 @lru_cache(maxsize=64)

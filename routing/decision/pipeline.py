@@ -19,7 +19,7 @@ from allowance.interface import (
     ledger,
     validation,
 )
-from routing.decision.book import Book, Reserved, Reserver, Seen, busy
+from routing.decision.book import Book, Outdated, Reserved, Reserver, busy
 from routing.decision.fixed import fixed_route
 from routing.decision.model import (
     NO_ADDRESS,
@@ -35,6 +35,7 @@ from routing.decision.model import (
     Timings,
     Verdict,
 )
+from routing.decision.reading import Seen
 from routing.decision.reliability import incident_counts, score
 from routing.types import JobRoute, OrganicJobRequest
 
@@ -61,24 +62,41 @@ def decide(
     job = check_request(request)
     now = validation.timestamp(now)
     banned = validation.hotkeys(exclude, "exclude")
-    begun = time.perf_counter()
-    seen = book.read(job.executor_class, now)
-    policy = policy or seen.in_force.policy
-    incidents = {}
-    if seen.balances:
-        incidents = incident_counts(job.executor_class, now, policy.window, version=seen.in_force.incidents)
-    candidates = gather(seen, incidents)
-    question = Decision(
-        job, now, seen.window.newest, policy, tuple(candidates), None, excluded=banned, remedies=remedies
-    )
-    decision = settle(question, book, seen.window, begun=begun)
+    decision = None
+    while decision is None:
+        decision = _decide(job, book, now=now, policy=policy, excluded=banned, remedies=remedies)
     if decision.route is None and job.executor_class in EXECUTOR_CLASSES:
+        candidates = decision.candidates
         counts, balances = decision.counts, [candidate.standing.balance for candidate in candidates]
         asked = len(candidates) - counts.get(Gate.EXCLUDED, 0)
         lacking = [c.standing.balance for c in candidates if c.verdict.gate in {Gate.EXCLUDED, Gate.ALLOWANCE}]
         named = causes(job.executor_class, balances, lacking, of_blocks=2 * counts.get(Gate.ALLOWANCE, 0) >= asked)
         return replace(decision, causes=named)
     return decision
+
+
+def _decide(
+    job: Job,
+    book: Book,
+    *,
+    now: dt.datetime,
+    policy: Policy | None,
+    excluded: frozenset[str],
+    remedies: Remedies,
+) -> Decision | None:
+    """Return the decision from a new reading, or None if it is outdated already."""
+    begun = time.perf_counter()
+    seen = book.read(job.executor_class, now)
+    policy = policy or seen.in_force.policy
+    incidents = {}
+    if seen.balances:
+        incidents = incident_counts(job.executor_class, now, policy.window, version=seen.in_force.incidents)
+    candidates = tuple(gather(seen, incidents))
+    question = Decision(job, now, seen.window.newest, policy, candidates, None, excluded=excluded, remedies=remedies)
+    try:
+        return settle(question, book, seen.window, begun=begun)
+    except Outdated:
+        return None
 
 
 def settle(question: Decision, book: Reserver, window: Window, *, begun: float) -> Decision:
@@ -144,8 +162,8 @@ def rank(candidates: Sequence[Candidate]) -> list[Candidate]:
 def walk(ranked: Sequence[Candidate], question: Decision, book: Reserver, window: Window) -> JobRoute | None:
     """Reserve with the first candidate that can take the job, and set the verdict of each candidate that can't.
 
-    Candidates whose accounts are locked by other transactions are passed over at first. If all others fail, the book
-    waits for the locked accounts up to its patience, because their miners may be idle.
+    Candidates whose accounts stay locked are passed over for equally reliable ones. Less reliable ones come next only
+    if all of these stay locked.
     """
     idle = []
     for candidate in ranked:
@@ -153,16 +171,20 @@ def walk(ranked: Sequence[Candidate], question: Decision, book: Reserver, window
             candidate.verdict = verdict
         else:
             idle.append(candidate)
-    for wait in (False, True, False):
-        while idle and (asked := book.reserve(idle, question, window, wait=wait)):
-            candidate, answer = asked
-            if isinstance(answer, Reserved):
-                candidate.verdict = candidate.chosen(question.job)
-                return JobRoute(answer.miner, answer.blocks, answer.reservation_id)
-            candidate.verdict = answer
-            idle = [other for other in idle if other is not candidate]
-    for candidate in idle:
-        candidate.verdict = PASSED_OVER
+    while idle:
+        equals = [candidate for candidate in idle if candidate.score == idle[0].score]
+        asked = book.reserve(equals, question, window)
+        if asked is None:
+            for candidate in equals:
+                candidate.verdict = PASSED_OVER
+            idle = idle[len(equals) :]
+            continue
+        candidate, answer = asked
+        if isinstance(answer, Reserved):
+            candidate.verdict = candidate.chosen(question.job)
+            return JobRoute(answer.miner, answer.blocks, answer.reservation_id)
+        candidate.verdict = answer
+        idle = [other for other in idle if other is not candidate and other.verdict is not PASSED_OVER]
     return None
 
 

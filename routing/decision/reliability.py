@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from django.db import connection
-from django.db.models import Count
+from django.db.models import Count, Min
 
 from routing.models import MinerIncident
-
-INCIDENT_COUNTS = f"""
-    SELECT hotkey_ss58address, COUNT(*), MIN(timestamp)
-    FROM {connection.ops.quote_name(MinerIncident._meta.db_table)}
-    WHERE executor_class = %(executor_class)s AND timestamp >= %(since)s AND voided_at IS NULL
-    GROUP BY hotkey_ss58address
-"""  # noqa: S608 (only our table's name is filled in)
 
 
 class Counted(NamedTuple):
     """The cached numbers of incidents by hotkey, at a version of the incidents of a class.
 
     They are valid for every window that begins between `since` and the time of the `oldest` incident (None: there is no
-    incident). Both times have the form of the database.
+    incident).
     """
 
     version: int
-    since: Any
-    oldest: Any
+    since: dt.datetime
+    oldest: dt.datetime | None
     counts: dict[str, int]
 
 
@@ -52,13 +44,12 @@ def incident_counts(
     the class in the database, None if the class never had one. The result is cached until the version changes or until
     a counted incident leaves the window.
     """
-    since = connection.ops.adapt_datetimefield_value(now - window)
+    since = now - window
     known = _counted.get(executor_class)
     if known and known.version == version and known.since <= since and not (known.oldest and known.oldest < since):
         return known.counts
-    with connection.cursor() as cursor:
-        cursor.execute(INCIDENT_COUNTS, {"executor_class": executor_class, "since": since})
-        rows = cursor.fetchall()
+    counting = MinerIncident.objects.filter(executor_class=executor_class, timestamp__gte=since, voided_at=None)
+    rows = [*counting.order_by().values_list("hotkey_ss58address").annotate(Count("pk"), Min("timestamp"))]
     counts = {hotkey: count for hotkey, count, _ in rows}
     if version is not None:
         oldest = min((timestamp for *_, timestamp in rows), default=None)

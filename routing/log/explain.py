@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 from uuid import UUID
 
-from allowance.interface import Reservation, ReservationState, state_at
+from allowance.interface import Reservation, ReservationState
 from allowance.plumbing.console import to_the_second
 from receipts.interface import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Voidable
 from routing.decision.model import Decision, Gate, Policy, summarise
@@ -73,7 +73,7 @@ class Explanation(NamedTuple):
             "rank": record.rank,
             "score": record.score,
             "reservation": record.reservation_id,
-            "reservation_state": self.reservation and state_at(self.reservation, now).value,
+            "reservation_state": self.reservation and self.reservation.state_at(now).value,
             "counts": record.counts,
             "microseconds": record.microseconds,
             "waited_us": record.waited_us,
@@ -107,7 +107,7 @@ def happenings(job_uuid: UUID, *, incidents: bool = True, receipts: bool = True)
 
 
 def _by_now(reservation: Reservation, now: dt.datetime) -> str:
-    state = state_at(reservation, now)
+    state = reservation.state_at(now)
     if state is ReservationState.HELD:
         return f"is held until {to_the_second(reservation.expires_at)}"
     if state is ReservationState.EXPIRED:

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from django import db
-from django.db import connection
+from django.db import DEFAULT_DB_ALIAS
 from django.utils.crypto import salted_hmac
 
-from allowance.interface import Balance, LockTimeout, Reservation, hurried_transaction, ledger, rows
+from allowance.interface import Balance, LockTimeout, Reservation, hurried_transaction, ledger
+from allowance.plumbing.compiled import Compiled, inserting
 from routing.conf import conf
 from routing.decision.model import Candidate, Decision, Gate, Job, Policy, Verdict
 from routing.decision.reliability import score
@@ -41,7 +42,7 @@ COLUMNS = (
 )  # fmt: skip
 """The stored values of a candidate: the input of the decision, with allowance in nanoseconds, then the result."""
 
-_INSERT, _FIELDS = rows.insertion(DecisionRecord)
+INSERT = Compiled(lambda: inserting(DecisionRecord))
 
 
 def record_route(
@@ -137,8 +138,8 @@ def _insert(decision: Decision, seconds: float, waited: float, **what: object) -
         waited_us=round(waited * 1e6),
         **what,
     )
-    with connection.cursor() as cursor:
-        cursor.execute(_INSERT, rows.prepared(record, _FIELDS))
+    values = {field.attname: getattr(record, field.attname) for field in DecisionRecord._meta.concrete_fields}
+    INSERT.execute(DEFAULT_DB_ALIAS, **values)
 
 
 def _uuid(text: str) -> UUID | None:

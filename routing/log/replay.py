@@ -30,9 +30,7 @@ class RecordedBook:
     answers: Mapping[str, Verdict]
     passed_over: frozenset[str]
 
-    def reserve(
-        self, candidates: Sequence[Candidate], question: Decision, window: Window, *, wait: bool
-    ) -> Answer | None:
+    def reserve(self, candidates: Sequence[Candidate], question: Decision, window: Window) -> Answer | None:
         for candidate in candidates:
             if answer := self.answers.get(candidate.hotkey):
                 return candidate, answer

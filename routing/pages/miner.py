@@ -41,7 +41,6 @@ from routing.decision import in_force
 from routing.decision.book import DryBook
 from routing.decision.dry import Cost, costs, dry_run
 from routing.decision.model import Candidate, Decision, Policy
-from routing.decision.ongoing import Jobs
 from routing.decision.reliability import incidents_by_type
 from routing.log.records import that_passed_over
 from routing.models import DecisionRecord, MinerIncident
@@ -206,7 +205,9 @@ class Source(NamedTuple):
     until: dt.datetime
 
 
-def ongoing_jobs(hotkey: str, jobs: Mapping[Account, Jobs], now: dt.datetime) -> dict[Account, list[OngoingJob]]:
+def ongoing_jobs(
+    hotkey: str, jobs: Mapping[Account, set[str | int]], now: dt.datetime
+) -> dict[Account, list[OngoingJob]]:
     """Return the details of the ongoing jobs, by account. Three queries.
 
     `jobs` are the ongoing jobs by the router's reading. A job that has ended since is still listed, without sources.

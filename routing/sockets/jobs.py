@@ -34,7 +34,6 @@ from allowance.interface import (
     lock_timeout,
     new_version,
     reservations,
-    state_at,
     validation,
 )
 from receipts.interface import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, end_receipts
@@ -84,7 +83,7 @@ def route(request: V2JobRequest, *, by: Visitor, now: dt.datetime | None = None)
         with suppress(Overtaken):
             if job and job.executor_class != request.executor_class:  # its receipts count in the first class
                 raise _another_job(job)
-            if job and job.reservation and job.claim and state_at(job.reservation, at) is ReservationState.HELD:
+            if job and job.reservation and job.claim and job.reservation.state_at(at) is ReservationState.HELD:
                 _insist_on_the_same(job, request)
                 return _tell_again(job, job.reservation, signature, now=now)
             return _pick(request, job, by=by, signature=signature, now=now)
@@ -116,7 +115,7 @@ def retry(asked: Retry, *, by: Visitor, now: dt.datetime | None = None) -> Offer
                 if isinstance(refusal, ReservationAlreadySpent):
                     raise JobAlreadyOver(asked.uuid)
                 job.claim = None
-            elif job.claim and state_at(job.reservation, now or timezone.now()) is ReservationState.HELD:
+            elif job.claim and job.reservation.state_at(now or timezone.now()) is ReservationState.HELD:
                 return _tell_again(job, job.reservation, now=now)
             again = Again(str(job.uuid), job.executor_class, job.seconds)
             tried = {*job.tried, job.miner} if given_up else job.tried

@@ -23,7 +23,6 @@ from allowance.interface import (
     ledger_transaction,
     lock_timeout,
     reservations,
-    state_at,
 )
 from receipts.interface import BadReceiptError, JobAccepted, JobFinished, JobStarted, receipts
 from routing.access.admission import Visitor
@@ -108,7 +107,7 @@ def note(statement: Statement, *, by: Visitor, now: dt.datetime | None = None) -
             _end(reservations.release, attempt, now)
     if attempt.reservation_id is None:
         return None
-    return state_at(Reservation.objects.get(pk=attempt.reservation_id), now or timezone.now())
+    return Reservation.objects.get(pk=attempt.reservation_id).state_at(now or timezone.now())
 
 
 def rejection(statement: RejectedByMiner, by: Visitor) -> Rejection:
@@ -203,9 +202,9 @@ def _insist_on_the_route(statement: AboutRoute, at: dt.datetime) -> None:
         return
     live = {ReservationState.HELD, ReservationState.SPENT}
     named = Reservation.objects.filter(pk=statement.allowance_reservation_id or 0).first()
-    if named and state_at(named, at) in live:  # this site picked the job twice
+    if named and named.state_at(at) in live:  # this site picked the job twice
         return
-    if state_at(job.reservation, at) in live:
+    if job.reservation.state_at(at) in live:
         raise RouteReleased(statement.uuid, statement.allowance_reservation_id, job.reservation.pk)
 
 

@@ -8,19 +8,17 @@ from typing import NamedTuple
 
 from channels.layers import get_channel_layer
 from django import db
-from django.db import connection
+from django.db.models import Count
 from django.utils import timezone
 from redis.exceptions import RedisError
 
-from allowance.interface import EXPIRED_AT, HELD, RESERVATION, Block
+from allowance.interface import Block, Reservation, ReservationState, expired_at
 from allowance.plumbing.threads import in_database_thread
 
 PATIENCE = 2.0
 """Maximum time (s) to wait for the database, and for the channel layer."""
 
 OK = "ok"
-
-HOLDS = f"SELECT COUNT(*), COUNT(CASE WHEN {EXPIRED_AT} THEN 1 END) FROM {RESERVATION} r WHERE {HELD}"  # noqa: S608
 
 logger = logging.getLogger(__name__)
 
@@ -78,11 +76,10 @@ def read_ledger() -> Ledger:
     """Return the current state of the ledger."""
     now = timezone.now()
     newest = Block.objects.order_by("-number").first()
-    with connection.cursor() as cursor:
-        cursor.execute(HOLDS, {"at": connection.ops.adapt_datetimefield_value(now)})
-        held, expired = cursor.fetchone()
+    held = Reservation.objects.filter(state=ReservationState.HELD)
+    counts = held.aggregate(held=Count("pk"), expired=Count("pk", filter=expired_at(now)))
     number, age = (newest.number, (now - newest.timestamp).total_seconds()) if newest else (None, None)
-    return Ledger(number, age, held - expired, expired)
+    return Ledger(number, age, counts["held"] - counts["expired"], counts["expired"])
 
 
 async def reach_channel_layer() -> None:

@@ -13,7 +13,7 @@ from django.core.management import call_command
 from django.db import connection, transaction
 from django.utils import timezone
 
-from allowance import allowance, ledger, state
+from allowance import allowance, ledger, reading
 from allowance.models import Account, Reservation, ReservationState
 from allowance.types import ExecutorClass
 from receipts.models import JobFinishedReceipt, JobStartedReceipt
@@ -113,7 +113,7 @@ def _receipts(rng: random.Random, names: list[str], now: dt.datetime, what: Subn
 
 def _reservations(rng: random.Random, now: dt.datetime, what: Subnet) -> None:
     """Spend most and keep a tenth held, for an hour, which outlasts the measurements."""
-    usable, accounts = state.window(None), list(Account.objects.select_related("miner").order_by("pk"))
+    usable, accounts = reading.window(None), list(Account.objects.select_related("miner").order_by("pk"))
     for account in accounts:
         account.base = max(0, (usable.newest or 0) - ledger.KEPT_BLOCKS)
     rows: list[Reservation] = []

@@ -17,7 +17,10 @@ from django.db import connection
 from django.test import override_settings
 
 from allowance import chain, reservations
+from allowance.models import Account
 from allowance.oversight import audit, pruning
+from allowance.plumbing.compiled import Compiled, parameter, updating
+from allowance.plumbing.transactions import ThisTransaction
 from routing.decision import book
 from tests.backends import backend_pid
 from tests.concurrency import campaign, operations
@@ -46,8 +49,12 @@ def name_connection() -> int | None:
 
 OPERATIONS["name_connection"] = name_connection
 
-STAND_INS: dict[str, Callable[..., object]] = {
+ACCOUNT = Account.objects.filter(pk=parameter(Account, "id"))
+CHANGES = {name: parameter(Account, name) for name in ("base", "held", "spent", "version")}
+
+STAND_INS: dict[str, object] = {
     "lock_account": read_account,
+    "STORE": Compiled(lambda: updating(ACCOUNT, **CHANGES, changed=ThisTransaction())),
     "lock_accounts_of": lambda _: None,
     "lock_chain": lambda: None,
     "chain_changed": lambda: None,
@@ -56,8 +63,9 @@ STAND_INS: dict[str, Callable[..., object]] = {
 
 @contextmanager
 def doing_without(lock: str) -> Iterator[None]:
-    """Put what reads the same, without the lock, in its place everywhere."""
-    taken = [lock, "chain_changed"] if lock == "lock_chain" else [lock]  # it writes the row that is the lock
+    """Put what does the same, without the lock, in its place everywhere."""
+    # The chain's version is in the row that is its lock. An account is also guarded by the version that was read.
+    taken = {"lock_chain": [lock, "chain_changed"], "lock_account": [lock, "STORE"]}.get(lock, [lock])
     with ExitStack() as changes:
         for module, name in itertools.product((audit, book, chain, pruning, reservations), taken):
             if hasattr(module, name):

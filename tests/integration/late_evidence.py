@@ -12,7 +12,7 @@ from allowance.models import Account, Block, Miner
 from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing import routing
-from routing.decision.ongoing import observe
+from routing.decision import reading
 from routing.decision.reliability import incident_counts
 from routing.types import MinerIncidentType
 from tests.clock import NOW, SECOND
@@ -152,7 +152,7 @@ def routed(_world: World) -> None:
 
 def see_incidents(_world: World) -> dict[str, str]:
     now = timezone.now()
-    version = observe(CLASS, now, {}).in_force.incidents
+    version = reading.read(CLASS, now).in_force.incidents
     counts = incident_counts(CLASS, now, dt.timedelta(days=1), version=version)
     return {"incidents": str(counts.get("anna", 0))}
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from django.utils import timezone
 
-from allowance import allowance, reading, state
+from allowance import allowance, reading
 from allowance.ledger import Window
 from allowance.models import Account, Reservation, ReservationState
 from allowance.oversight import audit, fates
@@ -19,7 +19,7 @@ from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing import routing
 from routing.decision.book import LiveBook
-from routing.decision.ongoing import as_text
+from routing.decision.reading import as_text
 from routing.types import MinerIncidentType
 from routing.upkeep.journal import replay
 from tests import rows
@@ -163,10 +163,10 @@ def see_reservation(world: World) -> dict[str, str]:
     now = timezone.now()
     row = Reservation.objects.filter(pk=world.reservation).first()
     balance = reading.read(CLASS, now).balances["anna"]
-    window = state.window(None)
+    window = reading.window(None)
     parts = fates.totals(balance, Window(BLOCKS[0], window.ns[: len(BLOCKS)], window.newest))
     (blocks,) = (fate.value for fate, total in parts.items() if total.ns)
-    if blocks == "held" and (row is None or state.state_at(row, now) is not ReservationState.HELD):
+    if blocks == "held" and (row is None or row.state_at(now) is not ReservationState.HELD):
         blocks = "taken"
     ongoing = as_text(JOB) in LiveBook().read(CLASS, now).ongoing.get("anna", ())
     return {"row": row.state if row else "none", "blocks": blocks, "job": "ongoing" if ongoing else "idle"}

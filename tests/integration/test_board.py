@@ -226,4 +226,4 @@ def test_it_takes_as_many_queries_for_many_miners_as_for_few(more: int, admin_cl
     allowance().record_block(number=NEWEST + 1, timestamp=NOW, stake_share=0.5, hotkeys=hotkeys)
     declare(dict.fromkeys(hotkeys, 2), NEWEST + 1)
     assert len(ranked(admin_client)) == 3 + more
-    assert len(queries(lambda: board(admin_client))) == 5
+    assert len(queries(lambda: board(admin_client))) == 4

@@ -19,7 +19,7 @@ from django.urls import reverse
 from django.utils import timezone
 from pytest_django import Settings
 
-from allowance import allowance, ledger
+from allowance import allowance, ledger, reservations
 from allowance.ledger import Balance
 from allowance.models import Reservation
 from allowance.types import LockTimeout, NotEnoughAllowanceException
@@ -153,9 +153,14 @@ def test_one_job_that_is_refused_again_and_again_is_sampled_each_time(
     assert kept_candidates() == 2
 
 
+def no_such_table(*_: object, **__: object) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO nowhere VALUES (1)")
+
+
 def test_a_route_whose_record_can_t_be_written_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     fill_ledger("anna")
-    monkeypatch.setattr(records, "_INSERT", "INSERT INTO nowhere VALUES (%s)")
+    monkeypatch.setattr(records.INSERT, "execute", no_such_table)
     with pytest.raises(db.Error):
         routing().pick(job_request())
     assert not Reservation.objects.exists()
@@ -166,7 +171,7 @@ def test_a_refusal_whose_record_can_t_be_written_stands(
 ) -> None:
     fill_ledger("anna")
     lost = counted("router_decisions_lost_total")
-    monkeypatch.setattr(records, "_INSERT", "INSERT INTO nowhere VALUES (%s)")
+    monkeypatch.setattr(records.INSERT, "execute", no_such_table)
     with pytest.raises(NotEnoughAllowanceException):
         routing().pick(job_request(3600))
     assert counted("router_decisions_lost_total") == lost + 1
@@ -277,6 +282,7 @@ def test_a_replay_believes_no_column(changed: dict[str, object], told: str) -> N
 
 def test_what_a_pick_heard_under_the_lock_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three candidates the better two lose an executor and all allowance between reading and reserving."""
+    monkeypatch.setattr(book, "READINGS", 1)
     fill_ledger("anna", "bert", "cleo", executors=1)
     report("cleo")
     rank = pipeline.rank
@@ -298,6 +304,7 @@ def test_what_a_pick_heard_under_the_lock_is_heard_again(monkeypatch: pytest.Mon
 def test_a_pick_for_which_all_accounts_stay_locked_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     fill_ledger("anna", "bert")
     monkeypatch.setattr(book, "lock_account", lambda **_: None)
+    monkeypatch.setattr(reservations, "store", lambda *_, **__: False)
     record = refused(LockTimeout)
     assert (record.outcome, record.counts) == ("LOCK_TIMEOUT", {"lock": 2})
     assert replay.differences(record) == []

@@ -14,7 +14,6 @@ from django.db import models
 from allowance import allowance, reservations
 from allowance.models import Account, Block, ManifestSync, Miner, NeuronList, Reservation, ReservationState
 from allowance.oversight.audit import check_ledger
-from allowance.state import state_at
 from allowance.types import MAX_WEI
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from receipts.ongoing import end as end_receipts
@@ -98,7 +97,7 @@ def answers() -> list[Any]:
         with time_machine.travel(at, tick=False):
             for need, start in ((1, FIRST_BLOCK + 30), (90, FIRST_BLOCK + 30), (20, FIRST_BLOCK + 5)):
                 found.append(free(need, start))
-            states = {r.pk: state_at(r, at) for r in Reservation.objects.all()}
+            states = {r.pk: r.state_at(at) for r in Reservation.objects.all()}
             found += [states, LiveBook(pinned=at).read(CLASS, at).ongoing]
             found += [allowance().miners(), allowance().get_manifests()]
     return found

@@ -16,14 +16,13 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
 
-from allowance import allowance
+from allowance import allowance, reservations
 from allowance.locks import ledger_transaction, lock_account, lock_chain
 from allowance.models import Account, Reservation, new_version
 from allowance.oversight.audit import check_ledger
 from allowance.types import LockTimeout
 from receipts.schemas import JobStarted
 from routing import routing
-from routing.decision import book
 from routing.log import records
 from routing.models import MinerIncident
 from routing.types import AllMinersBusy
@@ -256,13 +255,14 @@ def test_a_deadlock_has_the_same_name() -> None:
 
 @needs_row_locks
 def test_a_pick_looks_again_at_who_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block that a miner left with is recorded between what a pick read and its lock."""
+    """A block that a miner left with is recorded between what a pick read and its reservation."""
     fill_ledger("anna", "bert")
+    store = reservations.store
 
-    def lock_late(**which: Any) -> Account | None:
-        monkeypatch.setattr(book, "lock_account", lock_account)
+    def store_late(*which: Any) -> bool:
+        monkeypatch.setattr(reservations, "store", store)
         side_by_side(lambda: mint(NEWEST + 1, timezone.now(), hotkeys=["bert"]))
-        return lock_account(**which)
+        return store(*which)
 
-    monkeypatch.setattr(book, "lock_account", lock_late)
+    monkeypatch.setattr(reservations, "store", store_late)
     assert routing().pick(job_request()).miner.hotkey_ss58 == "bert"

@@ -368,7 +368,7 @@ def test_it_writes_and_locks_nothing(admin_client: Client) -> None:
 
 @pytest.mark.parametrize("many", [1, 20])
 def test_it_takes_as_many_queries_for_much_as_for_little(many: int, admin_client: Client) -> None:
-    """Two for the user; the miner, the settings, its accounts, its incidents by type; two for each class, as in a pick;
+    """Two for the user; the miner, the settings, its accounts, its incidents by type; one for each class, as in a pick;
     holds and two kinds of receipts; its incidents by day, its decisions; and, for
     the page and for a class without allowance, six that tell what of the chain keeps allowance away."""
     declare({"anna": 30})
@@ -380,4 +380,4 @@ def test_it_takes_as_many_queries_for_much_as_for_little(many: int, admin_client
     report("bert", executor_class=OTHER_CLASS)
     Account.objects.create(miner_id="anna", executor_class=ExecutorClass.always_on__test)
     assert len(show(admin_client).context["classes"]) == 2
-    assert len(queries(lambda: show(admin_client))) == 2 + 4 + 2 * 2 + 3 + 3 + 2 * 6
+    assert len(queries(lambda: show(admin_client))) == 2 + 4 + 2 + 3 + 3 + 2 * 6

@@ -9,7 +9,7 @@ import pytest
 from django.db import IntegrityError, transaction
 from time_machine import TimeMachineFixture
 
-from allowance import allowance, state
+from allowance import allowance, reading
 from allowance.models import Reservation
 from allowance.types import (
     CannotReserveAllowanceException,
@@ -20,10 +20,11 @@ from allowance.types import (
 from receipts.schemas import JobFinished, JobStarted
 from routing import routing
 from routing.decision import book
-from routing.decision.book import DryBook, LiveBook
+from routing.decision import reading as readings
+from routing.decision.book import READINGS, DryBook, LiveBook
 from routing.decision.model import Decision, Gate, Verdict
-from routing.decision.ongoing import Observed, observe
 from routing.decision.pipeline import check_request, decide, gather
+from routing.decision.reading import Seen
 from routing.types import AllMinersBusy
 from tests.clock import MINUTE, NOW, SECOND, TICK, noon
 from tests.factories import job_request
@@ -113,21 +114,22 @@ def test_the_database_refuses_an_end_without_a_time() -> None:
 def test_reads_compute_expiry_before_anything_swept() -> None:
     held, _ = hold(seconds=30)
     row = Reservation.objects.get(pk=held)
-    assert state.state_at(row, row.expires_at - TICK) == "held"
-    assert state.state_at(row, row.expires_at) == "expired"
+    assert row.state_at(row.expires_at - TICK) == "held"
+    assert row.state_at(row.expires_at) == "expired"
     assert row.state == "held"
 
 
-def test_a_refusal_under_the_lock_leaves_lapsed_blocks_free() -> None:
-    """An expired hold is tidied by a pick that is then refused: the row and the balance must both say so."""
-    live = LiveBook(pinned=NOW + 200 * SECOND)
+def test_a_refusal_under_the_lock_leaves_lapsed_blocks_free(time_machine: TimeMachineFixture) -> None:
+    """A pick that is refused stores nothing: the row and the balance must both say that the hold has expired."""
+    live = LiveBook(pinned=NOW + 200 * SECOND, readings=READINGS)
     held, blocks = hold(seconds=12)
     candidate = gather(live.read(CLASS, NOW), {})[0]
     allowance().undo_allowance_reservation(hold(seconds=12)[0])
     receive(JobStarted, ttl=600)
-    _, verdict = live.reserve([candidate], question(12, NOW), state.window(None), wait=True) or (None, None)
+    _, verdict = live.reserve([candidate], question(12, NOW), reading.window(None)) or (None, None)
     assert isinstance(verdict, Verdict)
-    assert Reservation.objects.get(pk=held).state == "expired"
+    assert Reservation.objects.get(pk=held).state_at(NOW + 200 * SECOND) == "expired"
+    time_machine.move_to(NOW + 200 * SECOND)
     assert free()["anna"] == 20 * 6
     assert blocks == [1000, 1001]
 
@@ -136,13 +138,13 @@ def test_the_clock_is_read_under_the_lock(time_machine: TimeMachineFixture) -> N
     """A job that was spent and started while a pick waited for the lock keeps its executor busy."""
     early = NOW
     time_machine.shift(1)
-    live = LiveBook()
+    live = LiveBook(readings=READINGS)
     candidate = gather(live.read(CLASS, early), {})[0]
     other = job_request(12)
     route = routing().pick(other)
     receive(JobStarted, other.uuid)
     allowance().spend_allowance(route.allowance_reservation_id or 0)
-    _, verdict = live.reserve([candidate], question(12, early), state.window(None), wait=True) or (None, None)
+    _, verdict = live.reserve([candidate], question(12, early), reading.window(None)) or (None, None)
     assert isinstance(verdict, Verdict)
     assert verdict.gate is Gate.EXECUTORS
 
@@ -152,14 +154,16 @@ def job_that_starts_unheld(monkeypatch: pytest.MonkeyPatch, time_machine: TimeMa
     """Let a job whose hold has expired start at anna right after each reading; the account's version can't tell."""
     begun: dict[str, dt.datetime] = {}
 
-    def observe_and_start(*args: Any) -> Observed:
-        observed = observe(*args)
+    read = readings.read
+
+    def read_and_start(*args: Any, **how: Any) -> Seen:
+        seen = read(*args, **how)
         time_machine.shift(1)
         started = receive(JobStarted)
         begun[str(started.job_uuid)] = started.timestamp
-        return observed
+        return seen
 
-    monkeypatch.setattr(book, "observe", observe_and_start)
+    monkeypatch.setattr(readings, "read", read_and_start)
     return begun
 
 

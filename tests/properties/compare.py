@@ -8,7 +8,7 @@ from uuid import UUID
 
 from django.db.models import F
 
-from allowance import allowance, ledger, reading, state
+from allowance import allowance, ledger, reading
 from allowance.ledger import Balance, Window
 from allowance.models import Account, Block, Miner, Reservation
 from allowance.oversight.audit import KEPT_BEFORE, check_ledger
@@ -45,7 +45,7 @@ def compare_reservations(rows: Rows, model: Subnet) -> None:
 
 def compare_balances(model: Subnet, now: dt.datetime, tally: Tally) -> None:
     """Raise Violation unless every account has earned, holds and spent what the model says, block by block."""
-    window = state.window(None, before=KEPT_BEFORE)
+    window = reading.window(None, before=KEPT_BEFORE)
     if window.newest is None:
         return
     for cls in CLASSES:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from django.db import connection
 from django.db.models import Q
 
-from allowance import ledger, reading, reservations, rows
+from allowance import ledger, reservations
 from allowance.chain import newest_block
 from allowance.ledger import Balance, Steps, Window
 from allowance.models import Account, Block, Reservation, ReservationState
-from allowance.state import Expired
-from routing.decision.book import LiveBook, busy
+from allowance.plumbing.compiled import Compiled, parameter, updating
+from allowance.plumbing.transactions import ThisTransaction
+from routing.decision.book import LiveBook, Outdated, busy
 from routing.decision.model import Decision, Verdict
 from routing.types import Outcome
 from tests.factories import read_account
@@ -36,25 +38,19 @@ LENGTH, SHORT = 100, 12
 
 
 def lapse_ignored_when_reading(patch: pytest.MonkeyPatch) -> None:
-    read = reading.read
-    patch.setattr(reading, "read", lambda cls, now: read(cls, dt.datetime(1970, 1, 1, tzinfo=dt.UTC)))
+    patch.setattr("allowance.reading.free_expired", lambda entry, _: (entry.balance, {}))
 
 
 def lapse_ignored_when_ending(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(reservations, "state_at", lambda reservation, now: ReservationState(reservation.state))
+    patch.setattr(Reservation, "state_at", lambda self, _: ReservationState(self.state))
 
 
 def ends_unchecked(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(reservations, "state_at", lambda reservation, now: ReservationState.HELD)
+    patch.setattr(Reservation, "state_at", lambda self, _: ReservationState.HELD)
 
 
 def lapses_not_stored(patch: pytest.MonkeyPatch) -> None:
-    def tidy(account: Account, balance: Balance, expired: Expired) -> Balance:
-        for blocks in expired.values():
-            balance = ledger.free_again(balance, blocks)
-        return balance
-
-    patch.setattr(reservations, "tidy", tidy)
+    patch.setattr("allowance.reservations._expire", lambda _: None)
 
 
 def blocks_taken_twice(patch: pytest.MonkeyPatch) -> None:
@@ -93,24 +89,36 @@ def executors_not_counted(patch: pytest.MonkeyPatch) -> None:
 def balance_stored_on_its_own(patch: pytest.MonkeyPatch) -> None:
     """Commit between the balance and its reservation: only a crash in between shows it."""
 
-    def hold(account: Account, *, base: int, held: int, spent: int, reservation: Reservation) -> None:
-        rows.store(account, base=base, held=held, spent=spent)
-        connection._commit()  # type: ignore[attr-defined]
-        rows.insert(reservation)
+    insert = reservations.insert
 
-    patch.setattr(rows, "hold", hold)
+    def insert_later(reservation: Reservation) -> bool:
+        connection._commit()  # type: ignore[attr-defined]
+        return insert(reservation)
+
+    patch.setattr(reservations, "insert", insert_later)
 
 
 def no_account_lock(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("routing.decision.book.lock_account", read_account)
     patch.setattr("allowance.reservations.lock_account", read_account)
+    no_version(patch)
+
+
+def no_version(patch: pytest.MonkeyPatch) -> None:
+    """Store a balance whatever has become of the account since it was read."""
+    account = Account.objects.filter(pk=parameter(Account, "id"))
+    new = {name: parameter(Account, name) for name in ("base", "held", "spent", "version")}
+    unconditionally = Compiled(lambda: updating(account, **new, changed=ThisTransaction()))
+    patch.setattr(reservations, "STORE", unconditionally)
 
 
 def locked_means_busy(patch: pytest.MonkeyPatch) -> None:
     reserve = LiveBook.reserve
 
-    def reserve_at_once(self: LiveBook, *arguments: Any, wait: bool) -> Any:
-        outcome = reserve(self, *arguments, wait=wait)
+    def reserve_at_once(self: LiveBook, *arguments: Any) -> Any:
+        outcome = None
+        with suppress(Outdated):
+            outcome = reserve(self, *arguments)
         return (arguments[0][0], busy(arguments[0][0].standing.balance, 10**6)) if outcome is None else outcome
 
     patch.setattr(LiveBook, "reserve", reserve_at_once)
@@ -146,7 +154,11 @@ def window_ignored_when_pruning(patch: pytest.MonkeyPatch) -> None:
 
 
 def reservations_lost(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(rows, "hold", lambda account, **_: None)
+    def hold(account: Account, _balance: Balance, blocks: Sequence[int], **how: Any) -> Reservation:
+        times = {"created_at": how["now"], "expires_at": how["now"] + dt.timedelta(seconds=how["seconds"] + 100)}
+        return Reservation(account=account, job_uuid=how["job_uuid"], blocks=[*blocks], **times)
+
+    patch.setattr(reservations, "hold", hold)
 
 
 def records_lost(patch: pytest.MonkeyPatch) -> None:
@@ -208,6 +220,7 @@ def test_a_prune_without_the_account_s_lock_is_found(routers: list[Router], monk
     steps = [*setting(), *races_with_a_prune(20)]
     assert failure(steps, routers) is None
     monkeypatch.setattr("allowance.oversight.pruning.lock_account", read_account)
+    no_version(monkeypatch)
     assert isinstance(failure(steps, routers), Violation)
 
 

@@ -9,10 +9,9 @@ from rich.table import Table
 
 from allowance import allowance
 from allowance.locks import reading_transaction
-from allowance.models import Reservation
+from allowance.models import Reservation, held_at
 from allowance.plumbing.console import wide_console
 from allowance.plumbing.programs import AnsweringCommand
-from allowance.state import held_at
 from allowance.types import ReservationException
 
 

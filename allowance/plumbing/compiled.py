@@ -1,0 +1,140 @@
+"""QuerySets that are compiled once and run many times with other values.
+
+To compile a QuerySet takes several times as long as to run it. Use this for the few statements that every pick runs.
+Everywhere else use a plain QuerySet: it needs no fixed shape, and nobody must look up what its parameters are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Field, Model, QuerySet, Value, sql
+from django.db.models.constants import OnConflict
+from django.db.models.fields import NOT_PROVIDED
+
+
+class Param(Value):
+    """A value that is given when the statement runs. `field` prepares it for the database.
+
+    It can't be a list, and None only where it is stored: both would change the text of a condition.
+    """
+
+    def __init__(self, name: str, field: Field[Any, Any]) -> None:
+        super().__init__(name, output_field=field)
+        self.name = name
+        self.column = field
+
+    def as_sql(self, compiler: Any, connection: BaseDatabaseWrapper) -> Any:
+        """Return a placeholder, with this object as its parameter."""
+        placeholder = getattr(self.column, "get_placeholder", None)
+        return placeholder(None, compiler, connection) if placeholder else "%s", (self,)
+
+    def bind(self, values: dict[str, Any], connection: BaseDatabaseWrapper) -> Any:
+        """Return the parameter for the database. Raises TypeError for None."""
+        value = values[self.name]
+        if value is None and not self.for_save:
+            raise TypeError(f"{self.name} can't be None: a compiled condition has a fixed text.")
+        prepare = self.column.get_db_prep_save if self.for_save else self.column.get_db_prep_value
+        return prepare(value, connection)
+
+
+class Statement(NamedTuple):
+    """A compiled statement. `converters` are the converters of its columns by index, each with its expression."""
+
+    sql: str
+    params: tuple[Any, ...]
+    converters: dict[int, tuple[list[Callable[..., Any]], Any]]
+
+
+class Compiled:
+    """A statement that is compiled at its first use on each database.
+
+    `make` returns a QuerySet of rows as tuples, or a query as `updating` or `inserting` return it. It is called once
+    for each alias. Two threads may both call it at first: they get equal statements.
+    """
+
+    def __init__(self, make: Callable[[], QuerySet[Any, Any] | sql.Query]) -> None:
+        self._make = make
+        self._statements: dict[str, Statement] = {}
+
+    def fetch(self, using: str, **values: Any) -> list[tuple[Any, ...]]:
+        """Run the statement with values for its parameters, and return its rows."""
+        connection, statement = connections[using], self._statement(using)
+        with connection.cursor() as cursor:
+            cursor.execute(statement.sql, _bound(statement.params, values, connection))
+            rows: list[Any] = cursor.fetchall()
+        return [*_converted(rows, statement.converters, connection)] if statement.converters else rows
+
+    def execute(self, using: str, **values: Any) -> int:
+        """Run the statement with values for its parameters, and return the number of rows that it wrote."""
+        connection, statement = connections[using], self._statement(using)
+        with connection.cursor() as cursor:
+            cursor.execute(statement.sql, _bound(statement.params, values, connection))
+            written: int = cursor.rowcount
+        return written
+
+    def sql_with_params(self, using: str, **values: Any) -> tuple[str, list[Any]]:
+        """Return the text of the statement and its parameters, for an EXPLAIN."""
+        statement = self._statement(using)
+        return statement.sql, _bound(statement.params, values, connections[using])
+
+    def _statement(self, using: str) -> Statement:
+        statement = self._statements.get(using)
+        if statement is None:
+            statement = self._statements[using] = _compile(self._make(), using)
+        return statement
+
+
+def _compile(made: QuerySet[Any, Any] | sql.Query, using: str) -> Statement:
+    query = made if isinstance(made, sql.Query) else made.query
+    compiler: Any = query.get_compiler(using)
+    compiled = compiler.as_sql()
+    text, params = compiled[0] if isinstance(compiled, list) else compiled  # insertions may be several statements
+    columns = [expression for expression, *_ in compiler.select or ()]
+    return Statement(text, tuple(params), compiler.get_converters(columns))
+
+
+def _bound(params: Sequence[Any], values: dict[str, Any], connection: BaseDatabaseWrapper) -> list[Any]:
+    return [param.bind(values, connection) if isinstance(param, Param) else param for param in params]
+
+
+def _converted(rows: list[Any], converters: dict[int, Any], connection: BaseDatabaseWrapper) -> Iterator[Any]:
+    of_column = [(place, convert, expression) for place, (found, expression) in converters.items() for convert in found]
+    for row in map(list, rows):
+        for place, convert, expression in of_column:
+            row[place] = convert(row[place], expression, connection)
+        yield tuple(row)
+
+
+def parameter(model: type[Model], name: str, called: str = "") -> Param:
+    """Return a parameter for a column of a model, with the name of the column if it is not `called` otherwise."""
+    field: Any = model._meta.get_field(name)
+    return Param(called or name, field)
+
+
+def updating(rows: QuerySet[Any], **values: Any) -> sql.Query:
+    """Return the statement of `rows.update(**values)`."""
+    query: Any = rows.query.chain(sql.UpdateQuery)
+    query.add_update_values(values)
+    updated: sql.Query = query
+    return updated
+
+
+def inserting(model: type[Model], *, ignore_conflicts: bool = False) -> sql.Query:
+    """Return the statement that inserts a row of a model. Each column is a parameter with the name of its field.
+
+    The database fills the columns with an automatic id or a default of its own. With `ignore_conflicts` no row is
+    written if a unique value is taken.
+    """
+    fields = [
+        field
+        for field in model._meta.concrete_fields
+        if field is not model._meta.auto_field and field.db_default is NOT_PROVIDED
+    ]
+    row = model(**{field.attname: Param(field.attname, field) for field in fields})
+    query = sql.InsertQuery(model, on_conflict=OnConflict.IGNORE if ignore_conflicts else None)
+    query.insert_values(fields, [row], raw=True)
+    return query
