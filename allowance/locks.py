@@ -141,7 +141,7 @@ def lock_account(
         bound_waits(patience)
     accounts = Account.objects.select_related("miner").locked(skip=patience <= 0)
     if reservation is not None:
-        return accounts.filter(pk=Subquery(Reservation.objects.filter(pk=reservation).values("account"))).first()
+        return accounts.filter(pk=Subquery(Reservation.objects.filter(pk=reservation).values("account")[:1])).first()
     if pk is not None:
         return accounts.filter(pk=pk).first()
     return accounts.filter(miner=miner, executor_class=executor_class).first()

@@ -45,7 +45,7 @@ from allowance.types import (
 def _storing() -> Query:
     """Return the update of the account at the version that was read. It waits for no lock: then it updates nothing."""
     as_read = Account.objects.filter(pk=parameter(Account, "id"), version=parameter(Account, "version", "as_read"))
-    account = Account.objects.filter(pk=Subquery(as_read.locked(skip=True).values("pk")))
+    account = Account.objects.filter(pk=Subquery(as_read.locked(skip=True).values("pk")[:1]))
     new = {name: parameter(Account, name) for name in ("base", "held", "spent", "version")}
     return updating(account, **new, changed=ThisTransaction())
 

@@ -6,7 +6,7 @@ import datetime as dt
 from typing import Any
 
 import pytest
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS, transaction
 from django.utils import timezone
 
 from allowance import reservations
@@ -65,13 +65,8 @@ def test_the_first_of_equals_is_the_first_that_has_not_changed() -> None:
         ([0, *[a.version for a in asked[1:]]], accounts[0]),
     ):
         numbered = {f"version_{i}": version for i, version in enumerate(versions)}
-        with connections[USING].cursor() as cursor:
-            cursor.execute("BEGIN")
-        try:
+        with transaction.atomic():
             assert book.FIRST_OF_EQUALS.fetch(USING, **pks, **numbered) == [(first.pk,)]
-        finally:
-            with connections[USING].cursor() as cursor:
-                cursor.execute("ROLLBACK")
 
 
 def test_a_record_has_the_values_of_its_decision() -> None:
