@@ -9,7 +9,7 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 
-from allowance import ledger
+from allowance import ledger, reservations
 from allowance.amounts import wei_text
 from allowance.models import (
     Account,
@@ -140,10 +140,8 @@ class AccountAdmin(ReadOnlyAdmin):
     @admin.display(description="seconds")
     def seconds(self, account: Account) -> str:
         """Return the free, held and spent seconds of the blocks that a job starting now may use."""
-        balance = account.balance
-        expired = account.reservation_set.filter(expired_at(timezone.now()))
-        for blocks in expired.values_list("blocks", flat=True):
-            balance = ledger.free_again(balance, blocks)
+        expired = account.reservation_set.filter(expired_at(timezone.now())).values_list("pk", "blocks")
+        balance = reservations.tidy(account.balance, dict(expired))
         totals = fates.totals(balance, window(None))
         parts = {fate: ledger.to_seconds(totals[fate].ns) for fate in (Fate.FREE, Fate.HELD, Fate.SPENT)}
         lines = [f"{seconds:.3f} {fate}" for fate, seconds in parts.items()]

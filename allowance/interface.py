@@ -13,7 +13,6 @@ from allowance.losses import CHECK_MANIFESTS, CHECK_NEURONS, Absence, Silence, a
 from allowance.models import (
     Account,
     Block,
-    ChainLock,
     LedgerCheck,
     ManifestSync,
     Reservation,
@@ -27,7 +26,7 @@ from allowance.oversight import fates, pruning
 from allowance.oversight.fates import Fate, Run, Total
 from allowance.oversight.pruning import Batch, delete_in_batches
 from allowance.oversight.totals import LISTED, SOON, LiveReservation, MinerTotals, Totals, totals
-from allowance.reading import Chain, Entry, Hold, window
+from allowance.reading import Chain, Entry, window
 from allowance.service import not_enough
 from allowance.types import (
     BLOCK_DURATION_US,

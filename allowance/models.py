@@ -15,7 +15,7 @@ from django.db.models import Q
 
 from allowance.fields import BitsField, StepsField, WeiField
 from allowance.ledger import Balance
-from allowance.plumbing.transactions import ChangedField, NextTransaction, ThisTransaction
+from allowance.plumbing.transactions import ChangedField, ChangedQuerySet
 from allowance.types import HOTKEY_LENGTH, RESERVATION_ID_BITS, RESERVATION_IDS, RESERVATION_MARGIN
 from allowance.types import Miner as MinerValue
 
@@ -109,18 +109,9 @@ class Miner(models.Model):
         return MinerValue(self.address, self.ip_version, self.port, self.hotkey)
 
 
-class AccountQuerySet(models.QuerySet["Account"]):
-    """Accounts. An update tells readers that the rows have changed."""
-
+class AccountQuerySet(ChangedQuerySet):
     def in_class(self, executor_class: object) -> Self:
         return self.filter(executor_class=executor_class)
-
-    def changed_since(self, number: object) -> Self:
-        """Return the rows written by the transactions from this number on, see allowance.plumbing.transactions.
-
-        Rows from a dump of another database may have numbers that are still to come here: they are left out.
-        """
-        return self.filter(changed__gte=number, changed__lt=NextTransaction())
 
     def locked(self, *, skip: bool = False) -> Self:
         """Lock the rows until the transaction ends: wait for those that others have locked, or `skip` them.
@@ -128,9 +119,6 @@ class AccountQuerySet(models.QuerySet["Account"]):
         The lock lets others insert reservations that refer to the account, but not change it.
         """
         return self.select_for_update(skip_locked=skip, of=("self",), no_key=True)
-
-    def update(self, **values: Any) -> int:
-        return super().update(**{"changed": ThisTransaction(), **values})
 
 
 class Account(models.Model):

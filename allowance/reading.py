@@ -20,6 +20,9 @@ from allowance.types import BLOCK_EXPIRY, EXECUTOR_CLASSES
 
 ACCOUNT, HELD, SNAPSHOT = 0, 1, 2
 
+CHAIN_VERSION = Subquery(ChainLock.objects.values("version"))
+"""The version of the chain as a column of other rows, and so from the same snapshot."""
+
 
 Expired = Mapping[int, Sequence[int]]
 """The blocks of reservations that expired and whose rows still have the state held, by reservation id."""
@@ -70,10 +73,9 @@ NO_CHAIN = Chain(None, Window(0, np.zeros(1, dtype=np.int64), None), {})
 
 def accounts(executor_class: Any, since: Any = None) -> QuerySet[Any, Any]:
     """Return the accounts of a class as an arm of a union; with `since`, those that changed since."""
-    rows = Account.objects.in_class(executor_class)
     return arm(
         ACCOUNT,
-        rows if since is None else rows.changed_since(since),
+        _accounts(executor_class, since),
         pk="id",
         key="miner_id",
         number="version",
@@ -86,12 +88,17 @@ def accounts(executor_class: Any, since: Any = None) -> QuerySet[Any, Any]:
     )
 
 
+def _accounts(executor_class: Any, since: Any) -> QuerySet[Account]:
+    rows = Account.objects.in_class(executor_class)
+    return rows if since is None else rows.changed_since(since)
+
+
 def holds(executor_class: Any, since: Any = None, *, over: Any) -> QuerySet[Any, Any]:
     """Return the held reservations of the same accounts as an arm of a union. `over` is when their jobs finished."""
-    rows = Reservation.objects.filter(state=ReservationState.HELD, account__executor_class=executor_class)
+    rows = Reservation.objects.filter(state=ReservationState.HELD, account__in=_accounts(executor_class, since))
     return arm(
         HELD,
-        rows if since is None else rows.filter(account__changed__gte=since),
+        rows,
         key="account__miner_id",
         job="job_uuid",
         number="id",
@@ -159,9 +166,8 @@ def read_chain(executor_class: str) -> Chain:
         before = ChainLock.objects.values_list("version", flat=True).first()
         usable = window(None)
         at = before if usable.newest is None else usable.version
-        version = Subquery(ChainLock.objects.values("version"))
         columns = ("miner_id", "miner__address", "miner__ip_version", "miner__port", "miner__wei", "miner__presence")
-        rows = Account.objects.in_class(executor_class).values_list(version, *columns)
+        rows = Account.objects.in_class(executor_class).values_list(CHAIN_VERSION, *columns)
         found = [*rows]
         if all(row[0] == at for row in found):  # else the chain has changed between the two statements
             return Chain(at, usable, {hotkey: Whereabouts(*where) for _, hotkey, *where in found})
@@ -225,8 +231,7 @@ def window(job_start_block: int | None, *, before: int = 0) -> Window:
     newest = Subquery(Block.objects.order_by("-number").values("number")[:1])
     start = newest if job_start_block is None else Value(job_start_block)
     usable = Block.objects.filter(number__gte=newest - KEPT_BLOCKS).filter(number__gte=start - (BLOCK_EXPIRY + before))
-    version = Subquery(ChainLock.objects.values("version"))
-    rows = [*usable.order_by("number").values_list("number", "ns", version)]
+    rows = [*usable.order_by("number").values_list("number", "ns", CHAIN_VERSION)]
     if not rows:
         return Window(max(0, (job_start_block or 0) - BLOCK_EXPIRY), np.zeros(1, dtype=np.int64), None)
     low, newest_number = rows[0][0], rows[-1][0]

@@ -26,7 +26,7 @@ from allowance.models import (
     new_reservation_id,
     new_version,
 )
-from allowance.plumbing.compiled import Compiled, inserting, parameter, updating
+from allowance.plumbing.compiled import Compiled, inserting, parameter, stored_values, updating
 from allowance.plumbing.transactions import ThisTransaction
 from allowance.reading import Expired, window
 from allowance.types import (
@@ -76,7 +76,7 @@ def store_locked(account: Account, balance: Balance) -> None:
 
 
 def changed_without_lock(account: Account) -> RuntimeError:
-    """Return the error that somebody changed an account without its lock."""
+    """Return the error for an account that was changed without its lock."""
     return RuntimeError(f"The account {account} is locked by this transaction, but its version has changed.")
 
 
@@ -129,8 +129,7 @@ def hold(
 
 def insert(reservation: Reservation, *, using: str = DEFAULT_DB_ALIAS) -> bool:
     """Insert a reservation. Returns False, and inserts nothing, if another one has its id."""
-    values = {field.attname: getattr(reservation, field.attname) for field in Reservation._meta.concrete_fields}
-    inserted = INSERT.execute(using, **values) == 1
+    inserted = INSERT.execute(using, **stored_values(reservation)) == 1
     reservation._state.adding = not inserted
     return inserted
 

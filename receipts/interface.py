@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from receipts import ongoing, pruning, receipts
-from receipts.models import LONGEST, JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
+from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
 from receipts.ongoing import Jobs, Lasting, ends
 from receipts.ongoing import end as end_receipts
 from receipts.pages import VoidForm

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from django.db import models
 from django.db.models import Exists, OuterRef, Q
 
-from allowance.plumbing.transactions import ChangedField, NextTransaction, ThisTransaction
+from allowance.plumbing.transactions import ChangedField, ChangedQuerySet
 from receipts.types import HOTKEY_LENGTH, MAX_TTL
 from receipts.voiding import Voidable
 
@@ -37,16 +37,7 @@ class ValidUntilField(DateTimeField):
         return value
 
 
-class ReceiptQuerySet(models.QuerySet[Any]):
-    """Receipts. An update tells readers that the rows have changed."""
-
-    def changed_since(self, number: object) -> Self:
-        """Return the rows written by the transactions from this number on, see allowance.plumbing.transactions.
-
-        Rows from a dump of another database may have numbers that are still to come here: they are left out.
-        """
-        return self.filter(changed__gte=number, changed__lt=NextTransaction())
-
+class ReceiptQuerySet(ChangedQuerySet):
     def counted(self) -> Self:
         """Return the receipts that count: a voided one does not."""
         return self.filter(voided_at=None)
@@ -55,20 +46,17 @@ class ReceiptQuerySet(models.QuerySet[Any]):
         """Return the receipts that count, for the job of an outer query."""
         return self.counted().filter(job_uuid=OuterRef("job_uuid"))
 
-    def valid(self, at: Any, oldest: Any) -> Self:
+    def valid(self, at: dt.datetime) -> Self:
         """Return the receipts that count and keep an executor busy at a time, both ends inclusive.
 
-        `oldest` is LONGEST before that time. A receipt keeps an executor busy for at most LONGEST, even if its row has
-        a later end: rows can be loaded or changed without the checks.
+        A receipt keeps an executor busy for at most LONGEST, even if its row has a later end: rows can be loaded or
+        changed without the checks.
         """
-        return self.counted().filter(timestamp__lte=at, timestamp__gte=oldest, valid_until__gte=at)
+        return self.counted().filter(timestamp__lte=at, timestamp__gte=at - LONGEST, valid_until__gte=at)
 
-    def unfinished(self, at: Any) -> Self:
+    def unfinished(self, at: dt.datetime) -> Self:
         """Return the receipts of jobs without a finished receipt dated at or before a time."""
         return self.filter(~Exists(JobFinishedReceipt.objects.of_the_job().filter(timestamp__lte=at)))
-
-    def update(self, **values: Any) -> int:
-        return super().update(**{"changed": ThisTransaction(), **values})
 
 
 class Receipt(Voidable):
@@ -124,9 +112,9 @@ class StartedQuerySet(ReceiptQuerySet):
     def in_class(self, executor_class: object) -> Self:
         return self.filter(executor_class=executor_class)
 
-    def running(self, executor_class: object, at: Any, oldest: Any) -> Self:
+    def running(self, executor_class: str, at: dt.datetime) -> Self:
         """Return the receipts of the jobs of a class that run at a time, according to their started receipts."""
-        return self.in_class(executor_class).valid(at, oldest).unfinished(at)
+        return self.in_class(executor_class).valid(at).unfinished(at)
 
 
 class JobStartedReceipt(LastingReceipt):
@@ -146,14 +134,14 @@ class JobStartedReceipt(LastingReceipt):
 
 
 class AcceptedQuerySet(ReceiptQuerySet):
-    def running(self, executor_class: object, at: Any, oldest: Any) -> Self:
+    def running(self, executor_class: str, at: dt.datetime) -> Self:
         """Return the receipts of the jobs of a class that run at a time, but not according to their started receipts.
 
         An accepted receipt does not name the class. The class comes from the job's started receipt, even if that
         receipt is no longer valid.
         """
         started = JobStartedReceipt.objects.in_class(executor_class).of_the_job()
-        return self.valid(at, oldest).unfinished(at).filter(Exists(started), ~Exists(started.valid(at, oldest)))
+        return self.valid(at).unfinished(at).filter(Exists(started), ~Exists(started.valid(at)))
 
 
 class JobAcceptedReceipt(LastingReceipt):

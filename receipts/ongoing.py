@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.db.models import Case, DateTimeField, Exists, F, OuterRef, Q, QuerySet, Subquery, Value, When
+from django.db.models import Case, DateTimeField, Exists, F, OuterRef, QuerySet, Subquery, Value, When
 from django.db.models.functions import Greatest
 
 from allowance.plumbing.union import Row, arm
@@ -29,7 +29,7 @@ class Interval(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What is known of a job: its receipts that count. `finished` is the time of the finished one."""
+    """The known receipts of a job that count. `finished` is the timestamp of its finished receipt."""
 
     started: Interval | None = None
     accepted: Interval | None = None
@@ -127,16 +127,12 @@ def ends(executor_class: str, miners: Collection[str], at: dt.datetime) -> dict[
 
     If a job has a started and an accepted receipt, the later end counts.
     """
-    finished = JobFinishedReceipt.objects.filter(job_uuid=OuterRef("job_uuid"), timestamp__lte=at, voided_at=None)
-    dated = Q(timestamp__lte=at, timestamp__gte=at - LONGEST, valid_until__gte=at)
-    valid = Q(dated, ~Exists(finished), miner_hotkey__in=miners, voided_at=None)
-    of_class = JobStartedReceipt.objects.filter(executor_class=executor_class, voided_at=None)
-    started = of_class.filter(job_uuid=OuterRef("job_uuid"))
-    elsewhere = started.filter(dated).exclude(miner_hotkey=OuterRef("miner_hotkey"))
-    accepted = JobAcceptedReceipt.objects.filter(valid, Exists(started), ~Exists(elsewhere))
+    of_job = JobStartedReceipt.objects.in_class(executor_class).of_the_job()
+    elsewhere = of_job.valid(at).exclude(miner_hotkey=OuterRef("miner_hotkey"))
+    accepted = JobAcceptedReceipt.objects.valid(at).unfinished(at).filter(Exists(of_job), ~Exists(elsewhere))
     found: dict[tuple[str, UUID], dt.datetime] = {}
-    for receipts in (of_class.filter(valid), accepted):
-        for miner, job, timestamp, valid_until in receipts.values_list(
+    for receipts in (JobStartedReceipt.objects.running(executor_class, at), accepted):
+        for miner, job, timestamp, valid_until in receipts.filter(miner_hotkey__in=miners).values_list(
             "miner_hotkey", "job_uuid", "timestamp", "valid_until"
         ):
             until = min(valid_until, timestamp + LONGEST)

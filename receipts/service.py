@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from allowance.plumbing.connections import renews_connection
 from allowance.plumbing.threads import in_database_thread
-from receipts.models import LONGEST, JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
+from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
 from receipts.schemas import AnyReceipt, JobAccepted, JobFinished, JobStarted, bounded, read
 from receipts.types import MAX_AHEAD, MAX_TTL, BadReceiptError, Refusal
 
@@ -80,9 +80,8 @@ class Receipts:
         A job is ongoing if its started receipt, or else its accepted receipt, is valid at that time (both ends
         inclusive), and if it has no finished receipt dated at or before that time. Voided receipts do not count.
         """
-        oldest = at_time - LONGEST
-        started = JobStartedReceipt.objects.running(executor_class, at_time, oldest).values_list("miner_hotkey")
-        accepted = JobAcceptedReceipt.objects.running(executor_class, at_time, oldest).values_list("miner_hotkey")
+        started = JobStartedReceipt.objects.running(executor_class, at_time).values_list("miner_hotkey")
+        accepted = JobAcceptedReceipt.objects.running(executor_class, at_time).values_list("miner_hotkey")
         return dict(Counter(hotkey for (hotkey,) in started.union(accepted, all=True)))
 
     async def arecord(

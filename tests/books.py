@@ -13,7 +13,7 @@ from tests.ledgers import CLASS
 
 
 class LateBook(LiveBook):
-    """Takes what it reads now for its last reading: what a pick has read may be old when it waits for a lock."""
+    """A book that decides by a reading from before the pick, as if the pick had been slow, and then waits for locks."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -46,7 +46,7 @@ SLOW = {
 """Modules of quick folders that together take as long as all others there: they start programs, or open every page."""
 
 ONCE = {"test_exit_codes", "test_permissions", "test_serve", "test_wheel"}
-"""Modules that test the same whatever the database: on PostgreSQL they are skipped."""
+"""Modules whose tests do not depend on the database. They are skipped on PostgreSQL."""
 
 workers: list[int] = []
 """The processes of xdist's workers, in the process that hands out the tests."""
@@ -67,7 +67,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
         if item.path.stem in ONCE and connections["default"].vendor == "postgresql":
-            item.add_marker(pytest.mark.skip(reason="tested on SQLite: the same whatever the database"))
+            item.add_marker(pytest.mark.skip(reason="does not depend on the database: tested on SQLite"))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -119,7 +119,7 @@ def no_cursor_outlives_its_transaction() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def nothing_remembered() -> None:
-    """A process remembers what was committed. After a test it is gone."""
+    """Forget what the process has read: after a test its rows are deleted."""
     reading.forget()
 
 

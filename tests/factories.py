@@ -47,7 +47,7 @@ def stored() -> dict[str, list[tuple[Any, ...]]]:
 
 
 def stored_fields(model: type[models.Model]) -> list[models.Field[Any, Any]]:
-    """Return the fields whose values tell what a row says. Random versions and transactions' numbers do not."""
+    """Return the fields whose values tell what a row says. Random versions and numbers of transactions are left out."""
     return [field for field in model._meta.concrete_fields if field.name not in {"version", "changed"}]
 
 

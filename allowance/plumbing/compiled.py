@@ -1,12 +1,13 @@
 """QuerySets that are compiled once and run many times with other values.
 
 To compile a QuerySet takes several times as long as to run it. Use this for the few statements that every pick runs.
-Everywhere else use a plain QuerySet: it needs no fixed shape, and nobody must look up what its parameters are.
+Everywhere else use a plain QuerySet: its shape may vary, and its values stand where they are used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from django.db import connections
@@ -24,7 +25,6 @@ class Param(Value):
 
     def __init__(self, name: str, field: Field[Any, Any]) -> None:
         super().__init__(name, output_field=field)
-        self.name = name
         self.column = field
 
     def as_sql(self, compiler: Any, connection: BaseDatabaseWrapper) -> Any:
@@ -34,9 +34,9 @@ class Param(Value):
 
     def bind(self, values: dict[str, Any], connection: BaseDatabaseWrapper) -> Any:
         """Return the parameter for the database. Raises TypeError for None."""
-        value = values[self.name]
+        value = values[self.value]
         if value is None and not self.for_save:
-            raise TypeError(f"{self.name} can't be None: a compiled condition has a fixed text.")
+            raise TypeError(f"{self.value} can't be None: a compiled condition has a fixed text.")
         prepare = self.column.get_db_prep_save if self.for_save else self.column.get_db_prep_value
         return prepare(value, connection)
 
@@ -62,22 +62,25 @@ class Compiled:
 
     def fetch(self, using: str, **values: Any) -> list[tuple[Any, ...]]:
         """Run the statement with values for its parameters, and return its rows."""
-        connection, statement = connections[using], self._statement(using)
-        with connection.cursor() as cursor:
-            cursor.execute(statement.sql, _bound(statement.params, values, connection))
+        with self._run(using, values) as cursor:
             rows: list[Any] = cursor.fetchall()
-        return [*_converted(rows, statement.converters, connection)] if statement.converters else rows
+        converters = self._statement(using).converters
+        return [*_converted(rows, converters, connections[using])] if converters else rows
 
     def execute(self, using: str, **values: Any) -> int:
         """Run the statement with values for its parameters, and return the number of rows that it wrote."""
-        connection, statement = connections[using], self._statement(using)
-        with connection.cursor() as cursor:
-            cursor.execute(statement.sql, _bound(statement.params, values, connection))
+        with self._run(using, values) as cursor:
             written: int = cursor.rowcount
         return written
 
+    @contextmanager
+    def _run(self, using: str, values: dict[str, Any]) -> Iterator[Any]:
+        with connections[using].cursor() as cursor:
+            cursor.execute(*self.sql_with_params(using, **values))  # the ORM compiled it, and has no word to run it
+            yield cursor
+
     def sql_with_params(self, using: str, **values: Any) -> tuple[str, list[Any]]:
-        """Return the text of the statement and its parameters, for an EXPLAIN."""
+        """Return the text of the statement and its parameters."""
         statement = self._statement(using)
         return statement.sql, _bound(statement.params, values, connections[using])
 
@@ -113,6 +116,11 @@ def parameter(model: type[Model], name: str, called: str = "") -> Param:
     """Return a parameter for a column of a model, with the name of the column if it is not `called` otherwise."""
     field: Any = model._meta.get_field(name)
     return Param(called or name, field)
+
+
+def stored_values(row: Model) -> dict[str, Any]:
+    """Return the values of all columns of a row, for a statement of `inserting`."""
+    return {field.attname: getattr(row, field.attname) for field in row._meta.concrete_fields}
 
 
 def updating(rows: QuerySet[Any], **values: Any) -> sql.Query:

@@ -2,30 +2,37 @@
 
 PostgreSQL numbers the transactions that write. A row that carries the number of its last writer is new to a reader if
 the number is not below that of the oldest transaction that was running when the reader read last. This is exact
-whatever the order of commits. SQLite has no such numbers: there all of them are 0, so every row is always new.
+whatever the order of commits. On SQLite all numbers are 0, so every row is always new.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import BigIntegerField, DateTimeField, Func, Model
+from django.db.models import BigIntegerField, DateTimeField, Func, Model, QuerySet
 
 
-class Number(Func):
-    """A number of a transaction, as PostgreSQL's function `function` returns it; 0 on other databases."""
+class OfServer(Func):
+    """A value that only PostgreSQL's server knows; on other databases the SQL text `elsewhere`."""
 
-    output_field = BigIntegerField()
-    template = "CAST(CAST(%(function)s AS text) AS bigint)"
+    template = "%(function)s"
+    elsewhere: str
 
     def __init__(self, **extra: Any) -> None:
         super().__init__(**extra)
 
     def as_sql(self, compiler: Any, connection: BaseDatabaseWrapper, *form: Any, **context: Any) -> Any:
         if connection.vendor != "postgresql":
-            return "0", ()
+            return self.elsewhere, ()
         return super().as_sql(compiler, connection, *form, **context)
+
+
+class Number(OfServer):
+    """A number of a transaction, as PostgreSQL's function `function` returns it; 0 on other databases."""
+
+    output_field = BigIntegerField()
+    template, elsewhere = "CAST(CAST(%(function)s AS text) AS bigint)", "0"
 
 
 class ThisTransaction(Number):
@@ -49,32 +56,21 @@ class NextTransaction(Number):
     )
 
 
-class ServerStart(Func):
+class ServerStart(OfServer):
     """The time at which the database server started; on other databases than PostgreSQL the beginning of 1970.
 
     It differs after a failover and in another cluster, where the numbers of transactions have another meaning.
     """
 
     output_field = DateTimeField()
-    template, function = "%(function)s", "pg_postmaster_start_time()"
-
-    def as_sql(self, compiler: Any, connection: BaseDatabaseWrapper, *form: Any, **context: Any) -> Any:
-        if connection.vendor != "postgresql":
-            return "'1970-01-01 00:00:00'", ()
-        return super().as_sql(compiler, connection, *form, **context)
-
-
-class StatementTime(ServerStart):
-    """The time of the database server when the current statement began. Use it on PostgreSQL only."""
-
-    function = "statement_timestamp()"
+    function, elsewhere = "pg_postmaster_start_time()", "'1970-01-01 00:00:00'"
 
 
 class ChangedField(BigIntegerField):  # type: ignore[type-arg]
     """The number of the transaction that last wrote the row.
 
-    `save` and inserts write it. `QuerySet.update` does not, so a model with this field needs a QuerySet that does. It
-    is left out of dumps, because in another database its numbers have another meaning.
+    `save` and inserts write it. `QuerySet.update` does not, so a model with this field needs a ChangedQuerySet. The
+    field is left out of dumps, because its numbers have another meaning in another database.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -89,3 +85,18 @@ class ChangedField(BigIntegerField):  # type: ignore[type-arg]
 
     def pre_save(self, model_instance: Model, add: bool) -> Any:
         return ThisTransaction()
+
+
+class ChangedQuerySet(QuerySet[Any]):
+    """Rows with a ChangedField named `changed`. An update writes the field too."""
+
+    def changed_since(self, number: object) -> Self:
+        """Return the rows written by the transactions from this number on.
+
+        In a database that was restored from a dump of another server, rows may have numbers that are still to come.
+        They are left out.
+        """
+        return self.filter(changed__gte=number, changed__lt=NextTransaction())
+
+    def update(self, **values: Any) -> int:
+        return super().update(**{"changed": ThisTransaction(), **values})

@@ -23,7 +23,7 @@ from django.db.models.functions import Cast
 
 
 class Row(NamedTuple):
-    """A row of a union. `kind` says which arm it comes from, and so what the other columns mean there."""
+    """A row of a union. `kind` is the arm that it comes from. Each arm defines what the other columns mean."""
 
     kind: int
     pk: int | None

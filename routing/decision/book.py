@@ -144,12 +144,9 @@ class LiveBook:
 
     def reserve(self, candidates: Sequence[Candidate], question: Decision, window: Window) -> Answer | None:
         asked = candidates[: 1 + AT_ONCE]
-        if self.seen is not None and time.monotonic() <= self.good_until:
-            verdict = admit(asked[0].standing.balance, asked[0].ongoing, question.job, window)
-            if isinstance(verdict, Verdict):
-                return asked[0], verdict
-            if answer := self._reserve_as_read(self.seen, asked, question, window):
-                return answer
+        seen = self.seen if time.monotonic() <= self.good_until else None
+        if seen and (answer := self._reserve_as_read(seen, asked, question)):
+            return answer
         if self.readings < READINGS:
             raise Outdated
         for place, candidate in enumerate(candidates):
@@ -159,15 +156,13 @@ class LiveBook:
                 return answer
         return None
 
-    def _reserve_as_read(
-        self, seen: Seen, asked: Sequence[Candidate], question: Decision, window: Window
-    ) -> Answer | None:
+    def _reserve_as_read(self, seen: Seen, asked: Sequence[Candidate], question: Decision) -> Answer | None:
         """Reserve with the first candidate whose account is not locked and has not changed, without a wait."""
         with self._transaction():
-            answer = self._hold(seen, asked[0], question, window)
+            answer = self._hold(seen, asked[0], question)
             if answer is None and len(asked) > 1 and (place := self._lock_one(seen, asked[1:])) is not None:
                 _pass_over(asked[: place + 1])
-                answer = self._hold(seen, asked[place + 1], question, window)
+                answer = self._hold(seen, asked[place + 1], question)
             self.skipped += sum(candidate.verdict is PASSED_OVER for candidate in asked) if answer else len(asked)
             return answer
 
@@ -186,7 +181,7 @@ class LiveBook:
                 self.patience = max(0.0, self.patience - waited)
                 self._note_wait(waited)
                 seen = reading.read(account.executor_class, question.at, self._clock, has_written=False)
-                return self._hold(seen, candidate, question, seen.window)
+                return self._hold(seen, candidate, question)
         except LockTimeout:
             if connection.vendor == "sqlite" or not self.patience:
                 raise
@@ -194,13 +189,13 @@ class LiveBook:
             self.patience = 0.0
             return None
 
-    def _hold(self, seen: Seen, candidate: Candidate, question: Decision, window: Window) -> Answer | None:
+    def _hold(self, seen: Seen, candidate: Candidate, question: Decision) -> Answer | None:
         """Reserve with a candidate as it was seen. Return None if its account is locked or has changed since."""
         entry = seen.entries.get(candidate.hotkey)
         if entry is None:  # its account was forgotten
             return None
         job, balance = question.job, seen.balances[candidate.hotkey]
-        blocks = admit(balance, len(seen.ongoing.get(candidate.hotkey, ())), job, window)
+        blocks = admit(balance, len(seen.ongoing.get(candidate.hotkey, ())), job, seen.window)
         if isinstance(blocks, Verdict):
             return candidate, blocks
         account = Account(
@@ -214,7 +209,7 @@ class LiveBook:
             seconds=job.seconds,
             job_uuid=UUID(job.uuid),
             now=seen.at,
-            newest=window.newest or 0,
+            newest=seen.window.newest or 0,
         )
         if reservation is None:
             return None

@@ -76,7 +76,7 @@ def _changes() -> QuerySet[Any, Any]:
 
 
 WHOLE, CHANGES = Compiled(_whole), Compiled(_changes)
-"""The statements: all that a decision on a class depends on, and what of it has changed since a transaction."""
+"""The statements of a reading: of all rows that a decision on a class depends on, and of the changed ones only."""
 
 
 LONG_AGO = dt.datetime.min.replace(tzinfo=dt.UTC)
@@ -94,7 +94,6 @@ class State:
     chain: Chain = reading.NO_CHAIN
     entries: Mapping[str, Entry] = field(default_factory=dict)
     jobs: Jobs = field(default_factory=Jobs)
-    in_force: InForce | None = None
     since: int = 0
     server: dt.datetime = LONG_AGO
     floor: dt.datetime = LONG_AGO
@@ -104,8 +103,8 @@ class State:
 _states: dict[tuple[str, str], State] = {}
 """The state after a recent reading, by database alias and class.
 
-Threads may store states in any order: each state says itself from where to read on, so an older one only makes the next
-reading longer.
+Threads may store states in any order. Each state contains the number from which to read on, so an older state only
+makes the next reading longer.
 """
 
 
@@ -128,10 +127,10 @@ def read(
     before = State() if has_written else _states.get((using, known), State())
     if now < before.floor:  # jobs may have run then that are forgotten
         before = State()
-    state = _read_on(before, known, now, using)
+    state, in_force_now = _read_on(before, known, now, using)
     if not has_written:
         _states[using, known] = state
-    return _seen(state, clock(now) if clock else now)
+    return _seen(state, in_force_now, clock(now) if clock else now)
 
 
 def as_text(job: UUID) -> str:
@@ -144,8 +143,11 @@ def forget() -> None:
     _states.clear()
 
 
-def _read_on(state: State, executor_class: str, now: dt.datetime, using: str) -> State:
-    """Return the state after another reading. It takes one statement, or four if the chain has changed."""
+def _read_on(state: State, executor_class: str, now: dt.datetime, using: str) -> tuple[State, InForce]:
+    """Return the state after another reading, and what is in force.
+
+    It takes one statement, or five if the chain has changed.
+    """
     while True:
         rows, floor, until = _changed(state, executor_class, using), state.floor, state.until
         are_all = rows is None
@@ -165,16 +167,16 @@ def _read_on(state: State, executor_class: str, now: dt.datetime, using: str) ->
             state = replace(state, since=0)
             continue
         found = reading.entries(rows, state.entries, state.chain.miners, executor_class)
-        return State(
+        after = State(
             state.chain,
             found if are_all else {**state.entries, **found},
             jobs,
-            in_force.parse(rows),
             (snapshot.low or 0) if snapshot else 0,
             (snapshot.at if snapshot else None) or LONG_AGO,
             floor,
             until,
         )
+        return after, in_force.parse(rows)
 
 
 def _changed(state: State, executor_class: str, using: str) -> list[Row] | None:
@@ -203,7 +205,7 @@ def _with_chain(state: State, chain: Chain) -> State:
     return replace(state, chain=chain, entries=entries, since=0)
 
 
-def _seen(state: State, now: dt.datetime) -> Seen:
+def _seen(state: State, in_force_now: InForce, now: dt.datetime) -> Seen:
     ongoing_jobs: dict[str, set[str | int]] = {}
     for miner, job in state.jobs.running(now):
         ongoing_jobs.setdefault(miner, set()).add(job)
@@ -215,6 +217,4 @@ def _seen(state: State, now: dt.datetime) -> Seen:
         for hold in entry.holds:
             if hold.expires_at > now and not (hold.job and state.jobs.is_finished(hold.job)):
                 ongoing_jobs.setdefault(hotkey, set()).add(hold.job or hold.pk)
-    if state.in_force is None:
-        raise ValueError("A state is read before it is seen.")
-    return Seen(state.chain.window, balances, ongoing_jobs, state.in_force, now, state.entries, expired)
+    return Seen(state.chain.window, balances, ongoing_jobs, in_force_now, now, state.entries, expired)

@@ -15,7 +15,7 @@ from django.db import DEFAULT_DB_ALIAS
 from django.utils.crypto import salted_hmac
 
 from allowance.interface import Balance, LockTimeout, Reservation, hurried_transaction, ledger
-from allowance.plumbing.compiled import Compiled, inserting
+from allowance.plumbing.compiled import Compiled, inserting, stored_values
 from routing.conf import conf
 from routing.decision.model import Candidate, Decision, Gate, Job, Policy, Verdict
 from routing.decision.reliability import score
@@ -138,8 +138,7 @@ def _insert(decision: Decision, seconds: float, waited: float, **what: object) -
         waited_us=round(waited * 1e6),
         **what,
     )
-    values = {field.attname: getattr(record, field.attname) for field in DecisionRecord._meta.concrete_fields}
-    INSERT.execute(DEFAULT_DB_ALIAS, **values)
+    INSERT.execute(DEFAULT_DB_ALIAS, **stored_values(record))
 
 
 def _uuid(text: str) -> UUID | None:

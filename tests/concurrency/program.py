@@ -63,7 +63,7 @@ STAND_INS: dict[str, object] = {
 
 @contextmanager
 def doing_without(lock: str) -> Iterator[None]:
-    """Put what does the same, without the lock, in its place everywhere."""
+    """Replace a lock everywhere by a function that reads or writes the same without it."""
     # The chain's version is in the row that is its lock. An account is also guarded by the version that was read.
     taken = {"lock_chain": [lock, "chain_changed"], "lock_account": [lock, "STORE"]}.get(lock, [lock])
     with ExitStack() as changes:

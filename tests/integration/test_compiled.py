@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from allowance import reservations
 from allowance.models import Account, Reservation
-from allowance.plumbing.compiled import Compiled, parameter
+from allowance.plumbing.compiled import Compiled, parameter, stored_values
 from allowance.plumbing.union import Row
 from allowance.reading import ACCOUNT, HELD, SNAPSHOT
 from routing import routing
@@ -72,9 +72,7 @@ def test_the_first_of_equals_is_the_first_that_has_not_changed() -> None:
 def test_a_record_has_the_values_of_its_decision() -> None:
     routing().pick(job_request(12))
     record = DecisionRecord.objects.get()
-    records.INSERT.execute(
-        USING, **{f.attname: getattr(record, f.attname) for f in DecisionRecord._meta.concrete_fields}
-    )
+    records.INSERT.execute(USING, **stored_values(record))
     copy = DecisionRecord.objects.latest("pk")
     for field in DecisionRecord._meta.concrete_fields:
         assert field.primary_key or getattr(copy, field.attname) == getattr(record, field.attname)
