@@ -7,9 +7,8 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
-from django.utils import timezone
 
-from allowance import ledger, reservations
+from allowance import clock, ledger, reservations
 from allowance.amounts import wei_text
 from allowance.models import (
     Account,
@@ -140,7 +139,7 @@ class AccountAdmin(ReadOnlyAdmin):
     @admin.display(description="seconds")
     def seconds(self, account: Account) -> str:
         """Return the free, held and spent seconds of the blocks that a job starting now may use."""
-        expired = account.reservation_set.filter(expired_at(timezone.now())).values_list("pk", "blocks")
+        expired = account.reservation_set.filter(expired_at(clock.now())).values_list("pk", "blocks")
         balance = reservations.tidy(account.balance, dict(expired))
         totals = fates.totals(balance, window(None))
         parts = {fate: ledger.to_seconds(totals[fate].ns) for fate in (Fate.FREE, Fate.HELD, Fate.SPENT)}
@@ -162,7 +161,7 @@ class StateFilter(admin.SimpleListFilter):
         return [(state.value, state.label) for state in ReservationState]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        now = timezone.now()
+        now = clock.now()
         match self.value():
             case None:
                 return queryset
@@ -192,11 +191,11 @@ class ReservationAdmin(ReadOnlyAdmin):
 
     @admin.display(description="state")
     def state_now(self, reservation: Reservation) -> str:
-        return reservation.state_at(timezone.now()).label
+        return reservation.state_at(clock.now()).label
 
     @admin.display(description="held until", ordering="expires_at")
     def held_until(self, reservation: Reservation) -> str:
-        now = timezone.now()
+        now = clock.now()
         until = to_the_second(reservation.expires_at)
         held = reservation.state_at(now) is ReservationState.HELD
         return f"{until} ({(reservation.expires_at - now).total_seconds():.0f} s left)" if held else until

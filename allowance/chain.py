@@ -12,9 +12,8 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from django.db.models import Max, Min
-from django.utils import timezone
 
-from allowance import rows, validation
+from allowance import clock, rows, validation
 from allowance.fields import WeiField
 from allowance.ledger import KEPT_BLOCKS, Steps, assign, block_ns, forget
 from allowance.locks import chain_changed, ledger_transaction, lock_accounts_of, lock_chain
@@ -144,7 +143,7 @@ def record_collateral(*, hotkey: str, wei: int | str) -> None:
 
 def _not_ahead(number: int, timestamp: dt.datetime) -> dt.datetime:
     """Return the timestamp of a block. Raises BadInputError if it is more than MAX_AHEAD ahead of the clock."""
-    now = timezone.now()
+    now = clock.now()
     if timestamp > now + MAX_AHEAD:
         raise BadInputError(
             f"Block {number} at {timestamp.isoformat()} is more than {MAX_AHEAD.total_seconds() / 60:g} minutes ahead "

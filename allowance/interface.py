@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from allowance import allowance, ledger, reading, reservations, validation
+from allowance import allowance, clock, ledger, reading, reservations, validation
 from allowance.amounts import WeiFormField, parse_wei, wei_text
 from allowance.causes import MANY, Earning, causes, earning
 from allowance.chain import CHECK_BLOCKS, CHECK_STAKE
@@ -26,7 +26,7 @@ from allowance.oversight import fates, pruning
 from allowance.oversight.fates import Fate, Run, Total
 from allowance.oversight.pruning import Batch, delete_in_batches
 from allowance.oversight.totals import LISTED, SOON, LiveReservation, MinerTotals, Totals, totals
-from allowance.reading import Chain, Entry, window
+from allowance.reading import Chain, Entry, Expired, Hold, window
 from allowance.service import not_enough
 from allowance.types import (
     BLOCK_DURATION_US,

@@ -58,14 +58,12 @@ class Window:
     """The blocks that a job may use: block `low + i` gives `ns[i]` nanoseconds for each executor, 0 if unknown.
 
     `newest` is the last block, or None if there is none. `version` is the chain's version when the blocks were read.
-    `known` caches the latest standings in this window, by hotkey: most do not change between two decisions.
     """
 
     low: int
     ns: Nanoseconds
     newest: int | None
     version: int | None = field(default=None, compare=False)
-    known: dict[str, Standing] = field(default_factory=dict, compare=False, repr=False)
 
 
 class Balance(NamedTuple):
@@ -234,19 +232,10 @@ def survey(window: Window, balances: Sequence[Balance]) -> list[Standing]:
     return [standing for chunk in chunks for standing in _survey(window, chunk)]
 
 
-def standings(window: Window, balances: Sequence[Balance]) -> list[Standing]:
+def standings(window: Window, balances: Iterable[Balance]) -> list[Standing]:
     """Return the standing of every registered miner, in the order in which allowance is used."""
-    found: list[Standing] = []
-    changed = []
-    for balance in balances:
-        known = window.known.get(balance.hotkey)
-        if known is not None and (known.balance is balance or known.balance == balance):
-            found.append(known)
-        elif balance.registered:
-            changed.append(balance)
-    surveyed = survey(window, changed)
-    window.known.update((standing.balance.hotkey, standing) for standing in surveyed)
-    return sorted(found + surveyed, key=attrgetter("order"))
+    registered = [balance for balance in balances if balance.registered]
+    return sorted(survey(window, registered), key=attrgetter("order"))
 
 
 def take(window: Window, balance: Balance, need: int) -> list[int] | None:

@@ -14,7 +14,7 @@ from allowance import ledger
 from allowance.fields import parse_steps
 from allowance.ledger import KEPT_BLOCKS, Balance, Steps, Window
 from allowance.models import Account, Block, ChainLock, Reservation, ReservationState
-from allowance.plumbing.transactions import NextTransaction, OldestRunning, ServerStart
+from allowance.plumbing.transactions import NextTransaction, OldestRunning, ServerStart, ServerTime
 from allowance.plumbing.union import Row, arm, union
 from allowance.types import BLOCK_EXPIRY, EXECUTOR_CLASSES
 
@@ -48,6 +48,14 @@ class Entry(NamedTuple):
     version: int
     balance: Balance
     holds: tuple[Hold, ...]
+
+    def holding(self, more: Iterable[Hold]) -> Entry:
+        """Return the account with more reservations."""
+        held, base = self.balance.held, self.balance.base
+        added = [hold._replace(bits=ledger.to_bits(hold.blocks, base)) for hold in more]
+        for hold in added:
+            held |= hold.bits
+        return self._replace(balance=self.balance._replace(held=held), holds=(*self.holds, *added))
 
 
 class Whereabouts(NamedTuple):
@@ -111,11 +119,11 @@ def holds(executor_class: Any, since: Any = None, *, over: Any) -> QuerySet[Any,
 def snapshot() -> QuerySet[Any, Any]:
     """Return the version of the chain and the numbers of the snapshot as an arm of a union.
 
-    The columns are `number` (the version), `low` and `base` (the oldest running and the next transaction), and `at`
-    (the start of the server).
+    The columns are `number` (the version), `low` and `base` (the oldest running and the next transaction), `at` (the
+    start of the server), and `until` (its time).
     """
-    columns = {"number": "version", "low": OldestRunning(), "base": NextTransaction(), "at": ServerStart()}
-    return arm(SNAPSHOT, ChainLock.objects.all(), **columns)
+    numbers = {"number": "version", "low": OldestRunning(), "base": NextTransaction()}
+    return arm(SNAPSHOT, ChainLock.objects.all(), **numbers, at=ServerStart(), until=ServerTime())
 
 
 class Reading(NamedTuple):

@@ -11,9 +11,8 @@ from uuid import UUID
 from django.db import DEFAULT_DB_ALIAS
 from django.db.models import F, Subquery
 from django.db.models.sql import Query
-from django.utils import timezone
 
-from allowance import ledger, validation
+from allowance import clock, ledger, validation
 from allowance.chain import newest_block
 from allowance.ledger import Balance
 from allowance.locks import ledger_transaction, lock_account, lock_chain
@@ -156,7 +155,7 @@ def reserve(
             raise CannotReserveAllowanceException(
                 miner=miner, executor_class=executor_class, required=seconds, available=0.0
             )
-        now = now or timezone.now()
+        now = now or clock.now()
         expired = dict(Reservation.objects.filter(expired_at(now), account=account).values_list("pk", "blocks"))
         balance = tidy(account.balance, expired)
         usable = window(job_start_block)
@@ -206,7 +205,7 @@ def _end(reservation_id: int, end: ReservationState, now: dt.datetime | None) ->
         account = lock_account(reservation=reservation_id)
         if account is None:
             raise ReservationNotFound(reservation_id)
-        now = now or timezone.now()
+        now = now or clock.now()
         reservation = Reservation.objects.get(pk=reservation_id)
         state = reservation.state_at(now)
         if state is ReservationState.EXPIRED and reservation.state == ReservationState.HELD:

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
 from django.db.models import Max
-from django.utils import timezone
 
-from allowance import chain, ledger, reading, reservations, validation
+from allowance import chain, clock, ledger, reading, reservations, validation
 from allowance.causes import causes
 from allowance.ledger import Standing
 from allowance.models import Account, Block
@@ -36,8 +35,8 @@ class Allowance:
         """
         seconds = validation.seconds(allowance_seconds)
         start = validation.block_number(job_start_block)
-        balances = reading.read(executor_class, timezone.now()).balances
-        standings = ledger.standings(reading.window(start), list(balances.values()))
+        balances = reading.read(executor_class, clock.now()).balances
+        standings = ledger.standings(reading.window(start), balances.values())
         need = ledger.to_ns(seconds)
         found = [(s.balance.hotkey, ledger.to_seconds(s.free)) for s in standings if s.free >= need]
         if not found:

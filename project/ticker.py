@@ -10,9 +10,9 @@ from itertools import count
 from threading import Event, Thread
 
 from django import db
-from django.utils import timezone
 
 from allowance import allowance
+from allowance.interface import clock
 from allowance.models import ManifestSync
 from allowance.types import AllowanceException
 from project.past import MINTED_EACH
@@ -53,7 +53,7 @@ def mint_until(over: Event) -> None:
 def mint(*, with_manifests: bool) -> None:
     """Record the block after the newest. With `with_manifests`, record the newest manifest sync again at this block."""
     number, share = allowance().get_current_block() + 1, random.uniform(0.09, 0.14)  # noqa: S311
-    allowance().record_block(number=number, timestamp=timezone.now(), stake_share=share)
+    allowance().record_block(number=number, timestamp=clock.now(), stake_share=share)
     if with_manifests:
         newest = ManifestSync.objects.latest("block")
         allowance().record_manifests(block=number, axons=newest.axons, executors=newest.executors)

@@ -13,8 +13,8 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import get_object_or_404, redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils import timezone
 
+from allowance import clock
 from allowance.plumbing.lists import JOB_OR_HOTKEY, ReadOnlyAdmin, strict
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
 from receipts.pages import VoidForm
@@ -92,7 +92,7 @@ class ReceiptAdmin(ReadOnlyAdmin):
         for receipt in receipts:
             try:
                 name = request.user.get_username()[:NAME_LENGTH]
-                row = void_receipt(receipt, by=name, reason=reason, now=timezone.now())
+                row = void_receipt(receipt, by=name, reason=reason, now=clock.now())
             except ReceiptAlreadyVoided as error:
                 self.message_user(request, str(error), messages.ERROR)
             else:

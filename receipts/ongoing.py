@@ -16,6 +16,9 @@ from receipts.models import LONGEST, JobAcceptedReceipt, JobFinishedReceipt, Job
 
 STARTED, ACCEPTED, FINISHED = 10, 11, 12
 
+TICK = dt.timedelta(microseconds=1)
+"""The shortest time between two receipts' timestamps."""
+
 
 class Interval(NamedTuple):
     """The time for which a receipt keeps an executor of a miner busy, both ends inclusive."""
@@ -29,11 +32,15 @@ class Interval(NamedTuple):
 
 
 class Job(NamedTuple):
-    """The known receipts of a job that count. `finished` is the timestamp of its finished receipt."""
+    """The known receipts of a job that count. `finished` is the timestamp of its finished receipt.
+
+    `holders` are the miners that have, or had, a reservation for the job.
+    """
 
     started: Interval | None = None
     accepted: Interval | None = None
     finished: dt.datetime | None = None
+    holders: frozenset[str] = frozenset()
 
     def miner(self, now: dt.datetime) -> str | None:
         """Return the miner on which the job runs according to its receipts, or None."""
@@ -44,6 +51,21 @@ class Job(NamedTuple):
         if self.started and self.accepted and self.accepted.contains(now):
             return self.accepted.miner  # the class is that of the started receipt
         return None
+
+    @property
+    def miners(self) -> frozenset[str]:
+        """The miners that the job keeps busy at some time, according to its receipts."""
+        return frozenset(receipt.miner for receipt in (self.started, self.accepted) if receipt)
+
+    @property
+    def instants(self) -> Iterator[dt.datetime]:
+        """The times at which the job begins or ceases to run, according to its receipts."""
+        for receipt in (self.started, self.accepted):
+            if receipt:
+                yield receipt.since
+                yield receipt.until + TICK
+        if self.finished:
+            yield self.finished
 
 
 def finished_at() -> Subquery:
@@ -86,12 +108,19 @@ def _unless_voided(column: str) -> Case:
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
-    """The known jobs of a class, by uuid as the database writes it. They never change: `after` returns others."""
+    """The known jobs of a class, by uuid as the database writes it. They never change: `after` returns others.
+
+    `of` are the uuids of the jobs that keep a miner busy at some time according to receipts, by hotkey.
+    """
 
     known: Mapping[str, Job] = field(default_factory=dict)
+    of: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
-    def after(self, rows: Iterable[Row]) -> Jobs | None:
-        """Return the jobs after rows of a reading. Return None if all receipts that are valid must be read again."""
+    def after(self, rows: Iterable[Row]) -> tuple[Jobs, set[str]] | None:
+        """Return the jobs after rows of a reading, and the miners whose jobs have changed.
+
+        Return None if all receipts that are valid must be read again.
+        """
         changed: dict[str, Job] = {}
         for row in rows:
             uuid = row.job or ""
@@ -108,18 +137,36 @@ class Jobs:
                 job = (before or Job())._replace(finished=row.over)
                 changed[uuid] = job._replace(started=receipt) if row.kind == STARTED else job._replace(accepted=receipt)
             elif uuid:  # a reservation
-                changed[uuid] = (before or Job())._replace(finished=row.over)
-        return Jobs({**self.known, **changed}) if changed else self
+                job = before or Job()
+                changed[uuid] = job._replace(finished=row.over, holders=job.holders | {row.key or ""})
+        return self._with(changed)
+
+    def _with(self, read: Mapping[str, Job]) -> tuple[Jobs, set[str]]:
+        changed = {uuid: job for uuid, job in read.items() if job != self.known.get(uuid)}
+        if not changed:
+            return self, set()
+        of, miners = dict(self.of), set[str]()
+        for uuid, job in changed.items():
+            before = self.known.get(uuid, Job())
+            miners |= before.miners | before.holders | job.miners | job.holders
+            for miner in before.miners - job.miners:
+                of[miner] -= {uuid}
+            for miner in job.miners - before.miners:
+                of[miner] = of.get(miner, frozenset()) | {uuid}
+        return Jobs({**self.known, **changed}, of), miners
 
     def is_finished(self, job: str) -> bool:
         """Return whether a job with a reservation has a finished receipt that counts."""
         return job in self.known and self.known[job].finished is not None
 
-    def running(self, now: dt.datetime) -> Iterator[tuple[str, str]]:
-        """Yield the miner and the uuid of each job that runs at `now` according to receipts."""
-        for uuid, job in self.known.items():
-            if miner := job.miner(now):
-                yield miner, uuid
+    def running(self, miner: str, now: dt.datetime) -> set[str]:
+        """Return the uuids of the jobs that run on a miner at `now` according to receipts."""
+        return {uuid for uuid in self.of.get(miner, ()) if self.known[uuid].miner(now) == miner}
+
+    def instants(self, miner: str) -> Iterator[dt.datetime]:
+        """Yield the times at which a job begins or ceases to run on a miner."""
+        for uuid in self.of.get(miner, ()):
+            yield from self.known[uuid].instants
 
 
 def ends(executor_class: str, miners: Collection[str], at: dt.datetime) -> dict[tuple[str, UUID], dt.datetime]:

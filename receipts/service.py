@@ -14,8 +14,8 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.utils import timezone
 
+from allowance import clock
 from allowance.plumbing.connections import renews_connection
 from allowance.plumbing.threads import in_database_thread
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
@@ -53,7 +53,7 @@ class Receipts:
         """
         if not isinstance(most, int) or isinstance(most, bool) or most < 0:
             raise BadReceiptError(f"most must be a whole number of seconds, 0 or more, not {most!r:.80}.")
-        checked = _check(receipt, now or timezone.now())
+        checked = _check(receipt, now or clock.now())
         _store([_clip([checked], most)[0]])
 
     def record_many(
@@ -63,7 +63,7 @@ class Receipts:
 
         A second receipt of the same kind for the same job is neither stored nor refused.
         """
-        at = now or timezone.now()
+        at = now or clock.now()
         good: list[AnyReceipt] = []
         refused: list[Refusal] = []
         for index, receipt in enumerate(receipts):

@@ -7,9 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Collection
 
-from django.utils import timezone
-
-from allowance.interface import LockTimeout, Reservation, reservations
+from allowance.interface import LockTimeout, Reservation, clock, reservations
 from allowance.plumbing.connections import renews_connection
 from allowance.plumbing.threads import in_database_thread
 from routing.decision.book import LiveBook
@@ -93,7 +91,7 @@ class Routing:
             hotkey=hotkey_ss58address,
             job_uuid=job_uuid,
             executor_class=executor_class,
-            timestamp=timezone.now(),
+            timestamp=clock.now(),
         )
 
 
@@ -121,13 +119,13 @@ def pick(
     """
     begun = time.perf_counter()
 
-    def record(question: Decision, candidate: Candidate, reservation: Reservation) -> None:
+    def record(routed: Decision, winner: Candidate, reservation: Reservation) -> None:
         seconds = time.perf_counter() - begun
-        records.record_route(question, candidate, reservation, seconds=seconds, waited=book.waited)
+        records.record_route(routed, winner, reservation, seconds=seconds, waited=book.waited)
 
-    book = LiveBook(pinned=now, claim=claim, record=record)
+    book = LiveBook(claim, record)
     try:
-        decision = decide(request, book, now=now or timezone.now(), exclude=exclude, remedies=remedies)
+        decision = decide(request, book, now=now, exclude=exclude, remedies=remedies)
     except LockTimeout:  # SQLite's only lock, or a row that `claim` locks, stayed locked: there is no decision
         DECISIONS_LOST.inc()
         raise

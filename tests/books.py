@@ -19,6 +19,6 @@ class LateBook(LiveBook):
         super().__init__()
         self.late = super().read(CLASS, timezone.now())
 
-    def read(self, executor_class: str, now: dt.datetime) -> Seen:
+    def read(self, executor_class: str, now: dt.datetime | None) -> Seen:
         self.seen, self.readings, self.good_until = self.late, READINGS, math.inf
         return self.late

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 import os
 import signal
 from collections.abc import Iterator
@@ -10,8 +11,11 @@ import pytest
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.test import TransactionTestCase
+from django.utils import timezone
 from hypothesis import settings
+from time_machine import escape_hatch
 
+from allowance import clock
 from allowance.oversight.audit import check_ledger
 from allowance.plumbing.threads import close_database_pool
 from routing.decision import reading
@@ -114,6 +118,19 @@ def no_cursor_outlives_its_transaction() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend, "chunked_cursor", guarded)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def the_clock_can_be_pinned() -> Iterator[None]:
+    """The server's clock does not stand still with `time_machine`, so the one clock follows that instead."""
+    by_server = clock.now
+
+    def now(**told: Any) -> dt.datetime:
+        return timezone.now() if escape_hatch.is_travelling() else by_server(**told)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clock, "now", now)
         yield
 
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from django.db.models import QuerySet
-from django.utils import timezone
 
-from allowance import ledger
+from allowance import clock, ledger
 from allowance.chain import newest_block, ns_between
 from allowance.ledger import Window
 from allowance.locks import (
@@ -61,7 +60,7 @@ def run_check(*, repair: bool = False) -> tuple[LedgerCheck, list[Difference]]:
 
     With `repair`, check again after the repair. Then `left` of the result is the number of differences that remain.
     """
-    at, begun = timezone.now(), time.perf_counter()
+    at, begun = clock.now(), time.perf_counter()
     found = list(check_ledger(repair=repair))
     left = list(check_ledger()) if repair else found
     renew_connection()

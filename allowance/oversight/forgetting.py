@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.db.models import Exists, F, OuterRef, QuerySet
-from django.utils import timezone
 
-from allowance import ledger, rows
+from allowance import clock, ledger, rows
 from allowance.chain import newest_block
 from allowance.locks import chain_changed, ledger_transaction, lock_accounts_of, lock_chain, reading_transaction
 from allowance.models import Account, Block, ManifestSync, Miner, Reservation, ReservationState
@@ -51,7 +50,7 @@ def find(first: int, *, now: dt.datetime | None = None) -> Forgotten:
         Block.objects.filter(number__gte=first).count(),
         ManifestSync.objects.filter(block__gte=first).count(),
     )
-    at = now or timezone.now()
+    at = now or clock.now()
     ends = {ReservationState.HELD: found.held, ReservationState.EXPIRED: found.expired}
     with reading_transaction():
         for reservation in _holding().only("state", "expires_at", "blocks").iterator():
@@ -76,7 +75,7 @@ def forget_blocks(first: int, *, release_held: bool = False, now: dt.datetime | 
         lock_chain()
         chain_changed()
         lock_accounts_of(set(Account.objects.values_list("miner", flat=True)))
-        at = now or timezone.now()
+        at = now or clock.now()
         found = find(first, now=at)
         if refusal := found.refusal(release_held=release_held):
             raise refusal

@@ -66,6 +66,16 @@ class ServerStart(OfServer):
     function, elsewhere = "pg_postmaster_start_time()", "'1970-01-01 00:00:00'"
 
 
+class ServerTime(OfServer):
+    """The time by the server's clock after the statement has taken its snapshot; NULL on other databases.
+
+    It is later than all that the statement sees, if that is dated by the same clock.
+    """
+
+    output_field = DateTimeField()
+    function, elsewhere = "clock_timestamp()", "NULL"
+
+
 class ChangedField(BigIntegerField):  # type: ignore[type-arg]
     """The number of the transaction that last wrote the row.
 

@@ -5,25 +5,22 @@ from __future__ import annotations
 import datetime as dt
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
-from typing import NamedTuple, Protocol
+from typing import Protocol
 from uuid import UUID
 
 from django.db import DEFAULT_DB_ALIAS, connection
 from django.db.models import Case, IntegerField, Q, QuerySet, When
-from django.utils import timezone
 
 from allowance.interface import (
     RESERVATION_MARGIN,
     Account,
-    Balance,
+    Hold,
     LockTimeout,
-    Miner,
     Reservation,
     Window,
     ledger,
@@ -35,20 +32,8 @@ from allowance.interface import (
 from allowance.plumbing.compiled import Compiled, parameter
 from routing.decision import reading
 from routing.decision.model import NO_ADDRESS, PASSED_OVER, Candidate, Decision, Gate, Job, Verdict
-from routing.decision.reading import Seen
-
-
-@dataclass(frozen=True, slots=True)
-class Reserved:
-    """The reserved blocks of a miner. If `reservation_id` is None, nothing is stored in the database."""
-
-    miner: Miner
-    blocks: list[int]
-    reservation_id: int | None
-
-
-Answer = tuple[Candidate, Reserved | Verdict]
-"""The candidate that was tried, and either its reserved blocks or the verdict that says why it can't take the job."""
+from routing.decision.ranking import Ranking, busy
+from routing.decision.reading import Row, Seen
 
 AT_ONCE = 8
 """The maximum number of accounts that one query tries to lock after the account of the first candidate.
@@ -74,19 +59,19 @@ class Outdated(Exception):
 class Reserver(Protocol):
     """The interface through which a decision reserves."""
 
-    def reserve(self, candidates: Sequence[Candidate], question: Decision, window: Window) -> Answer | None:
-        """Reserve with the first of equally reliable candidates, or return the verdict that rejects it.
+    def reserve(self, ranking: Ranking, equals: Sequence[int]) -> Decision | Ranking:
+        """Reserve with the first of equally reliable candidates that can take the job, and return the decision.
 
-        Candidates before it become PASSED_OVER: others have locked their accounts. Return None if that is so for all.
-        Raises Outdated if the decision should be made again.
+        If none was reserved with, return the ranking with verdicts on some of them. A candidate is PASSED_OVER if
+        others have locked its account. Raises Outdated if the decision should be made again.
         """
 
 
 class Book(Reserver, Protocol):
     """A reserver that also reads the input of a decision."""
 
-    def read(self, executor_class: str, now: dt.datetime) -> Seen:
-        """Return the input of a decision on a job of a class at `now`."""
+    def read(self, executor_class: str, now: dt.datetime | None) -> Seen:
+        """Return the input of a decision on a job of a class, at the current time or at `now`."""
 
 
 def _first_of_equals() -> QuerySet[Account, tuple[int]]:
@@ -115,9 +100,8 @@ class LiveBook:
     If the accounts of the best candidates are locked or have changed, the decision is made again from a new reading, at
     most READINGS times. Then the book waits for their locks and decides by a reading under the lock.
 
-    The time comes from the clock unless it is `pinned`. `claim` and `record` are called in the transaction of a
-    reservation: `claim` with the reservation, `record` with the question, the candidate and the reservation. Both may
-    raise to roll the reservation back.
+    `claim` and `record` are called in the transaction of a reservation: `claim` with the reservation, `record` with the
+    decision, the winner and the reservation. Both may raise to roll the reservation back.
 
     `patience` is the time (s) left to wait for locks, for all candidates together. `waited` is the time (s) waited so
     far and `waits` the number of waits. `skipped` counts how often a candidate was passed over because other
@@ -125,7 +109,6 @@ class LiveBook:
     monotonic clock.
     """
 
-    pinned: dt.datetime | None = None
     claim: Callable[[Reservation], None] | None = None
     record: Callable[[Decision, Candidate, Reservation], None] | None = None
     patience: float = field(default_factory=lock_timeout)
@@ -133,55 +116,52 @@ class LiveBook:
     waits: int = 0
     skipped: int = 0
     readings: int = 0
+    now: dt.datetime | None = None
     seen: Seen | None = None
     good_until: float = -math.inf
 
-    def read(self, executor_class: str, now: dt.datetime) -> Seen:
-        self.seen = reading.read(executor_class, now, self._clock)
+    def read(self, executor_class: str, now: dt.datetime | None) -> Seen:
+        self.now, self.seen = now, reading.read(executor_class, now)
         self.readings += 1
         self.good_until = time.monotonic() + READING_LASTS
         return self.seen
 
-    def reserve(self, candidates: Sequence[Candidate], question: Decision, window: Window) -> Answer | None:
-        asked = candidates[: 1 + AT_ONCE]
+    def reserve(self, ranking: Ranking, equals: Sequence[int]) -> Decision | Ranking:
         seen = self.seen if time.monotonic() <= self.good_until else None
-        if seen and (answer := self._reserve_as_read(seen, asked, question)):
+        if seen and (answer := self._reserve_as_read(seen, ranking, equals[: 1 + AT_ONCE])):
             return answer
         if self.readings < READINGS:
             raise Outdated
-        for place, candidate in enumerate(candidates):
-            answer = self._reserve_locked(candidate, question)
-            if answer is not None:
-                _pass_over(candidates[:place])
+        for place, slot in enumerate(equals):
+            if answer := self._reserve_locked(_pass_over(ranking, equals[:place]), slot):
                 return answer
-        return None
+        return _pass_over(ranking, equals)
 
-    def _reserve_as_read(self, seen: Seen, asked: Sequence[Candidate], question: Decision) -> Answer | None:
+    def _reserve_as_read(self, seen: Seen, ranking: Ranking, equals: Sequence[int]) -> Decision | Ranking | None:
         """Reserve with the first candidate whose account is not locked and has not changed, without a wait."""
         with self._transaction():
-            answer = self._hold(seen, asked[0], question)
-            if answer is None and len(asked) > 1 and (place := self._lock_one(seen, asked[1:])) is not None:
-                _pass_over(asked[: place + 1])
-                answer = self._hold(seen, asked[place + 1], question)
-            self.skipped += sum(candidate.verdict is PASSED_OVER for candidate in asked) if answer else len(asked)
+            answer, skipped = self._hold(seen, ranking, equals[0]), 0
+            if answer is None:
+                place = self._lock_one(seen, ranking, equals[1:])
+                skipped = len(equals) if place is None else 1 + place
+                if place is not None:
+                    answer = self._hold(seen, _pass_over(ranking, equals[:skipped]), equals[skipped])
+            self.skipped += skipped
             return answer
 
-    def _reserve_locked(self, candidate: Candidate, question: Decision) -> Answer | None:
+    def _reserve_locked(self, ranking: Ranking, slot: int) -> Decision | Ranking | None:
         """Wait for the lock of a candidate's account, read again, and reserve. Return None after the patience."""
-        begun = time.monotonic()
+        begun, executor_class = time.monotonic(), ranking.question.job.executor_class
         try:
             with self._transaction():
-                account = lock_account(
-                    wait=self.patience, miner=candidate.hotkey, executor_class=question.job.executor_class
-                )
+                account = lock_account(wait=self.patience, miner=ranking.hotkey(slot), executor_class=executor_class)
                 if account is None:
                     self.skipped += 1
                     return None
                 waited = time.monotonic() - begun
                 self.patience = max(0.0, self.patience - waited)
                 self._note_wait(waited)
-                seen = reading.read(account.executor_class, question.at, self._clock, has_written=False)
-                return self._hold(seen, candidate, question)
+                return self._hold(reading.read(executor_class, self.now, has_written=False), ranking, slot)
         except LockTimeout:
             if connection.vendor == "sqlite" or not self.patience:
                 raise
@@ -189,23 +169,25 @@ class LiveBook:
             self.patience = 0.0
             return None
 
-    def _hold(self, seen: Seen, candidate: Candidate, question: Decision) -> Answer | None:
+    def _hold(self, seen: Seen, ranking: Ranking, slot: int) -> Decision | Ranking | None:
         """Reserve with a candidate as it was seen. Return None if its account is locked or has changed since."""
-        entry = seen.entries.get(candidate.hotkey)
-        if entry is None:  # its account was forgotten
+        row, job = seen.state.rows.get(ranking.hotkey(slot)), ranking.question.job
+        if row is None:  # its account was forgotten
             return None
-        job, balance = question.job, seen.balances[candidate.hotkey]
-        blocks = admit(balance, len(seen.ongoing.get(candidate.hotkey, ())), job, seen.window)
+        blocks = admit(row, job, seen.window)
         if isinstance(blocks, Verdict):
-            return candidate, blocks
+            return ranking.after({slot: blocks})
         account = Account(
-            pk=entry.pk, miner_id=candidate.hotkey, executor_class=job.executor_class, version=entry.version
+            pk=row.entry.pk,
+            miner_id=row.balance.hotkey,
+            executor_class=job.executor_class,
+            version=row.entry.version,
         )
         reservation = reservations.hold(
             account,
-            balance,
+            row.balance,
             blocks,
-            expired=seen.expired.get(candidate.hotkey, {}),
+            expired=row.expired,
             seconds=job.seconds,
             job_uuid=UUID(job.uuid),
             now=seen.at,
@@ -215,13 +197,16 @@ class LiveBook:
             return None
         if self.claim:
             self.claim(reservation)
+        decision = ranking.routed(slot, row.balance.miner, blocks, reservation.pk)
         if self.record:
-            self.record(question, candidate, reservation)
-        return candidate, Reserved(balance.miner, blocks, reservation.pk)
+            self.record(decision, ranking.candidate(slot), reservation)
+        return decision
 
-    def _lock_one(self, seen: Seen, candidates: Sequence[Candidate]) -> int | None:
+    def _lock_one(self, seen: Seen, ranking: Ranking, slots: Sequence[int]) -> int | None:
         """Lock the account of the first candidate that is not locked and has not changed. Return its place."""
-        entries = [seen.entries[candidate.hotkey] for candidate in candidates]
+        if not slots:
+            return None
+        entries = [seen.state.entries[ranking.hotkey(slot)] for slot in slots]
         asked = [*entries, *[entries[-1]] * (AT_ONCE - len(entries))]
         values = {f"pk_{i}": entry.pk for i, entry in enumerate(asked)}
         versions = {f"version_{i}": entry.version for i, entry in enumerate(asked)}
@@ -236,77 +221,55 @@ class LiveBook:
                 self._note_wait(time.monotonic() - begun)
             yield
 
-    def _clock(self, now: dt.datetime) -> dt.datetime:
-        """Return the pinned time, or else the later of the current time and `now`, the time of the decision."""
-        return self.pinned or max(now, timezone.now())
-
     def _note_wait(self, seconds: float) -> None:
         if seconds > SHORTEST_WAIT:
             self.waited += seconds
             self.waits += 1
 
 
-def _pass_over(candidates: Sequence[Candidate]) -> None:
-    for candidate in candidates:
-        candidate.verdict = PASSED_OVER
-
-
-class Assumed(NamedTuple):
-    """A reservation of a dry run. `bits` is the set of its blocks, which counts from `base`."""
-
-    base: int
-    bits: int
-    job: str
-    expires_at: dt.datetime
+def _pass_over(ranking: Ranking, slots: Sequence[int]) -> Ranking:
+    return ranking.after(dict.fromkeys(slots, PASSED_OVER))
 
 
 @dataclass(slots=True)
 class DryBook:
-    """The book of dry runs: the database, and the reservations `assumed` in memory. It writes and locks nothing."""
+    """The book of dry runs: the database, and the reservations `assumed` in memory. It writes and locks nothing.
 
-    assumed: defaultdict[tuple[str, str], list[Assumed]] = field(default_factory=lambda: defaultdict(list))
+    `assumed` are by class and hotkey. `seen` was read last.
+    """
 
-    def read(self, executor_class: str, now: dt.datetime) -> Seen:
+    seen: Seen | None = None
+    assumed: dict[tuple[str, str], list[Hold]] = field(default_factory=dict)
+
+    def read(self, executor_class: str, now: dt.datetime | None) -> Seen:
         seen = reading.read(executor_class, now)
-        for (of_class, miner), assumed in self.assumed.items():
-            live = [a for a in assumed if now < a.expires_at] if of_class == executor_class else []
-            if live:
-                balance = seen.balances[miner]
-                held = balance.held
-                for a in live:
-                    held |= ledger.shifted(a.bits, a.base, balance.base)
-                seen.balances[miner] = balance._replace(held=held)
-                seen.ongoing.setdefault(miner, set()).update([a.job for a in live])
-        return seen
+        assumed = {hotkey: holds for (of_class, hotkey), holds in self.assumed.items() if of_class == executor_class}
+        self.seen = seen.holding(assumed) if assumed else seen
+        return self.seen
 
-    def reserve(self, candidates: Sequence[Candidate], question: Decision, window: Window) -> Answer | None:
-        candidate = candidates[0]
-        job, balance = question.job, candidate.standing.balance
-        blocks = admit(balance, candidate.ongoing, job, window)
+    def reserve(self, ranking: Ranking, equals: Sequence[int]) -> Decision | Ranking:
+        if self.seen is None:
+            raise RuntimeError("Call read before reserve.")
+        slot, job, hotkey = equals[0], ranking.question.job, ranking.hotkey(equals[0])
+        row = self.seen.state.rows[hotkey]
+        blocks = admit(row, job, self.seen.window)
         if isinstance(blocks, Verdict):
-            return candidate, blocks
-        expires_at = question.at + dt.timedelta(seconds=job.seconds) + RESERVATION_MARGIN
-        bits = ledger.to_bits(blocks, balance.base)
-        assumed = Assumed(balance.base, bits, reading.as_text(UUID(job.uuid)), expires_at)
-        self.assumed[job.executor_class, candidate.hotkey].append(assumed)
-        return candidate, Reserved(candidate.miner, blocks, None)
+            return ranking.after({slot: blocks})
+        expires_at = self.seen.at + dt.timedelta(seconds=job.seconds) + RESERVATION_MARGIN
+        hold = Hold(0, reading.as_text(UUID(job.uuid)), expires_at, blocks, 0)
+        self.assumed.setdefault((job.executor_class, hotkey), []).append(hold)
+        return ranking.routed(slot, row.balance.miner, blocks, None)
 
 
-def busy(balance: Balance, ongoing: int) -> Verdict | None:
-    """Return the verdict on a miner whose ongoing jobs occupy all its executors, or None if an executor is idle."""
-    if ongoing < balance.executors:
-        return None
-    return Verdict(Gate.EXECUTORS, ongoing + 1, balance.executors)
-
-
-def admit(balance: Balance, ongoing: int, job: Job, window: Window) -> list[int] | Verdict:
+def admit(row: Row, job: Job, window: Window) -> list[int] | Verdict:
     """Return the blocks that pay for the job, or the verdict on a miner that can't take it."""
+    balance, ongoing = row.balance, len(row.ongoing)
     if not balance.is_reachable:
         return NO_ADDRESS
-    if verdict := busy(balance, ongoing):
-        return verdict
+    if ongoing >= balance.executors:
+        return busy(ongoing, balance.executors)
     blocks = ledger.take(window, balance, ledger.to_ns(job.seconds)) if balance.registered else None
     if blocks is None:
-        free = ledger.to_seconds(ledger.survey(window, [balance])[0].free) if balance.registered else 0.0
-        return Verdict(Gate.RESERVATION, job.seconds, free)
+        free = row.standing.free if row.standing else 0
+        return Verdict(Gate.RESERVATION, job.seconds, ledger.to_seconds(free))
     return blocks

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from routing.decision.book import DryBook
 from routing.decision.model import NOT_REACHED, OF_THE_SETTINGS, Candidate, Decision, Policy, Remedies
-from routing.decision.pipeline import decide, rank
+from routing.decision.pipeline import decide
 from routing.decision.reading import Seen
 from routing.decision.reliability import score
 from routing.requests import plain_request
@@ -19,12 +19,8 @@ from routing.types import MinerIncidentType
 class SeenBook(DryBook):
     """The book of a dry run with input that was read before, so that a page shows what the decision saw."""
 
-    def __init__(self, seen: Seen) -> None:
-        super().__init__()
-        self.seen = seen
-
-    def read(self, executor_class: str, now: dt.datetime) -> Seen:
-        return self.seen
+    def read(self, executor_class: str, now: dt.datetime | None) -> Seen:
+        return self.seen or super().read(executor_class, now)
 
 
 def dry_run(
@@ -43,9 +39,8 @@ def dry_run(
 
     Raises what `decide` raises.
     """
-    book = DryBook() if seen is None else SeenBook(seen)
     request = plain_request(executor_class, seconds)
-    return decide(request, book, now=now, policy=policy, exclude=exclude, remedies=remedies)
+    return decide(request, SeenBook(seen), now=now, policy=policy, exclude=exclude, remedies=remedies)
 
 
 class Cost(NamedTuple):
@@ -74,8 +69,10 @@ def as_if(decision: Decision, own: Candidate, incidents: int) -> Candidate:
 
     A candidate rejected by a gate stays unranked regardless of its score.
     """
-    changed = replace(own, incidents=incidents, score=score(incidents, own.executors), verdict=NOT_REACHED)
-    if own.rank is not None:
-        ranked = [c for c in decision.candidates if c.rank is not None]
-        rank([changed if c is own else replace(c, verdict=NOT_REACHED) for c in ranked])
-    return changed
+    rated = score(incidents, own.executors)
+    changed = replace(own, incidents=incidents, score=rated, verdict=NOT_REACHED)
+    if own.rank is None:
+        return changed
+    others = [c for c in decision.candidates if c.rank is not None and c is not own]
+    better = sum((-c.score, c.standing.order) < (-rated, own.standing.order) for c in others)
+    return replace(changed, rank=1 + better)

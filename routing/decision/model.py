@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Self, overload
 
-from allowance.interface import LockTimeout, Miner, Standing, not_enough, to_seconds, wei_text
+from allowance.interface import LockTimeout, Standing, not_enough, to_seconds, wei_text
 from allowance.plumbing.errors import RefusedError
 from routing.dynamic import MINIMUM_WEI
 from routing.types import AllMinersBusy, JobRoute, NoEligibleMiner, NotEnoughCollateralException, Outcome
@@ -98,7 +98,7 @@ PASSED_OVER = Verdict(Gate.LOCK, 0, 1)
 NO_ADDRESS = Verdict(Gate.ADDRESS, 1, 0)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """One miner as the decision saw it. `rank` counts from 1, and is None if the candidate was not ranked."""
 
@@ -109,10 +109,6 @@ class Candidate:
     score: float
     verdict: Verdict
     rank: int | None = None
-
-    @property
-    def miner(self) -> Miner:
-        return self.standing.balance.miner
 
     @property
     def hotkey(self) -> str:
@@ -130,9 +126,42 @@ class Candidate:
     def free_seconds(self) -> float:
         return to_seconds(self.standing.free)
 
-    def chosen(self, job: Job) -> Verdict:
-        """Return the verdict on the candidate that gets the job."""
-        return Verdict(None, job.seconds, self.free_seconds)
+
+class Candidates(Sequence[Candidate]):
+    """The candidates of a decision, in the order of the allowance. They are made when the first of them is read.
+
+    `counts` are the numbers of candidates that failed each gate. Gates that no candidate failed are left out.
+    """
+
+    def __init__(self, size: int, counts: Mapping[Gate, int], make: Callable[[], Iterable[Candidate]]) -> None:
+        self.size, self.counts, self._make = size, counts, make
+
+    @classmethod
+    def of(cls, made: Sequence[Candidate] = ()) -> Self:
+        """Return candidates that are made already."""
+        counted = Counter(candidate.verdict.gate for candidate in made)
+        return cls(len(made), {gate: counted[gate] for gate in Gate if counted[gate]}, lambda: made)
+
+    @cached_property
+    def _made(self) -> tuple[Candidate, ...]:
+        return tuple(self._make())
+
+    def __len__(self) -> int:
+        return self.size
+
+    @overload
+    def __getitem__(self, place: int) -> Candidate: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Candidate]: ...
+
+    def __getitem__(self, place: int | slice) -> Candidate | Sequence[Candidate]:
+        return self._made[place]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Candidates) and self._made == other._made
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class Remedies(NamedTuple):
@@ -167,7 +196,7 @@ class Decision:
     at: dt.datetime
     block: int | None
     policy: Policy | None
-    candidates: tuple[Candidate, ...]
+    candidates: Candidates
     route: JobRoute | None
     excluded: frozenset[str] = frozenset()
     timings: Timings | None = field(default=None, compare=False)
@@ -175,10 +204,9 @@ class Decision:
     causes: tuple[str, ...] = ()
 
     @property
-    def counts(self) -> dict[Gate, int]:
+    def counts(self) -> Mapping[Gate, int]:
         """The number of candidates that failed each gate. Gates that no candidate failed are left out."""
-        counted = Counter(c.verdict.gate for c in self.candidates)
-        return {gate: counted[gate] for gate in Gate if counted[gate]}
+        return self.candidates.counts
 
     @cached_property
     def outcome(self) -> Outcome:

@@ -10,27 +10,34 @@ from __future__ import annotations
 import datetime as dt
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.models import BigIntegerField, CharField, DateTimeField, QuerySet
-from django.utils import timezone
 
 from allowance.interface import (
     EXECUTOR_CLASSES,
     Balance,
     Chain,
     Entry,
+    Expired,
+    Hold,
+    Standing,
     Window,
+    clock,
+    ledger,
     reading,
 )
 from allowance.plumbing.compiled import Compiled, Param
-from allowance.plumbing.union import Row, union
+from allowance.plumbing.union import Row as Read
+from allowance.plumbing.union import union
 from receipts.interface import Jobs, ongoing
 from routing.decision import in_force
+from routing.decision.board import Board, Line
 from routing.decision.in_force import InForce
 
 SLACK = dt.timedelta(seconds=60)
@@ -44,20 +51,25 @@ A process so forgets jobs that are over, and learns of changes that were made by
 """
 
 
-class Seen(NamedTuple):
-    """The input of a decision: the usable blocks, the balances and ongoing jobs by hotkey, and what is in force.
+class Row(NamedTuple):
+    """A miner in a class, with its account as stored. Unless that changes, the row is right from `since` to `until`.
 
-    In the `balances`, the blocks of `expired` reservations are free. `expired` has the numbers of their blocks by
-    hotkey and reservation. Miners without any are left out, of the `ongoing` too. `entries` are the accounts as stored.
+    In the `balance` the blocks of `expired` reservations are free; `expired` has their blocks by id. `ongoing` are the
+    ongoing jobs, or the ids of reservations without a job. Only a registered miner has a `standing`.
     """
 
-    window: Window
-    balances: dict[str, Balance]
-    ongoing: dict[str, set[str | int]]
-    in_force: InForce
-    at: dt.datetime
-    entries: Mapping[str, Entry]
-    expired: dict[str, dict[int, list[int]]]
+    entry: Entry
+    balance: Balance
+    expired: Expired
+    standing: Standing | None
+    ongoing: set[str | int]
+    since: dt.datetime
+    until: dt.datetime
+
+    @property
+    def line(self) -> Line | None:
+        """The line of a registered miner on the board."""
+        return self.standing and Line(self.standing, self.balance.is_reachable, len(self.ongoing))
 
 
 _CLASS = Param("executor_class", CharField())
@@ -80,24 +92,90 @@ WHOLE, CHANGES = Compiled(_whole), Compiled(_changes)
 
 
 LONG_AGO = dt.datetime.min.replace(tzinfo=dt.UTC)
+IN_THE_END = dt.datetime.max.replace(tzinfo=dt.UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What was known of a class after a reading. It never changes: the next reading makes another one from it.
+    """What is known of a class after a reading. It never changes: the next reading makes another one from it.
 
-    A reading returns the rows of the transactions from number `since` on; 0 means all rows. The number has its meaning
-    on the database `server` only. Jobs that ended before `floor` are not known. After `until`, by the monotonic clock,
-    all rows are read again.
+    The `rows` by hotkey, and the `board` of those that are registered, are right at the time of the reading. A reading
+    returns the rows of the transactions from number `since` on; 0 means all rows. The number has its meaning on the
+    database `server` only. Jobs that ended before `floor` are not known. After `until`, by the monotonic clock, all
+    rows are read again.
     """
 
     chain: Chain = reading.NO_CHAIN
     entries: Mapping[str, Entry] = field(default_factory=dict)
     jobs: Jobs = field(default_factory=Jobs)
+    rows: Mapping[str, Row] = field(default_factory=dict)
+    board: Board = field(default_factory=lambda: Board.of(()))
     since: int = 0
     server: dt.datetime = LONG_AGO
     floor: dt.datetime = LONG_AGO
     until: float = -math.inf
+
+    def at(self, now: dt.datetime, changed: Collection[str] | None = None) -> State:
+        """Return the state with rows and board as they are at `now`. Only `changed` miners (None: all) have changed."""
+        if changed is None:
+            rows = self._rows(self.entries, now)
+            lines = [line for row in rows.values() if (line := row.line)]
+            return replace(self, rows=rows, board=Board.of(lines))
+        over = {hotkey for hotkey, row in self.rows.items() if not row.since <= now < row.until}
+        anew = self._rows(over.union(changed) & self.entries.keys(), now)
+        lines = [line for row in anew.values() if (line := row.line)]
+        return replace(self, rows={**self.rows, **anew}, board=self.board.after(lines)) if anew else self
+
+    def _rows(self, hotkeys: Iterable[str], now: dt.datetime) -> dict[str, Row]:
+        found, unknown = {}, []
+        for hotkey in hotkeys:
+            entry, before = self.entries[hotkey], self.rows.get(hotkey)
+            balance, expired = reading.free_expired(entry, now)
+            standing = before.standing if before and before.balance == balance else None
+            if standing is None and balance.registered:
+                unknown.append(balance)
+            found[hotkey] = Row(
+                entry, balance, expired, standing, self._ongoing(entry, now), *self._lasting(entry, now)
+            )
+        for standing in ledger.survey(self.chain.window, unknown):
+            hotkey = standing.balance.hotkey
+            found[hotkey] = found[hotkey]._replace(standing=standing)
+        return found
+
+    def _ongoing(self, entry: Entry, now: dt.datetime) -> set[str | int]:
+        found: set[str | int] = {*self.jobs.running(entry.balance.hotkey, now)}
+        for hold in entry.holds:
+            if hold.expires_at > now and not (hold.job and self.jobs.is_finished(hold.job)):
+                found.add(hold.job or hold.pk)
+        return found
+
+    def _lasting(self, entry: Entry, now: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
+        """Return between which times nothing of a miner changes by itself."""
+        since, until = LONG_AGO, IN_THE_END
+        for instant in chain((hold.expires_at for hold in entry.holds), self.jobs.instants(entry.balance.hotkey)):
+            if instant <= now:
+                since = max(since, instant)
+            else:
+                until = min(until, instant)
+        return since, until
+
+
+class Seen(NamedTuple):
+    """The input of a decision: the state of a class, and what is in force, at a time."""
+
+    state: State
+    in_force: InForce
+    at: dt.datetime
+
+    @property
+    def window(self) -> Window:
+        """The usable blocks."""
+        return self.state.chain.window
+
+    def holding(self, holds: Mapping[str, Iterable[Hold]]) -> Seen:
+        """Return the input with more reservations, by hotkey."""
+        entries = {hotkey: self.state.entries[hotkey].holding(more) for hotkey, more in holds.items()}
+        return self._replace(state=replace(self.state, entries={**self.state.entries, **entries}).at(self.at, entries))
 
 
 _states: dict[tuple[str, str], State] = {}
@@ -110,27 +188,25 @@ makes the next reading longer.
 
 def read(
     executor_class: str,
-    now: dt.datetime,
-    clock: Callable[[dt.datetime], dt.datetime] | None = None,
+    now: dt.datetime | None = None,
     *,
     has_written: bool | None = None,
     using: str = DEFAULT_DB_ALIAS,
 ) -> Seen:
-    """Return what a decision depends on. An unknown class has no balances.
+    """Return what a decision depends on, at the time of the reading, or at `now`. An unknown class has no miners.
 
-    It is of the time `now`, or with a `clock` of the time that the clock gives for `now` after the statement. What a
-    transaction reads that `has_written` (None: every transaction) is not remembered: it may be rolled back.
+    What a transaction reads that `has_written` (None: every transaction) is not remembered: it may be rolled back.
     """
     known = executor_class if executor_class in EXECUTOR_CLASSES else ""
     if has_written is None:
         has_written = any(not getattr(block, "_from_testcase", False) for block in connections[using].atomic_blocks)
     before = State() if has_written else _states.get((using, known), State())
-    if now < before.floor:  # jobs may have run then that are forgotten
+    if now and now < before.floor:  # jobs may have run then that are forgotten
         before = State()
-    state, in_force_now = _read_on(before, known, now, using)
+    seen = _read_on(before, known, now, using)
     if not has_written:
-        _states[using, known] = state
-    return _seen(state, in_force_now, clock(now) if clock else now)
+        _states[using, known] = seen.state
+    return seen
 
 
 def as_text(job: UUID) -> str:
@@ -143,18 +219,15 @@ def forget() -> None:
     _states.clear()
 
 
-def _read_on(state: State, executor_class: str, now: dt.datetime, using: str) -> tuple[State, InForce]:
-    """Return the state after another reading, and what is in force.
-
-    It takes one statement, or five if the chain has changed.
-    """
+def _read_on(state: State, executor_class: str, now: dt.datetime | None, using: str) -> Seen:
+    """Return what is seen after another reading of a class. It takes one statement, or more if the chain changed."""
     while True:
         rows, floor, until = _changed(state, executor_class, using), state.floor, state.until
         are_all = rows is None
         if rows is None:
-            floor, until = min(now, timezone.now()) - SLACK, time.monotonic() + LASTS
+            floor, until = (now or clock.now()) - SLACK, time.monotonic() + LASTS
             asked = {"executor_class": executor_class, "at": floor, **in_force.names()}
-            rows = [Row(*row) for row in WHOLE.fetch(using, **asked)]
+            rows = [Read(*row) for row in WHOLE.fetch(using, **asked)]
         snapshot = _snapshot_of(rows)
         if snapshot and (
             snapshot.number != state.chain.version
@@ -162,36 +235,40 @@ def _read_on(state: State, executor_class: str, now: dt.datetime, using: str) ->
         ):
             state = _with_chain(state, reading.read_chain(executor_class))
             continue
-        jobs = (Jobs() if are_all else state.jobs).after(rows)
-        if jobs is None:
+        found = (Jobs() if are_all else state.jobs).after(rows)
+        if found is None:
             state = replace(state, since=0)
             continue
-        found = reading.entries(rows, state.entries, state.chain.miners, executor_class)
+        jobs, changed = found
+        entries = reading.entries(rows, state.entries, state.chain.miners, executor_class)
         after = State(
             state.chain,
-            found if are_all else {**state.entries, **found},
+            entries if are_all else {**state.entries, **entries},
             jobs,
+            state.rows,
+            state.board,
             (snapshot.low or 0) if snapshot else 0,
             (snapshot.at if snapshot else None) or LONG_AGO,
             floor,
             until,
         )
-        return after, in_force.parse(rows)
+        at = now or clock.now(told=snapshot and snapshot.until)
+        return Seen(after.at(at, None if are_all else changed.union(entries)), in_force.parse(rows), at)
 
 
-def _changed(state: State, executor_class: str, using: str) -> list[Row] | None:
+def _changed(state: State, executor_class: str, using: str) -> list[Read] | None:
     """Return the rows that have changed since the last reading, or None if all rows must be read."""
     if not state.since or time.monotonic() > state.until:
         return None
     asked = {"executor_class": executor_class, "since": state.since, **in_force.names()}
-    rows = [Row(*row) for row in CHANGES.fetch(using, **asked)]
+    rows = [Read(*row) for row in CHANGES.fetch(using, **asked)]
     snapshot = _snapshot_of(rows)
     if snapshot is None or snapshot.at != state.server or (snapshot.base or 0) < state.since:
         return None  # another server numbers other transactions
     return rows
 
 
-def _snapshot_of(rows: Iterable[Row]) -> Row | None:
+def _snapshot_of(rows: Iterable[Read]) -> Read | None:
     return next((row for row in rows if row.kind == reading.SNAPSHOT), None)
 
 
@@ -202,19 +279,4 @@ def _with_chain(state: State, chain: Chain) -> State:
         for hotkey, entry in state.entries.items()
         if hotkey in chain.miners
     }
-    return replace(state, chain=chain, entries=entries, since=0)
-
-
-def _seen(state: State, in_force_now: InForce, now: dt.datetime) -> Seen:
-    ongoing_jobs: dict[str, set[str | int]] = {}
-    for miner, job in state.jobs.running(now):
-        ongoing_jobs.setdefault(miner, set()).add(job)
-    balances, expired = {}, dict[str, dict[int, list[int]]]()
-    for hotkey, entry in state.entries.items():
-        balances[hotkey], over = reading.free_expired(entry, now) if entry.holds else (entry.balance, None)
-        if over:
-            expired[hotkey] = over
-        for hold in entry.holds:
-            if hold.expires_at > now and not (hold.job and state.jobs.is_finished(hold.job)):
-                ongoing_jobs.setdefault(hotkey, set()).add(hold.job or hold.pk)
-    return Seen(state.chain.window, balances, ongoing_jobs, in_force_now, now, state.entries, expired)
+    return replace(state, chain=chain, entries=entries, rows={}, since=0)

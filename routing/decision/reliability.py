@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from django.db.models import Count, Min
 
 from routing.models import MinerIncident
@@ -26,13 +28,19 @@ class Counted(NamedTuple):
 _counted: dict[str, Counted] = {}
 
 
-def score(incidents: int, executors: int) -> float:
-    """Return the score of a miner: minus incidents per executor. 0 is best.
+def scores(incidents: npt.NDArray[np.int64], executors: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return the scores of miners: minus incidents per executor. 0 is best.
 
-    A miner without executors counts as having one. Python rounds the quotient of two integers correctly, so equal
-    ratios have equal scores.
+    A miner without executors counts as having one. A quotient of two integers is rounded correctly, so equal ratios
+    have equal scores.
     """
-    return -(incidents / (executors or 1)) if incidents else 0.0
+    rated: npt.NDArray[np.float64] = 0.0 - incidents / np.maximum(executors, 1)
+    return rated
+
+
+def score(incidents: int, executors: int) -> float:
+    """Return the score of one miner."""
+    return float(scores(np.array(incidents), np.array(executors)))
 
 
 def incident_counts(

@@ -17,7 +17,7 @@ from django.utils.crypto import salted_hmac
 from allowance.interface import Balance, LockTimeout, Reservation, hurried_transaction, ledger
 from allowance.plumbing.compiled import Compiled, inserting, stored_values
 from routing.conf import conf
-from routing.decision.model import Candidate, Decision, Gate, Job, Policy, Verdict
+from routing.decision.model import Candidate, Candidates, Decision, Gate, Job, Policy, Verdict
 from routing.decision.reliability import score
 from routing.metrics import DECISIONS_LOST
 from routing.models import DecisionRecord
@@ -46,22 +46,22 @@ INSERT = Compiled(lambda: inserting(DecisionRecord))
 
 
 def record_route(
-    question: Decision, candidate: Candidate, reservation: Reservation, *, seconds: float, waited: float
+    decision: Decision, winner: Candidate, reservation: Reservation, *, seconds: float, waited: float
 ) -> None:
     """Record, in the transaction that reserves, which candidate gets a job.
 
     `seconds` is the time (s) that the pick has taken so far. `waited` is the part of it spent on waits for locks.
     """
     _insert(
-        question,
+        decision,
         seconds,
         waited,
         outcome=Outcome.ROUTED,
-        miner=candidate.hotkey,
+        miner=winner.hotkey,
         reservation_id=reservation.pk,
-        rank=candidate.rank,
-        score=candidate.score,
-        candidates=_kept(question, candidate) if _sampled(question.job) else None,
+        rank=winner.rank,
+        score=winner.score,
+        candidates=_kept(decision) if _sampled(decision.job) else None,
     )
 
 
@@ -93,8 +93,8 @@ def load(record: DecisionRecord) -> Decision | None:
     policy = Policy(record.minimum_wei, dt.timedelta(hours=record.window_hours))
     job = Job(str(record.job_uuid), record.executor_class, record.seconds)
     kept = [dict(zip(record.candidates["columns"], row, strict=True)) for row in record.candidates["rows"]]
-    candidates = tuple(_candidate(record.executor_class, each) for each in kept)
-    winner = next((c.miner for c in candidates if c.hotkey == record.miner), None)
+    candidates = Candidates.of([_candidate(record.executor_class, each) for each in kept])
+    winner = next((c.standing.balance.miner for c in candidates if c.hotkey == record.miner), None)
     route = JobRoute(winner, [], record.reservation_id) if winner else None
     excluded, causes = frozenset(record.candidates["excluded"]), tuple(record.candidates.get("causes", ()))
     return Decision(job, record.at, record.block, policy, candidates, route, excluded, causes=causes)
@@ -184,11 +184,10 @@ def _to_be_kept(refused: Decision, outcome: str) -> bool:
     return bool(kept[:most].count() < most or random.random() < conf.ROUTING_DECISIONS_SAMPLE)  # noqa: S311 (a sample is no secret)
 
 
-def _kept(decision: Decision, winner: Candidate | None = None) -> dict[str, object]:
+def _kept(decision: Decision) -> dict[str, object]:
     found = []
     for c in decision.candidates:
-        standing, balance = c.standing, c.standing.balance
-        verdict = c.chosen(decision.job) if c is winner else c.verdict
+        standing, balance, verdict = c.standing, c.standing.balance, c.verdict
         seen = (balance.hotkey, balance.executors, balance.wei, standing.earned, standing.free, standing.spent)
         came_of_it = (c.score, c.rank, verdict.gate, verdict.required, verdict.observed)
         found.append([*seen, standing.earliest, c.reachable, c.ongoing, c.incidents, *came_of_it])

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
-import numpy as np
-
-from allowance.interface import Window
-from routing.decision.book import Answer, Reserved
-from routing.decision.model import NOT_REACHED, PASSED_OVER, Candidate, Decision, Gate, Verdict
+from routing.decision.board import Board, Line
+from routing.decision.model import PASSED_OVER, Candidates, Decision, Gate, Verdict
 from routing.decision.pipeline import settle
+from routing.decision.ranking import Ranking
 from routing.log.records import load
 from routing.models import DecisionRecord
 
@@ -30,16 +28,16 @@ class RecordedBook:
     answers: Mapping[str, Verdict]
     passed_over: frozenset[str]
 
-    def reserve(self, candidates: Sequence[Candidate], question: Decision, window: Window) -> Answer | None:
-        for candidate in candidates:
-            if answer := self.answers.get(candidate.hotkey):
-                return candidate, answer
-        for place, candidate in enumerate(candidates):
-            if candidate.hotkey not in self.passed_over:
-                for better in candidates[:place]:
-                    better.verdict = PASSED_OVER
-                return candidate, Reserved(candidate.miner, [], None)
-        return None
+    def reserve(self, ranking: Ranking, equals: Sequence[int]) -> Decision | Ranking:
+        for slot in equals:
+            if answer := self.answers.get(ranking.hotkey(slot)):
+                return ranking.after({slot: answer})
+        passed_over = list(takewhile(lambda slot: ranking.hotkey(slot) in self.passed_over, equals))
+        ranking = ranking.after(dict.fromkeys(passed_over, PASSED_OVER))
+        if len(passed_over) == len(equals):
+            return ranking
+        winner = equals[len(passed_over)]
+        return ranking.routed(winner, ranking.board.lines[winner].standing.balance.miner, [], None)
 
 
 def differences(record: DecisionRecord) -> list[str] | None:
@@ -50,13 +48,10 @@ def differences(record: DecisionRecord) -> list[str] | None:
     recorded = load(record)
     if recorded is None:
         return None
-    again = copy.deepcopy(recorded.candidates)
-    for candidate in again:
-        candidate.verdict, candidate.rank = NOT_REACHED, None
-    in_order = tuple(sorted(again, key=lambda candidate: candidate.standing.order))
-    question = replace(recorded, candidates=in_order, route=None)
-    window = Window(0, np.empty(0, dtype=np.int64), recorded.block)
-    made = settle(question, _book(recorded), window, begun=time.perf_counter())
+    board = Board.of(Line(c.standing, c.reachable, c.ongoing) for c in recorded.candidates)
+    incidents = {c.hotkey: c.incidents for c in recorded.candidates}
+    question = replace(recorded, candidates=Candidates.of(), route=None)
+    made = settle(question, board, incidents, _book(recorded), begun=time.perf_counter())
     return [*_compare(record, recorded, made)]
 
 

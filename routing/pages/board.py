@@ -10,10 +10,17 @@ from urllib.parse import urlencode
 
 from django import forms
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from allowance.interface import MAX_JOB_RUN_TIME, BadInputError, ExecutorClass, WeiFormField, validation, wei_text
+from allowance.interface import (
+    MAX_JOB_RUN_TIME,
+    BadInputError,
+    ExecutorClass,
+    WeiFormField,
+    clock,
+    validation,
+    wei_text,
+)
 from routing.decision import in_force
 from routing.decision.dry import dry_run
 from routing.decision.model import Decision, Gate, Policy, Remedies
@@ -92,7 +99,7 @@ def decision_for(form: BoardForm, current: Policy) -> Decision:
     return dry_run(
         asked["executor_class"],
         asked["seconds"],
-        now=timezone.now(),
+        now=clock.now(),
         policy=policy,
         exclude=asked["exclude"],
         remedies=remedies,

@@ -7,8 +7,8 @@ from typing import Any
 
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.utils import timezone
 
+from allowance.interface import clock
 from routing.log import replay
 from routing.log.explain import explain, happenings
 from routing.log.report import in_order
@@ -28,7 +28,7 @@ class DecidedFilter(Filter):
         return [("1", "last hour"), ("24", "last 24 hours"), ("168", "last 7 days")]
 
     def narrowed(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
-        return queryset.filter(at__gt=timezone.now() - dt.timedelta(hours=int(value)))
+        return queryset.filter(at__gt=clock.now() - dt.timedelta(hours=int(value)))
 
 
 class OutcomeFilter(Filter):
@@ -51,7 +51,7 @@ def explanation(request: HttpRequest, record: DecisionRecord) -> dict[str, objec
     shown = {"incidents": may("routing.view_minerincident"), "receipts": request.user.has_perms(SEE_RECEIPTS)}
     return {
         "explained": explained,
-        "fate": explained.fate(timezone.now(), reservations=may("allowance.view_reservation")),
+        "fate": explained.fate(clock.now(), reservations=may("allowance.view_reservation")),
         "candidates": in_order(explained.decision) if explained.decision else [],
         "differences": replay.differences(record),
         "happenings": happenings(record.job_uuid, **shown) if record.job_uuid else [],

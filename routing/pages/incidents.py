@@ -15,9 +15,8 @@ from django.db.models import Max
 from django.http import Http404, HttpRequest, HttpResponseBase, StreamingHttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
-from django.utils import timezone
 
-from allowance.interface import BadInputError, LockTimeout, validation
+from allowance.interface import BadInputError, LockTimeout, clock, validation
 from allowance.plumbing.buckets import UtcDay, UtcHour
 from allowance.plumbing.threads import in_database_thread
 from receipts.interface import NAME_LENGTH, VoidForm
@@ -54,7 +53,7 @@ class TimeFilter(Filter):
 
     def __init__(self, request: HttpRequest, *arguments: Any) -> None:
         super().__init__(request, *arguments)
-        self.now = timezone.now()
+        self.now = clock.now()
         at_first = ANY_TIME if request.GET.get(SEARCH_VAR) else AT_FIRST
         self.used_parameters[self.parameter_name] = self.value() or at_first
 
@@ -183,7 +182,7 @@ def export(request: HttpRequest) -> HttpResponseBase:
     except IncorrectLookupParameters:
         return redirect(reverse("admin:routing_minerincident_changelist") + f"?{ERROR_FLAG}=1")
     text = incident_counts.as_csv(listed.queryset)
-    name = f"incidents-{timezone.now():%Y-%m-%d}.csv"
+    name = f"incidents-{clock.now():%Y-%m-%d}.csv"
     return StreamingHttpResponse(
         # ASGI servers collect a sync iterator completely before they send anything, and WSGI servers an async one.
         _in_threads(text) if isinstance(request, ASGIRequest) else text,
@@ -238,7 +237,7 @@ def void_selected(request: HttpRequest, selected: Incidents) -> HttpResponseBase
 def _void_all(request: HttpRequest, counting: Incidents, reason: str, count: int) -> None:
     voided, user = 0, cast(AbstractBaseUser, request.user)
     try:
-        for some in void_for(counting, user, reason=reason, now=timezone.now()):
+        for some in void_for(counting, user, reason=reason, now=clock.now()):
             voided += some
     except LockTimeout as error:
         messages.error(request, f"{voided} of {count} incidents are voided. Void the others again: {error}")
@@ -258,7 +257,7 @@ def void(request: HttpRequest, pk: int) -> HttpResponseBase:
         if form.is_valid():
             reason = form.cleaned_data["reason"]
             name = request.user.get_username()[:NAME_LENGTH]
-            voided = void_incident(pk, by=name, reason=reason, now=timezone.now())
+            voided = void_incident(pk, by=name, reason=reason, now=clock.now())
             log([voided], cast(AbstractBaseUser, request.user), voided.void_reason)
             messages.success(request, f"{incident} is voided and does not count any more.")
             return redirect(page)

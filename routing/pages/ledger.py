@@ -9,7 +9,6 @@ from uuid import UUID
 from django import forms
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
-from django.utils import timezone
 from django.utils.html import format_html
 
 from allowance.interface import (
@@ -24,6 +23,7 @@ from allowance.interface import (
     ReservationState,
     Totals,
     causes,
+    clock,
     to_seconds,
     totals,
 )
@@ -77,7 +77,7 @@ def ledger_page(request: HttpRequest) -> HttpResponse:
     understood = choice.is_valid()
     chosen: str = choice.cleaned_data.get("executor_class", "")
     sort: str = choice.cleaned_data.get("sort", BY_SPENT)
-    now = timezone.now()
+    now = clock.now()
     found = totals(now, executor_class=ExecutorClass(chosen) if chosen else None)
     links = Links(request)
     response = show(

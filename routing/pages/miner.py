@@ -13,7 +13,6 @@ from django.contrib.admin.utils import unquote
 from django.db.models import Count
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
-from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from allowance.interface import (
@@ -28,6 +27,7 @@ from allowance.interface import (
     Steps,
     Total,
     causes,
+    clock,
     fates,
     held_at,
     present,
@@ -121,7 +121,7 @@ def miner_page(request: HttpRequest, hotkey: str) -> HttpResponse:
     row = get_object_or_404(MinerRow, pk=name)
     form = JobForm({"seconds": USUAL_SECONDS, **request.GET.dict()})
     seconds = form.cleaned_data["seconds"] if form.is_valid() else USUAL_SECONDS
-    now, policy = timezone.now(), in_force.policy()
+    now, policy = clock.now(), in_force.policy()
     found = in_classes(name, seconds, now, policy)
     classes = [in_class.account.executor_class for in_class in found]
     return show(
@@ -175,17 +175,17 @@ def in_classes(hotkey: str, seconds: int, now: dt.datetime, policy: Policy) -> l
     seen = {
         account: DryBook().read(account.executor_class, now) for account in accounts.defer("counts", "held", "spent")
     }
-    ongoing = ongoing_jobs(hotkey, {account: s.ongoing.get(hotkey, set()) for account, s in seen.items()}, now)
+    ongoing = ongoing_jobs(hotkey, {account: s.state.rows[hotkey].ongoing for account, s in seen.items()}, now)
     found = []
     for account, there in seen.items():
         decision = dry_run(account.executor_class, seconds, now=now, policy=policy, seen=there)
         candidate = next((c for c in decision.candidates if c.hotkey == hotkey), None)
         types = by_type.get(account.executor_class, {})
-        totals = fates.totals(there.balances[hotkey], there.window)
+        totals = fates.totals(there.state.rows[hotkey].balance, there.window)
         found.append(
             InClass(
                 account=account,
-                runs=fates.runs(there.balances[hotkey], there.window),
+                runs=fates.runs(there.state.rows[hotkey].balance, there.window),
                 amounts=[(fate, total) for fate, total in totals.items() if fate is not Fate.AGED_OUT],
                 incidents=sum(types.values()),
                 ongoing=ongoing[account],

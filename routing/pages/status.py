@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping
 
 from django.db.models import Count, Q
 from django.http import HttpRequest, HttpResponse
-from django.utils import timezone
 
-from allowance.interface import MinerRow
+from allowance.interface import MinerRow, clock
 from allowance.plumbing.buckets import UtcHour
 from allowance.plumbing.lists import link
 from routing.models import DecisionRecord
@@ -35,7 +34,7 @@ ByHour = Mapping[dt.datetime, Counter[str]]
 @needs(*SEE_STATUS)
 def status_page(request: HttpRequest) -> HttpResponse:
     """Show the findings, the worst first, the miners with the most work, and the outcomes of the last hours."""
-    now = timezone.now()
+    now = clock.now()
     found, by_hour = status(now), outcomes_by_hour(now)
     named = dict.fromkeys((*found.most_jobs, *found.most_seconds))
     return show(

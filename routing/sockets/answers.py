@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 from django import db
 from django.core.exceptions import ImproperlyConfigured
-from django.utils import timezone
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from allowance.interface import BadInputError, JobTooLong, LockTimeout, NotEnoughAllowanceException
+from allowance.interface import BadInputError, JobTooLong, LockTimeout, NotEnoughAllowanceException, clock
 from routing.access.admission import Visitor
 from routing.access.signatures import SignatureRefused
 from routing.decision.model import Decision
@@ -302,7 +301,7 @@ def _rejected(decision: Decision) -> Answer:
             reason=Reason(decision.outcome),
             sentence=str(decision.refusal),
             counts=decision.counts,
-            retry_after_seconds=retry_after(decision, timezone.now()),
+            retry_after_seconds=retry_after(decision, clock.now()),
         )
     )
 

@@ -18,7 +18,6 @@ from uuid import UUID
 
 from django.db import IntegrityError
 from django.db.models import QuerySet, Value
-from django.utils import timezone
 
 from allowance.interface import (
     MAX_JOB_RUN_TIME,
@@ -29,6 +28,7 @@ from allowance.interface import (
     ReservationException,
     ReservationState,
     bound_waits,
+    clock,
     ledger_transaction,
     lock_account,
     lock_timeout,
@@ -75,7 +75,7 @@ def route(request: V2JobRequest, *, by: Visitor, now: dt.datetime | None = None)
     the job is finished or paid for, ValueError for bad input, an invalid signature, and a uuid that another job has,
     LockTimeout after RACES attempts. Raises what `decide` raises.
     """
-    at = now or timezone.now()
+    at = now or clock.now()
     signature = signatures.check(request, at)
     uuid = validation.job_uuid(request.uuid)
     for _ in range(RACES):
@@ -115,7 +115,7 @@ def retry(asked: Retry, *, by: Visitor, now: dt.datetime | None = None) -> Offer
                 if isinstance(refusal, ReservationAlreadySpent):
                     raise JobAlreadyOver(asked.uuid)
                 job.claim = None
-            elif job.claim and job.reservation.state_at(now or timezone.now()) is ReservationState.HELD:
+            elif job.claim and job.reservation.state_at(now or clock.now()) is ReservationState.HELD:
                 return _tell_again(job, job.reservation, now=now)
             again = Again(str(job.uuid), job.executor_class, job.seconds)
             tried = {*job.tried, job.miner} if given_up else job.tried
@@ -149,7 +149,7 @@ def end_route(end: Callable[..., None], reservation_id: int, now: dt.datetime | 
             if job and job.reservation_id == reservation_id:
                 RoutedJob.objects.filter(pk=job.pk).update(claim=None, tried=sorted({*job.tried, job.miner}))
             if end is reservations.release and not isinstance(refusal, ReservationAlreadySpent):
-                end_receipts(reservation.job_uuid, reservation.account.miner_id, now or timezone.now())
+                end_receipts(reservation.job_uuid, reservation.account.miner_id, now or clock.now())
     return refusal
 
 
@@ -278,7 +278,7 @@ def _pick(
     tried: Collection[str] = (),
     now: dt.datetime | None,
 ) -> Offer | Decision:
-    claim = Claim(request, job, signature, tried, now or timezone.now(), owner=by.owner)
+    claim = Claim(request, job, signature, tried, now or clock.now(), owner=by.owner)
     remedies = Remedies(excluded="send it as a new job")
     decision = pick(request, claim=claim.keep, exclude=tried, remedies=remedies, now=now)
     if decision.route is None:

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from django.db.models import Exists
-from django.utils import timezone
 from pydantic import ValidationError
 
 from allowance.interface import (
@@ -20,6 +19,7 @@ from allowance.interface import (
     Reservation,
     ReservationState,
     bound_waits,
+    clock,
     ledger_transaction,
     lock_timeout,
     reservations,
@@ -69,7 +69,7 @@ def note(statement: Statement, *, by: Visitor, now: dt.datetime | None = None) -
     route that another route has replaced, BadInputError for an impossible time or ttl, LockTimeout if a row stays
     locked. After a LockTimeout the statement may be repeated.
     """
-    attempt, at = attempt_of(statement, by), now or timezone.now()
+    attempt, at = attempt_of(statement, by), now or clock.now()
     if by.all_jobs and not RoutedJob.objects.filter(pk=statement.uuid).exists():
         adopt(statement.uuid)  # a job that this site picked itself; its statements need a row that they can lock
     match statement:
@@ -107,7 +107,7 @@ def note(statement: Statement, *, by: Visitor, now: dt.datetime | None = None) -
             _end(reservations.release, attempt, now)
     if attempt.reservation_id is None:
         return None
-    return Reservation.objects.get(pk=attempt.reservation_id).state_at(now or timezone.now())
+    return Reservation.objects.get(pk=attempt.reservation_id).state_at(now or clock.now())
 
 
 def rejection(statement: RejectedByMiner, by: Visitor) -> Rejection:

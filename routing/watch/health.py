@@ -9,10 +9,9 @@ from typing import NamedTuple
 from channels.layers import get_channel_layer
 from django import db
 from django.db.models import Count
-from django.utils import timezone
 from redis.exceptions import RedisError
 
-from allowance.interface import Block, Reservation, ReservationState, expired_at
+from allowance.interface import Block, Reservation, ReservationState, clock, expired_at
 from allowance.plumbing.threads import in_database_thread
 
 PATIENCE = 2.0
@@ -74,7 +73,7 @@ database = Database()
 
 def read_ledger() -> Ledger:
     """Return the current state of the ledger."""
-    now = timezone.now()
+    now = clock.now()
     newest = Block.objects.order_by("-number").first()
     held = Reservation.objects.filter(state=ReservationState.HELD)
     counts = held.aggregate(held=Count("pk"), expired=Count("pk", filter=expired_at(now)))

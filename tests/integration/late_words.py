@@ -168,7 +168,7 @@ def see_reservation(world: World) -> dict[str, str]:
     (blocks,) = (fate.value for fate, total in parts.items() if total.ns)
     if blocks == "held" and (row is None or row.state_at(now) is not ReservationState.HELD):
         blocks = "taken"
-    ongoing = as_text(JOB) in LiveBook().read(CLASS, now).ongoing.get("anna", ())
+    ongoing = as_text(JOB) in LiveBook().read(CLASS, now).state.rows["anna"].ongoing
     return {"row": row.state if row else "none", "blocks": blocks, "job": "ongoing" if ongoing else "idle"}
 
 

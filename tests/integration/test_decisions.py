@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from threading import Event, Thread
 from typing import Any
 from uuid import UUID, uuid4
@@ -26,7 +27,8 @@ from allowance.types import LockTimeout, NotEnoughAllowanceException
 from receipts.schemas import JobFinished, JobStarted
 from routing import routing
 from routing.decision import book, in_force, pipeline
-from routing.decision.model import Candidate, Job, Policy
+from routing.decision.model import Decision, Job
+from routing.decision.ranking import rank
 from routing.log import records, replay
 from routing.models import DecisionRecord
 from routing.types import TRUSTED_MINER_FAKE_KEY, AllMinersBusy, NotEnoughCollateralException
@@ -285,16 +287,16 @@ def test_what_a_pick_heard_under_the_lock_is_heard_again(monkeypatch: pytest.Mon
     monkeypatch.setattr(book, "READINGS", 1)
     fill_ledger("anna", "bert", "cleo", executors=1)
     report("cleo")
-    rank = pipeline.rank
+    settle = pipeline.settle
 
-    def rank_late(candidates: Sequence[Candidate]) -> list[Candidate]:
-        monkeypatch.setattr(pipeline, "rank", rank)
+    def settle_late(*asked: Any, **how: Any) -> Decision:
+        monkeypatch.setattr(pipeline, "settle", settle)
         routing().pick(job_request(12), exclude=["bert", "cleo"])
         held, _ = hold("bert", 114)
         allowance().spend_allowance(held)
-        return rank(candidates)
+        return settle(*asked, **how)
 
-    monkeypatch.setattr(pipeline, "rank", rank_late)
+    monkeypatch.setattr(pipeline, "settle", settle_late)
     assert routing().pick(job_request(12)).miner.hotkey_ss58 == "cleo"
     record = DecisionRecord.objects.latest("pk")
     assert record.counts == {"executors": 1, "reservation": 1}
@@ -310,29 +312,30 @@ def test_a_pick_for_which_all_accounts_stay_locked_is_recorded(monkeypatch: pyte
     assert replay.differences(record) == []
 
 
-def better_score(incidents: int, executors: int) -> float:
-    return float(incidents)
+def better_scores(incidents: Any, executors: Any) -> object:
+    return incidents.astype(float)
 
 
 def backwards(balance: Balance, *amounts: int) -> object:
-    return standing(balance, *amounts)._replace(order=(0.0, 0.0, 0, balance.hotkey[::-1]))
+    place = ["anna", "cleo", "bert"].index(balance.hotkey)
+    return standing(balance, *amounts)._replace(order=(float(place), 0.0, 0, balance.hotkey))
 
 
-def nobody_passes(candidate: Candidate, *_: object) -> object:
-    return judge(candidate, Job("", "", 10**6), 10**15, Policy(0, dt.timedelta()), frozenset())
+def nobody_passes(question: Decision, *known: Any) -> object:
+    return rank(replace(question, job=replace(question.job, seconds=10**6)), *known)
 
 
-standing, judge = ledger.standing, pipeline.judge
+standing = ledger.standing
 
 
 @pytest.mark.parametrize(
     ("where", "changed", "told"),
     [
-        ("routing.log.records.score", better_score, "winner: was bert, is anna"),
-        ("routing.log.records.score", better_score, "anna: was rank 3, score -0.5"),
+        ("routing.decision.ranking.scores", better_scores, "winner: was bert, is anna"),
+        ("routing.decision.ranking.scores", better_scores, "anna: was rank 3, score -0.5"),
         ("routing.log.records.ledger.standing", backwards, "order by allowance: candidate 2 was bert, is cleo"),
-        ("routing.decision.pipeline.judge", nobody_passes, "outcome: was ROUTED, is NOT_ENOUGH_ALLOWANCE"),
-        ("routing.decision.pipeline.judge", nobody_passes, "winner: was bert, is none"),
+        ("routing.decision.pipeline.rank", nobody_passes, "outcome: was ROUTED, is NOT_ENOUGH_ALLOWANCE"),
+        ("routing.decision.pipeline.rank", nobody_passes, "winner: was bert, is none"),
     ],
 )
 def test_a_replay_says_what_differs(
@@ -392,7 +395,7 @@ def test_explaining_says_by_its_exit_code_whether_a_replay_agrees(monkeypatch: p
     routing().pick(request)
     code, out, _ = explain(request.uuid, "--replay", "--top", "1")
     assert (code, "the same decision" in out, "… and 1 more" in out) == (0, True, True)
-    monkeypatch.setattr("routing.log.records.score", better_score)
+    monkeypatch.setattr("routing.decision.ranking.scores", better_scores)
     code, out, _ = explain(request.uuid, "--replay")
     assert (code, "another decision" in out, "winner: was bert, is anna" in out) == (1, True, True)
     assert "anna: was rank 2, score -0.5" in out

@@ -98,7 +98,8 @@ def answers() -> list[Any]:
             for need, start in ((1, FIRST_BLOCK + 30), (90, FIRST_BLOCK + 30), (20, FIRST_BLOCK + 5)):
                 found.append(free(need, start))
             states = {r.pk: r.state_at(at) for r in Reservation.objects.all()}
-            found += [states, LiveBook(pinned=at).read(CLASS, at).ongoing]
+            rows = LiveBook().read(CLASS, at).state.rows
+            found += [states, {hotkey: row.ongoing for hotkey, row in rows.items() if row.ongoing}]
             found += [allowance().miners(), allowance().get_manifests()]
     return found
 

@@ -14,7 +14,7 @@ from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from receipts.voiding import void_receipt
 from routing import service
 from routing.decision.in_force import InForce, make_policy
-from routing.decision.model import Decision, Gate, Verdict
+from routing.decision.model import Candidates, Decision, Gate, Verdict
 from routing.sockets.hints import retry_after
 from tests.clock import NOW, SECOND, noon
 from tests.factories import job_request
@@ -113,6 +113,7 @@ def test_nothing_is_promised_for_collateral(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_lock_may_be_gone_soon() -> None:
-    decision = replace(pick(30), route=None)
-    decision.candidates[0].verdict = Verdict(Gate.LOCK, 0, 1)
+    routed = pick(30)
+    locked = Candidates.of([replace(c, verdict=Verdict(Gate.LOCK, 0, 1)) for c in routed.candidates])
+    decision = replace(routed, route=None, candidates=locked)
     assert retry_after(decision, NOW) == 1

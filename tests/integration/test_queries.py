@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import islice
 from typing import Any
 from uuid import uuid4
@@ -24,7 +24,7 @@ from receipts.models import JobFinishedReceipt, JobStartedReceipt
 from routing import routing
 from routing.decision import in_force, pipeline
 from routing.decision.book import DryBook
-from routing.decision.model import Candidate
+from routing.decision.model import Decision
 from routing.decision.pipeline import decide
 from routing.decision.reading import CHANGES, WHOLE
 from routing.decision.reliability import incident_counts as count_incidents
@@ -119,28 +119,28 @@ def test_incidents_that_nobody_gave_a_version_count_too() -> None:
 def test_a_miner_that_moved_since_it_was_read_gets_the_job_at_its_new_address(monkeypatch: pytest.MonkeyPatch) -> None:
     fill_ledger("anna")
     routing().pick(job_request())
-    rank = pipeline.rank
+    settle = pipeline.settle
 
-    def rank_late(candidates: Sequence[Candidate]) -> list[Candidate]:
+    def settle_late(*asked: Any, **how: Any) -> Decision:
         moved = {"anna": {"address": "10.9.9.9", "ip_version": 4, "port": 1}}
         allowance().record_manifests(block=FIRST_BLOCK + 1, axons=moved, executors={"anna": {CLASS: 2}})
-        return rank(candidates)
+        return settle(*asked, **how)
 
-    monkeypatch.setattr(pipeline, "rank", rank_late)
+    monkeypatch.setattr(pipeline, "settle", settle_late)
     assert routing().pick(job_request(12)).miner.address == "10.9.9.9"
 
 
 def test_a_pick_looks_again_at_an_account_that_changed_since_it_read(monkeypatch: pytest.MonkeyPatch) -> None:
     fill_ledger("anna", executors=3)
     routing().pick(job_request())
-    rank = pipeline.rank
+    settle = pipeline.settle
 
-    def rank_late(candidates: Sequence[Candidate]) -> list[Candidate]:
-        monkeypatch.setattr(pipeline, "rank", rank)
+    def settle_late(*asked: Any, **how: Any) -> Decision:
+        monkeypatch.setattr(pipeline, "settle", settle)
         hold("anna", 6)
-        return rank(candidates)
+        return settle(*asked, **how)
 
-    monkeypatch.setattr(pipeline, "rank", rank_late)
+    monkeypatch.setattr(pipeline, "settle", settle_late)
     with CaptureQueriesContext(connection) as captured:
         route = routing().pick(job_request(12))
     said = [query["sql"].split()[0].strip("(") for query in captured]

@@ -48,8 +48,8 @@ def ongoing() -> int:
     now = timezone.now()
     ways = {
         receipts().get_busy_executor_count(CLASS, now).get("anna", 0),
-        len(LiveBook().read(CLASS, now).ongoing.get("anna", ())),
-        len(DryBook().read(CLASS, now).ongoing.get("anna", ())),
+        len(LiveBook().read(CLASS, now).state.rows["anna"].ongoing),
+        len(DryBook().read(CLASS, now).state.rows["anna"].ongoing),
     }
     (jobs,) = ways
     return jobs
@@ -91,11 +91,11 @@ def test_a_job_whose_finished_receipt_is_voided_is_held_and_may_be_asked_for_aga
     offer = routed(request)
     finished = receive(JobFinished, offer.uuid)
     now = timezone.now()
-    assert not LiveBook().read(CLASS, now).ongoing.get("anna")
+    assert not LiveBook().read(CLASS, now).state.rows["anna"].ongoing
     with pytest.raises(JobIsOver):
         route(request)
     void_receipt(finished, **SAID)
-    assert LiveBook().read(CLASS, now).ongoing["anna"]
+    assert LiveBook().read(CLASS, now).state.rows["anna"].ongoing
     assert routed(request).route.allowance_reservation_id == offer.route.allowance_reservation_id
     allowance().undo_allowance_reservation(offer.route.allowance_reservation_id or 0)
 

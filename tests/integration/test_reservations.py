@@ -9,7 +9,7 @@ import pytest
 from django.db import IntegrityError, transaction
 from time_machine import TimeMachineFixture
 
-from allowance import allowance, reading
+from allowance import allowance
 from allowance.models import Reservation
 from allowance.types import (
     CannotReserveAllowanceException,
@@ -22,8 +22,9 @@ from routing import routing
 from routing.decision import book
 from routing.decision import reading as readings
 from routing.decision.book import READINGS, DryBook, LiveBook
-from routing.decision.model import Decision, Gate, Verdict
-from routing.decision.pipeline import check_request, decide, gather
+from routing.decision.model import Candidates, Decision, Gate
+from routing.decision.pipeline import check_request, decide
+from routing.decision.ranking import Ranking, rank
 from routing.decision.reading import Seen
 from routing.types import AllMinersBusy
 from tests.clock import MINUTE, NOW, SECOND, TICK, noon
@@ -36,7 +37,7 @@ pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), noon, pytest.m
 
 def question(seconds: int, at: dt.datetime) -> Decision:
     """Return what is asked of a book."""
-    return Decision(check_request(job_request(seconds)), at, NEWEST, None, (), None)
+    return Decision(check_request(job_request(seconds)), at, NEWEST, None, Candidates.of(), None)
 
 
 @pytest.mark.miners("anna")
@@ -121,13 +122,13 @@ def test_reads_compute_expiry_before_anything_swept() -> None:
 
 def test_a_refusal_under_the_lock_leaves_lapsed_blocks_free(time_machine: TimeMachineFixture) -> None:
     """A pick that is refused stores nothing: the row and the balance must both say that the hold has expired."""
-    live = LiveBook(pinned=NOW + 200 * SECOND, readings=READINGS)
+    live = LiveBook(readings=READINGS)
     held, blocks = hold(seconds=12)
-    candidate = gather(live.read(CLASS, NOW), {})[0]
+    ranking = rank(question(12, NOW), live.read(CLASS, NOW).state.board, {})
     allowance().undo_allowance_reservation(hold(seconds=12)[0])
     receive(JobStarted, ttl=600)
-    _, verdict = live.reserve([candidate], question(12, NOW), reading.window(None)) or (None, None)
-    assert isinstance(verdict, Verdict)
+    live.now = NOW + 200 * SECOND
+    assert isinstance(live.reserve(ranking, [0]), Ranking)
     assert Reservation.objects.get(pk=held).state_at(NOW + 200 * SECOND) == "expired"
     time_machine.move_to(NOW + 200 * SECOND)
     assert free()["anna"] == 20 * 6
@@ -136,17 +137,16 @@ def test_a_refusal_under_the_lock_leaves_lapsed_blocks_free(time_machine: TimeMa
 
 def test_the_clock_is_read_under_the_lock(time_machine: TimeMachineFixture) -> None:
     """A job that was spent and started while a pick waited for the lock keeps its executor busy."""
-    early = NOW
-    time_machine.shift(1)
     live = LiveBook(readings=READINGS)
-    candidate = gather(live.read(CLASS, early), {})[0]
+    ranking = rank(question(12, NOW), live.read(CLASS, None).state.board, {})
+    time_machine.shift(1)
     other = job_request(12)
     route = routing().pick(other)
     receive(JobStarted, other.uuid)
     allowance().spend_allowance(route.allowance_reservation_id or 0)
-    _, verdict = live.reserve([candidate], question(12, early), reading.window(None)) or (None, None)
-    assert isinstance(verdict, Verdict)
-    assert verdict.gate is Gate.EXECUTORS
+    refused = live.reserve(ranking, ranking.equals())
+    assert isinstance(refused, Ranking)
+    assert refused.decision().counts == {Gate.EXECUTORS: 1}
 
 
 @pytest.fixture

@@ -17,8 +17,10 @@ from allowance.ledger import Balance, Steps, Window
 from allowance.models import Account, Block, Reservation, ReservationState
 from allowance.plumbing.compiled import Compiled, parameter, updating
 from allowance.plumbing.transactions import ThisTransaction
-from routing.decision.book import LiveBook, Outdated, busy
-from routing.decision.model import Decision, Verdict
+from routing.decision.book import LiveBook, Outdated
+from routing.decision.model import Decision
+from routing.decision.ranking import busy
+from routing.decision.reading import State
 from routing.types import Outcome
 from tests.factories import read_account
 from tests.properties.chain import MINERS
@@ -79,11 +81,7 @@ def drops_not_taken_back(patch: pytest.MonkeyPatch) -> None:
 
 
 def executors_not_counted(patch: pytest.MonkeyPatch) -> None:
-    def never(balance: Balance, ongoing: int) -> Verdict | None:
-        return busy(balance, 0)
-
-    patch.setattr("routing.decision.book.busy", never)
-    patch.setattr("routing.decision.pipeline.busy", never)
+    patch.setattr(State, "_ongoing", lambda *_: set())
 
 
 def balance_stored_on_its_own(patch: pytest.MonkeyPatch) -> None:
@@ -119,7 +117,8 @@ def locked_means_busy(patch: pytest.MonkeyPatch) -> None:
         outcome = None
         with suppress(Outdated):
             outcome = reserve(self, *arguments)
-        return (arguments[0][0], busy(arguments[0][0].standing.balance, 10**6)) if outcome is None else outcome
+        ranking, equals = arguments
+        return outcome or ranking.after(dict.fromkeys(equals, busy(10**6, 1)))
 
     patch.setattr(LiveBook, "reserve", reserve_at_once)
 

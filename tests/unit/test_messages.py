@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from allowance.models import ReservationState
 from allowance.types import BadInputError, JobTooLong, LockTimeout, NotEnoughAllowanceException
 from routing.access.signatures import SignatureRefused
-from routing.decision.model import Decision, Gate, Job, Policy
+from routing.decision.model import Candidates, Decision, Gate, Job, Policy
 from routing.requests import V2JobRequest
 from routing.sockets import answers, jobs, statements
 from routing.sockets.messages import (
@@ -94,7 +94,9 @@ SENT: list[Message] = [
     answers.RATE_LIMITED,
 ]
 
-DECISION = Decision(Job(JOB, "always_on.test", 60), timezone.now(), 1000, Policy(1, dt.timedelta(hours=1)), (), None)
+DECISION = Decision(
+    Job(JOB, "always_on.test", 60), timezone.now(), 1000, Policy(1, dt.timedelta(hours=1)), Candidates.of(), None
+)
 LACK = NotEnoughAllowanceException(
     required_allowance=60,
     highest_available_allowance=0,

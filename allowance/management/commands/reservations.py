@@ -4,10 +4,9 @@ import json
 from typing import Any
 
 from django.core.management.base import CommandParser
-from django.utils import timezone
 from rich.table import Table
 
-from allowance import allowance
+from allowance import allowance, clock
 from allowance.locks import reading_transaction
 from allowance.models import Reservation, held_at
 from allowance.plumbing.console import wide_console
@@ -47,7 +46,7 @@ class Command(AnsweringCommand):
         self.stdout.write(json.dumps({"id": pk, "state": end}) if as_json else f"Reservation {pk} is {end}.")
 
     def list_live(self, form: str) -> None:
-        now = timezone.now()
+        now = clock.now()
         live = Reservation.objects.filter(held_at(now)).select_related("account").order_by("expires_at", "pk")
         if form == "json":
             for row in live.iterator():

@@ -9,11 +9,10 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError, CommandParser
-from django.utils import timezone
 from pydantic import ValidationError
 from rich.console import Console
 
-from allowance.interface import ExecutorClass, JobTooLong, parse_wei, validation
+from allowance.interface import ExecutorClass, JobTooLong, clock, parse_wei, validation
 from allowance.plumbing.connections import renew_connection
 from allowance.plumbing.console import wide_console
 from allowance.plumbing.programs import AnsweringCommand
@@ -57,7 +56,7 @@ class Command(AnsweringCommand):
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
             policy, remedies = what_if(options)
-            now = timezone.now() if options["at"] is None else moment("--at", options["at"])
+            now = clock.now() if options["at"] is None else moment("--at", options["at"])
             requests = list(read_requests(options))
             if options["top"] is not None and options["top"] < 1:
                 raise ValueError(f"--top must be 1 or more, not {options['top']}.")

@@ -4,11 +4,10 @@ import json
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
-from django.utils import timezone
 from rich.console import Console
 from rich.text import Text
 
-from allowance.interface import validation
+from allowance.interface import clock, validation
 from allowance.plumbing.console import wide_console
 from allowance.plumbing.programs import AnsweringCommand
 from routing.log import replay, report
@@ -61,7 +60,7 @@ class Command(AnsweringCommand):
             raise SystemExit(code)
 
     def as_json(self, explained: list[Explanation], again: list[list[str] | None]) -> dict[str, object]:
-        now = timezone.now()
+        now = clock.now()
         told = [each.as_json(now) for each in explained]
         return {"decisions": [each | ({"replay_differs_in": again[i]} if again else {}) for i, each in enumerate(told)]}
 
@@ -78,7 +77,7 @@ class Command(AnsweringCommand):
         elif record.window_hours is not None:
             kept = "the log keeps the candidates of the first refusals and of a sample"
             console.print(f"The candidates of this decision are not stored: {kept}.", style="dim", soft_wrap=True)
-        fate = each.fate(timezone.now())
+        fate = each.fate(clock.now())
         console.print(Text(fate, style="green" if record.miner else "red"), soft_wrap=True)
         console.print(each.summary, soft_wrap=True)
 

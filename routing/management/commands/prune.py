@@ -4,11 +4,11 @@ import json
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
-from django.utils import timezone
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from allowance.interface import clock
 from allowance.plumbing.connections import renew_connection
 from allowance.plumbing.console import wide_console
 from allowance.plumbing.programs import AnsweringCommand
@@ -36,7 +36,7 @@ class Command(AnsweringCommand):
         if options["batch"] < 1:
             raise CommandError(f"--batch must be 1 or more, not {options['batch']}.", returncode=2)
         dry_run: bool = options["dry_run"]
-        todo = kinds(timezone.now(), options["batch"])
+        todo = kinds(clock.now(), options["batch"])
         locked: list[str] = []
         rows = list(map(count, todo)) if dry_run else prune(todo, locked)
         if options["format"] == "json":

@@ -7,11 +7,11 @@ from typing import Any
 from django import db
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError, CommandParser
-from django.utils import timezone
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from allowance.interface import clock
 from allowance.plumbing.console import wide_console
 from allowance.plumbing.programs import AnsweringCommand
 from routing.watch.findings import Level
@@ -41,7 +41,7 @@ class Command(AnsweringCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
-            found = status(timezone.now())
+            found = status(clock.now())
         except db.Error as error:
             raise CommandError(f"CRITICAL: the database can't be read: {error}", returncode=2) from error
         except ImproperlyConfigured as error:

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.utils import timezone
-
-from allowance.interface import validation
+from allowance.interface import clock, validation
 from routing.incidents import VOIDED_AT_ONCE
 from routing.management.voiding import Selected, VoidingCommand, add_stretch, named
 from routing.models import MinerIncident
@@ -44,5 +42,5 @@ class Command(VoidingCommand):
             found,
             sum(group.incidents for group in found),
             matching.filter(voided_at__isnull=False).count(),
-            lambda user, reason: void_for(matching, user, reason=reason, now=timezone.now()),
+            lambda user, reason: void_for(matching, user, reason=reason, now=clock.now()),
         )

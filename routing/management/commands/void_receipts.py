@@ -2,9 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.utils import timezone
-
-from allowance.interface import validation
+from allowance.interface import clock, validation
 from receipts.interface import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
 from routing.incidents import VOIDED_AT_ONCE
 from routing.management.voiding import Selected, VoidingCommand, add_stretch, named
@@ -56,5 +54,5 @@ class Command(VoidingCommand):
             found,
             sum(group.receipts for group in found),
             sum(rows.filter(voided_at__isnull=False).count() for rows in matching.values()),
-            lambda user, reason: void_receipts_for(matching.values(), user, reason=reason, now=timezone.now()),
+            lambda user, reason: void_receipts_for(matching.values(), user, reason=reason, now=clock.now()),
         )
