@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic_core import to_json
 
-from allowance.interface import BadInputError
+from allowance.interface import BadInputError, clock
 from routing.conf import conf
 from routing.requests import MultiUpload, MultiVolume, Signature, V2JobRequest
 
@@ -24,7 +24,7 @@ class SignatureRefused(BadInputError):
     """A request's signature is not accepted. The text says why."""
 
 
-def check(request: V2JobRequest, now: dt.datetime) -> Signature | None:
+def check(request: V2JobRequest, now: dt.datetime | None = None) -> Signature | None:
     """Verify and return the signature of a request. Return None if the site has no facilitator's keys.
 
     The uuid is not signed, so a signature is valid for the job under any uuid. The database ensures that a signature
@@ -46,7 +46,7 @@ def check(request: V2JobRequest, now: dt.datetime) -> Signature | None:
         raise SignatureRefused(
             f"This router accepts no signature of {signature.signatory!r:.80}. Sign with a facilitator's key."
         )
-    _insist_on_the_time(signature, now)
+    _insist_on_the_time(signature, now or clock.now())
     if not _is_genuine(request, signature):
         raise SignatureRefused(
             f"The signature of {signature.signatory} does not match the job. Sign the job that you send."

@@ -75,15 +75,14 @@ def route(request: V2JobRequest, *, by: Visitor, now: dt.datetime | None = None)
     the job is finished or paid for, ValueError for bad input, an invalid signature, and a uuid that another job has,
     LockTimeout after RACES attempts. Raises what `decide` raises.
     """
-    at = now or clock.now()
-    signature = signatures.check(request, at)
+    signature = signatures.check(request, now)
     uuid = validation.job_uuid(request.uuid)
     for _ in range(RACES):
         job = _find(uuid, by)
         with suppress(Overtaken):
             if job and job.executor_class != request.executor_class:  # its receipts count in the first class
                 raise _another_job(job)
-            if job and job.reservation and job.claim and job.reservation.state_at(at) is ReservationState.HELD:
+            if job and job.reservation and job.claim and _is_held(job.reservation, now):
                 _insist_on_the_same(job, request)
                 return _tell_again(job, job.reservation, signature, now=now)
             return _pick(request, job, by=by, signature=signature, now=now)
@@ -115,7 +114,7 @@ def retry(asked: Retry, *, by: Visitor, now: dt.datetime | None = None) -> Offer
                 if isinstance(refusal, ReservationAlreadySpent):
                     raise JobAlreadyOver(asked.uuid)
                 job.claim = None
-            elif job.claim and job.reservation.state_at(now or clock.now()) is ReservationState.HELD:
+            elif job.claim and _is_held(job.reservation, now):
                 return _tell_again(job, job.reservation, now=now)
             again = Again(str(job.uuid), job.executor_class, job.seconds)
             tried = {*job.tried, job.miner} if given_up else job.tried
@@ -278,13 +277,13 @@ def _pick(
     tried: Collection[str] = (),
     now: dt.datetime | None,
 ) -> Offer | Decision:
-    claim = Claim(request, job, signature, tried, now or clock.now(), owner=by.owner)
+    claim = Claim(request, job, signature, tried, owner=by.owner)
     remedies = Remedies(excluded="send it as a new job")
     decision = pick(request, claim=claim.keep, exclude=tried, remedies=remedies, now=now)
     if decision.route is None:
         return decision
     if decision.route.allowance_reservation_id is None:
-        claim.keep_fixed(decision.route.miner.hotkey_ss58)
+        claim.keep_fixed(decision)
     return Offer(claim.uuid, decision.route, claim.expires_at, claim.number)
 
 
@@ -300,7 +299,6 @@ class Claim:
         job: RoutedJob | None,
         signature: Signature | None,
         tried: Collection[str],
-        at: dt.datetime,
         *,
         owner: str,
     ) -> None:
@@ -316,22 +314,21 @@ class Claim:
             "tried": sorted({*tried, *(job.tried if job else ())}),
             "claim": self.number,
             "started": False,
-            "routed_at": at,
         }
 
     def keep(self, reservation: Reservation) -> None:
         """Store the route with its reservation, in the same transaction. Raises Overtaken, SignatureRefused."""
         self.expires_at = reservation.expires_at
-        self._store(reservation.account.miner_id, reservation)
+        self._store(reservation.account.miner_id, reservation, reservation.created_at)
 
-    def keep_fixed(self, miner: str) -> None:
+    def keep_fixed(self, decision: Decision) -> None:
         """Store a fixed route. Raises Overtaken, SignatureRefused."""
         with ledger_transaction():
-            self._store(miner, None)
+            self._store(decision.route.miner.hotkey_ss58 if decision.route else "", None, decision.at)
 
-    def _store(self, miner: str, reservation: Reservation | None) -> None:
+    def _store(self, miner: str, reservation: Reservation | None, at: dt.datetime) -> None:
         bound_waits(lock_timeout())
-        values = {**self._values, "miner": miner, "reservation": reservation}
+        values = {**self._values, "miner": miner, "reservation": reservation, "routed_at": at}
         if self._job is None:
             try:
                 RoutedJob.objects.create(uuid=self.uuid, owner=self._owner, **values)
@@ -346,6 +343,10 @@ class Claim:
                 raise Overtaken
         if self._signature:
             _use(self._signature, self.uuid)
+
+
+def _is_held(reservation: Reservation, now: dt.datetime | None) -> bool:
+    return reservation.state_at(now or clock.now()) is ReservationState.HELD
 
 
 def _seconds(request: OrganicJobRequest) -> int:

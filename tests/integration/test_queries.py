@@ -63,6 +63,9 @@ def test_a_pick_makes_six_statements(miners: int) -> None:
 BOUNDING = ["SELECT"] if connection.vendor == "postgresql" else []
 """Says how long to wait for rows."""
 
+CLOCK = BOUNDING
+"""Asks the server for the time."""
+
 
 def test_a_route_over_the_socket_makes_two_statements_more_and_bounds_its_waits() -> None:
     fill_ledger("anna", executors=4)
@@ -83,7 +86,7 @@ def test_a_route_that_is_told_again_takes_no_pick() -> None:
     fill_ledger("anna")
     request = job_request()
     route(request)
-    assert verbs(lambda: route(request)) == ["SELECT", "SELECT", "BEGIN", *BOUNDING, "UPDATE", "COMMIT"]
+    assert verbs(lambda: route(request)) == ["SELECT", *CLOCK, "SELECT", "BEGIN", *BOUNDING, "UPDATE", "COMMIT"]
 
 
 def test_a_pick_after_a_block_reads_the_miners_and_the_blocks_anew() -> None:
@@ -91,7 +94,7 @@ def test_a_pick_after_a_block_reads_the_miners_and_the_blocks_anew() -> None:
     report()
     routing().pick(job_request())
     mint(NEWEST + 1, timezone.now())
-    assert verbs(lambda: routing().pick(job_request())) == ["SELECT"] * 4 + READING + RESERVING
+    assert verbs(lambda: routing().pick(job_request())) == ["SELECT"] * 4 + CLOCK + READING + RESERVING
 
 
 def test_a_pick_after_an_incident_counts_anew() -> None:
@@ -174,11 +177,12 @@ def test_an_end_locks_the_account_before_it_reads_the_reservation(end: str) -> N
     fill_ledger("anna")
     reservation = routing().pick(job_request()).allowance_reservation_id
     statements = queries(lambda: getattr(allowance(), end)(reservation))
-    begin, patience, lock, read, *writes, commit = statements
+    begin, patience, lock, clock, read, *writes, commit = statements
     assert (begin, commit) == ("BEGIN", "COMMIT")
     assert "lock_timeout" in patience
     assert 'FOR NO KEY UPDATE OF "allowance_account"' in lock
     assert "SKIP LOCKED" not in lock
+    assert clock.startswith("SELECT clock_timestamp()")
     assert read.startswith("SELECT")
     assert [sql.split()[0] for sql in writes] == ["UPDATE", "UPDATE"]
 
