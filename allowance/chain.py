@@ -147,7 +147,7 @@ def _not_ahead(number: int, timestamp: dt.datetime) -> dt.datetime:
     if timestamp > now + MAX_AHEAD:
         raise BadInputError(
             f"Block {number} at {timestamp.isoformat()} is more than {MAX_AHEAD.total_seconds() / 60:g} minutes ahead "
-            f"of this host's clock, {now.isoformat()}. Check the clocks of this host and of the chain's node."
+            f"of the site's clock, {now.isoformat()}. Check the clocks of the database's host and of the chain's node."
         )
     return timestamp
 

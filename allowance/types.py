@@ -23,7 +23,7 @@ BLOCK_DURATION_US = 12_000_000
 """In microseconds. A block that took longer than MAX_BLOCK_DURATION_US counts as BLOCK_DURATION_US."""
 
 MAX_AHEAD = dt.timedelta(minutes=15)
-"""How far a block's timestamp may be ahead of this host's clock. Correct clocks differ by less."""
+"""How far a block's timestamp may be ahead of the site's clock. Correct clocks differ by less."""
 
 MAX_WEI = 2**256 - 1
 MAX_EXECUTORS = 100_000

@@ -9,8 +9,9 @@ from django.contrib.admin.utils import unquote
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import URLPattern, path
+from django.utils import timezone
 
-from allowance.interface import MinerRow, Reservation, clock, wei_text
+from allowance.interface import MinerRow, Reservation, wei_text
 from allowance.plumbing.console import to_the_second
 from allowance.plumbing.lists import JOB_OR_HOTKEY, ReadOnlyAdmin, link
 from routing.access import tokens
@@ -308,7 +309,7 @@ class AccessTokenAdmin(ReadOnlyAdmin):
 
     @admin.display(description="state")
     def state(self, token: AccessToken) -> str:
-        return tokens.state_at(token, clock.now())
+        return tokens.state_at(token, timezone.now())
 
     @admin.display(description="revoked")
     def revoked(self, token: AccessToken) -> str:

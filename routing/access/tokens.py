@@ -16,9 +16,10 @@ import jwt
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
+from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
-from allowance.interface import BadInputError, clock, validation
+from allowance.interface import BadInputError, validation
 from allowance.plumbing.errors import RefusedError
 from routing.models import AccessToken
 
@@ -63,7 +64,7 @@ def issue(
     """
     if not isinstance(ttl, dt.timedelta) or not MIN_TTL <= ttl <= MAX_TTL:
         raise BadInputError(f"A token must be valid for 1 second to {MAX_TTL.days} days, not {ttl!s:.80}.")
-    stored_at = now or clock.now()
+    stored_at = now or timezone.now()
     issued_at = stored_at.replace(microsecond=0)
     row = AccessToken(
         id=uuid4(),
@@ -88,7 +89,7 @@ def issue(
 
 def verify(token: str, now: dt.datetime | None = None) -> AccessToken:
     """Return the row of a token. Raises TokenRefused if the token is not live."""
-    at = now or clock.now()
+    at = now or timezone.now()
     return look_up(taken_at_its_word(token, at).pk, at)
 
 
@@ -98,7 +99,7 @@ def taken_at_its_word(token: str, now: dt.datetime | None = None) -> AccessToken
     Raises TokenRefused if the signature is wrong or the token has expired.
     """
     claimed = _signed(token)
-    if claimed.expires_at <= (now or clock.now()):
+    if claimed.expires_at <= (now or timezone.now()):
         raise TokenRefused(f"Token {claimed.pk} is {State.EXPIRED}. Ask for a new one.")
     return claimed
 
@@ -108,7 +109,7 @@ def look_up(pk: UUID, now: dt.datetime | None = None) -> AccessToken:
     row = AccessToken.objects.filter(pk=pk).first()
     if row is None:
         raise TokenRefused(f"Token {pk} does not exist here. Ask for a new one.")
-    state = state_at(row, now or clock.now())
+    state = state_at(row, now or timezone.now())
     if state is not State.LIVE:
         raise TokenRefused(f"Token {pk} is {state}. Ask for a new one.")
     return row
@@ -119,7 +120,7 @@ def revoke(name_or_id: str | UUID, now: dt.datetime | None = None, *, keep_newes
 
     With `keep_newest`, a token of the name is not revoked if it is the newest for one of its scopes.
     """
-    at = now or clock.now()
+    at = now or timezone.now()
     pk = _id(name_or_id)
     if keep_newest and pk is not None:
         raise BadInputError("An id names only one token. Give the name of the tokens to keep the newest token.")
@@ -149,7 +150,7 @@ def live_at(now: dt.datetime) -> Q:
 
 def live_of(name: str, now: dt.datetime | None = None) -> list[AccessToken]:
     """Return the live tokens of a name, the oldest first."""
-    return list(AccessToken.objects.filter(live_at(now or clock.now()), name=name).order_by("stored_at", "pk"))
+    return list(AccessToken.objects.filter(live_at(now or timezone.now()), name=name).order_by("stored_at", "pk"))
 
 
 def described(row: AccessToken) -> str:

@@ -54,7 +54,7 @@ class LedgerCollector:
         if self._ledger.age is not None:
             yield GaugeMetricFamily(
                 "router_newest_block_age_seconds",
-                "Seconds since the newest block was minted. Below 0 the block is ahead of this host's clock, and the "
+                "Seconds since the newest block was minted. Below 0 the block is ahead of the site's clock, and the "
                 "router is not ready.",
                 value=self._ledger.age,
             )

@@ -379,7 +379,7 @@ def ledger_check_age(hour: Hour) -> Taken:
 
 
 def _ago(age: float) -> str:
-    return f"{amount(age, 's')} ago" if age >= 0 else f"{amount(-age, 's')} ahead of this host's clock"
+    return f"{amount(age, 's')} ago" if age >= 0 else f"{amount(-age, 's')} ahead of the site's clock"
 
 
 def _share(part: int, total: int, of: str, fact: str) -> Taken:

@@ -73,7 +73,7 @@ def test_a_block_is_too_old_when_the_router_is_not_ready_any_more(age: float, le
     finding = find("block_age")
     assert finding.level.value == level
     assert finding.value == pytest.approx(age)
-    assert ("ahead of this host's clock" in finding.sentence) == (age < 0)
+    assert ("ahead of the site's clock" in finding.sentence) == (age < 0)
 
 
 def test_waits_are_too_long_by_the_patience_that_picks_have(settings: Settings) -> None:

@@ -41,7 +41,7 @@ def hold_six(start: int) -> int:
 def test_a_block_from_the_future_is_refused(ahead: dt.timedelta) -> None:
     before = stored()
     with pytest.raises(
-        BadInputError, match=rf"Block {NEWEST + 1} at .* more than 15 minutes ahead of this host's clock"
+        BadInputError, match=rf"Block {NEWEST + 1} at .* more than 15 minutes ahead of the site's clock"
     ):
         mint(NEWEST + 1, NOW + ahead)
     assert stored() == before

@@ -106,7 +106,7 @@ def repair(do: Do) -> str:
 
 def prune(do: Do) -> str:
     """Prune, and say what was passed over."""
-    batches = (batch for kind in pruning.kinds(timezone.now(), do["batch"]) for batch in kind.prune())
+    batches = (batch for kind in pruning.kinds(clock.now(), do["batch"]) for batch in kind.prune())
     return " ".join(batch.locked for batch in batches if batch.locked) or OK
 
 
@@ -136,7 +136,7 @@ ASKS = {
 def rehearse(do: Do) -> Any:
     """Do a pick in thought, and return the decision, or its refusal by the gates that come before it."""
     try:
-        return decide(request(do), DryBook(), now=timezone.now(), exclude=do["exclude"])
+        return decide(request(do), DryBook(), exclude=do["exclude"])
     except (AllowanceException, ValueError) as error:
         return refused(error)
 

@@ -207,7 +207,7 @@ class Author:
         return self.random.randrange(ROUTERS)
 
     def skew(self) -> Do:
-        return {"ask": "skew", "us": self.random.choice([0, -1, 1, self.random.randint(-2_000_000, 2_000_000)])}
+        return {"ask": "skew", "us": self.random.choice([0, -1, 1, self.random.randint(-120_000_000, 120_000_000)])}
 
     def clock(self) -> Do:
         forward = self.random.choice([0.000001, 1, 1, 12, 12, 30, 59.999999, 60, 100])

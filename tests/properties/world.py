@@ -13,8 +13,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import pytest
 import time_machine
 
+from allowance import clock
 from routing.decision.model import Decision
 from tests.factories import empty_tables
 from tests.naive import Booking, Subnet
@@ -60,8 +62,9 @@ def simulate(
     `told` gets the steps that were begun, with times as a journal has them.
     """
     empty_tables()
-    with time_machine.travel(START, tick=False) as traveller:
+    with time_machine.travel(START, tick=False) as traveller, pytest.MonkeyPatch.context() as patch:
         world = World(routers, traveller, tally, [] if told is None else told)
+        patch.setattr(clock, "now", lambda **_: world.clock)
         for step in steps:
             world.step(step)
         world.compare()
@@ -70,7 +73,7 @@ def simulate(
 
 
 class World:
-    """All that a history acts on. `clock` is the true time; each router's own differs by its skew."""
+    """All that a history acts on. `clock` is the site's; the clock of each router's host differs by its skew."""
 
     def __init__(
         self, routers: Sequence[Router], traveller: time_machine.Traveller, tally: Tally, told: list[Step]
@@ -96,8 +99,7 @@ class World:
             do = self.resolve(action.do)
             if do is None or self.happens(action, do):
                 continue
-            now = self.clock + self.skews[action.router]
-            calls.append(Call(action, do, self.routers[action.router], now))
+            calls.append(Call(action, do, self.routers[action.router], self.clock))
         if not calls:
             return
         before = self.model.copy()
@@ -141,7 +143,7 @@ class World:
                 self.clock += dt.timedelta(seconds=do["seconds"])
             case "expire":
                 edge = self.model.bookings[do["id"]].expires_at + dt.timedelta(microseconds=do["us"])
-                self.clock = max(self.clock, edge - self.skews[action.router])
+                self.clock = max(self.clock, edge)
             case "skew":
                 self.skews[action.router] = dt.timedelta(microseconds=do["us"])
             case "policy":
@@ -211,9 +213,10 @@ class World:
         notes.together(self.tally, calls, schedule.lock_waits)
 
     def move_clock(self, call: Call) -> None:
-        """Let all clocks of this process show the router's time. A step's length says it to the microsecond."""
-        self.traveller.shift(call.now - self.travelled)
-        self.travelled = call.now
+        """Let this process have the clock of the router's host. A step's length says it to the microsecond."""
+        there = call.now + self.skews[call.action.router]
+        self.traveller.shift(there - self.travelled)
+        self.travelled = there
 
     def adopt(self, call: Call, calls: Sequence[Call]) -> None:
         """Tell the model what the call has just committed, if the contract allows it."""

@@ -4,8 +4,9 @@ import json
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
+from django.utils import timezone
 
-from allowance.interface import BadInputError, clock
+from allowance.interface import BadInputError
 from allowance.plumbing.programs import AnsweringCommand
 from routing.access import tokens
 from routing.models import AccessToken
@@ -45,7 +46,7 @@ class Command(AnsweringCommand):
             problem = f"No token of {which!r} was revoked: each live one is the newest for one of its scopes."
             raise CommandError(problem, returncode=1)
         if not revoked:
-            live = AccessToken.objects.filter(tokens.live_at(clock.now()))
+            live = AccessToken.objects.filter(tokens.live_at(timezone.now()))
             names = live.order_by("name").values_list("name", flat=True).distinct()
             raise CommandError(
                 f"No token of {which!r} is live. Live tokens: {', '.join(names) or 'none'}.", returncode=1
