@@ -8,6 +8,7 @@ runs at once on one server need two database names.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,6 +36,9 @@ NO_POSTGRES = 2
 
 ADMINISTRATORS = os.pathsep.join(("/usr/local/sbin", "/usr/sbin", "/sbin"))
 """Where `useradd` is, which the wheel calls when root starts its server, and which `su` leaves off the PATH."""
+
+folders: list[str] = []
+"""Those of this process's own servers. The wheel's lock file is in the first one, and comes back with each server."""
 
 
 def main(arguments: list[str]) -> int:
@@ -92,6 +96,7 @@ def own_server() -> Iterator[PostgresServer]:
     that lead to the wheel and to this one.
     """
     with tempfile.TemporaryDirectory(prefix="tests-") as folder, warnings.catch_warnings():
+        folders.append(folder)
         warnings.filterwarnings("ignore", "XDG_RUNTIME_DIR")  # few hosts without a desktop have it
         os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), ADMINISTRATORS))
         before, tempfile.tempdir = tempfile.tempdir, folder  # or its lock file would be the same for all users
@@ -102,6 +107,8 @@ def own_server() -> Iterator[PostgresServer]:
                 yield server
         finally:
             tempfile.tempdir = before
+            if [path.name for path in Path(folders[0]).glob("*")] == [".lockfile"]:
+                shutil.rmtree(folders[0])
 
 
 def given_url() -> str:

@@ -23,7 +23,10 @@ NAME = "router under load"
 
 @dataclass
 class Crowd:
-    """Several routers at work, and what their callers heard: routes, how they ended, how perhaps, and errors."""
+    """Several routers at work, and what their callers heard: routes, how they ended, how perhaps, and errors.
+
+    `began` has the times at which the calls began that got a route, and `failed` that of the last one with an error.
+    """
 
     routers: list[Child]
     routes: dict[int, Route] = field(default_factory=dict)
@@ -31,6 +34,8 @@ class Crowd:
     doubtful: dict[int, str] = field(default_factory=dict)
     unrouted: set[UUID] = field(default_factory=set)
     errors: Counter[str] = field(default_factory=Counter)
+    began: dict[int, float] = field(default_factory=dict)
+    failed: float = 0.0
 
     def wait_for_picks(self, least: int = 10) -> None:
         """Wait until every router has made so many picks that began after this call."""
@@ -72,8 +77,10 @@ class Crowd:
             route = Route(*line["route"])
             assert route.reservation not in self.routes
             self.routes[route.reservation] = route
+            self.began[route.reservation] = line["began"]
         elif line["told"] == "error":
             self.errors[line["text"]] += 1
+            self.failed = max(self.failed, line["began"])
             if "job" in line:
                 self.unrouted.add(UUID(line["job"]))
             else:

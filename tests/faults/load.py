@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from django.db import InterfaceError, OperationalError
 
 from allowance import allowance
+from allowance.types import ReservationNotFound
 from routing import routing
 from tests.factories import job_request
 from tests.faults.aftermath import Route
@@ -31,7 +32,8 @@ Say = Callable[[dict[str, object]], None]
 def serve_jobs(say: Say) -> int:
     """Serve callers until a line comes in, and return how many jobs were routed. Says each answer that a caller got.
 
-    Only what a database driver raises for a lost connection is caught. Anything else ends the router, and so the test.
+    Only what a database driver raises for a lost connection is caught, and that a reservation is not found, which is
+    said: a failover may have lost it. Anything else ends the router, and so the test.
     """
     picks = asyncio.run(_serve(say))
     sys.stdin.readline()
@@ -49,7 +51,7 @@ async def _call(say: Say) -> int:
         try:
             picked = await routing().pick_miner_for_job_request(request)
         except (OperationalError, InterfaceError) as error:
-            await _complain(say, error, job=request.uuid)
+            await _complain(say, error, began=began, job=request.uuid)
             continue
         picks += 1
         route = Route.of(picked)
@@ -61,10 +63,13 @@ async def _call(say: Say) -> int:
 
 
 async def _end(say: Say, state: str, reservation: int, end: Callable[[int], Awaitable[None]]) -> None:
+    began = time.time()
     try:
         await end(reservation)
     except (OperationalError, InterfaceError) as error:
-        await _complain(say, error, reservation=reservation, perhaps=state)
+        await _complain(say, error, began=began, reservation=reservation, perhaps=state)
+    except ReservationNotFound:
+        say({"told": "lost", "reservation": reservation})
     else:
         say({"told": state, "reservation": reservation})
 
