@@ -7,9 +7,8 @@ import json
 from typing import Any
 
 from constance import config
-from django.utils import timezone
 
-from allowance import allowance, ledger
+from allowance import allowance, clock, ledger
 from allowance.oversight import forgetting
 from allowance.oversight.audit import check_ledger
 from allowance.types import AllowanceException, CannotReserveAllowanceException, NotEnoughAllowanceException
