@@ -13,10 +13,10 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.db import IntegrityError
+from django.db import DEFAULT_DB_ALIAS, IntegrityError
 from django.db.models import QuerySet, Value
 
 from allowance.interface import (
@@ -36,6 +36,7 @@ from allowance.interface import (
     reservations,
     validation,
 )
+from allowance.plumbing.compiled import Compiled, inserting, parameter, stored_values
 from receipts.interface import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, end_receipts
 from routing.access import signatures
 from routing.access.admission import Visitor
@@ -164,6 +165,20 @@ class Again:
     on_trusted_miner: bool = False
 
 
+def _known() -> QuerySet[Any, Any]:
+    uuid = parameter(JobFinishedReceipt, "job_uuid")
+    finished = JobFinishedReceipt.objects.filter(job_uuid=uuid, voided_at=None).values_list(Value("finished"))
+    others = [model.objects.filter(job_uuid=uuid) for model in (Reservation, JobStartedReceipt, JobAcceptedReceipt)]
+    routed = RoutedJob.objects.filter(pk=uuid).values_list(Value("routed"))
+    return finished.union(routed, *(rows.values_list(Value("evidence")) for rows in others))
+
+
+KNOWN = Compiled(_known)
+"""The statement that tells what the database knows of a job: that it is finished, that it was routed, and evidence."""
+
+INSERT = Compiled(lambda: inserting(RoutedJob))
+
+
 def owned(by: Visitor) -> QuerySet[RoutedJob]:
     """Return the jobs that a client may make statements about."""
     return RoutedJob.objects.all() if by.all_jobs else RoutedJob.objects.filter(owner=by.owner)
@@ -197,10 +212,7 @@ def _find(uuid: UUID, by: Visitor) -> RoutedJob | None:
     Only clients with `all_jobs` may use a job that has a reservation or a receipt but no owner. If it has a reservation
     and no row, a row is created.
     """
-    finished = JobFinishedReceipt.objects.filter(job_uuid=uuid, voided_at=None).values_list(Value("finished"))
-    others = [model.objects.filter(job_uuid=uuid) for model in (Reservation, JobStartedReceipt, JobAcceptedReceipt)]
-    routed = RoutedJob.objects.filter(pk=uuid).values_list(Value("routed"))
-    known = {what for (what,) in finished.union(routed, *(rows.values_list(Value("evidence")) for rows in others))}
+    known = {what for (what,) in KNOWN.fetch(DEFAULT_DB_ALIAS, job_uuid=uuid)}
     job = owned(by).select_related("reservation__account__miner").filter(pk=uuid).first() if "routed" in known else None
     if known - {"finished"} and job is None:
         if not by.all_jobs:
@@ -331,7 +343,8 @@ class Claim:
         values = {**self._values, "miner": miner, "reservation": reservation, "routed_at": at}
         if self._job is None:
             try:
-                RoutedJob.objects.create(uuid=self.uuid, owner=self._owner, **values)
+                row = RoutedJob(uuid=self.uuid, owner=self._owner, **values)
+                INSERT.execute(DEFAULT_DB_ALIAS, **stored_values(row))
             except IntegrityError as error:
                 raise Overtaken from error
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.db import DEFAULT_DB_ALIAS, transaction
@@ -17,7 +18,8 @@ from allowance.reading import ACCOUNT, HELD, SNAPSHOT
 from routing import routing
 from routing.decision import book, in_force, reading
 from routing.log import records
-from routing.models import DecisionRecord
+from routing.models import DecisionRecord, RoutedJob
+from routing.sockets import jobs
 from tests.factories import job_request
 from tests.ledgers import CLASS
 from tests.rows import hold
@@ -76,6 +78,22 @@ def test_a_record_has_the_values_of_its_decision() -> None:
     copy = DecisionRecord.objects.latest("pk")
     for field in DecisionRecord._meta.concrete_fields:
         assert field.primary_key or getattr(copy, field.attname) == getattr(record, field.attname)
+
+
+def test_what_is_known_of_a_job_and_its_row() -> None:
+    uuid = UUID(job_request(12).uuid)
+    assert jobs.KNOWN.fetch(USING, job_uuid=uuid) == []
+    held, _ = hold(job=uuid)
+    assert jobs.KNOWN.fetch(USING, job_uuid=uuid) == [("evidence",)]
+    row = RoutedJob(
+        uuid=uuid, owner="token:anna", executor_class=CLASS, seconds=12, miner="anna", reservation_id=held,
+        tried=["bert"], claim=7, routed_at=timezone.now(),
+    )  # fmt: skip
+    jobs.INSERT.execute(USING, **stored_values(row))
+    assert {what for (what,) in jobs.KNOWN.fetch(USING, job_uuid=uuid)} == {"evidence", "routed"}
+    stored = RoutedJob.objects.get()
+    for field in RoutedJob._meta.concrete_fields:
+        assert getattr(stored, field.attname) == getattr(row, field.attname)
 
 
 def test_a_condition_can_t_be_none_and_a_value_of_the_wrong_type_is_refused() -> None:
