@@ -60,11 +60,13 @@ def measure(scale: str, keys: list[str]) -> Report:
     began = time.monotonic()
     stages = Stages(len(keys))
     lines: list[tuple[str, Line]] = []
+    loads: dict[str, float] = {}
     with postgres() as url, databases_on(url) as server, workers_on(url, 1) as (seeder,), stages.shown():
         machine = {"cores": os.cpu_count(), "Python": platform.python_version(), **server.facts()}
         bench = Bench(server, seeder, SCALES[scale], stages)
         for bench.row in keys:
             stages.next_row(bench.row)
+            loads[bench.row] = os.getloadavg()[0]
             lines += [(bench.row, line) for line in ROWS[bench.row](bench)]
     return Report(
         machine=machine,
@@ -72,6 +74,7 @@ def measure(scale: str, keys: list[str]) -> Report:
         rounds=bench.scale.rounds,
         seconds=round(time.monotonic() - began, 1),
         statements_per_pick=bench.statements_per_pick,
+        loads=loads,
         lines=lines,
         times=bench.times,
     )

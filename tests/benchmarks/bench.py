@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.benchmarks.past import PAST
 from tests.benchmarks.progress import Stages
@@ -55,6 +57,16 @@ class Bench:
             yield Team(workers, self.scale.stretch, self.scale.seconds)
         self.server.drop(name)
 
+    @contextmanager
+    def team_on_sqlite(self, subnet: Subnet) -> Iterator[Team]:
+        """Give a worker on a seeded SQLite file."""
+        with TemporaryDirectory() as folder:
+            path = str(Path(folder, "bench.sqlite3"))
+            with workers_on(f"sqlite:///{path}", 1) as workers:
+                workers[0].ask("migrate", database=path)
+                self._seed(workers[0], path, subnet)
+                yield Team(workers, self.scale.stretch, self.scale.seconds)
+
     def size(self, subnet: Subnet) -> int:
         """Return the bytes of a seeded database's tables and indexes."""
         return self.server.size(self._template(subnet))
@@ -87,11 +99,14 @@ class Bench:
         if subnet not in self._templates:
             name = self.server.new_name()
             self.server.create(name, self._migrated)
-            with self.stages.stage(f"seeding {subnet}") as advance:
-                self._seeder.tell("seed", database=name, **asdict(subnet))
-                self._seeder.answer(lambda word: advance(word["done"], word["of"]))
+            self._seed(self._seeder, name, subnet)
             self._templates[subnet] = name
         return self._templates[subnet]
+
+    def _seed(self, worker: Worker, name: str, subnet: Subnet) -> None:
+        with self.stages.stage(f"seeding {subnet}") as advance:
+            worker.tell("seed", database=name, **asdict(subnet))
+            worker.answer(lambda word: advance(word["done"], word["of"]))
 
     @cached_property
     def _migrated(self) -> str:

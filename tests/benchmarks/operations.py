@@ -6,6 +6,8 @@ import asyncio
 import datetime as dt
 import logging
 import random
+import resource
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,19 +19,26 @@ from typing import Any
 from unittest import mock
 from uuid import uuid4
 
+from django.conf import settings
 from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from allowance import allowance
+from allowance.locks import lock_timeout
 from allowance.models import Account, Block, Miner, Reservation, ReservationState
 from allowance.types import AllowanceException
+from receipts import receipts
+from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing import routing, service
 from routing.decision.book import DryBook
+from routing.decision.model import Gate
 from routing.decision.pipeline import decide
 from routing.log import records
+from routing.log.records import load
+from routing.models import DecisionRecord
 from routing.requests import V2JobRequest
-from routing.types import JobRoute, JobRoutingException
+from routing.types import JobRoute, JobRoutingException, MinerIncidentType, Outcome
 from tests.benchmarks.seed import CLASSES, migrate, seed
 from tests.factories import job_request
 
@@ -60,6 +69,50 @@ def floor() -> None:
         account.save(update_fields=["held"])
 
 
+def run_last() -> None:
+    """Record the three receipts of the last job that was picked, which has ended by then."""
+    if not picked:
+        return
+    reservation = Reservation.objects.select_related("account").get(pk=picked[-1])
+    now, job = timezone.now(), {"job_uuid": reservation.job_uuid, "miner_hotkey": reservation.account.miner_id}
+    known = {**job, "validator_hotkey": "validator", "timestamp": now}
+    started = JobStarted(**known, executor_class=CLASSES[0], is_organic=True, ttl=60)
+    accepted = JobAccepted(**known, time_accepted=now, ttl=60)
+    finished = JobFinished(**known, time_started=now, time_took_us=1, score_str="", block_numbers=[])
+    receipts().record_many([started, accepted, finished])
+
+
+def report_half() -> None:
+    """Report an incident of every other miner."""
+    for hotkey in _registered()[::2]:
+        routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, hotkey, str(uuid4()), CLASSES[0])
+
+
+def keep_all_candidates() -> None:
+    """Keep the candidates of all routes from now on."""
+    settings.ROUTING_DECISIONS_SAMPLE = 1
+
+
+def steps_down() -> int:
+    """Return how many routes went to a lower score than that of a locked candidate, before half the patience."""
+    records = DecisionRecord.objects.filter(
+        outcome=Outcome.ROUTED, counts__lock__gt=0, waited_us__lt=lock_timeout() * 1e6 / 2, candidates__isnull=False
+    )
+    return sum(
+        any(c.verdict.gate is Gate.LOCK and c.score > (record.score or 0) for c in decision.candidates)
+        for record in records
+        if (decision := load(record))
+    )
+
+
+def resident() -> float:
+    """Return the most memory (MB) that this process ever had, after a pick in each class."""
+    for executor_class in CLASSES:
+        routing().pick(job_request(30, executor_class=executor_class))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 10**6
+
+
 def block() -> None:
     """Take in the next block, as a follower does."""
     newest = _newest()
@@ -82,7 +135,9 @@ def short_job() -> str | None:
     return None
 
 
-ACTS: dict[str, Callable[..., str | None]] = {act.__name__: act for act in (pick, floor, block, dry_run, short_job)}
+ACTS: dict[str, Callable[..., str | None]] = {
+    act.__name__: act for act in (pick, floor, block, dry_run, short_job, run_last)
+}
 
 
 @contextmanager
@@ -111,14 +166,16 @@ WITHOUT: dict[str, Callable[[], AbstractContextManager[object]]] = {
 """What a measurement can do without, to see what it costs."""
 
 
-def time_each(act: str, count: int, without: str = "", **how: Any) -> list[float]:
-    """Return the seconds that each of `count` acts takes."""
+def time_each(act: str, count: int, without: str = "", before: str = "", **how: Any) -> list[float]:
+    """Return the seconds that each of `count` acts takes, without the act `before` it."""
     seconds = []
     with WITHOUT[without]():
         for _ in range(count):
-            before = time.perf_counter()
+            if before:
+                ACTS[before]()
+            began = time.perf_counter()
             ACTS[act](**how)
-            seconds.append(time.perf_counter() - before)
+            seconds.append(time.perf_counter() - began)
     return seconds
 
 
@@ -223,5 +280,9 @@ def _newest() -> Block:
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
     operation.__name__: operation
-    for operation in (migrate, seed, time_each, repeat, threads, coroutines, statements, undo)
+    for operation in (
+        *(migrate, seed, time_each, repeat, threads, coroutines, statements, undo),
+        *(report_half, keep_all_candidates, steps_down, resident),
+    )
 }
+"""What a worker of the benchmark does. What takes long says how far it has come: `{"done": …, "of": …}`."""

@@ -63,13 +63,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Report:
-    """All that one run found out, `lines` by the key of their row."""
+    """All that one run found out, `lines` by the key of their row.
+
+    `loads` has the machine's load before each row: the number of processes that wanted to run, over a minute.
+    """
 
     machine: dict[str, Any]
     scale: str
     rounds: int
     seconds: float
     statements_per_pick: int | None
+    loads: dict[str, float]
     lines: list[tuple[str, Line]]
     times: list[Times]
 
@@ -77,6 +81,7 @@ class Report:
         rows = [
             {
                 "row": key,
+                "load": self.loads[key],
                 "name": line.name,
                 "ours": _rounded(line.ours),
                 "other": _rounded(line.other),
@@ -105,10 +110,11 @@ class Report:
         )
 
     def _rows(self) -> Table:
-        table = _table("row", "what", ">ours", "against", ">its figure", ">ratio", "goal", "met")
+        table = _table("row", ">load", "what", ">ours", "against", ">its figure", ">ratio", "goal", "met")
         for key, line in self.lines:
             table.add_row(
                 key,
+                f"{self.loads[key]:.1f}",
                 line.name + (f" ({line.note})" if line.note else ""),
                 _figure(line.ours, line.unit),
                 line.against,

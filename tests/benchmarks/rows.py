@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -31,7 +32,7 @@ def pick(bench: Bench) -> Iterator[Line]:
             }
         )
     miners = bench.scale.usual.miners
-    yield Line(f"pick p50, 30 s job, {miners} miners", short.p50, "ms", at_most(2.5), "floor", floor.p50)
+    yield Line(f"pick p50, 30 s job, {miners} miners", short.p50, "ms", at_most(1.5), "floor", floor.p50)
     yield Line("pick p50, 300 s job", long.p50, "ms", at_most(1.1), "30 s job", short.p50)
     yield Line("pick p95", short.p95, "ms", at_most(2), "its p50", short.p50)
 
@@ -40,7 +41,7 @@ def processes(bench: Bench) -> Iterator[Line]:
     number = bench.scale.processes
     with bench.team(bench.scale.usual, size=number) as team:
         floors, picks = bench.rates({"floor": team.rate(act="floor"), "pick": team.rate(act="pick")})
-    yield Line(f"picks with {number} processes", picks, "/s", at_least(0.4), f"floors with {number} processes", floors)
+    yield Line(f"picks with {number} processes", picks, "/s", at_least(0.55), f"floors with {number} processes", floors)
 
 
 def coroutines(bench: Bench) -> Iterator[Line]:
@@ -62,7 +63,7 @@ def history(bench: Bench) -> Iterator[Line]:
 
 def miners(bench: Bench) -> Iterator[Line]:
     numbers = bench.scale.many_miners, bench.scale.few_miners
-    yield _compare(bench, at_most(3), *(Side(f"{n:,} miners", replace(bench.scale.usual, miners=n)) for n in numbers))
+    yield _compare(bench, at_most(1.5), *(Side(f"{n:,} miners", replace(bench.scale.usual, miners=n)) for n in numbers))
 
 
 def reservations(bench: Bench) -> Iterator[Line]:
@@ -88,8 +89,41 @@ def block(bench: Bench) -> Iterator[Line]:
     with bench.team(subnet) as team:
         floor, taken = bench.time({"floor": team.time("floor"), "block": team.time("block")})
     yield Line(
-        f"taking in a block, {subnet.miners} miners × 5 classes", taken.p50, "ms", at_most(6), "floor", floor.p50
+        f"taking in a block, {subnet.miners} miners × 5 classes", taken.p50, "ms", at_most(4), "floor", floor.p50
     )
+
+
+def first_picks(bench: Bench) -> Iterator[Line]:
+    number = bench.scale.processes
+    with bench.team(bench.scale.usual, size=number) as team:
+        first = [team.part(i).time("pick", 1)()[0] for i in range(number)]
+        usual, after = bench.time(
+            {"pick": team.part(0).time("pick"), "pick after a block": team.part(0).time("pick", 1, before="block")}
+        )
+    yield Line("first pick of a process", statistics.median(first), "ms", at_most(15), "pick p50", usual.p50)
+    yield Line("first pick after a block, p50", after.p50, "ms", at_most(3), "pick p50", usual.p50)
+
+
+def flowing(bench: Bench) -> Iterator[Line]:
+    with bench.team(bench.scale.usual) as team:
+        without, beside = bench.time(
+            {"pick": team.time("pick"), "3 receipts before each": team.time("pick", before="run_last")}
+        )
+    yield Line("pick p50, 3 receipts a job", beside.p50, "ms", at_most(1.15), "no receipts", without.p50)
+
+
+def memory(bench: Bench) -> Iterator[Line]:
+    usual, many = replace(bench.scale.usual, classes=5), bench.scale.very_many
+    for subnet, goal in ((usual, at_most(110)), (many, None)):
+        with bench.team(subnet) as team:
+            (megabytes,) = team.do("resident")
+        yield Line(f"memory of a process, {subnet.miners:,} miners × 5 classes", megabytes, "MB", goal)
+
+
+def sqlite(bench: Bench) -> Iterator[Line]:
+    with bench.team_on_sqlite(bench.scale.usual) as team:
+        (pick,) = bench.time({"pick, SQLite": team.time("pick")})
+    yield Line("pick p50, SQLite", pick.p50, "ms", at_most(4))
 
 
 def size(bench: Bench) -> Iterator[Line]:
@@ -103,10 +137,16 @@ def contention(bench: Bench) -> Iterator[Line]:
     with bench.team(subnet, size=number) as team:
         floors, jobs = bench.rates({"floor": team.rate(act="floor"), "job": team.rate(act="short_job")})
     what = f"picks and spends, {number} processes, {subnet.miners} miners of {subnet.executors} executors"
-    yield Line(what, jobs, "/s", at_least(0.25), f"floors with {number} processes", floors)
+    yield Line(what, jobs, "/s", at_least(0.4), f"floors with {number} processes", floors)
     refused = {name: count for name, count in team.outcomes.items() if name != "done"}
     note = ", ".join(f"{count} {name}" for name, count in sorted(refused.items()))
     yield Line("false AllMinersBusy among them", refused.get("AllMinersBusy", 0), "", at_most(0), note=note)
+    with bench.team(subnet, size=number) as team:
+        team.part(0).do("report_half")
+        team.do("keep_all_candidates")
+        bench.rates({"job": team.rate(act="short_job")})
+        (steps,) = team.part(0).do("steps_down")
+    yield Line("steps to a lower score within half the patience", steps, "", at_most(0))
 
 
 def dry_run(bench: Bench) -> Iterator[Line]:
@@ -132,7 +172,7 @@ def sockets(bench: Bench) -> Iterator[Line]:
             )
         name = f"{servers} worker{'s' if servers > 1 else ''}, {number} connections"
         without = f"{number} coroutines without a socket"
-        yield Line(f"routes through the socket, {name}", routed, "/s", None, without, plain)
+        yield Line(f"routes through the socket, {name}", routed, "/s", at_least(0.85), without, plain)
         latencies = [latency for turn in asking.latencies[1:] for latency in turn]
         yield Line("answer p99", percentile(latencies, 99), "ms", None, "p50", percentile(latencies, 50))
 
@@ -152,8 +192,8 @@ def decisions(bench: Bench) -> Iterator[Line]:
 ROWS: dict[str, Callable[[Bench], Iterator[Line]]] = {
     row.__name__: row
     for row in (
-        *(pick, processes, coroutines, history, miners, reservations, receipts, incidents, block, size, contention),
-        *(sockets, dry_run, logging, metrics, decisions),
+        *(pick, first_picks, processes, coroutines, history, miners, reservations, receipts, incidents, flowing),
+        *(block, size, memory, contention, sockets, sqlite, dry_run, logging, metrics, decisions),
     )
 }
 

@@ -40,6 +40,7 @@ class Scale:
     short_history: int
     few_miners: int
     many_miners: int
+    very_many: Subnet
     past_reservations: int
     past_receipts: int
     past_incidents: int
@@ -61,6 +62,7 @@ SCALES = {
         short_history=100,
         few_miners=64,
         many_miners=1024,
+        very_many=Subnet(10_000, 30, classes=5),
         past_reservations=100_000,
         past_receipts=1_000_000,
         past_incidents=500_000,
@@ -80,6 +82,7 @@ SCALES = {
         short_history=20,
         few_miners=8,
         many_miners=24,
+        very_many=Subnet(40, 10, classes=5),
         past_reservations=200,
         past_receipts=300,
         past_incidents=200,
