@@ -33,7 +33,8 @@ from allowance.plumbing.compiled import Compiled, parameter
 from routing.decision import reading
 from routing.decision.model import NO_ADDRESS, PASSED_OVER, Candidate, Decision, Gate, Job, Verdict
 from routing.decision.ranking import Ranking, busy
-from routing.decision.reading import Row, Seen
+from routing.decision.reading import Seen
+from routing.decision.state import Row
 
 AT_ONCE = 8
 """The maximum number of accounts that one query tries to lock after the account of the first candidate.
@@ -244,7 +245,7 @@ class DryBook:
     def read(self, executor_class: str, now: dt.datetime | None) -> Seen:
         seen = reading.read(executor_class, now)
         assumed = {hotkey: holds for (of_class, hotkey), holds in self.assumed.items() if of_class == executor_class}
-        self.seen = seen.holding(assumed) if assumed else seen
+        self.seen = seen._replace(state=seen.state.holding(assumed, seen.at)) if assumed else seen
         return self.seen
 
     def reserve(self, ranking: Ranking, equals: Sequence[int]) -> Decision | Ranking:

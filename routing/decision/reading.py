@@ -8,11 +8,9 @@ transaction that stays open makes the readings longer, because all rows that wer
 from __future__ import annotations
 
 import datetime as dt
-import math
 import time
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from itertools import chain
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -21,15 +19,8 @@ from django.db.models import BigIntegerField, CharField, DateTimeField, QuerySet
 
 from allowance.interface import (
     EXECUTOR_CLASSES,
-    Balance,
-    Chain,
-    Entry,
-    Expired,
-    Hold,
-    Standing,
     Window,
     clock,
-    ledger,
     reading,
 )
 from allowance.plumbing.compiled import Compiled, Param
@@ -37,8 +28,8 @@ from allowance.plumbing.union import Row as Read
 from allowance.plumbing.union import union
 from receipts.interface import Jobs, ongoing
 from routing.decision import in_force
-from routing.decision.board import Board, Line
 from routing.decision.in_force import InForce
+from routing.decision.state import LONG_AGO, State
 
 SLACK = dt.timedelta(seconds=60)
 """How long an ended job is remembered: clocks of threads and callers may be behind by less."""
@@ -49,27 +40,6 @@ LASTS = 60.0
 
 A process so forgets jobs that are over, and learns of changes that were made by hand.
 """
-
-
-class Row(NamedTuple):
-    """A miner in a class, with its account as stored. Unless that changes, the row is right from `since` to `until`.
-
-    In the `balance` the blocks of `expired` reservations are free; `expired` has their blocks by id. `ongoing` are the
-    ongoing jobs, or the ids of reservations without a job. Only a registered miner has a `standing`.
-    """
-
-    entry: Entry
-    balance: Balance
-    expired: Expired
-    standing: Standing | None
-    ongoing: set[str | int]
-    since: dt.datetime
-    until: dt.datetime
-
-    @property
-    def line(self) -> Line | None:
-        """The line of a registered miner on the board."""
-        return self.standing and Line(self.standing, self.balance.is_reachable, len(self.ongoing))
 
 
 _CLASS = Param("executor_class", CharField())
@@ -91,75 +61,6 @@ WHOLE, CHANGES = Compiled(_whole), Compiled(_changes)
 """The statements of a reading: of all rows that a decision on a class depends on, and of the changed ones only."""
 
 
-LONG_AGO = dt.datetime.min.replace(tzinfo=dt.UTC)
-IN_THE_END = dt.datetime.max.replace(tzinfo=dt.UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What is known of a class after a reading. It never changes: the next reading makes another one from it.
-
-    The `rows` by hotkey, and the `board` of those that are registered, are right at the time of the reading. A reading
-    returns the rows of the transactions from number `since` on; 0 means all rows. The number has its meaning on the
-    database `server` only. Jobs that ended before `floor` are not known. After `until`, by the monotonic clock, all
-    rows are read again.
-    """
-
-    chain: Chain = reading.NO_CHAIN
-    entries: Mapping[str, Entry] = field(default_factory=dict)
-    jobs: Jobs = field(default_factory=Jobs)
-    rows: Mapping[str, Row] = field(default_factory=dict)
-    board: Board = field(default_factory=lambda: Board.of(()))
-    since: int = 0
-    server: dt.datetime = LONG_AGO
-    floor: dt.datetime = LONG_AGO
-    until: float = -math.inf
-
-    def at(self, now: dt.datetime, changed: Collection[str] | None = None) -> State:
-        """Return the state with rows and board as they are at `now`. Only `changed` miners (None: all) have changed."""
-        if changed is None:
-            rows = self._rows(self.entries, now)
-            lines = [line for row in rows.values() if (line := row.line)]
-            return replace(self, rows=rows, board=Board.of(lines))
-        over = {hotkey for hotkey, row in self.rows.items() if not row.since <= now < row.until}
-        anew = self._rows(over.union(changed) & self.entries.keys(), now)
-        lines = [line for row in anew.values() if (line := row.line)]
-        return replace(self, rows={**self.rows, **anew}, board=self.board.after(lines)) if anew else self
-
-    def _rows(self, hotkeys: Iterable[str], now: dt.datetime) -> dict[str, Row]:
-        found, unknown = {}, []
-        for hotkey in hotkeys:
-            entry, before = self.entries[hotkey], self.rows.get(hotkey)
-            balance, expired = reading.free_expired(entry, now)
-            standing = before.standing if before and before.balance == balance else None
-            if standing is None and balance.registered:
-                unknown.append(balance)
-            found[hotkey] = Row(
-                entry, balance, expired, standing, self._ongoing(entry, now), *self._lasting(entry, now)
-            )
-        for standing in ledger.survey(self.chain.window, unknown):
-            hotkey = standing.balance.hotkey
-            found[hotkey] = found[hotkey]._replace(standing=standing)
-        return found
-
-    def _ongoing(self, entry: Entry, now: dt.datetime) -> set[str | int]:
-        found: set[str | int] = {*self.jobs.running(entry.balance.hotkey, now)}
-        for hold in entry.holds:
-            if hold.expires_at > now and not (hold.job and self.jobs.is_finished(hold.job)):
-                found.add(hold.job or hold.pk)
-        return found
-
-    def _lasting(self, entry: Entry, now: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
-        """Return between which times nothing of a miner changes by itself."""
-        since, until = LONG_AGO, IN_THE_END
-        for instant in chain((hold.expires_at for hold in entry.holds), self.jobs.instants(entry.balance.hotkey)):
-            if instant <= now:
-                since = max(since, instant)
-            else:
-                until = min(until, instant)
-        return since, until
-
-
 class Seen(NamedTuple):
     """The input of a decision: the state of a class, and what is in force, at a time."""
 
@@ -171,11 +72,6 @@ class Seen(NamedTuple):
     def window(self) -> Window:
         """The usable blocks."""
         return self.state.chain.window
-
-    def holding(self, holds: Mapping[str, Iterable[Hold]]) -> Seen:
-        """Return the input with more reservations, by hotkey."""
-        entries = {hotkey: self.state.entries[hotkey].holding(more) for hotkey, more in holds.items()}
-        return self._replace(state=replace(self.state, entries={**self.state.entries, **entries}).at(self.at, entries))
 
 
 _states: dict[tuple[str, str], State] = {}
@@ -233,7 +129,7 @@ def _read_on(state: State, executor_class: str, now: dt.datetime | None, using: 
             snapshot.number != state.chain.version
             or any(row.kind == reading.ACCOUNT and row.key not in state.chain.miners for row in rows)
         ):
-            state = _with_chain(state, reading.read_chain(executor_class))
+            state = state.with_chain(reading.read_chain(executor_class))
             continue
         found = (Jobs() if are_all else state.jobs).after(rows)
         if found is None:
@@ -270,13 +166,3 @@ def _changed(state: State, executor_class: str, using: str) -> list[Read] | None
 
 def _snapshot_of(rows: Iterable[Read]) -> Read | None:
     return next((row for row in rows if row.kind == reading.SNAPSHOT), None)
-
-
-def _with_chain(state: State, chain: Chain) -> State:
-    """Return the state at another version of the chain. All rows are read again: accounts may have been deleted."""
-    entries = {
-        hotkey: reading.moved(entry, chain.miners[hotkey])
-        for hotkey, entry in state.entries.items()
-        if hotkey in chain.miners
-    }
-    return replace(state, chain=chain, entries=entries, rows={}, since=0)

@@ -20,7 +20,7 @@ from allowance.plumbing.transactions import ThisTransaction
 from routing.decision.book import LiveBook, Outdated
 from routing.decision.model import Decision
 from routing.decision.ranking import busy
-from routing.decision.reading import State
+from routing.decision.state import State
 from routing.types import Outcome
 from tests.factories import read_account
 from tests.properties.chain import MINERS
