@@ -85,14 +85,21 @@ def valid(executor_class: Any, at: Any) -> list[QuerySet[Any, Any]]:
 
 
 def changed(executor_class: Any, since: Any) -> list[QuerySet[Any, Any]]:
-    """Return the receipts that changed since, as arms of a union. An accepted receipt may be of any class."""
-    accepted = JobAcceptedReceipt.objects.changed_since(since)
-    started = JobStartedReceipt.objects.in_class(executor_class)
-    finished = JobFinishedReceipt.objects.changed_since(since)
+    """Return the receipts that changed since, as arms of a union, with the older ones that they complete.
+
+    An accepted receipt counts in the class of the job's started receipt, which may come first or last.
+    """
+    in_class = JobStartedReceipt.objects.in_class(executor_class)
+    started = in_class.changed_since(since)
+    accepted, finished = (
+        JobAcceptedReceipt.objects.changed_since(since),
+        JobFinishedReceipt.objects.changed_since(since),
+    )
     return [
-        _lasting(STARTED, started.changed_since(since)),
+        _lasting(STARTED, started),
+        _lasting(ACCEPTED, JobAcceptedReceipt.objects.filter(job_uuid__in=started.values("job_uuid"))),
         _lasting(ACCEPTED, accepted),
-        _lasting(STARTED, started.filter(job_uuid__in=accepted.values("job_uuid"))),
+        _lasting(STARTED, in_class.filter(job_uuid__in=accepted.values("job_uuid"))),
         arm(FINISHED, finished, job="job_uuid", over=_unless_voided("timestamp")),
     ]
 

@@ -1,0 +1,114 @@
+"""What a process remembers, and completes with what is new, is what it would read afresh."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.db import connection
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from time_machine import travel
+
+from allowance import allowance
+from allowance.types import AllowanceException
+from receipts import receipts
+from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
+from receipts.schemas import JobAccepted, JobFinished, JobStarted
+from receipts.voiding import void_receipt
+from routing.decision import reading
+from tests.clock import NOW, SECOND
+from tests.factories import empty_tables
+from tests.ledgers import CLASS, fill_ledger
+from tests.rows import hold, receipt
+
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.skipif(connection.vendor == "sqlite", reason="on SQLite a process remembers nothing"),
+]
+
+JOBS = [UUID(int=n) for n in (1, 2)]
+MINERS = ["anna", "bert"]
+KINDS: dict[Any, Any] = {
+    JobStarted: JobStartedReceipt,
+    JobAccepted: JobAcceptedReceipt,
+    JobFinished: JobFinishedReceipt,
+}
+
+Event = tuple[Any, ...]
+EVENTS: st.SearchStrategy[Event] = st.one_of(
+    st.tuples(
+        st.just("receipt"),
+        st.sampled_from([*KINDS]),
+        st.sampled_from(JOBS),
+        st.sampled_from(MINERS),
+        st.integers(-60, 50),
+        st.sampled_from([5, 60, 600]),
+    ),
+    st.tuples(st.just("void"), st.sampled_from([*KINDS]), st.sampled_from(JOBS)),
+    st.tuples(st.just("hold"), st.sampled_from(JOBS), st.sampled_from(MINERS)),
+    st.tuples(st.just("spend"), st.integers(0, 3)),
+    st.tuples(st.just("undo"), st.integers(0, 3)),
+    st.tuples(st.just("wait"), st.sampled_from([1, 6, 61, 130])),
+)
+
+
+def happen(event: Event, held: list[int], now: dt.datetime) -> None:
+    match event:
+        case "receipt", kind, job, miner, offset, ttl:
+            lasting = {} if kind is JobFinished else {"ttl": ttl}
+            receipts().record(receipt(kind, job, miner, now + offset * SECOND, **lasting), now=now)
+        case "void", kind, job:
+            for row in KINDS[kind].objects.filter(job_uuid=job, voided_at=None):
+                void_receipt(row, by="carl", reason="wrong", now=now)
+        case "hold", job, miner:
+            held.append(hold(miner, 6, job=job)[0])
+        case "spend", place:
+            allowance().spend_allowance(held[place])
+        case "undo", place:
+            allowance().undo_allowance_reservation(held[place])
+
+
+def seen(now: dt.datetime) -> dict[str, Any]:
+    """Return what a decision would see of each miner."""
+    state = reading.read(CLASS, now).state
+    board = {line.hotkey: tuple(state.board.columns[slot]) for slot, line in enumerate(state.board.lines)}
+    return {hotkey: (row.balance, row.standing, row.ongoing, board[hotkey]) for hotkey, row in state.rows.items()}
+
+
+@settings(max_examples=25)
+@given(st.lists(EVENTS, max_size=14))
+def test_a_memory_is_as_good_as_a_fresh_reading(events: list[Event]) -> None:
+    empty_tables()
+    reading.forget()
+    held: list[int] = []
+    now = NOW
+    with travel(now, tick=False) as traveller:
+        fill_ledger(*MINERS, executors=2)
+        seen(now)
+        for event in events:
+            if event[0] == "wait":
+                now += event[1] * SECOND
+                traveller.move_to(now)
+            try:
+                happen(event, held, now)
+            except (AllowanceException, IndexError):
+                continue
+            remembered = seen(now)
+            kept = dict(reading._states)
+            reading.forget()
+            assert remembered == seen(now)
+            reading._states.update(kept)
+
+
+def test_an_accepted_receipt_counts_as_soon_as_its_started_receipt_comes() -> None:
+    """It is older than what is new, and was left out before: it had no started receipt that told its class."""
+    with travel(NOW, tick=False):
+        fill_ledger("anna", executors=1)
+        happen(("receipt", JobAccepted, JOBS[0], "anna", 0, 600), [], NOW)
+        seen(NOW)
+        happen(("receipt", JobStarted, JOBS[0], "anna", 0, 5), [], NOW)
+        later = NOW + 8 * SECOND
+        assert seen(later)["anna"][2] == {str(JOBS[0])}
