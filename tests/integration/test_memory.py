@@ -38,19 +38,22 @@ KINDS: dict[Any, Any] = {
 }
 
 Event = tuple[Any, ...]
+RECEIPTS = st.tuples(
+    st.just("receipt"),
+    st.sampled_from([*KINDS]),
+    st.sampled_from(JOBS),
+    st.sampled_from(MINERS),
+    st.sampled_from([-60, -1, 0, 50]),
+    st.sampled_from([5, 600]),
+)
 EVENTS: st.SearchStrategy[Event] = st.one_of(
-    st.tuples(
-        st.just("receipt"),
-        st.sampled_from([*KINDS]),
-        st.sampled_from(JOBS),
-        st.sampled_from(MINERS),
-        st.integers(-60, 50),
-        st.sampled_from([5, 60, 600]),
-    ),
+    RECEIPTS,
+    RECEIPTS,
+    RECEIPTS,
     st.tuples(st.just("void"), st.sampled_from([*KINDS]), st.sampled_from(JOBS)),
     st.tuples(st.just("hold"), st.sampled_from(JOBS), st.sampled_from(MINERS)),
-    st.tuples(st.just("spend"), st.integers(0, 3)),
-    st.tuples(st.just("undo"), st.integers(0, 3)),
+    st.tuples(st.sampled_from(["spend", "undo"]), st.integers(0, 3)),
+    st.tuples(st.just("forget")),
     st.tuples(st.just("wait"), st.sampled_from([1, 6, 61, 130])),
 )
 
@@ -69,6 +72,8 @@ def happen(event: Event, held: list[int], now: dt.datetime) -> None:
             allowance().spend_allowance(held[place])
         case "undo", place:
             allowance().undo_allowance_reservation(held[place])
+        case ("forget",):
+            reading.forget()
 
 
 def seen(now: dt.datetime) -> dict[str, Any]:
@@ -78,8 +83,8 @@ def seen(now: dt.datetime) -> dict[str, Any]:
     return {hotkey: (row.balance, row.standing, row.ongoing, board[hotkey]) for hotkey, row in state.rows.items()}
 
 
-@settings(max_examples=25)
-@given(st.lists(EVENTS, max_size=14))
+@settings(max_examples=50)
+@given(st.lists(EVENTS, min_size=6, max_size=14))
 def test_a_memory_is_as_good_as_a_fresh_reading(events: list[Event]) -> None:
     empty_tables()
     reading.forget()
