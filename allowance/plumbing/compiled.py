@@ -2,6 +2,10 @@
 
 To compile a QuerySet takes several times as long as to run it. Use this for the few statements that every pick runs.
 Everywhere else use a plain QuerySet: its shape may vary, and its values stand where they are used.
+
+For PostgreSQL to plan a large union takes several times as long as to run it. If `prepare_threshold` is set in the
+OPTIONS of the database, PostgreSQL therefore prepares these statements, and no others. With `plan_cache_mode` set to
+`force_generic_plan` it plans them once for each connection. Behind a pooler that can't do this, leave both out.
 """
 
 from __future__ import annotations
@@ -75,7 +79,11 @@ class Compiled:
 
     @contextmanager
     def _run(self, using: str, values: dict[str, Any]) -> Iterator[Any]:
-        with connections[using].cursor() as cursor:
+        connection = connections[using]
+        with connection.cursor() as cursor:
+            prepares = connection.settings_dict["OPTIONS"].get("prepare_threshold") is not None
+            if prepares and not connection.queries_logged:  # Django's log can't show a statement that is prepared
+                cursor.cursor = _preparing(connection)
             cursor.execute(*self.sql_with_params(using, **values))  # the ORM compiled it, and has no word to run it
             yield cursor
 
@@ -96,8 +104,33 @@ def _compile(made: QuerySet[Any, Any] | sql.Query, using: str) -> Statement:
     compiler: Any = query.get_compiler(using)
     compiled = compiler.as_sql()
     text, params = compiled[0] if isinstance(compiled, list) else compiled  # insertions may be several statements
+    if connections[using].vendor == "postgresql":
+        text, params = _with_constants(text, params, connections[using])
     columns = [expression for expression, *_ in compiler.select or ()]
     return Statement(text, tuple(params), compiler.get_converters(columns))
+
+
+def _with_constants(text: str, params: Sequence[Any], connection: Any) -> tuple[str, list[Param]]:
+    """Return a statement with its constants in the text, and the parameters that are left.
+
+    A plan for all values of a parameter can't use a partial index, such as that of the held reservations.
+    """
+    first, *others = text.split("%s")
+    parts, left = [first], []
+    for param, part in zip(params, others, strict=True):
+        if isinstance(param, Param):
+            left.append(param)
+            parts += ["%s", part]
+        else:
+            parts += [connection.ops.compose_sql("%s", [param]).replace("%", "%%"), part]
+    return "".join(parts), left
+
+
+def _preparing(connection: Any) -> Any:
+    """Return a cursor that sends parameters apart from the text. Django's default cursor puts them into the text."""
+    from django.db.backends.postgresql.base import ServerBindingCursor  # noqa: PLC0415 (SQLite needs no psycopg)
+
+    return ServerBindingCursor(connection.connection)  # type: ignore[call-arg]
 
 
 def _bound(params: Sequence[Any], values: dict[str, Any], connection: BaseDatabaseWrapper) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from django.db import DEFAULT_DB_ALIAS, transaction
+from django.db import DEFAULT_DB_ALIAS, connection, transaction
 from django.utils import timezone
 
 from allowance import reservations
@@ -27,6 +27,16 @@ from tests.rows import hold
 pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners("anna", "bert")]
 
 USING = DEFAULT_DB_ALIAS
+PREPARE = "prepare_threshold"
+
+
+@pytest.fixture(autouse=True, params=["prepared", "not prepared"])
+def preparing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = connection.settings_dict["OPTIONS"]
+    if request.param == "not prepared":
+        monkeypatch.delitem(options, PREPARE, raising=False)
+    elif connection.vendor == "sqlite":
+        pytest.skip("SQLite prepares every statement")
 
 
 def kinds(statement: Compiled, **values: Any) -> set[int]:
@@ -94,6 +104,21 @@ def test_what_is_known_of_a_job_and_its_row() -> None:
     stored = RoutedJob.objects.get()
     for field in RoutedJob._meta.concrete_fields:
         assert getattr(stored, field.attname) == getattr(row, field.attname)
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite prepares every statement")
+def test_the_server_prepares_these_statements_and_no_others() -> None:
+    connection.close()  # what is prepared is the connection's
+    for _ in range(3):
+        routing().pick(job_request(12))
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT statement, custom_plans FROM pg_prepared_statements")
+        found = cursor.fetchall()
+    begins = {" ".join(text.split()[:3]) for text, _ in found}
+    ours = {"(SELECT 0 AS", 'UPDATE "allowance_account" SET'}
+    ours |= {f'INSERT INTO "{table._meta.db_table}"' for table in (Reservation, DecisionRecord)}
+    assert begins == (ours if PREPARE in connection.settings_dict["OPTIONS"] else set())
+    assert not any(custom for _, custom in found)
 
 
 def test_a_condition_can_t_be_none_and_a_value_of_the_wrong_type_is_refused() -> None:

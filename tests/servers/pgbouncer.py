@@ -42,7 +42,7 @@ def bounced(program: str) -> Iterator[None]:
     with TemporaryDirectory(prefix="tests-") as folder, _running(program, folder) as bouncer:
         connection.close()
         close_database_pool()
-        connection.settings_dict.update(HOST=folder, PORT="6432")
+        connection.settings_dict.update(HOST=folder, PORT="6432", OPTIONS={})  # as the README says of poolers
         try:
             bouncer.until(_answers)
             with ExitStack() as stack:
