@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from allowance.interface import JobTooLong, to_seconds, wei_text
-from allowance.plumbing.console import WIDE
+from allowance.plumbing.console import WIDE, plain_table
 from routing.decision.model import Candidate, Decision, Gate
 from routing.types import JobRoute, OrganicJobRequest
 
@@ -91,12 +91,9 @@ def show_candidates(decision: Decision, console: Console, *, most: int | None = 
 
 
 def _table(candidates: list[Candidate], *, whole_hotkeys: bool) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("rank", justify="right")
-    table.add_column("hotkey", no_wrap=True)
-    for name in ("score", "incidents", "executors", "ongoing", "free s", "collateral"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict")
+    numbers = "rank", "score", "incidents", "executors", "ongoing", "free s", "collateral"
+    table = plain_table("rank", "hotkey", *numbers[1:], "verdict", numbers=numbers, header_style="bold")
+    table.columns[1].no_wrap = True
     for c in candidates:
         verdict = "eligible" if c.verdict.gate is None else c.verdict.gate.value
         table.add_row(

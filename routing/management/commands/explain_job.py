@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -9,7 +8,6 @@ from rich.console import Console
 from rich.text import Text
 
 from allowance.interface import validation
-from allowance.plumbing.console import wide_console
 from allowance.plumbing.programs import AnsweringCommand
 from routing.log import replay, report
 from routing.log.explain import Explanation, Happening, happenings, of_job
@@ -29,7 +27,6 @@ class Command(AnsweringCommand):
         parser.add_argument("uuid", help="the uuid of the job")
         parser.add_argument("--replay", action="store_true", help="decide again from the recorded input, and compare")
         parser.add_argument("--top", type=int, metavar="N", help="show only the first N candidates")
-        parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
@@ -47,9 +44,9 @@ class Command(AnsweringCommand):
             )
         again = [replay.differences(each.record) for each in explained] if options["replay"] else []
         if options["format"] == "json":
-            self.stdout.write(json.dumps(self.as_json(explained, again) | {"happened": [*map(_told, since)]}))
+            self.write_json(self.as_json(explained, again) | {"happened": [*map(_told, since)]})
         else:
-            console = wide_console(self.stdout._out)
+            console = self.console
             for i, each in enumerate(explained):
                 self.show(each, console, options["top"])
                 if again:
