@@ -27,10 +27,9 @@ from routing.models import (
 from routing.pages import SEE_DECISIONS, incidents, miner_link
 from routing.pages.board import board_page
 from routing.pages.decisions import DecidedFilter, OutcomeFilter, explanation
-from routing.pages.filters import ClassFilter, ClassFilterAside
 from routing.pages.incident_counts import hotkeys
 from routing.pages.ledger import ledger_page
-from routing.pages.lists import OfMinersAdmin, SearchedByIndexAdmin
+from routing.pages.lists import ClassFilter, ClassFilterAside, OfMinersAdmin, SearchedByIndexAdmin
 from routing.pages.miner import miner_page
 from routing.pages.status import status_page
 

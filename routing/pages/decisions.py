@@ -14,7 +14,7 @@ from routing.log.explain import explain, happenings
 from routing.log.report import in_order
 from routing.models import DecisionRecord
 from routing.pages import SEE_MINER, SEE_RECEIPTS
-from routing.pages.filters import Filter, ModelAdmin
+from routing.pages.lists import Filter
 from routing.types import Outcome
 
 
@@ -23,9 +23,7 @@ class DecidedFilter(Filter):
 
     title = parameter_name = "time"
     everything = "any time"
-
-    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
-        return [("1", "last hour"), ("24", "last 24 hours"), ("168", "last 7 days")]
+    values = (("1", "last hour"), ("24", "last 24 hours"), ("168", "last 7 days"))
 
     def narrowed(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
         return queryset.filter(at__gt=timezone.now() - dt.timedelta(hours=int(value)))
@@ -34,14 +32,9 @@ class DecidedFilter(Filter):
 class OutcomeFilter(Filter):
     """A filter by outcome."""
 
-    title = parameter_name = "outcome"
+    title = parameter_name = column = "outcome"
     everything = "all outcomes"
-
-    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
-        return [(outcome.value, str(outcome.label)) for outcome in Outcome]
-
-    def narrowed(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
-        return queryset.filter(outcome=value)
+    values = tuple((outcome.value, str(outcome.label)) for outcome in Outcome)
 
 
 def explanation(request: HttpRequest, record: DecisionRecord) -> dict[str, object]:
