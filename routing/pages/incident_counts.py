@@ -74,16 +74,16 @@ class Stretch(NamedTuple):
         return [f"{at:%Y-%m-%d}" if self.unit == "day" else f"{at:%m-%d %H:00}" for at in self.beginnings(now)]
 
 
-def over_time(incidents: Incidents, stretch: Stretch, now: dt.datetime) -> dict[MinerIncidentType, list[int]]:
-    """Return the number of incidents in each step, by type. All `incidents` must be in the stretch.
+def over_time(incidents: Incidents, stretch: Stretch, now: dt.datetime) -> dict[str, list[int]]:
+    """Return the number of incidents in each step, by the label of the type. All `incidents` must be in the stretch.
 
     An incident that a host with a faster clock dated later counts in the last step.
     """
     place = {at: i for i, at in enumerate(stretch.beginnings(now))}
-    counted = {kind: [0] * stretch.steps for kind in MinerIncidentType}
+    counted = {kind.label: [0] * stretch.steps for kind in MinerIncidentType}
     rows = incidents.order_by().values_list(stretch.bucket("timestamp"), "type").annotate(Count("pk"))
     for at, kind, number in rows:
-        counted[MinerIncidentType(kind)][place.get(at, -1)] += number
+        counted[MinerIncidentType(kind).label][place.get(at, -1)] += number
     return counted
 
 

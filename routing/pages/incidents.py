@@ -137,8 +137,7 @@ class IncidentList(ChangeList):
         now, key = chosen[TimeFilter].now, chosen[TimeFilter].value()
         stretch = STRETCHES[LONGEST if key == ANY_TIME else key]
         counting = stretch.of(self.queryset.filter(voided_at=None), now)
-        over_time = incident_counts.over_time(counting, stretch, now)
-        series = {str(kind.label): counts for kind, counts in over_time.items()}
+        series = incident_counts.over_time(counting, stretch, now)
         shares = {"incidents": [sum(counts) for counts in series.values()]}
         title = f"Incidents by {stretch.unit} (UTC), {stretch.title}"
         return [

@@ -10,7 +10,6 @@ from uuid import UUID
 
 from django import forms
 from django.contrib.admin.utils import unquote
-from django.db.models import Count
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.utils import timezone
@@ -46,10 +45,10 @@ from routing.log.records import that_passed_over
 from routing.models import DecisionRecord, MinerIncident
 from routing.pages import SEE_MINER, needs, show
 from routing.pages.charts import Chart
-from routing.types import MinerIncidentType
+from routing.pages.incident_counts import Stretch, over_time
 
-DAYS = 30
-"""Number of days of incidents shown."""
+SHOWN = Stretch("last 30 days", 30, UtcDay)
+"""The days whose incidents are shown."""
 
 LAST = 20
 """Number of decisions shown."""
@@ -236,19 +235,9 @@ def _ongoing(key: UUID | int, sources: Collection[Source]) -> OngoingJob:
 
 def incidents_by_day(hotkey: str, now: dt.datetime) -> Chart:
     """Return the chart of the miner's incidents that are not voided, by day and type. One query."""
-    today = now.astimezone(dt.UTC).date()
-    days = [today - dt.timedelta(days=ago) for ago in reversed(range(DAYS))]
-    rows = (
-        MinerIncident.objects.filter(
-            hotkey_ss58address=hotkey, voided_at=None, timestamp__gte=dt.datetime.combine(days[0], dt.time(), dt.UTC)
-        )
-        .values_list("type", UtcDay("timestamp"))
-        .annotate(n=Count("pk"))
-    )
-    counts = {(kind, day.astimezone(dt.UTC).date()): n for kind, day, n in rows}
-    series = {str(kind.label): [counts.get((kind.value, day), 0) for day in days] for kind in MinerIncidentType}
-    title = f"Incidents by day (UTC), last {DAYS} days, except voided ones"
-    return Chart("incidents", title, "columns", [day.isoformat() for day in days], series)
+    counting = SHOWN.of(MinerIncident.objects.filter(hotkey_ss58address=hotkey, voided_at=None), now)
+    title = f"Incidents by day (UTC), {SHOWN.title}, except voided ones"
+    return Chart("incidents", title, "columns", SHOWN.labels(now), over_time(counting, SHOWN, now))
 
 
 def last_decisions(hotkey: str) -> Iterable[DecisionRecord]:
