@@ -17,9 +17,8 @@ from django.utils import timezone
 
 from allowance.plumbing.lists import JOB_OR_HOTKEY, ReadOnlyAdmin, strict
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
-from receipts.pages import VoidForm
 from receipts.types import ReceiptAlreadyVoided
-from receipts.voiding import NAME_LENGTH, void_receipt
+from receipts.voiding import NAME_LENGTH, VoidForm, void_receipt
 
 MAX_VOIDED = 500
 """The maximum number of receipts that a page voids at once. `manage.py void_receipts` has no such limit."""

@@ -10,8 +10,7 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from routing.log import replay
-from routing.log.explain import explain, happenings
-from routing.log.report import in_order
+from routing.log.report import explain, happenings, in_order
 from routing.models import DecisionRecord
 from routing.pages import SEE_MINER, SEE_RECEIPTS
 from routing.pages.lists import Filter

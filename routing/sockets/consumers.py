@@ -18,8 +18,8 @@ from routing.requests import V2JobRequest
 from routing.sockets import answers, metrics, news, quotas
 from routing.sockets.answers import Answer
 from routing.sockets.base import NotRead, Socket
-from routing.sockets.limits import Rate, Slot, Slots, process_slots
 from routing.sockets.messages import Acknowledged, Happened, Incoming, Refused, Rejected, Retry, Routed
+from routing.sockets.quotas import Rate, Slot, Slots, process_slots
 
 MOST_FOLLOWED = 1000
 """Maximum number of jobs that one socket follows."""

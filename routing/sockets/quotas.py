@@ -1,7 +1,8 @@
-"""Limits on what one client may do over all its sockets, in all processes that share a Redis.
+"""Limits on what one socket, one process, and one client over all its sockets may do.
 
-With REDIS_URL the counts are in Redis. Without it each process has its own counts. While Redis is unavailable, each
-process counts alone: the limit then applies per process, and no client is refused because of Redis.
+A message beyond a limit is refused at once, not queued. The limits of clients apply to all processes that share a
+Redis. With REDIS_URL the counts are in Redis. Without it each process has its own counts. While Redis is unavailable,
+each process counts alone: the limit then applies per process, and no client is refused because of Redis.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from prometheus_client import Gauge
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from routing.conf import conf, redis_prefix
+from routing.sockets.metrics import IN_FLIGHT
 
 PATIENCE = 0.5
 """Timeout (s) for an answer of Redis."""
@@ -69,6 +72,64 @@ return 1
 LEAVE = "return redis.call('ZREM', KEYS[1], ARGV[1])"
 
 logger = logging.getLogger(__name__)
+
+
+class Slots:
+    """Slots for messages in flight, as many as the setting `name` allows. A `gauge` shows how many are taken."""
+
+    def __init__(self, name: str, gauge: Gauge | None = None) -> None:
+        self._name = name
+        self._gauge = gauge
+        self._taken: set[Slot] = set()
+
+    def take(self) -> Slot | None:
+        """Take a slot. Return None if all are taken."""
+        if len(self._taken) >= getattr(conf, self._name):
+            return None
+        slot = Slot(self)
+        self._taken.add(slot)
+        self._show()
+        return slot
+
+    def free(self, slot: Slot) -> None:
+        """Free the slot. Freeing it again changes nothing."""
+        self._taken.discard(slot)
+        self._show()
+
+    def _show(self) -> None:
+        if self._gauge:
+            self._gauge.set(len(self._taken))
+
+
+class Slot:
+    """A slot for one message in flight."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+
+    def free(self, *_: object) -> None:
+        """Free the slot. Freeing it again changes nothing."""
+        self._slots.free(self)
+
+
+class Rate:
+    """A token bucket: ROUTING_SOCKET_MESSAGES_PER_SECOND on average, and bursts of the same number."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._per_second = conf.ROUTING_SOCKET_MESSAGES_PER_SECOND
+        self._left = self._per_second
+        self._seen = clock()
+
+    def allow(self) -> bool:
+        """Return whether one more message is allowed, and count it if it is."""
+        now = self._clock()
+        self._left = min(self._per_second, self._left + (now - self._seen) * self._per_second)
+        self._seen = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 @dataclass(slots=True)
@@ -213,6 +274,9 @@ class Connections:
         if not here:
             self._here.pop(client, None)
 
+
+process_slots = Slots("ROUTING_SOCKET_IN_FLIGHT", IN_FLIGHT)
+"""The slots of this process, for all its sockets."""
 
 connections = Connections("ROUTING_CLIENT_CONNECTIONS")
 messages = Bound("ROUTING_CLIENT_MESSAGES_PER_SECOND", 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pytest_django import Settings
 
-from routing.sockets.limits import Rate, Slots
+from routing.sockets.quotas import Rate, Slots
 
 
 def test_a_rate_is_refilled_as_time_goes_by(settings: Settings) -> None:

@@ -10,7 +10,7 @@ from rich.text import Text
 from allowance.interface import validation
 from allowance.plumbing.programs import AnsweringCommand
 from routing.log import replay, report
-from routing.log.explain import Explanation, Happening, happenings, of_job
+from routing.log.report import Explanation, Happening, happenings, of_job
 
 DIFFERS, UNKNOWN, NOT_KEPT = 1, 2, 3
 
