@@ -21,7 +21,7 @@ from routing.access.admission import turn_away, turn_away_unasked
 from routing.access.tokens import Scope
 from routing.conf import conf
 from routing.watch import health
-from routing.watch.health import OK, Ledger, NoAnswer
+from routing.watch.health import OK, Ledger
 
 PERMISSION = "routing.view_metrics"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -43,7 +43,7 @@ async def readyz(_request: HttpRequest) -> HttpResponse:
 
     The newest block must be at most ROUTING_READY_MAX_BLOCK_AGE seconds old, and not ahead of the clock.
     """
-    (ledger, database), channel_layer = await asyncio.gather(_ledger(), _channel_layer())
+    (ledger, database), channel_layer = await asyncio.gather(health.database.ledger(), health.channel_layer())
     age = ledger and ledger.age
     up_to_date = age is not None and 0 <= age <= conf.ROUTING_READY_MAX_BLOCK_AGE
     ready = database == channel_layer == OK and up_to_date
@@ -65,7 +65,7 @@ async def metrics(request: HttpRequest) -> HttpResponse:
 
     Metrics are needed most when the database is down. A token is then accepted by its signature and expiry alone.
     """
-    ledger, _ = await _ledger()
+    ledger, _ = await health.database.ledger()
     if ledger:
         refusal = await in_database_thread(turn_away)(request, token_scope=Scope.METRICS, permission=PERMISSION)
     else:
@@ -73,21 +73,6 @@ async def metrics(request: HttpRequest) -> HttpResponse:
     if refusal:
         return refusal
     return HttpResponse(await asyncio.to_thread(exposition, ledger), content_type=CONTENT_TYPE)
-
-
-async def _ledger() -> tuple[Ledger | None, str]:
-    try:
-        return await health.database.ledger(), OK
-    except NoAnswer as why:
-        return None, str(why)
-
-
-async def _channel_layer() -> str:
-    try:
-        await health.reach_channel_layer()
-    except NoAnswer as why:
-        return str(why)
-    return OK
 
 
 def exposition(ledger: Ledger | None) -> bytes:
