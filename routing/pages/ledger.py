@@ -8,9 +8,7 @@ from uuid import UUID
 
 from django import forms
 from django.http import HttpRequest, HttpResponse
-from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html
 
 from allowance.interface import (
     LISTED,
@@ -27,6 +25,8 @@ from allowance.interface import (
     to_seconds,
     totals,
 )
+from allowance.plumbing.lists import link
+from routing.models import DecisionRecord
 from routing.pages import SEE_DECISIONS, SEE_LEDGER, SEE_MINER, miner_link, needs, show
 from routing.pages.charts import Chart
 
@@ -117,8 +117,7 @@ class Links:
         """Return a job's uuid, linked to its decisions if permitted."""
         if job is None:
             return "without a uuid"
-        address = reverse("admin:routing_decisionrecord_changelist")
-        return format_html('<a href="{}?q={}">{}</a>', address, job, job) if self._decisions else str(job)
+        return link(job, DecisionRecord, q=job) if self._decisions else str(job)
 
 
 def seconds(ns: int) -> float:
