@@ -5,11 +5,10 @@ from typing import Any
 from django.utils import timezone
 
 from allowance.interface import validation
-from routing.incidents import VOIDED_AT_ONCE
 from routing.management.voiding import Selected, VoidingCommand, add_stretch, named
 from routing.models import MinerIncident
 from routing.types import MinerIncidentType
-from routing.upkeep.voiding import groups, void_for
+from routing.upkeep.voiding import VOIDED_AT_ONCE, groups, void_for
 
 
 class Command(VoidingCommand):

@@ -6,9 +6,8 @@ from django.utils import timezone
 
 from allowance.interface import validation
 from receipts.interface import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
-from routing.incidents import VOIDED_AT_ONCE
 from routing.management.voiding import Selected, VoidingCommand, add_stretch, named
-from routing.upkeep.voiding import receipt_groups, void_receipts_for
+from routing.upkeep.voiding import VOIDED_AT_ONCE, receipt_groups, void_receipts_for
 
 KINDS: dict[str, type[Receipt]] = {
     "started": JobStartedReceipt,
