@@ -83,7 +83,8 @@ def run(console: Console) -> None:
     call_command("migrate", verbosity=0)
     rng = random.Random(12)  # noqa: S311 (a demo that is the same each time)
     start = dt.datetime.now(dt.UTC) - STREAM
-    replayed = Counter(replay(_progress(console, list(_moved_lines(start)))))
+    lines = track(list(_moved_lines(start)), "Replaying the journal", console=console, disable=not console.is_terminal)
+    replayed = Counter(replay(lines))
     miners = [miner.hotkey_ss58 for miner in allowance().miners()]
     console.print(
         f"Replayed {replayed['block']} blocks and {replayed['manifests']} manifest syncs of a subnet with "
@@ -110,10 +111,6 @@ def put_in_place() -> None:
     connection.close()
     remove(DATABASE)
     UNFINISHED.rename(DATABASE)
-
-
-def _progress(console: Console, lines: list[bytes]) -> Iterator[bytes]:
-    yield from track(lines, "Replaying the journal", console=console, disable=not console.is_terminal)
 
 
 def _moved_lines(end: dt.datetime) -> Iterator[bytes]:

@@ -300,7 +300,8 @@ def _differences() -> Iterator[str]:
     loader = MigrationLoader(connection)
     applied = [key for key in loader.applied_migrations or () if key[0] in APPS and key in loader.graph.nodes]
     made = loader.project_state(applied, at_end=True).apps if applied else None
-    due = {model._meta.db_table: model for app in APPS if made for model in _of(made, app)}
+    migrated = made.get_models(include_auto_created=True) if made else ()
+    due = {model._meta.db_table: model for model in migrated if model._meta.app_label in APPS}
     with connection.cursor() as cursor:
         there = connection.introspection.table_names(cursor)
         for model in models():
@@ -318,8 +319,3 @@ def _differences() -> Iterator[str]:
             unknown = sorted(columns.keys() - expected)
             if needed := [name for name in unknown if not columns[name].null_ok and columns[name].default is None]:
                 yield f"Table {table} requires a value in column {', '.join(needed)}, which the router does not write."
-
-
-def _of(made: Any, app: str) -> Iterator[type[Model]]:
-    if app in made.app_configs:
-        yield from made.get_app_config(app).get_models(include_auto_created=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -51,7 +51,7 @@ SHOWN = Stretch("last 30 days", 30, UtcDay)
 """The days whose incidents are shown."""
 
 LAST = 20
-"""Number of decisions shown."""
+"""Number of decisions shown: the newest that sent the miner a job."""
 
 
 USUAL_SECONDS = 60
@@ -138,7 +138,7 @@ def miner_page(request: HttpRequest, hotkey: str) -> HttpResponse:
         classes=found,
         causes=causes(),
         chart=incidents_by_day(name, now),
-        decisions=last_decisions(name),
+        decisions=DecisionRecord.objects.filter(miner=name).defer("candidates").order_by("-at")[:LAST],
         passed_over=that_passed_over(name, classes, now),
         links=elsewhere(name),
     )
@@ -238,11 +238,6 @@ def incidents_by_day(hotkey: str, now: dt.datetime) -> Chart:
     counting = SHOWN.of(MinerIncident.objects.filter(hotkey_ss58address=hotkey, voided_at=None), now)
     title = f"Incidents by day (UTC), {SHOWN.title}, except voided ones"
     return Chart("incidents", title, "columns", SHOWN.labels(now), over_time(counting, SHOWN, now))
-
-
-def last_decisions(hotkey: str) -> Iterable[DecisionRecord]:
-    """Return the newest decisions that sent the miner a job."""
-    return DecisionRecord.objects.filter(miner=hotkey).defer("candidates").order_by("-at")[:LAST]
 
 
 def elsewhere(hotkey: str) -> list[str]:

@@ -74,42 +74,35 @@ LEAVE = "return redis.call('ZREM', KEYS[1], ARGV[1])"
 logger = logging.getLogger(__name__)
 
 
+Free = Callable[..., None]
+"""A function that frees a slot. To call it again changes nothing."""
+
+
 class Slots:
     """Slots for messages in flight, as many as the setting `name` allows. A `gauge` shows how many are taken."""
 
     def __init__(self, name: str, gauge: Gauge | None = None) -> None:
         self._name = name
         self._gauge = gauge
-        self._taken: set[Slot] = set()
+        self._taken: set[object] = set()
 
-    def take(self) -> Slot | None:
-        """Take a slot. Return None if all are taken."""
+    def take(self) -> Free | None:
+        """Take a slot, and return the function that frees it. Return None if all are taken."""
         if len(self._taken) >= getattr(conf, self._name):
             return None
-        slot = Slot(self)
+        slot = object()
+
+        def free(*_: object) -> None:
+            self._taken.discard(slot)
+            self._show()
+
         self._taken.add(slot)
         self._show()
-        return slot
-
-    def free(self, slot: Slot) -> None:
-        """Free the slot. Freeing it again changes nothing."""
-        self._taken.discard(slot)
-        self._show()
+        return free
 
     def _show(self) -> None:
         if self._gauge:
             self._gauge.set(len(self._taken))
-
-
-class Slot:
-    """A slot for one message in flight."""
-
-    def __init__(self, slots: Slots) -> None:
-        self._slots = slots
-
-    def free(self, *_: object) -> None:
-        """Free the slot. Freeing it again changes nothing."""
-        self._slots.free(self)
 
 
 class Rate:

@@ -20,11 +20,11 @@ def test_a_rate_is_refilled_as_time_goes_by(settings: Settings) -> None:
 def test_a_slot_is_freed_once(settings: Settings) -> None:
     settings.ROUTING_SOCKET_IN_FLIGHT_EACH = 2
     slots = Slots("ROUTING_SOCKET_IN_FLIGHT_EACH")
-    first, second = slots.take(), slots.take()
-    assert first
+    free, second = slots.take(), slots.take()
+    assert free
     assert second
     assert slots.take() is None
-    first.free()
-    first.free()
+    free()
+    free()
     assert slots.take()
     assert slots.take() is None

@@ -10,7 +10,7 @@ from rich.text import Text
 from allowance.interface import validation
 from allowance.plumbing.programs import AnsweringCommand
 from routing.log import replay, report
-from routing.log.report import Explanation, Happening, happenings, of_job
+from routing.log.report import Explanation, happenings, of_job
 
 DIFFERS, UNKNOWN, NOT_KEPT = 1, 2, 3
 
@@ -44,7 +44,8 @@ class Command(AnsweringCommand):
             )
         again = [replay.differences(each.record) for each in explained] if options["replay"] else []
         if options["format"] == "json":
-            self.write_json(self.as_json(explained, again) | {"happened": [*map(_told, since)]})
+            happened = [{"at": happening.at.isoformat(), "what": happening.sentence} for happening in since]
+            self.write_json(self.as_json(explained, again) | {"happened": happened})
         else:
             console = self.console
             for i, each in enumerate(explained):
@@ -90,7 +91,3 @@ class Command(AnsweringCommand):
             console.print("The replay of the recorded input gives another decision:", style="red")
             for difference in found:
                 console.print(Text(f"  {difference}"), soft_wrap=True)
-
-
-def _told(happening: Happening) -> dict[str, str]:
-    return {"at": happening.at.isoformat(), "what": happening.sentence}
