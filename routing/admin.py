@@ -14,6 +14,8 @@ from django.utils import timezone
 from allowance.interface import MinerRow, Reservation, wei_text
 from allowance.plumbing.lists import JOB_OR_HOTKEY, ReadOnlyAdmin, link, time_column
 from routing.access import tokens
+from routing.log import replay
+from routing.log.report import explain, happenings, in_order
 from routing.models import (
     AccessToken,
     DecisionRecord,
@@ -23,12 +25,18 @@ from routing.models import (
     RoutedJob,
     UsedSignature,
 )
-from routing.pages import SEE_DECISIONS, incidents, miner_link
+from routing.pages import SEE_DECISIONS, SEE_MINER, SEE_RECEIPTS, incidents, miner_link
 from routing.pages.board import board_page
-from routing.pages.decisions import DecidedFilter, OutcomeFilter, explanation
 from routing.pages.incident_counts import hotkeys
 from routing.pages.ledger import ledger_page
-from routing.pages.lists import ClassFilter, ClassFilterAside, OfMinersAdmin, SearchedByIndexAdmin
+from routing.pages.lists import (
+    ClassFilter,
+    ClassFilterAside,
+    DecidedFilter,
+    OfMinersAdmin,
+    OutcomeFilter,
+    SearchedByIndexAdmin,
+)
 from routing.pages.miner import miner_page
 from routing.pages.status import status_page
 
@@ -183,6 +191,21 @@ class DecisionRecordAdmin(SearchedByIndexAdmin):
     def failed(self, decision: DecisionRecord) -> str:
         counted = ", ".join(f"{n} at {gate}" for gate, n in decision.counts.items())
         return f"{counted or 'none'}, of {decision.asked}"
+
+
+def explanation(request: HttpRequest, record: DecisionRecord) -> dict[str, object]:
+    """Return what a decision's page shows besides the record, without data that the user may not see elsewhere."""
+    (explained,) = explain([record])
+    may = request.user.has_perm
+    shown = {"incidents": may("routing.view_minerincident"), "receipts": request.user.has_perms(SEE_RECEIPTS)}
+    return {
+        "explained": explained,
+        "fate": explained.fate(timezone.now(), reservations=may("allowance.view_reservation")),
+        "candidates": in_order(explained.decision) if explained.decision else [],
+        "differences": replay.differences(record),
+        "happenings": happenings(record.job_uuid, **shown) if record.job_uuid else [],
+        "sees_miner": request.user.has_perms(SEE_MINER),
+    }
 
 
 @admin.register(RoutedJob)

@@ -14,7 +14,7 @@ from rich.table import Table
 from allowance.interface import BadInputError, LockTimeout
 from allowance.plumbing.console import plain_table, progress_bar
 from allowance.plumbing.programs import AnsweringCommand
-from routing.management.times import moment
+from routing.management.options import moment, named
 
 NOTHING, BAD_INPUT, LOCKED = 1, 2, 3
 
@@ -115,30 +115,28 @@ def add_stretch(which: Any, verb: str) -> None:
     which.add_argument("--until", metavar="TIME", help=f"{verb} before this time (ISO 8601, with a zone)")
 
 
-def named(options: dict[str, Any], checks: Mapping[str, tuple[str, Callable[[str], object]]]) -> dict[str, object]:
+def chosen(options: dict[str, Any], checks: Mapping[str, tuple[str, Callable[[str], object]]]) -> dict[str, object]:
     """Return the filter that options ask for. `checks` has, by option, the lookup and the check of its value.
 
     The options --since and --until limit the time. Raises ValueError for a bad value and names its option. Raises
     ValueError if there is no option.
     """
-    chosen: dict[str, object] = {}
+    found: dict[str, object] = {}
     stretch = {
         option: moment(f"--{option}", options[option]) for option in ("since", "until") if options[option] is not None
     }
     if len(stretch) == 2 and stretch["since"] >= stretch["until"]:
         raise ValueError(f"--until {options['until']} is not later than --since {options['since']}.")
     for option, at in stretch.items():
-        chosen["timestamp__gte" if option == "since" else "timestamp__lt"] = at
+        found["timestamp__gte" if option == "since" else "timestamp__lt"] = at
     for option, (lookup, check) in checks.items():
         if options[option] is not None:
-            try:
-                chosen[lookup] = check(options[option])
-            except BadInputError as error:
-                raise ValueError(f"--{option.replace('_', '-')}: {error}") from None
-    if not chosen:
+            with named(f"--{option.replace('_', '-')}"):
+                found[lookup] = check(options[option])
+    if not found:
         names = ", ".join(f"--{option.replace('_', '-')}" for option in ("since", "until", *checks))
         raise ValueError(f"Select what to void, with one or more of these options: {names}.")
-    return chosen
+    return found
 
 
 def voider(options: dict[str, Any], permission: str) -> AbstractBaseUser:

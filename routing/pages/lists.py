@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,10 +10,12 @@ from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils import timezone
 
 from allowance.interface import ExecutorClass
 from allowance.plumbing.lists import JOB_OR_HOTKEY, ModelAdmin, ReadOnlyAdmin
 from routing.pages import SEE_MINER
+from routing.types import Outcome
 
 
 class OfMinersAdmin(ReadOnlyAdmin):
@@ -92,3 +95,22 @@ class ClassFilterAside(ClassFilter):
     """The same filter as links in the sidebar."""
 
     template = "admin/filter.html"
+
+
+class DecidedFilter(Filter):
+    """A filter by the last hours or days, which an index serves."""
+
+    title = parameter_name = "time"
+    everything = "any time"
+    values = (("1", "last hour"), ("24", "last 24 hours"), ("168", "last 7 days"))
+
+    def narrowed(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
+        return queryset.filter(at__gt=timezone.now() - dt.timedelta(hours=int(value)))
+
+
+class OutcomeFilter(Filter):
+    """A filter by outcome."""
+
+    title = parameter_name = column = "outcome"
+    everything = "all outcomes"
+    values = tuple((outcome.value, str(outcome.label)) for outcome in Outcome)

@@ -2,14 +2,12 @@ from __future__ import annotations
 
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
-from pydantic import ValidationError
 
 from allowance.interface import ExecutorClass, JobTooLong, parse_wei, validation
 from allowance.plumbing.connections import renew_connection
@@ -19,8 +17,8 @@ from routing.decision.book import DryBook
 from routing.decision.model import Decision, Policy, Remedies
 from routing.decision.pipeline import decide
 from routing.log import report
-from routing.management.times import moment
-from routing.requests import V2JobRequest, first_problem, plain_request
+from routing.management.options import moment, named
+from routing.requests import V2JobRequest, plain_request
 
 
 class Command(AnsweringCommand):
@@ -138,13 +136,3 @@ def parse_request(where: str, content: bytes) -> V2JobRequest:
     """Return the request in `content`. Raises ValueError, in one sentence, if it is invalid."""
     with named(where):
         return V2JobRequest.model_validate_json(content)
-
-
-@contextmanager
-def named(where: str) -> Iterator[None]:
-    """Turn a ValueError, also pydantic's, into one sentence that begins with the wrong place or option."""
-    try:
-        yield
-    except ValueError as error:
-        problem = first_problem(error) if isinstance(error, ValidationError) else error
-        raise ValueError(f"{where}: {problem}") from None

@@ -5,7 +5,7 @@ from typing import Any
 from django.utils import timezone
 
 from allowance.interface import validation
-from routing.management.voiding import Selected, VoidingCommand, add_stretch, named
+from routing.management.voiding import Selected, VoidingCommand, add_stretch, chosen
 from routing.models import MinerIncident
 from routing.types import MinerIncidentType
 from routing.upkeep.voiding import VOIDED_AT_ONCE, groups, void_for
@@ -29,7 +29,7 @@ class Command(VoidingCommand):
         which.add_argument("--type", choices=[*MinerIncidentType])
 
     def selected(self, options: dict[str, Any]) -> Selected:
-        chosen = named(
+        which = chosen(
             options,
             {
                 "miner": ("hotkey_ss58address", validation.hotkey),
@@ -37,7 +37,7 @@ class Command(VoidingCommand):
                 "type": ("type", str),
             },
         )
-        matching = MinerIncident.objects.filter(**chosen)
+        matching = MinerIncident.objects.filter(**which)
         found = groups(matching)
         return Selected(
             found,
