@@ -155,16 +155,9 @@ def presence(steps: Steps) -> str:
     return f"{'registered' if registered else 'not registered'} since block {block}{earlier}"
 
 
-class Collateral(NamedTuple):
-    """Whether a miner's collateral passes, and its percentage of the minimum, at most 100."""
-
-    passes: bool
-    percent: int
-
-
-def collateral(wei: int, minimum_wei: int) -> Collateral:
-    """Return how a collateral compares with the minimum. Every collateral passes a minimum of 0."""
-    return Collateral(wei >= minimum_wei, min(100, wei * 100 // minimum_wei) if minimum_wei else 100)
+def collateral(wei: int, minimum_wei: int) -> int:
+    """Return a collateral in percent of the minimum, at most 100: it passes then. Every collateral passes 0."""
+    return min(100, wei * 100 // minimum_wei) if minimum_wei else 100
 
 
 def in_classes(hotkey: str, seconds: int, now: dt.datetime, policy: Policy) -> list[InClass]:
