@@ -52,7 +52,7 @@ class TimeFilter(Filter):
 
     title = parameter_name = "time"
     values = (
-        *((key, f"{stretch.title}, by {stretch.unit}") for key, stretch in STRETCHES.items()),
+        *((key, f"{stretch.title}, by {stretch.bucket.unit}") for key, stretch in STRETCHES.items()),
         (ANY_TIME, "any time"),
     )
 
@@ -139,7 +139,7 @@ class IncidentList(ChangeList):
         counting = stretch.of(self.queryset.filter(voided_at=None), now)
         series = incident_counts.over_time(counting, stretch, now)
         shares = {"incidents": [sum(counts) for counts in series.values()]}
-        title = f"Incidents by {stretch.unit} (UTC), {stretch.title}"
+        title = f"Incidents by {stretch.bucket.unit} (UTC), {stretch.title}"
         return [
             Chart("incidents-over-time", title, "columns", stretch.labels(now), series),
             Chart("incidents-by-type", f"Incidents by type, {stretch.title}", "ring", list(series), shares),
