@@ -13,9 +13,9 @@ from django.test import TransactionTestCase
 from hypothesis import settings
 
 from allowance.oversight.audit import check_ledger
-from allowance.plumbing.threads import close_database_pool
 from routing.decision import reading
 from tests.factories import empty_tables
+from tests.threads import close_database_pool
 
 if TYPE_CHECKING:
     from execnet import Gateway

@@ -7,7 +7,7 @@ import os
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, wraps
-from threading import Barrier, Lock
+from threading import Lock
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from channels.db import database_sync_to_async
@@ -120,22 +120,6 @@ class Handover(Generic[R]):
         with self._lock:
             self._gone = True
             return self._left
-
-
-def close_database_pool() -> None:
-    """Close the connections of the pool's threads and end the threads. The next call starts a new pool."""
-    pool = database_pool()
-    everyone = Barrier(pool._max_workers)
-
-    def close() -> None:
-        everyone.wait()  # so that each thread runs one of these calls
-        connections.close_all()
-
-    for done in [pool.submit(close) for _ in range(pool._max_workers)]:
-        done.result()
-    pool.shutdown()
-    database_pool.cache_clear()
-    _connections_of_pool.clear()
 
 
 _connections_of_pool: list[Any] = []
