@@ -97,11 +97,11 @@ def check_ledger(*, repair: bool = False) -> Iterator[Difference]:
     usable = window(None, before=KEPT_BEFORE)
     hints = set()  # only hints: accounts and reservations can change between the two queries
     with reading_transaction():
-        for pk, live in groupby(_live_reservations().iterator(), key=lambda reservation: reservation.account_id):
+        for pk, live in groupby(live_reservations().iterator(), key=lambda reservation: reservation.account_id):
             account = accounts.pop(pk, None)
-            if account is None or _compare(account, live, usable)[0]:
+            if account is None or compare(account, live, usable)[0]:
                 hints.add(pk)
-    hints |= {pk for pk, account in accounts.items() if _compare(account, (), usable)[0]}
+    hints |= {pk for pk, account in accounts.items() if compare(account, (), usable)[0]}
     for pk in sorted(hints):
         renew_connection()
         yield from _check_account(pk, repair)
@@ -165,20 +165,21 @@ def _check_account(pk: int, repair: bool) -> list[Difference]:
         account = lock_account(pk=pk)
         if account is None:
             return []
-        live = _live_reservations().filter(account=account)
-        found, balance = _compare(account, live, window(None, before=KEPT_BEFORE))
+        live = live_reservations().filter(account=account)
+        found, balance = compare(account, live, window(None, before=KEPT_BEFORE))
         if repair:
             store_locked(account, balance)
         return found
 
 
-def _live_reservations() -> QuerySet[Reservation]:
+def live_reservations() -> QuerySet[Reservation]:
+    """Return the reservations that are stored as held or spent, by account. A held one may have expired."""
     return Reservation.objects.filter(state__in=[ReservationState.HELD, ReservationState.SPENT]).order_by(
         "account", "created_at", "pk"
     )
 
 
-def _compare(account: Account, live: Iterable[Reservation], usable: Window) -> tuple[list[Difference], Balance]:
+def compare(account: Account, live: Iterable[Reservation], usable: Window) -> tuple[list[Difference], Balance]:
     """Compare an account with its held and spent reservations. Return the differences, and the correct balance."""
     found: list[Difference] = []
     base = min(account.base, max(0, (usable.newest or 0) - ledger.KEPT_BLOCKS))
