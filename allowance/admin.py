@@ -26,7 +26,7 @@ from allowance.models import (
 from allowance.oversight import fates
 from allowance.oversight.fates import Fate
 from allowance.plumbing.console import to_the_second
-from allowance.plumbing.lists import JOB_OR_HOTKEY, ModelAdmin, ReadOnlyAdmin, link
+from allowance.plumbing.lists import JOB_OR_HOTKEY, ModelAdmin, ReadOnlyAdmin, link, time_column
 from allowance.reading import window
 
 
@@ -62,9 +62,7 @@ class BlockAdmin(ReadOnlyAdmin):
     search_fields = ("neurons__digest__startswith",)
     fields = ("number", "minted", "stake_share", "seconds", "neurons")
 
-    @admin.display(description="minted", ordering="timestamp")
-    def minted(self, block: Block) -> str:
-        return to_the_second(block.timestamp)
+    minted = time_column("timestamp", "minted")
 
     @admin.display(description="seconds per executor")
     def seconds(self, block: Block) -> str:
@@ -188,6 +186,8 @@ class ReservationAdmin(ReadOnlyAdmin):
     list_select_related = ("account",)
     search_fields = ("account__miner__hotkey__startswith",)
     fields = ("id", "account_link", "job_uuid", "state_now", "created", "held_until", "ended", "blocks")
+    created = time_column("created_at", "created")
+    ended = time_column("ended_at", "ended")
 
     @admin.display(description="state")
     def state_now(self, reservation: Reservation) -> str:
@@ -208,14 +208,6 @@ class ReservationAdmin(ReadOnlyAdmin):
     def account_link(self, reservation: Reservation) -> str:
         return link(reservation.account, Account, reservation.account_id)
 
-    @admin.display(description="created", ordering="created_at")
-    def created(self, reservation: Reservation) -> str:
-        return to_the_second(reservation.created_at)
-
-    @admin.display(description="ended")
-    def ended(self, reservation: Reservation) -> str:
-        return "-" if reservation.ended_at is None else to_the_second(reservation.ended_at)
-
 
 @admin.register(LedgerCheck)
 class LedgerCheckAdmin(ReadOnlyAdmin):
@@ -225,9 +217,7 @@ class LedgerCheckAdmin(ReadOnlyAdmin):
     ordering = ("-at",)
     fields = (*list_display, "found")
 
-    @admin.display(description="time", ordering="at")
-    def made(self, check: LedgerCheck) -> str:
-        return to_the_second(check.at)
+    made = time_column("at", "time")
 
     @admin.display(description="found")
     def found(self, check: LedgerCheck) -> str:

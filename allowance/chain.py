@@ -64,7 +64,7 @@ def record_block(
         block = Block(number=number, timestamp=timestamp, stake_share=stake_share)
         if names is not None:
             lost = absence(newest_block())
-            block.neurons = _neuron_list(names)
+            block.neurons, _ = NeuronList.objects.get_or_create(digest=_digest(names), defaults={"hotkeys": names})
             _register(set(names), number)
         if after and after.number == number + 1:
             block.ns = ns_between(block, after)
@@ -187,10 +187,6 @@ def presence_history() -> Iterator[tuple[int, set[str]]]:
 
 def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _neuron_list(names: list[str]) -> NeuronList:
-    return NeuronList.objects.get_or_create(digest=_digest(names), defaults={"hotkeys": names})[0]
 
 
 def _register(names: set[str], number: int) -> None:

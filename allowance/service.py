@@ -14,7 +14,7 @@ from allowance.ledger import Standing
 from allowance.models import Account, Block
 from allowance.models import Miner as MinerRow
 from allowance.plumbing.connections import renews_connection
-from allowance.plumbing.threads import in_database_thread
+from allowance.plumbing.threads import coroutine_twin
 from allowance.types import EXECUTOR_CLASSES, NO_ADDRESS, Miner, NoBlockRecorded, NotEnoughAllowanceException
 
 
@@ -113,61 +113,18 @@ class Allowance:
         """Record a miner's collateral in Wei; see `allowance.chain.record_collateral`."""
         chain.record_collateral(hotkey=hotkey, wei=wei)
 
-    async def afind_miners_with_allowance(
-        self, *, allowance_seconds: float, executor_class: str, job_start_block: int
-    ) -> list[tuple[str, float]]:
-        return await in_database_thread(self.find_miners_with_allowance)(
-            allowance_seconds=allowance_seconds, executor_class=executor_class, job_start_block=job_start_block
-        )
-
-    async def areserve_allowance(
-        self,
-        *,
-        miner: str,
-        executor_class: str,
-        allowance_seconds: float,
-        job_start_block: int,
-        job_uuid: UUID | str | None = None,
-    ) -> tuple[int, list[int]]:
-        return await in_database_thread(
-            self.reserve_allowance, release_undelivered=lambda reserved: reservations.release_undelivered(reserved[0])
-        )(
-            miner=miner,
-            executor_class=executor_class,
-            allowance_seconds=allowance_seconds,
-            job_start_block=job_start_block,
-            job_uuid=job_uuid,
-        )
-
-    async def aspend_allowance(self, reservation_id: int) -> None:
-        await in_database_thread(self.spend_allowance)(reservation_id)
-
-    async def aundo_allowance_reservation(self, reservation_id: int) -> None:
-        await in_database_thread(self.undo_allowance_reservation)(reservation_id)
-
-    async def aget_current_block(self) -> int:
-        return await in_database_thread(self.get_current_block)()
-
-    async def aget_manifests(self) -> dict[str, dict[str, int]]:
-        return await in_database_thread(self.get_manifests)()
-
-    async def aminers(self) -> list[Miner]:
-        return await in_database_thread(self.miners)()
-
-    async def arecord_block(
-        self, *, number: int, timestamp: dt.datetime, stake_share: float, hotkeys: Iterable[str] | None = None
-    ) -> None:
-        await in_database_thread(self.record_block)(
-            number=number, timestamp=timestamp, stake_share=stake_share, hotkeys=hotkeys
-        )
-
-    async def arecord_manifests(
-        self, *, block: int, axons: Mapping[str, Mapping[str, object]], executors: Mapping[str, Mapping[str, int]]
-    ) -> None:
-        await in_database_thread(self.record_manifests)(block=block, axons=axons, executors=executors)
-
-    async def arecord_collateral(self, *, hotkey: str, wei: int | str) -> None:
-        await in_database_thread(self.record_collateral)(hotkey=hotkey, wei=wei)
+    afind_miners_with_allowance = coroutine_twin(find_miners_with_allowance)
+    areserve_allowance = coroutine_twin(
+        reserve_allowance, release_undelivered=lambda reserved: reservations.release_undelivered(reserved[0])
+    )
+    aspend_allowance = coroutine_twin(spend_allowance)
+    aundo_allowance_reservation = coroutine_twin(undo_allowance_reservation)
+    aget_current_block = coroutine_twin(get_current_block)
+    aget_manifests = coroutine_twin(get_manifests)
+    aminers = coroutine_twin(miners)
+    arecord_block = coroutine_twin(record_block)
+    arecord_manifests = coroutine_twin(record_manifests)
+    arecord_collateral = coroutine_twin(record_collateral)
 
 
 def not_enough(

@@ -52,7 +52,7 @@ from routing import service
 from routing.decision.model import Decision
 from routing.incidents import record_incident
 from routing.log import report
-from routing.requests import V2JobRequest
+from routing.requests import plain_request
 from routing.types import MinerIncidentType
 from routing.upkeep.journal import replay
 
@@ -83,7 +83,8 @@ def run(console: Console) -> None:
     call_command("migrate", verbosity=0)
     rng = random.Random(12)  # noqa: S311 (a demo that is the same each time)
     start = dt.datetime.now(dt.UTC) - STREAM
-    replayed = Counter(replay(_progress(console, list(_moved_lines(start)))))
+    lines = track(list(_moved_lines(start)), "Replaying the journal", console=console, disable=not console.is_terminal)
+    replayed = Counter(replay(lines))
     miners = [miner.hotkey_ss58 for miner in allowance().miners()]
     console.print(
         f"Replayed {replayed['block']} blocks and {replayed['manifests']} manifest syncs of a subnet with "
@@ -110,10 +111,6 @@ def put_in_place() -> None:
     connection.close()
     remove(DATABASE)
     UNFINISHED.rename(DATABASE)
-
-
-def _progress(console: Console, lines: list[bytes]) -> Iterator[bytes]:
-    yield from track(lines, "Replaying the journal", console=console, disable=not console.is_terminal)
 
 
 def _moved_lines(end: dt.datetime) -> Iterator[bytes]:
@@ -160,7 +157,7 @@ class Stream:
         uuid, executor_class = new_uuid(self.rng), self.rng.choices(CLASSES, (1, 1, 4))[0]
         waiting = len(self.decisions) - (JOBS - WAITING)
         seconds = 20 + 50 * waiting if waiting >= 0 else self.rng.choice([20, 60, 120, 300, 600, 900, 1500])
-        request = _request(uuid, executor_class, seconds)
+        request = plain_request(executor_class, seconds, uuid)
         before = time.perf_counter()
         decision = service.pick(request, now=self.now)
         self.seconds.append(time.perf_counter() - before)
@@ -255,21 +252,6 @@ def _what_next(console: Console, stream: Stream) -> None:
         "issue_token facilitator --scope jobs",
     ):
         console.print(f"  .venv/bin/python manage.py {command}", soft_wrap=True)
-
-
-def _request(uuid: UUID, executor_class: ExecutorClass, seconds: int) -> V2JobRequest:
-    return V2JobRequest(
-        uuid=str(uuid),
-        executor_class=executor_class,
-        docker_image="example/image:1",
-        args=[],
-        env={},
-        use_gpu=True,
-        download_time_limit=seconds // 10,
-        execution_time_limit=seconds - 2 * (seconds // 10),
-        upload_time_limit=seconds // 10,
-        streaming_start_time_limit=0,
-    )
 
 
 if __name__ == "__main__":

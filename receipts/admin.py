@@ -17,9 +17,8 @@ from django.urls import URLPattern, path, reverse
 from allowance import clock
 from allowance.plumbing.lists import JOB_OR_HOTKEY, ReadOnlyAdmin, strict
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
-from receipts.pages import VoidForm
 from receipts.types import ReceiptAlreadyVoided
-from receipts.voiding import NAME_LENGTH, void_receipt
+from receipts.voiding import NAME_LENGTH, VoidForm, void_receipt
 
 MAX_VOIDED = 500
 """The maximum number of receipts that a page voids at once. `manage.py void_receipts` has no such limit."""
@@ -64,11 +63,7 @@ class ReceiptAdmin(ReadOnlyAdmin):
             done = ReceiptAlreadyVoided(receipt, receipt.voided_by, receipt.voided_at)
             self.message_user(request, str(done), messages.ERROR)
             return redirect(back)
-        form = VoidForm(request.POST or None)
-        if form.is_valid():
-            self._void_all(request, [receipt], form.cleaned_data["reason"])
-            return redirect(back)
-        return self._ask_why(request, [receipt], form, back=back, hidden=[])
+        return self._ask_and_void(request, [receipt], back=back) or redirect(back)
 
     @admin.action(description="Void selected receipts", permissions=["void"])
     def void(self, request: HttpRequest, queryset: QuerySet[Receipt]) -> HttpResponseBase | None:
@@ -80,37 +75,22 @@ class ReceiptAdmin(ReadOnlyAdmin):
                 request, too_many if receipts else "All selected receipts are already voided.", messages.ERROR
             )
             return None
+        hidden = [("action", "void"), *((ACTION_CHECKBOX_NAME, str(receipt.pk)) for receipt in receipts)]
+        return self._ask_and_void(request, receipts, back=request.get_full_path(), hidden=hidden)
+
+    def _ask_and_void(
+        self,
+        request: HttpRequest,
+        receipts: Sequence[Receipt],
+        *,
+        back: str,
+        hidden: Sequence[tuple[str, str]] = (),
+    ) -> TemplateResponse | None:
+        """Return the page that asks for the reason. If the request has a valid reason, void, and return None."""
         form = VoidForm(request.POST if "reason" in request.POST else None)
         if form.is_valid():
             self._void_all(request, receipts, form.cleaned_data["reason"])
             return None
-        hidden = [("action", "void"), *((ACTION_CHECKBOX_NAME, str(receipt.pk)) for receipt in receipts)]
-        return self._ask_why(request, receipts, form, back=request.get_full_path(), hidden=hidden)
-
-    def _void_all(self, request: HttpRequest, receipts: Sequence[Receipt], reason: str) -> None:
-        voided = 0
-        for receipt in receipts:
-            try:
-                name = request.user.get_username()[:NAME_LENGTH]
-                row = void_receipt(receipt, by=name, reason=reason, now=clock.now())
-            except ReceiptAlreadyVoided as error:
-                self.message_user(request, str(error), messages.ERROR)
-            else:
-                self.log_change(request, row, f"Voided: {reason}")
-                voided += 1
-        if voided:
-            what = f"{receipts[0]} is voided and does" if voided == 1 else f"{voided} receipts are voided and do"
-            self.message_user(request, f"{what} not count any more.", messages.SUCCESS)
-
-    def _ask_why(
-        self,
-        request: HttpRequest,
-        receipts: Sequence[Receipt],
-        form: VoidForm,
-        *,
-        back: str,
-        hidden: Sequence[tuple[str, str]],
-    ) -> TemplateResponse:
         one = len(receipts) == 1
         context = {
             **self.admin_site.each_context(request),
@@ -125,6 +105,20 @@ class ReceiptAdmin(ReadOnlyAdmin):
             "submit": f"Void {'this receipt' if one else f'these {len(receipts)} receipts'}",
         }
         return TemplateResponse(request, "receipts/void.html", context)
+
+    def _void_all(self, request: HttpRequest, receipts: Sequence[Receipt], reason: str) -> None:
+        voided, name = 0, request.user.get_username()[:NAME_LENGTH]
+        for receipt in receipts:
+            try:
+                row = void_receipt(receipt, by=name, reason=reason, now=clock.now())
+            except ReceiptAlreadyVoided as error:
+                self.message_user(request, str(error), messages.ERROR)
+            else:
+                self.log_change(request, row, f"Voided: {reason}")
+                voided += 1
+        if voided:
+            what = f"{receipts[0]} is voided and does" if voided == 1 else f"{voided} receipts are voided and do"
+            self.message_user(request, f"{what} not count any more.", messages.SUCCESS)
 
     def _named(self, view: str) -> str:
         return f"{self.opts.app_label}_{self.opts.model_name}_{view}"

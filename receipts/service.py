@@ -17,7 +17,7 @@ from django.db import transaction
 
 from allowance import clock
 from allowance.plumbing.connections import renews_connection
-from allowance.plumbing.threads import in_database_thread
+from allowance.plumbing.threads import coroutine_twin
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
 from receipts.schemas import AnyReceipt, JobAccepted, JobFinished, JobStarted, bounded, read
 from receipts.types import MAX_AHEAD, MAX_TTL, BadReceiptError, Refusal
@@ -84,18 +84,9 @@ class Receipts:
         accepted = JobAcceptedReceipt.objects.running(executor_class, at_time).values_list("miner_hotkey")
         return dict(Counter(hotkey for (hotkey,) in started.union(accepted, all=True)))
 
-    async def arecord(
-        self, receipt: AnyReceipt | Mapping[str, Any], *, most: int = MAX_TTL, now: dt.datetime | None = None
-    ) -> None:
-        await in_database_thread(self.record)(receipt, most=most, now=now)
-
-    async def arecord_many(
-        self, receipts: Iterable[AnyReceipt | Mapping[str, Any]], *, now: dt.datetime | None = None
-    ) -> list[Refusal]:
-        return await in_database_thread(self.record_many)(receipts, now=now)
-
-    async def aget_busy_executor_count(self, executor_class: str, at_time: dt.datetime) -> dict[str, int]:
-        return await in_database_thread(self.get_busy_executor_count)(executor_class, at_time)
+    arecord = coroutine_twin(record)
+    arecord_many = coroutine_twin(record_many)
+    aget_busy_executor_count = coroutine_twin(get_busy_executor_count)
 
 
 def _check(receipt: AnyReceipt | Mapping[str, Any], now: dt.datetime) -> AnyReceipt:

@@ -1,10 +1,14 @@
-"""Void evidence, so that it no longer counts, with a name, a reason and the time. Incidents use the same columns."""
+"""Void evidence, so that it no longer counts, with a name, a reason and the time.
+
+Incidents use the same columns and the same form.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 from typing import Any, ClassVar, TypeVar
 
+from django import forms
 from django.db import models
 from django.db.models import Q
 
@@ -29,6 +33,12 @@ class Voidable(models.Model):
                 name="%(class)s_is_voided_by_somebody_for_a_reason",
             ),
         )
+
+
+class VoidForm(forms.Form):
+    """The form in which an operator gives the reason for voiding evidence."""
+
+    reason = forms.CharField(max_length=REASON_LENGTH, widget=forms.Textarea(attrs={"rows": 3}))
 
 
 Row = TypeVar("Row", bound=Voidable)

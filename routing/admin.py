@@ -12,9 +12,10 @@ from django.urls import URLPattern, path
 from django.utils import timezone
 
 from allowance.interface import MinerRow, Reservation, wei_text
-from allowance.plumbing.console import to_the_second
-from allowance.plumbing.lists import JOB_OR_HOTKEY, ReadOnlyAdmin, link
+from allowance.plumbing.lists import JOB_OR_HOTKEY, ReadOnlyAdmin, link, time_column
 from routing.access import tokens
+from routing.log import replay
+from routing.log.report import explain, happenings, in_order
 from routing.models import (
     AccessToken,
     DecisionRecord,
@@ -24,13 +25,18 @@ from routing.models import (
     RoutedJob,
     UsedSignature,
 )
-from routing.pages import SEE_DECISIONS, incidents, miner_link
+from routing.pages import SEE_DECISIONS, SEE_MINER, SEE_RECEIPTS, incidents, miner_link
 from routing.pages.board import board_page
-from routing.pages.decisions import DecidedFilter, OutcomeFilter, explanation
-from routing.pages.filters import ClassFilter, ClassFilterAside
 from routing.pages.incident_counts import hotkeys
 from routing.pages.ledger import ledger_page
-from routing.pages.lists import OfMinersAdmin, SearchedByIndexAdmin
+from routing.pages.lists import (
+    ClassFilter,
+    ClassFilterAside,
+    DecidedFilter,
+    OfMinersAdmin,
+    OutcomeFilter,
+    SearchedByIndexAdmin,
+)
 from routing.pages.miner import miner_page
 from routing.pages.status import status_page
 
@@ -50,6 +56,8 @@ class MinerIncidentAdmin(SearchedByIndexAdmin):
     ordering = ("-timestamp",)
     search_fields = ("hotkey_ss58address__startswith",)
     sortable_by = ("happened", "hotkey", mere_field)  # columns with an index; the others have filters
+    happened = time_column("timestamp", "time")
+    void_time = time_column("voided_at", "voided at")
 
     def get_urls(self) -> list[URLPattern]:
         return [
@@ -88,10 +96,6 @@ class MinerIncidentAdmin(SearchedByIndexAdmin):
     def hotkeys(self, term: str) -> list[str]:
         return hotkeys(term)
 
-    @admin.display(description="time", ordering="timestamp")
-    def happened(self, incident: MinerIncident) -> str:
-        return to_the_second(incident.timestamp)
-
     @admin.display(description="miner", ordering="hotkey_ss58address")
     def hotkey(self, incident: MinerIncident) -> str:
         return miner_link(incident.hotkey_ss58address)
@@ -107,10 +111,6 @@ class MinerIncidentAdmin(SearchedByIndexAdmin):
     @admin.display(description="voided")
     def voided(self, incident: MinerIncident) -> str:
         return "-" if incident.voided_at is None else "voided"
-
-    @admin.display(description="voided at")
-    def void_time(self, incident: MinerIncident) -> str:
-        return "-" if incident.voided_at is None else to_the_second(incident.voided_at)
 
 
 @admin.register(DecisionRecord)
@@ -128,6 +128,7 @@ class DecisionRecordAdmin(SearchedByIndexAdmin):
         *("decided", "job", "outcome", "executor_class", "needed", "block", "hotkey", "rank", "scored", "reserved"),
         *("thresholds", "failed", "took"),
     )
+    decided = time_column("at", "time")
 
     def hotkeys(self, term: str) -> list[str]:
         return [*MinerRow.objects.filter(hotkey__startswith=term).values_list("pk", flat=True), term]
@@ -150,10 +151,6 @@ class DecisionRecordAdmin(SearchedByIndexAdmin):
             path("ledger/", ledger_page, name="routing_ledger"),
             *super().get_urls(),
         ]
-
-    @admin.display(description="time", ordering="at")
-    def decided(self, decision: DecisionRecord) -> str:
-        return to_the_second(decision.at)
 
     @admin.display(description="seconds")
     def needed(self, decision: DecisionRecord) -> str:
@@ -196,6 +193,21 @@ class DecisionRecordAdmin(SearchedByIndexAdmin):
         return f"{counted or 'none'}, of {decision.asked}"
 
 
+def explanation(request: HttpRequest, record: DecisionRecord) -> dict[str, object]:
+    """Return what a decision's page shows besides the record, without data that the user may not see elsewhere."""
+    (explained,) = explain([record])
+    may = request.user.has_perm
+    shown = {"incidents": may("routing.view_minerincident"), "receipts": request.user.has_perms(SEE_RECEIPTS)}
+    return {
+        "explained": explained,
+        "fate": explained.fate(timezone.now(), reservations=may("allowance.view_reservation")),
+        "candidates": in_order(explained.decision) if explained.decision else [],
+        "differences": replay.differences(record),
+        "happenings": happenings(record.job_uuid, **shown) if record.job_uuid else [],
+        "sees_miner": request.user.has_perms(SEE_MINER),
+    }
+
+
 @admin.register(RoutedJob)
 class RoutedJobAdmin(OfMinersAdmin):
     """The jobs that came over a socket, searchable by uuid or by the beginning of a hotkey."""
@@ -208,9 +220,7 @@ class RoutedJobAdmin(OfMinersAdmin):
     search_fields = ("miner__startswith",)
     fields = (*list_display, "tried", "others")
 
-    @admin.display(description="routed", ordering="routed_at")
-    def routed(self, job: RoutedJob) -> str:
-        return to_the_second(job.routed_at)
+    routed = time_column("routed_at", "routed")
 
     @admin.display(description="miner", ordering="miner")
     def hotkey(self, job: RoutedJob) -> str:
@@ -243,9 +253,7 @@ class RejectionAdmin(OfMinersAdmin):
     search_fields = ("miner__startswith",)
     fields = (*list_display, "executors", "jobs")
 
-    @admin.display(description="time", ordering="timestamp")
-    def happened(self, rejection: Rejection) -> str:
-        return to_the_second(rejection.timestamp)
+    happened = time_column("timestamp", "time")
 
     @admin.display(description="miner", ordering="miner")
     def hotkey(self, rejection: Rejection) -> str:
@@ -283,6 +291,9 @@ class AccessTokenAdmin(ReadOnlyAdmin):
     ordering = ("-issued_at",)
     search_fields = ("name__startswith",)
     fields = ("id", *list_display, "revoked")
+    issued = time_column("issued_at", "issued")
+    expires = time_column("expires_at", "expires")
+    revoked = time_column("revoked_at", "revoked")
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
         """Return whether the user may revoke tokens. Django calls this for the `permissions` of the action."""
@@ -299,21 +310,9 @@ class AccessTokenAdmin(ReadOnlyAdmin):
     def what_for(self, token: AccessToken) -> str:
         return ", ".join(token.scopes)
 
-    @admin.display(description="issued", ordering="issued_at")
-    def issued(self, token: AccessToken) -> str:
-        return to_the_second(token.issued_at)
-
-    @admin.display(description="expires", ordering="expires_at")
-    def expires(self, token: AccessToken) -> str:
-        return to_the_second(token.expires_at)
-
     @admin.display(description="state")
     def state(self, token: AccessToken) -> str:
         return tokens.state_at(token, timezone.now())
-
-    @admin.display(description="revoked")
-    def revoked(self, token: AccessToken) -> str:
-        return "-" if token.revoked_at is None else to_the_second(token.revoked_at)
 
 
 # A row only shows that its class has had an incident: the version is a random number.

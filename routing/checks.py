@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from django import db
@@ -28,59 +28,68 @@ VENDORS = ("postgresql", "sqlite")
 ISOLATION = "read committed"
 
 
-@register(Tags.database)
-def check_sqlite(**_kwargs: Any) -> list[CheckMessage]:
-    """Require IMMEDIATE transactions and write-ahead logging. Without them writers fail instead of waiting."""
-    errors: list[CheckMessage] = []
+Find = Callable[..., Iterable[str]]
+"""A function that yields a sentence on each mistake."""
+
+
+def check(identity: str, hint: str, *tags: str) -> Callable[[Find], Find]:
+    """Return a decorator that registers a function as a system check. Each sentence that it yields is an error."""
+
+    def add(find: Find) -> Find:
+        def run(**options: Any) -> list[CheckMessage]:
+            return [Error(sentence, hint=hint, id=identity) for sentence in find(**options)]
+
+        register(run, *tags)
+        return find
+
+    return add
+
+
+def sqlite_options() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the alias and the OPTIONS of each SQLite database."""
     for alias, database in settings.DATABASES.items():
-        if database["ENGINE"] != "django.db.backends.sqlite3":
-            continue
-        options = database.get("OPTIONS", {})
+        if database["ENGINE"] == "django.db.backends.sqlite3":
+            yield alias, database.get("OPTIONS", {})
+
+
+@check("routing.E001", 'Add "transaction_mode": "IMMEDIATE" to its OPTIONS.', Tags.database)
+def check_transaction_mode(**_kwargs: Any) -> Iterator[str]:
+    """Require IMMEDIATE transactions in SQLite. Without them writers fail instead of waiting."""
+    for alias, options in sqlite_options():
         if str(options.get("transaction_mode", "")).upper() != "IMMEDIATE":
-            errors.append(
-                Error(
-                    f"SQLite database {alias!r} does not begin its transactions with BEGIN IMMEDIATE.",
-                    hint='Add "transaction_mode": "IMMEDIATE" to its OPTIONS.',
-                    id="routing.E001",
-                )
-            )
+            yield f"SQLite database {alias!r} does not begin its transactions with BEGIN IMMEDIATE."
+
+
+@check("routing.E002", 'Add "init_command": "PRAGMA journal_mode=WAL;" to its OPTIONS.', Tags.database)
+def check_journal_mode(**_kwargs: Any) -> Iterator[str]:
+    """Require write-ahead logging in SQLite. Without it writers fail instead of waiting."""
+    for alias, options in sqlite_options():
         if "journal_mode=wal" not in str(options.get("init_command", "")).lower().replace(" ", ""):
-            errors.append(
-                Error(
-                    f"SQLite database {alias!r} does not use write-ahead logging.",
-                    hint='Add "init_command": "PRAGMA journal_mode=WAL;" to its OPTIONS.',
-                    id="routing.E002",
-                )
-            )
-    return errors
+            yield f"SQLite database {alias!r} does not use write-ahead logging."
 
 
-@register()
-def check_dynamic_settings(**_kwargs: Any) -> list[CheckMessage]:
+@check("routing.E003", "Call routing.dynamic.install(globals()) at the end of the settings. It adds what is missing.")
+def check_dynamic_settings(**_kwargs: Any) -> Iterable[str]:
     """Require the keys of the dynamic settings in CONSTANCE_CONFIG."""
     config = getattr(settings, "CONSTANCE_CONFIG", {})
-    return [
-        Error(
-            f"CONSTANCE_CONFIG lacks {key}.",
-            hint="Call routing.dynamic.install(globals()) at the end of the settings. It adds what is missing.",
-            id="routing.E003",
-        )
-        for key in CONSTANCE_SETTINGS
-        if key not in config
-    ]
+    return [f"CONSTANCE_CONFIG lacks {key}." for key in CONSTANCE_SETTINGS if key not in config]
+
+
+@check("routing.E004", "Set DEBUG_MINER_KEY to the hotkey of the miner that gets every job, or leave it empty.")
+def check_debug_key(**_kwargs: Any) -> Iterator[str]:
+    """Require a debug key that can be a hotkey."""
+    if key := conf.DEBUG_MINER_KEY:
+        try:
+            validation.hotkey(key)
+        except ValueError as error:
+            yield f"DEBUG_MINER_KEY: {error}"
 
 
 @register()
 def check_fixed_miners(**_kwargs: Any) -> list[CheckMessage]:
-    """Require a debug key that can be a hotkey, and valid addresses. Warn if an address can't be reached."""
+    """Require valid addresses of the fixed miners. Warn if an address can't be reached."""
     errors: list[CheckMessage] = []
     key = conf.DEBUG_MINER_KEY
-    if key:
-        try:
-            validation.hotkey(key)
-        except ValueError as error:
-            hint = "Set DEBUG_MINER_KEY to the hotkey of the miner that gets every job, or leave it empty."
-            errors.append(Error(f"DEBUG_MINER_KEY: {error}", hint=hint, id="routing.E004"))
     for prefix in ("DEBUG_MINER", "TRUSTED_MINER") if key else ("TRUSTED_MINER",):
         try:
             miner = fixed.fixed_miner(prefix, str(key))
@@ -137,15 +146,16 @@ def check_settings(**_kwargs: Any) -> list[CheckMessage]:
     ]
 
 
-@register(Tags.database)
-def check_pool(**_kwargs: Any) -> list[CheckMessage]:
+@check(
+    "routing.E007",
+    'Remove "pool" from its OPTIONS and set CONN_MAX_AGE=None: idle threads would use up the pool.',
+    Tags.database,
+)
+def check_pool(**_kwargs: Any) -> Iterator[str]:
     """Reject connection pools. Each thread keeps a connection, so idle threads would occupy the pool's slots."""
-    hint = 'Remove "pool" from its OPTIONS and set CONN_MAX_AGE=None: idle threads would use up the pool.'
-    return [
-        Error(f"Database {alias!r} has a connection pool.", hint=hint, id="routing.E007")
-        for alias, database in settings.DATABASES.items()
-        if database.get("OPTIONS", {}).get("pool")
-    ]
+    for alias, database in settings.DATABASES.items():
+        if database.get("OPTIONS", {}).get("pool"):
+            yield f"Database {alias!r} has a connection pool."
 
 
 @register()
@@ -170,48 +180,49 @@ def check_signatures(**_kwargs: Any) -> list[CheckMessage]:
     return errors
 
 
-@register()
-def check_redis_prefix(**_kwargs: Any) -> list[CheckMessage]:
+@check(
+    "routing.E026",
+    "Use up to 40 letters, digits, dots, hyphens and underscores, or remove the setting to use the default.",
+)
+def check_redis_prefix(**_kwargs: Any) -> Iterator[str]:
     """Require a prefix that is valid in the name of a channel layer's group."""
     prefix = conf.ROUTING_REDIS_PREFIX
-    if isinstance(prefix, str) and re.fullmatch(r"[a-zA-Z0-9._-]{0,40}", prefix):
-        return []
-    hint = "Use up to 40 letters, digits, dots, hyphens and underscores, or remove the setting to use the default."
-    message = f"ROUTING_REDIS_PREFIX is {prefix!r:.80}, which is not a valid prefix."
-    return [Error(message, hint=hint, id="routing.E026")]
+    if not isinstance(prefix, str) or not re.fullmatch(r"[a-zA-Z0-9._-]{0,40}", prefix):
+        yield f"ROUTING_REDIS_PREFIX is {prefix!r:.80}, which is not a valid prefix."
 
 
-@register()
-def check_status_limits(**_kwargs: Any) -> list[CheckMessage]:
+@check(
+    "routing.E012",
+    'Write it as {"refusals": [25, 50]}: the name of a measure, the value above which it is a warning, and the value '
+    "above which it is critical.",
+)
+def check_status_limits(**_kwargs: Any) -> Iterator[str]:
     """Require limits that name known measures and are valid pairs of numbers."""
     try:
         own_limits(MEASURES)
     except ImproperlyConfigured as error:
-        hint = (
-            'Write it as {"refusals": [25, 50]}: the name of a measure, the value above which it is a warning, and the '
-            "value above which it is critical."
-        )
-        return [Error(str(error), hint=hint, id="routing.E012")]
-    return []
+        yield str(error)
 
 
-@register(Tags.database)
-def check_vendor(**_kwargs: Any) -> list[CheckMessage]:
+@check("routing.E020", "Use PostgreSQL in DATABASES['default'], or SQLite for a trial.", Tags.database)
+def check_vendor(**_kwargs: Any) -> Iterator[str]:
     """Require PostgreSQL or SQLite: the apps use SQL that other databases do not support."""
-    if connection.vendor in VENDORS:
-        return []
-    hint = "Use PostgreSQL in DATABASES['default'], or SQLite for a trial."
-    return [Error(f"The router does not support {connection.display_name}.", hint=hint, id="routing.E020")]
+    if connection.vendor not in VENDORS:
+        yield f"The router does not support {connection.display_name}."
 
 
-@register(Tags.database)
-def check_isolation(databases: Collection[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
+@check(
+    "routing.E021",
+    "Remove isolation_level from its OPTIONS, and leave default_transaction_isolation at the server's default.",
+    Tags.database,
+)
+def check_isolation(databases: Collection[str] | None = None, **_kwargs: Any) -> Iterator[str]:
     """Require READ COMMITTED.
 
     At higher levels PostgreSQL aborts a transaction that waited for a row that another one changed, as picks do.
     """
     if connection.vendor != "postgresql":
-        return []
+        return
     from django.db.backends.postgresql.psycopg_any import IsolationLevel  # noqa: PLC0415 (SQLite needs no psycopg)
 
     level, name = connection.settings_dict["OPTIONS"].get("isolation_level"), ISOLATION
@@ -221,26 +232,26 @@ def check_isolation(databases: Collection[str] | None = None, **_kwargs: Any) ->
         with connection.cursor() as cursor:
             cursor.execute("SHOW default_transaction_isolation")
             (name,) = cursor.fetchone()
-    if name == ISOLATION:
-        return []
-    hint = "Remove isolation_level from its OPTIONS, and leave default_transaction_isolation at the server's default."
-    found = (
-        f"Database {DEFAULT_DB_ALIAS!r} has the isolation level {name}, not {ISOLATION}. Simultaneous picks would fail."
-    )
-    return [Error(found, hint=hint, id="routing.E021")]
+    if name != ISOLATION:
+        yield (
+            f"Database {DEFAULT_DB_ALIAS!r} has the isolation level {name}, not {ISOLATION}. "
+            "Simultaneous picks would fail."
+        )
 
 
-@register()
-def check_time_zones(**_kwargs: Any) -> list[CheckMessage]:
+@check("routing.E022", "Set USE_TZ = True. The router compares times that have time zones.")
+def check_time_zones(**_kwargs: Any) -> Iterator[str]:
     """Require USE_TZ: the router compares times with time zones."""
-    if settings.USE_TZ:
-        return []
-    hint = "Set USE_TZ = True. The router compares times that have time zones."
-    return [Error("USE_TZ is off, so every pick would fail.", hint=hint, id="routing.E022")]
+    if not settings.USE_TZ:
+        yield "USE_TZ is off, so every pick would fail."
 
 
-@register()
-def check_routers(**_kwargs: Any) -> list[CheckMessage]:
+@check(
+    "routing.E023",
+    f"Change DATABASE_ROUTERS to keep the apps {', '.join(APPS)} in {DEFAULT_DB_ALIAS!r}, for reads too. "
+    "The router works in no other database, and a replica has older data.",
+)
+def check_routers(**_kwargs: Any) -> Iterator[str]:
     """Require DATABASE_ROUTERS to keep the apps in the default database. The apps use no other database yet."""
     elsewhere = sorted(
         {
@@ -250,39 +261,32 @@ def check_routers(**_kwargs: Any) -> list[CheckMessage]:
             if alias != DEFAULT_DB_ALIAS
         }
     )
-    found = [f"DATABASE_ROUTERS send the router's models to {', '.join(map(repr, elsewhere))}."] if elsewhere else []
+    if elsewhere:
+        yield f"DATABASE_ROUTERS send the router's models to {', '.join(map(repr, elsewhere))}."
     if not all(router.allow_migrate_model(DEFAULT_DB_ALIAS, model) for model in models()):
-        found.append(f"DATABASE_ROUTERS don't let the router's models migrate in {DEFAULT_DB_ALIAS!r}.")
-    hint = (
-        f"Change DATABASE_ROUTERS to keep the apps {', '.join(APPS)} in {DEFAULT_DB_ALIAS!r}, for reads too. "
-        "The router works in no other database, and a replica has older data."
-    )
-    return [Error(sentence, hint=hint, id="routing.E023") for sentence in found]
+        yield f"DATABASE_ROUTERS don't let the router's models migrate in {DEFAULT_DB_ALIAS!r}."
 
 
-@register()
-def check_constance_backend(**_kwargs: Any) -> list[CheckMessage]:
+@check("routing.E024", 'Set CONSTANCE_BACKEND = "constance.backends.database.DatabaseBackend".')
+def check_constance_backend(**_kwargs: Any) -> Iterator[str]:
     """Require dynamic settings that all processes share."""
-    if getattr(settings, "CONSTANCE_BACKEND", None) != "constance.backends.memory.MemoryBackend":
-        return []
-    hint = 'Set CONSTANCE_BACKEND = "constance.backends.database.DatabaseBackend".'
-    found = "Constance keeps the dynamic settings in memory, so each process would have its own until it ends."
-    return [Error(found, hint=hint, id="routing.E024")]
+    if getattr(settings, "CONSTANCE_BACKEND", None) == "constance.backends.memory.MemoryBackend":
+        yield "Constance keeps the dynamic settings in memory, so each process would have its own until it ends."
 
 
-@register(Tags.database)
-def check_tables(databases: Collection[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
+@check(
+    "routing.E025",
+    "Another program created the table, or another version of these apps. Give the router its own database. "
+    "The commands export_journal and replay_journal copy a history into it.",
+    Tags.database,
+)
+def check_tables(databases: Collection[str] | None = None, **_kwargs: Any) -> Iterator[str]:
     """Compare the tables with the state that the applied migrations produce.
 
     This check connects to the database, so only `migrate` and `check --database default` run it.
     """
-    if DEFAULT_DB_ALIAS not in (databases or ()) or connection.vendor not in VENDORS:
-        return []
-    hint = (
-        "Another program created the table, or another version of these apps. Give the router its own database. "
-        "The commands export_journal and replay_journal copy a history into it."
-    )
-    return [Error(sentence, hint=hint, id="routing.E025") for sentence in _differences()]
+    if DEFAULT_DB_ALIAS in (databases or ()) and connection.vendor in VENDORS:
+        yield from _differences()
 
 
 def models() -> Iterator[type[Model]]:
@@ -296,7 +300,8 @@ def _differences() -> Iterator[str]:
     loader = MigrationLoader(connection)
     applied = [key for key in loader.applied_migrations or () if key[0] in APPS and key in loader.graph.nodes]
     made = loader.project_state(applied, at_end=True).apps if applied else None
-    due = {model._meta.db_table: model for app in APPS if made for model in _of(made, app)}
+    migrated = made.get_models(include_auto_created=True) if made else ()
+    due = {model._meta.db_table: model for model in migrated if model._meta.app_label in APPS}
     with connection.cursor() as cursor:
         there = connection.introspection.table_names(cursor)
         for model in models():
@@ -314,8 +319,3 @@ def _differences() -> Iterator[str]:
             unknown = sorted(columns.keys() - expected)
             if needed := [name for name in unknown if not columns[name].null_ok and columns[name].default is None]:
                 yield f"Table {table} requires a value in column {', '.join(needed)}, which the router does not write."
-
-
-def _of(made: Any, app: str) -> Iterator[type[Model]]:
-    if app in made.app_configs:
-        yield from made.get_app_config(app).get_models(include_auto_created=True)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
-from operator import itemgetter
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -21,15 +19,11 @@ from allowance.interface import (
     lock_timeout,
     validation,
 )
-from allowance.plumbing.connections import renew_connection
 from allowance.plumbing.errors import RefusedError
 from receipts.interface import BadReceiptError, void_by
 from routing.metrics import INCIDENTS
 from routing.models import IncidentVersion, MinerIncident
 from routing.types import MinerIncidentType
-
-VOIDED_AT_ONCE = 500
-"""The most incidents that one transaction voids. Reports of incidents of the same executor class wait for it."""
 
 
 class IncidentAlreadyVoided(RefusedError):
@@ -111,36 +105,10 @@ def void_incident(incident_id: int, *, by: str | None, reason: str | None, now: 
     with ledger_transaction():
         # The class of an incident never changes. Its other columns are valid only if read under the lock of the class.
         executor_class = MinerIncident.objects.only("executor_class").get(pk=incident_id).executor_class
-        for incident in _void_locked(executor_class, [incident_id], void):
+        for incident in void_locked(executor_class, [incident_id], void):
             return incident
         incident = MinerIncident.objects.get(pk=incident_id)
         raise IncidentAlreadyVoided(incident_id, incident.voided_by, incident.voided_at or now)
-
-
-def void_incidents(
-    incidents: QuerySet[MinerIncident, Any],
-    *,
-    by: str | None,
-    reason: str | None,
-    now: dt.datetime,
-    note: Callable[[list[MinerIncident]], object],
-) -> Iterator[int]:
-    """Void incidents as `void_incident` does, at most VOIDED_AT_ONCE in a transaction.
-
-    `incidents` is evaluated once, at the start. After each transaction, yield the number of incidents that it voided.
-    Incidents that another transaction has voided are not changed. `note` is called in each transaction with the list of
-    incidents that it voids. Raises LockTimeout as `void_incident` does; the transactions already yielded are committed.
-    """
-    void = void_values(by, reason, now)
-    by_class = incidents.filter(voided_at=None).order_by("executor_class", "pk").values_list("executor_class", "pk")
-    for executor_class, found in groupby(list(by_class), itemgetter(0)):
-        pks = [pk for _, pk in found]
-        for first in range(0, len(pks), VOIDED_AT_ONCE):
-            renew_connection()
-            with ledger_transaction():
-                voided = _void_locked(executor_class, pks[first : first + VOIDED_AT_ONCE], void)
-                note(voided)
-            yield len(voided)
 
 
 def void_values(by: object, reason: object, now: object) -> dict[str, Any]:
@@ -151,7 +119,7 @@ def void_values(by: object, reason: object, now: object) -> dict[str, Any]:
         raise BadInputError(str(error)) from error
 
 
-def _void_locked(executor_class: str, pks: Sequence[int], void: Mapping[str, Any]) -> list[MinerIncident]:
+def void_locked(executor_class: str, pks: Sequence[int], void: Mapping[str, Any]) -> list[MinerIncident]:
     """Void incidents of a class under its lock, and return those that were not voided before."""
     bound_waits(lock_timeout())
     _draw_version(executor_class)

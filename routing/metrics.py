@@ -1,4 +1,4 @@
-"""The metrics of routing, in the default registry of prometheus-client; `routing.watch.exposition` exports them.
+"""The metrics of routing, in the default registry of prometheus-client; `routing.watch.views` exports them.
 
 Each label has few values. All of them exist from the start, so that a rate includes the first increment.
 """

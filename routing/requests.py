@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, FailFast, Field, ValidationError
 
@@ -166,11 +166,11 @@ def read_request(content: object) -> V2JobRequest:
         raise BadInputError(first_problem(error)) from None
 
 
-def plain_request(executor_class: str, seconds: int) -> V2JobRequest:
-    """Return a request for a job that may take `seconds` in total, with all other fields empty.
+def plain_request(executor_class: str, seconds: int, uuid: UUID | None = None) -> V2JobRequest:
+    """Return a request for a job that may take `seconds` in total, with all other fields empty. Draw a uuid if None.
 
     Raises pydantic's ValidationError for an unknown class.
     """
-    what = {"uuid": str(uuid4()), "executor_class": executor_class, "docker_image": "", "args": [], "env": {}}
+    what = {"uuid": str(uuid or uuid4()), "executor_class": executor_class, "docker_image": "", "args": [], "env": {}}
     limits = {f"{part}_time_limit": 0 for part in ("download", "upload", "streaming_start")}
     return V2JobRequest.model_validate({**what, **limits, "execution_time_limit": seconds})

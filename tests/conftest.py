@@ -17,9 +17,9 @@ from time_machine import escape_hatch
 
 from allowance import clock
 from allowance.oversight.audit import check_ledger
-from allowance.plumbing.threads import close_database_pool
 from routing.decision import reading
 from tests.factories import empty_tables
+from tests.threads import close_database_pool
 
 if TYPE_CHECKING:
     from execnet import Gateway

@@ -11,7 +11,7 @@ from django.db.models import QuerySet
 
 from allowance import clock, ledger
 from allowance.chain import newest_block, ns_between
-from allowance.ledger import Window
+from allowance.ledger import Balance, Window
 from allowance.locks import (
     chain_changed,
     ledger_transaction,
@@ -96,11 +96,11 @@ def check_ledger(*, repair: bool = False) -> Iterator[Difference]:
     usable = window(None, before=KEPT_BEFORE)
     hints = set()  # only hints: accounts and reservations can change between the two queries
     with reading_transaction():
-        for pk, live in groupby(_live_reservations().iterator(), key=lambda reservation: reservation.account_id):
+        for pk, live in groupby(live_reservations().iterator(), key=lambda reservation: reservation.account_id):
             account = accounts.pop(pk, None)
-            if account is None or _compare(account, live, usable).differences:
+            if account is None or compare(account, live, usable)[0]:
                 hints.add(pk)
-    hints |= {pk for pk, account in accounts.items() if _compare(account, (), usable).differences}
+    hints |= {pk for pk, account in accounts.items() if compare(account, (), usable)[0]}
     for pk in sorted(hints):
         renew_connection()
         yield from _check_account(pk, repair)
@@ -159,35 +159,27 @@ def _check_declared(repair: bool) -> Iterator[Difference]:
                 account.save(update_fields=fields if account.pk else None)
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """An account compared with its held and spent reservations: the differences, and the correct values."""
-
-    differences: list[Difference]
-    base: int
-    held: int
-    spent: int
-
-
 def _check_account(pk: int, repair: bool) -> list[Difference]:
     with ledger_transaction():
         account = lock_account(pk=pk)
         if account is None:
             return []
-        compared = _compare(account, _live_reservations().filter(account=account), window(None, before=KEPT_BEFORE))
+        live = live_reservations().filter(account=account)
+        found, balance = compare(account, live, window(None, before=KEPT_BEFORE))
         if repair:
-            balance = account.balance._replace(base=compared.base, held=compared.held, spent=compared.spent)
             store_locked(account, balance)
-        return compared.differences
+        return found
 
 
-def _live_reservations() -> QuerySet[Reservation]:
+def live_reservations() -> QuerySet[Reservation]:
+    """Return the reservations that are stored as held or spent, by account. A held one may have expired."""
     return Reservation.objects.filter(state__in=[ReservationState.HELD, ReservationState.SPENT]).order_by(
         "account", "created_at", "pk"
     )
 
 
-def _compare(account: Account, live: Iterable[Reservation], usable: Window) -> Comparison:
+def compare(account: Account, live: Iterable[Reservation], usable: Window) -> tuple[list[Difference], Balance]:
+    """Compare an account with its held and spent reservations. Return the differences, and the correct balance."""
     found: list[Difference] = []
     base = min(account.base, max(0, (usable.newest or 0) - ledger.KEPT_BLOCKS))
     if base != account.base:
@@ -210,4 +202,5 @@ def _compare(account: Account, live: Iterable[Reservation], usable: Window) -> C
     if both := account.held & account.spent:
         named = str(ledger.to_blocks(both, account.base))
         found.append(Difference(f"Account {account}", "held and spent", named, "[]"))
-    return Comparison(found, base, expected[ReservationState.HELD], expected[ReservationState.SPENT])
+    held, spent = expected[ReservationState.HELD], expected[ReservationState.SPENT]
+    return found, account.balance._replace(base=base, held=held, spent=spent)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
-from django.db.models import Exists, F, OuterRef, QuerySet
+from django.db.models import Exists, F, OuterRef
 
 from allowance import clock, ledger, rows
 from allowance.chain import newest_block
 from allowance.locks import chain_changed, ledger_transaction, lock_accounts_of, lock_chain, reading_transaction
 from allowance.models import Account, Block, ManifestSync, Miner, Reservation, ReservationState
 from allowance.oversight import history
+from allowance.oversight.audit import compare, live_reservations
+from allowance.reading import window
 from allowance.reservations import store_locked
 from allowance.types import BlocksInUse
 
@@ -53,7 +56,7 @@ def find(first: int, *, now: dt.datetime | None = None) -> Forgotten:
     at = now or clock.now()
     ends = {ReservationState.HELD: found.held, ReservationState.EXPIRED: found.expired}
     with reading_transaction():
-        for reservation in _holding().only("state", "expires_at", "blocks").iterator():
+        for reservation in live_reservations().only("state", "expires_at", "blocks").iterator():
             newest = max(reservation.blocks)
             if newest < first:
                 continue
@@ -94,19 +97,11 @@ def forget_blocks(first: int, *, release_held: bool = False, now: dt.datetime | 
 def _derive_accounts() -> None:
     """Rebuild all accounts from the history. Delete an undeclared account, unless it has reservations."""
     declared, horizon = history.declared(), newest_block() - ledger.KEPT_BLOCKS
-    accounts = {account.pk: account for account in Account.objects.select_related("miner")}
-    balances = {
-        pk: account.balance._replace(base=min(account.base, max(0, horizon)), held=0, spent=0)
-        for pk, account in accounts.items()
-    }
-    for pk, state, blocks in _holding().values_list("account", "state", "blocks").iterator():
-        taken = ledger.to_bits(blocks, balances[pk].base)
-        if state == ReservationState.SPENT:
-            balances[pk] = balances[pk]._replace(spent=balances[pk].spent | taken)
-        else:
-            balances[pk] = balances[pk]._replace(held=balances[pk].held | taken)
+    accounts = Account.objects.select_related("miner").in_bulk()
+    usable, live = window(None), groupby(live_reservations().iterator(), key=lambda reservation: reservation.account_id)
+    balances = {pk: compare(accounts[pk], of_account, usable)[1] for pk, of_account in live}
     for pk, account in accounts.items():
-        balance = balances[pk]
+        balance = balances[pk] if pk in balances else compare(account, (), usable)[1]
         if balance != account.balance:
             store_locked(account, balance)
     changed = []
@@ -138,11 +133,6 @@ def _derive_miners() -> None:
     rows.upsert(Miner, ["hotkey"], ["presence", "address", "ip_version", "port"], changed)
     for hotkeys in _batches(unknown):
         Miner.objects.filter(~Exists(Account.objects.filter(miner=OuterRef("pk"))), pk__in=hotkeys).delete()
-
-
-def _holding() -> QuerySet[Reservation]:
-    """Return the reservations that are stored as held or spent. A held one may have expired."""
-    return Reservation.objects.filter(state__in=[ReservationState.HELD, ReservationState.SPENT])
 
 
 def _batches(pks: Sequence[Any]) -> Iterator[Sequence[Any]]:

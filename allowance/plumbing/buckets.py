@@ -16,7 +16,7 @@ class UtcHour(Func):
 
     output_field = DateTimeField()
     arity = 1
-    length = "1 hour"
+    unit = "hour"
     digits = 13
     """How many characters of a time as SQLite stores it, `2026-01-01 12:34:56`, give the hour."""
 
@@ -25,12 +25,12 @@ class UtcHour(Func):
 
     def as_postgresql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **context: Any) -> Any:
         # Takes half the time of date_trunc. Migration 0001 of routing has statistics on this expression, for days.
-        template = f"date_bin('{self.length}', %(expressions)s, '1970-01-01 00:00+00')"
+        template = f"date_bin('1 {self.unit}', %(expressions)s, '1970-01-01 00:00+00')"
         return self.as_sql(compiler, connection, template=template, **context)
 
 
 class UtcDay(UtcHour):
     """The beginning of the day of a time."""
 
-    length = "1 day"
+    unit = "day"
     digits = 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 import traceback
@@ -13,8 +14,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 from django import db
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser, OutputWrapper, SystemCheckError
+from rich.console import Console
 
 from allowance.plumbing.connections import renew_connection
+from allowance.plumbing.console import wide_console
 from allowance.plumbing.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -101,10 +104,25 @@ class AnsweringCommand(BaseCommand):
 
     no_answer = NO_ANSWER
 
+    has_formats = True
+    """Whether the command has the option --format, and answers programs with JSON."""
+
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
-        """Add the exit code `no_answer` to the help text of the command."""
+        """Add the option --format, and the exit code `no_answer` to the help text of the command."""
         epilog = f"Exit code {self.no_answer}: no answer, because of an error."
-        return super().create_parser(prog_name, subcommand, epilog=epilog, **kwargs)
+        parser = super().create_parser(prog_name, subcommand, epilog=epilog, **kwargs)
+        if self.has_formats:
+            parser.add_argument("--format", choices=["text", "json"], default="text")
+        return parser
+
+    @property
+    def console(self) -> Console:
+        """The standard output, for tables and colours."""
+        return wide_console(self.stdout._out)
+
+    def write_json(self, answer: object) -> None:
+        """Write an answer for programs, as one line of JSON."""
+        self.stdout.write(json.dumps(answer))
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         """Run with a working connection: it may have broken since the same process ran another command."""

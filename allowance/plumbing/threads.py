@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, wraps
-from threading import Barrier, Lock
-from typing import Any, Generic, ParamSpec, TypeVar
+from threading import Lock
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from channels.db import database_sync_to_async
 from django.db import DEFAULT_DB_ALIAS, close_old_connections, connections
@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Service = TypeVar("Service")
 
 
 @cache
@@ -41,6 +42,19 @@ def in_database_thread(
     if release_undelivered is None:
         return database_sync_to_async(function, thread_sensitive=False, executor=database_pool())
     return _cancellable(function, release_undelivered)
+
+
+def coroutine_twin(
+    method: Callable[Concatenate[Service, P], R], *, release_undelivered: Callable[[R], None] | None = None
+) -> Callable[Concatenate[Service, P], Coroutine[Any, Any, R]]:
+    """Return the coroutine method that runs a method of the same object in the pool; see `in_database_thread`."""
+
+    @wraps(method)
+    async def call(self: Service, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        plain: Callable[P, R] = getattr(self, method.__name__)
+        return await in_database_thread(plain, release_undelivered=release_undelivered)(*args, **kwargs)
+
+    return call
 
 
 def _cancellable(function: Callable[P, R], release_undelivered: Callable[[R], None]) -> Callable[P, Awaitable[R]]:
@@ -106,22 +120,6 @@ class Handover(Generic[R]):
         with self._lock:
             self._gone = True
             return self._left
-
-
-def close_database_pool() -> None:
-    """Close the connections of the pool's threads and end the threads. The next call starts a new pool."""
-    pool = database_pool()
-    everyone = Barrier(pool._max_workers)
-
-    def close() -> None:
-        everyone.wait()  # so that each thread runs one of these calls
-        connections.close_all()
-
-    for done in [pool.submit(close) for _ in range(pool._max_workers)]:
-        done.result()
-    pool.shutdown()
-    database_pool.cache_clear()
-    _connections_of_pool.clear()
 
 
 _connections_of_pool: list[Any] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,14 +9,12 @@ from typing import Any, NamedTuple
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AbstractBaseUser
 from django.core.management.base import CommandError, CommandParser
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from allowance.interface import BadInputError, LockTimeout
-from allowance.plumbing.console import wide_console
+from allowance.plumbing.console import plain_table, progress_bar
 from allowance.plumbing.programs import AnsweringCommand
-from routing.management.times import moment
+from routing.management.options import moment, named
 
 NOTHING, BAD_INPUT, LOCKED = 1, 2, 3
 
@@ -53,7 +50,6 @@ class VoidingCommand(AnsweringCommand):
         parser.add_argument("--by", metavar="USER", help="the user of this site who is responsible for this")
         parser.add_argument("--dry-run", action="store_true", help="count what would be voided, and void nothing")
         parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
-        parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
@@ -62,7 +58,7 @@ class VoidingCommand(AnsweringCommand):
         except ValueError as error:
             raise CommandError(str(error), returncode=BAD_INPUT) from error
         if options["format"] == "text" and found.total:
-            wide_console(self.stdout._out).print(as_table(found.groups))
+            self.console.print(as_table(found.groups))
         voided, locked = 0, None
         if user is not None and found.total:
             self.confirm(found.total, options)
@@ -77,11 +73,9 @@ class VoidingCommand(AnsweringCommand):
 
     def void(self, found: Selected, user: AbstractBaseUser, reason: str) -> tuple[int, LockTimeout | None]:
         """Void, with progress on a terminal. Return the number of voided rows, and the LockTimeout, if any."""
-        terminal = Console(stderr=True)
-        columns = TextColumn("Voiding"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         voided = 0
-        with Progress(*columns, console=terminal, disable=not terminal.is_terminal) as progress:
-            task = progress.add_task("", total=found.total)
+        with progress_bar() as progress:
+            task = progress.add_task("Voiding", total=found.total)
             try:
                 for some in found.void(user, reason):
                     voided += some
@@ -96,7 +90,7 @@ class VoidingCommand(AnsweringCommand):
         if options["format"] == "json":
             of = [group._asdict() for group in found.groups]
             counts = {"matching": found.total, "voided": voided, "voided_before": found.before}
-            self.stdout.write(json.dumps({"dry_run": options["dry_run"], **counts, "of": of}))
+            self.write_json({"dry_run": options["dry_run"], **counts, "of": of})
         elif found.total:
             already = f" Matching, but voided before: {found.before}." if found.before else ""
             dry_run = options["dry_run"]
@@ -121,30 +115,28 @@ def add_stretch(which: Any, verb: str) -> None:
     which.add_argument("--until", metavar="TIME", help=f"{verb} before this time (ISO 8601, with a zone)")
 
 
-def named(options: dict[str, Any], checks: Mapping[str, tuple[str, Callable[[str], object]]]) -> dict[str, object]:
+def chosen(options: dict[str, Any], checks: Mapping[str, tuple[str, Callable[[str], object]]]) -> dict[str, object]:
     """Return the filter that options ask for. `checks` has, by option, the lookup and the check of its value.
 
     The options --since and --until limit the time. Raises ValueError for a bad value and names its option. Raises
     ValueError if there is no option.
     """
-    chosen: dict[str, object] = {}
+    found: dict[str, object] = {}
     stretch = {
         option: moment(f"--{option}", options[option]) for option in ("since", "until") if options[option] is not None
     }
     if len(stretch) == 2 and stretch["since"] >= stretch["until"]:
         raise ValueError(f"--until {options['until']} is not later than --since {options['since']}.")
     for option, at in stretch.items():
-        chosen["timestamp__gte" if option == "since" else "timestamp__lt"] = at
+        found["timestamp__gte" if option == "since" else "timestamp__lt"] = at
     for option, (lookup, check) in checks.items():
         if options[option] is not None:
-            try:
-                chosen[lookup] = check(options[option])
-            except BadInputError as error:
-                raise ValueError(f"--{option.replace('_', '-')}: {error}") from None
-    if not chosen:
+            with named(f"--{option.replace('_', '-')}"):
+                found[lookup] = check(options[option])
+    if not found:
         names = ", ".join(f"--{option.replace('_', '-')}" for option in ("since", "until", *checks))
         raise ValueError(f"Select what to void, with one or more of these options: {names}.")
-    return chosen
+    return found
 
 
 def voider(options: dict[str, Any], permission: str) -> AbstractBaseUser:
@@ -164,9 +156,8 @@ def voider(options: dict[str, Any], permission: str) -> AbstractBaseUser:
 
 def as_table(groups: Sequence[Any]) -> Table:
     """Return a table of groups. Texts are aligned left, numbers right."""
-    table = Table(box=None, pad_edge=False)
-    for name, value in groups[0]._asdict().items():
-        table.add_column(name.replace("_", " "), justify="right" if isinstance(value, int) else "left")
+    columns = {name.replace("_", " "): value for name, value in groups[0]._asdict().items()}
+    table = plain_table(*columns, numbers=[name for name, value in columns.items() if isinstance(value, int)])
     for group in groups:
         table.add_row(*map(str, group))
     return table

@@ -13,7 +13,7 @@ from uuid import UUID
 from django.db import connection
 from django.db.models import Count, Q, QuerySet
 
-from allowance.plumbing.buckets import UtcDay, UtcHour
+from allowance.plumbing.buckets import UtcHour
 from routing.decision.reliability import score
 from routing.models import DecisionRecord, MinerIncident
 from routing.types import MinerIncidentType
@@ -55,15 +55,11 @@ class Stretch(NamedTuple):
     steps: int
     bucket: type[UtcHour]
 
-    @property
-    def unit(self) -> str:
-        return "day" if self.bucket is UtcDay else "hour"
-
     def beginnings(self, now: dt.datetime) -> list[dt.datetime]:
         """Return the start of each step."""
         hour = now.astimezone(dt.UTC).replace(minute=0, second=0, microsecond=0)
-        last = hour.replace(hour=0) if self.unit == "day" else hour
-        return [last - dt.timedelta(**{f"{self.unit}s": ago}) for ago in reversed(range(self.steps))]
+        last = hour.replace(hour=0) if self.bucket.unit == "day" else hour
+        return [last - dt.timedelta(**{f"{self.bucket.unit}s": ago}) for ago in reversed(range(self.steps))]
 
     def of(self, incidents: Incidents, now: dt.datetime) -> Incidents:
         """Return the incidents of this period, including those that a host with a faster clock dated later."""
@@ -71,19 +67,19 @@ class Stretch(NamedTuple):
 
     def labels(self, now: dt.datetime) -> list[str]:
         """Return the label of each step."""
-        return [f"{at:%Y-%m-%d}" if self.unit == "day" else f"{at:%m-%d %H:00}" for at in self.beginnings(now)]
+        return [f"{at:%Y-%m-%d}" if self.bucket.unit == "day" else f"{at:%m-%d %H:00}" for at in self.beginnings(now)]
 
 
-def over_time(incidents: Incidents, stretch: Stretch, now: dt.datetime) -> dict[MinerIncidentType, list[int]]:
-    """Return the number of incidents in each step, by type. All `incidents` must be in the stretch.
+def over_time(incidents: Incidents, stretch: Stretch, now: dt.datetime) -> dict[str, list[int]]:
+    """Return the number of incidents in each step, by the label of the type. All `incidents` must be in the stretch.
 
     An incident that a host with a faster clock dated later counts in the last step.
     """
     place = {at: i for i, at in enumerate(stretch.beginnings(now))}
-    counted = {kind: [0] * stretch.steps for kind in MinerIncidentType}
+    counted = {kind.label: [0] * stretch.steps for kind in MinerIncidentType}
     rows = incidents.order_by().values_list(stretch.bucket("timestamp"), "type").annotate(Count("pk"))
     for at, kind, number in rows:
-        counted[MinerIncidentType(kind)][place.get(at, -1)] += number
+        counted[MinerIncidentType(kind).label][place.get(at, -1)] += number
     return counted
 
 

@@ -24,8 +24,8 @@ from routing.incidents import IncidentAlreadyVoided, void_incident
 from routing.models import MinerIncident
 from routing.pages import SEE_DECISIONS, SEE_INCIDENTS, SEE_MINER, incident_counts, miner_address, needs, show
 from routing.pages.charts import Chart
-from routing.pages.filters import ClassFilter, Filter, ModelAdmin
 from routing.pages.incident_counts import Incidents, Stretch
+from routing.pages.lists import ClassFilter, Filter
 from routing.types import MinerIncidentType
 from routing.upkeep.voiding import groups, log, void_for
 
@@ -50,6 +50,10 @@ class TimeFilter(Filter):
     """A filter by time. The default is AT_FIRST, or any time if there is a search."""
 
     title = parameter_name = "time"
+    values = (
+        *((key, f"{stretch.title}, by {stretch.bucket.unit}") for key, stretch in STRETCHES.items()),
+        (ANY_TIME, "any time"),
+    )
 
     def __init__(self, request: HttpRequest, *arguments: Any) -> None:
         super().__init__(request, *arguments)
@@ -57,31 +61,20 @@ class TimeFilter(Filter):
         at_first = ANY_TIME if request.GET.get(SEARCH_VAR) else AT_FIRST
         self.used_parameters[self.parameter_name] = self.value() or at_first
 
-    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
-        stretches = [(key, f"{stretch.title}, by {stretch.unit}") for key, stretch in STRETCHES.items()]
-        return [*stretches, (ANY_TIME, "any time")]
-
     def narrowed(self, queryset: Incidents, value: str) -> Incidents:
         return queryset if value == ANY_TIME else STRETCHES[value].of(queryset, self.now)
 
 
 class TypeFilter(Filter):
-    title = parameter_name = "type"
+    title = parameter_name = column = "type"
     everything = "all types"
-
-    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
-        return [(kind.value, kind.label) for kind in MinerIncidentType]
-
-    def narrowed(self, queryset: Incidents, value: str) -> Incidents:
-        return queryset.filter(type=value)
+    values = tuple((kind.value, kind.label) for kind in MinerIncidentType)
 
 
 class VoidedFilter(Filter):
     title = parameter_name = "voided"
     everything = "voided or not"
-
-    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
-        return [("no", "not voided"), ("yes", "voided")]
+    values = (("no", "not voided"), ("yes", "voided"))
 
     def narrowed(self, queryset: Incidents, value: str) -> Incidents:
         return queryset.filter(voided_at__isnull=value == "no")
@@ -91,9 +84,6 @@ class MinerFilter(Filter):
     """A filter by a whole hotkey. The search takes the beginning of a hotkey."""
 
     title = parameter_name = "miner"
-
-    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> list[tuple[str, str]]:
-        return []
 
     def has_output(self) -> bool:
         return True
@@ -146,10 +136,9 @@ class IncidentList(ChangeList):
         now, key = chosen[TimeFilter].now, chosen[TimeFilter].value()
         stretch = STRETCHES[LONGEST if key == ANY_TIME else key]
         counting = stretch.of(self.queryset.filter(voided_at=None), now)
-        over_time = incident_counts.over_time(counting, stretch, now)
-        series = {str(kind.label): counts for kind, counts in over_time.items()}
+        series = incident_counts.over_time(counting, stretch, now)
         shares = {"incidents": [sum(counts) for counts in series.values()]}
-        title = f"Incidents by {stretch.unit} (UTC), {stretch.title}"
+        title = f"Incidents by {stretch.bucket.unit} (UTC), {stretch.title}"
         return [
             Chart("incidents-over-time", title, "columns", stretch.labels(now), series),
             Chart("incidents-by-type", f"Incidents by type, {stretch.title}", "ring", list(series), shares),
@@ -170,15 +159,11 @@ def look_decisions_up(listed: Sequence[MinerIncident], request: HttpRequest) -> 
         incident.decision = sent.get((incident.job_uuid, incident.hotkey_ss58address))
 
 
-def _model_admin() -> ModelAdmin:
-    return admin.site.get_model_admin(MinerIncident)
-
-
 @needs(*SEE_INCIDENTS)
 def export(request: HttpRequest) -> HttpResponseBase:
     """Stream all incidents of the list with the same parameters as a CSV file."""
     try:
-        listed = _model_admin().get_changelist_instance(request)
+        listed = admin.site.get_model_admin(MinerIncident).get_changelist_instance(request)
     except IncorrectLookupParameters:
         return redirect(reverse("admin:routing_minerincident_changelist") + f"?{ERROR_FLAG}=1")
     text = incident_counts.as_csv(listed.queryset)

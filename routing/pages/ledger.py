@@ -8,8 +8,6 @@ from uuid import UUID
 
 from django import forms
 from django.http import HttpRequest, HttpResponse
-from django.urls import reverse
-from django.utils.html import format_html
 
 from allowance.interface import (
     LISTED,
@@ -27,6 +25,8 @@ from allowance.interface import (
     to_seconds,
     totals,
 )
+from allowance.plumbing.lists import link
+from routing.models import DecisionRecord
 from routing.pages import SEE_DECISIONS, SEE_LEDGER, SEE_MINER, miner_link, needs, show
 from routing.pages.charts import Chart
 
@@ -79,7 +79,6 @@ def ledger_page(request: HttpRequest) -> HttpResponse:
     sort: str = choice.cleaned_data.get("sort", BY_SPENT)
     now = clock.now()
     found = totals(now, executor_class=ExecutorClass(chosen) if chosen else None)
-    links = Links(request)
     response = show(
         request,
         "routing/ledger.html",
@@ -94,31 +93,24 @@ def ledger_page(request: HttpRequest) -> HttpResponse:
         check_command=CHECK,
         choice=choice,
         headings=_headings(chosen, sort),
-        miners=[_miner_row(miner, links) for miner in _sorted(found.miners, sort)],
-        next_to_expire=[_hold_row(hold, found, links) for hold in found.holds[:LISTED]],
-        expired=[_expired_row(reservation, links) for reservation in found.newest_expired],
+        miners=[_miner_row(miner, request) for miner in _sorted(found.miners, sort)],
+        next_to_expire=[_hold_row(hold, found, request) for hold in found.holds[:LISTED]],
+        expired=[_expired_row(reservation, request) for reservation in found.newest_expired],
     )
     response.status_code = 200 if understood else 400
     return response
 
 
-class Links:
-    """The links that a user may follow. Other users get plain text."""
+def _miner(request: HttpRequest, hotkey: str) -> str:
+    """Return a hotkey, linked to the miner's page if the user may see it."""
+    return miner_link(hotkey) if request.user.has_perms(SEE_MINER) else hotkey
 
-    def __init__(self, request: HttpRequest) -> None:
-        self._miners = request.user.has_perms(SEE_MINER)
-        self._decisions = request.user.has_perms(SEE_DECISIONS)
 
-    def miner(self, hotkey: str) -> str:
-        """Return a hotkey, linked to the miner's page if permitted."""
-        return miner_link(hotkey) if self._miners else hotkey
-
-    def job(self, job: UUID | None) -> str:
-        """Return a job's uuid, linked to its decisions if permitted."""
-        if job is None:
-            return "without a uuid"
-        address = reverse("admin:routing_decisionrecord_changelist")
-        return format_html('<a href="{}?q={}">{}</a>', address, job, job) if self._decisions else str(job)
+def _job(request: HttpRequest, job: UUID | None) -> str:
+    """Return a job's uuid, linked to its decisions if the user may see them."""
+    if job is None:
+        return "without a uuid"
+    return link(job, DecisionRecord, q=job) if request.user.has_perms(SEE_DECISIONS) else str(job)
 
 
 def seconds(ns: int) -> float:
@@ -222,31 +214,31 @@ def _headings(executor_class: str, sort: str) -> list[Heading]:
     ]
 
 
-def _miner_row(miner: MinerTotals, links: Links) -> dict[str, object]:
+def _miner_row(miner: MinerTotals, request: HttpRequest) -> dict[str, object]:
     values = [
         f"{seconds(column.value(miner)):,.1f}" if column.is_time else f"{column.value(miner):,}"
         for column in COLUMNS.values()
     ]
-    return {"link": links.miner(miner.hotkey), "registered": miner.registered, "values": values}
+    return {"link": _miner(request, miner.hotkey), "registered": miner.registered, "values": values}
 
 
-def _hold_row(hold: LiveReservation, found: Totals, links: Links) -> dict[str, object]:
+def _hold_row(hold: LiveReservation, found: Totals, request: HttpRequest) -> dict[str, object]:
     return {
         "left": (hold.expires_at - found.at).total_seconds(),
         "is_soon": hold.expires_at <= found.at + SOON,
-        "job": links.job(hold.job),
-        "miner": links.miner(hold.hotkey),
+        "job": _job(request, hold.job),
+        "miner": _miner(request, hold.hotkey),
         "executor_class": hold.executor_class,
         "blocks": hold.blocks,
         "seconds": seconds(hold.ns),
     }
 
 
-def _expired_row(reservation: Reservation, links: Links) -> dict[str, object]:
+def _expired_row(reservation: Reservation, request: HttpRequest) -> dict[str, object]:
     return {
         "at": reservation.expires_at,
-        "job": links.job(reservation.job_uuid),
-        "miner": links.miner(reservation.account.miner_id),
+        "job": _job(request, reservation.job_uuid),
+        "miner": _miner(request, reservation.account.miner_id),
         "executor_class": reservation.account.executor_class,
         "blocks": len(reservation.blocks),
         "held_for": (reservation.expires_at - reservation.created_at).total_seconds(),

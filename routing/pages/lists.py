@@ -1,15 +1,20 @@
-"""The base classes of the admin's lists about miners."""
+"""The base classes of the admin's lists about miners, and of their filters."""
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
+from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from allowance.plumbing.lists import JOB_OR_HOTKEY, ReadOnlyAdmin
+from allowance.interface import ExecutorClass, clock
+from allowance.plumbing.lists import JOB_OR_HOTKEY, ModelAdmin, ReadOnlyAdmin
 from routing.pages import SEE_MINER
+from routing.types import Outcome
 
 
 class OfMinersAdmin(ReadOnlyAdmin):
@@ -43,3 +48,68 @@ class SearchedByIndexAdmin(OfMinersAdmin):
 
     def search(self, request: HttpRequest, queryset: QuerySet[Any], term: str) -> QuerySet[Any]:
         return queryset.filter(**{f"{self.mere_field}__in": self.hotkeys(term)}) if term else queryset
+
+
+class Filter(admin.SimpleListFilter):
+    """A filter by a column, shown as choices in a form above the list. The sidebar does not show it."""
+
+    template = "routing/filter.html"
+
+    everything = ""
+    """The label of the choice that does not filter."""
+
+    values: Sequence[tuple[str, str]] = ()
+    """The other choices: each value and its label."""
+
+    column = ""
+    """The column that has the values."""
+
+    def lookups(self, request: HttpRequest, model_admin: ModelAdmin) -> Sequence[tuple[str, str]]:
+        return self.values
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        value = self.value()
+        if not value:
+            return queryset
+        if value not in dict(self.lookup_choices):
+            raise IncorrectLookupParameters
+        return self.narrowed(queryset, value)
+
+    def narrowed(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
+        """Return the rows that match `value`."""
+        return queryset.filter(**{self.column: value})
+
+
+class ClassFilter(Filter):
+    """A filter by known executor classes. To list the classes in use, Django would read all rows."""
+
+    title = "executor class"
+    parameter_name = "class"
+    everything = "all classes"
+    values = tuple((known.value, known.value) for known in sorted(ExecutorClass))
+    column = "executor_class"
+
+
+class ClassFilterAside(ClassFilter):
+    """The same filter as links in the sidebar."""
+
+    template = "admin/filter.html"
+
+
+class DecidedFilter(Filter):
+    """A filter by the last hours or days, which an index serves."""
+
+    title = parameter_name = "time"
+    everything = "any time"
+    values = (("1", "last hour"), ("24", "last 24 hours"), ("168", "last 7 days"))
+
+    def narrowed(self, queryset: QuerySet[Any], value: str) -> QuerySet[Any]:
+        return queryset.filter(at__gt=clock.now() - dt.timedelta(hours=int(value)))
+
+
+class OutcomeFilter(Filter):
+    """A filter by outcome."""
+
+    title = parameter_name = column = "outcome"
+    everything = "all outcomes"
+    values = tuple((outcome.value, str(outcome.label)) for outcome in Outcome)

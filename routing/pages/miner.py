@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from django import forms
 from django.contrib.admin.utils import unquote
-from django.db.models import Count
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.views.decorators.http import require_safe
@@ -46,13 +45,13 @@ from routing.log.records import that_passed_over
 from routing.models import DecisionRecord, MinerIncident
 from routing.pages import SEE_MINER, needs, show
 from routing.pages.charts import Chart
-from routing.types import MinerIncidentType
+from routing.pages.incident_counts import Stretch, over_time
 
-DAYS = 30
-"""Number of days of incidents shown."""
+SHOWN = Stretch("last 30 days", 30, UtcDay)
+"""The days whose incidents are shown."""
 
 LAST = 20
-"""Number of decisions shown."""
+"""Number of decisions shown: the newest that sent the miner a job."""
 
 
 USUAL_SECONDS = 60
@@ -139,7 +138,7 @@ def miner_page(request: HttpRequest, hotkey: str) -> HttpResponse:
         classes=found,
         causes=causes(),
         chart=incidents_by_day(name, now),
-        decisions=last_decisions(name),
+        decisions=DecisionRecord.objects.filter(miner=name).defer("candidates").order_by("-at")[:LAST],
         passed_over=that_passed_over(name, classes, now),
         links=elsewhere(name),
     )
@@ -156,16 +155,9 @@ def presence(steps: Steps) -> str:
     return f"{'registered' if registered else 'not registered'} since block {block}{earlier}"
 
 
-class Collateral(NamedTuple):
-    """Whether a miner's collateral passes, and its percentage of the minimum, at most 100."""
-
-    passes: bool
-    percent: int
-
-
-def collateral(wei: int, minimum_wei: int) -> Collateral:
-    """Return how a collateral compares with the minimum. Every collateral passes a minimum of 0."""
-    return Collateral(wei >= minimum_wei, min(100, wei * 100 // minimum_wei) if minimum_wei else 100)
+def collateral(wei: int, minimum_wei: int) -> int:
+    """Return a collateral in percent of the minimum, at most 100: it passes then. Every collateral passes 0."""
+    return min(100, wei * 100 // minimum_wei) if minimum_wei else 100
 
 
 def in_classes(hotkey: str, seconds: int, now: dt.datetime, policy: Policy) -> list[InClass]:
@@ -236,24 +228,9 @@ def _ongoing(key: UUID | int, sources: Collection[Source]) -> OngoingJob:
 
 def incidents_by_day(hotkey: str, now: dt.datetime) -> Chart:
     """Return the chart of the miner's incidents that are not voided, by day and type. One query."""
-    today = now.astimezone(dt.UTC).date()
-    days = [today - dt.timedelta(days=ago) for ago in reversed(range(DAYS))]
-    rows = (
-        MinerIncident.objects.filter(
-            hotkey_ss58address=hotkey, voided_at=None, timestamp__gte=dt.datetime.combine(days[0], dt.time(), dt.UTC)
-        )
-        .values_list("type", UtcDay("timestamp"))
-        .annotate(n=Count("pk"))
-    )
-    counts = {(kind, day.astimezone(dt.UTC).date()): n for kind, day, n in rows}
-    series = {str(kind.label): [counts.get((kind.value, day), 0) for day in days] for kind in MinerIncidentType}
-    title = f"Incidents by day (UTC), last {DAYS} days, except voided ones"
-    return Chart("incidents", title, "columns", [day.isoformat() for day in days], series)
-
-
-def last_decisions(hotkey: str) -> Iterable[DecisionRecord]:
-    """Return the newest decisions that sent the miner a job."""
-    return DecisionRecord.objects.filter(miner=hotkey).defer("candidates").order_by("-at")[:LAST]
+    counting = SHOWN.of(MinerIncident.objects.filter(hotkey_ss58address=hotkey, voided_at=None), now)
+    title = f"Incidents by day (UTC), {SHOWN.title}, except voided ones"
+    return Chart("incidents", title, "columns", SHOWN.labels(now), over_time(counting, SHOWN, now))
 
 
 def elsewhere(hotkey: str) -> list[str]:

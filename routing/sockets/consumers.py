@@ -18,8 +18,8 @@ from routing.requests import V2JobRequest
 from routing.sockets import answers, metrics, news, quotas
 from routing.sockets.answers import Answer
 from routing.sockets.base import NotRead, Socket
-from routing.sockets.limits import Rate, Slot, Slots, process_slots
 from routing.sockets.messages import Acknowledged, Happened, Incoming, Refused, Rejected, Retry, Routed
+from routing.sockets.quotas import Free, Rate, Slots, process_slots
 
 MOST_FOLLOWED = 1000
 """Maximum number of jobs that one socket follows."""
@@ -70,28 +70,28 @@ class JobConsumer(Socket):
         if isinstance(message, Refused | Rejected):
             await self.answer(message)
             return
-        in_socket = self.slots.take()
-        in_process = process_slots.take() if in_socket else None
-        if in_socket and in_process:
-            task = self.start(self.work_on(message, visitor, in_process))
-            for slot in (in_socket, in_process):
-                task.add_done_callback(slot.free)
+        free_in_socket = self.slots.take()
+        free_in_process = process_slots.take() if free_in_socket else None
+        if free_in_socket and free_in_process:
+            task = self.start(self.work_on(message, visitor, free_in_process))
+            for free in (free_in_socket, free_in_process):
+                task.add_done_callback(free)
             return
-        if in_socket:
-            in_socket.free()
+        if free_in_socket:
+            free_in_socket()
         await self.answer(answers.overloaded(message))
 
-    async def work_on(self, message: Incoming, visitor: Visitor, slot: Slot) -> None:
+    async def work_on(self, message: Incoming, visitor: Visitor, free: Free) -> None:
         """Answer a message and publish its news. The process's slot is freed before the answer is sent."""
         if isinstance(message, V2JobRequest | Retry):
             if (wait := quotas.refusals.wait(visitor.owner)) is not None:
-                slot.free()
+                free()
                 await self.answer(answers.refused_too_often(message, wait))
                 return
             answer = await in_database_thread(answers.to_question, release_undelivered=answers.release_undelivered)(
                 message, visitor
             )
-            slot.free()
+            free()
             if not (answer.offer or answer.unavailable):
                 await quotas.refusals.count(visitor.owner)
             await self.pass_on(answer)
@@ -100,7 +100,7 @@ class JobConsumer(Socket):
             self.publish(news.of_answer(answer.message), to_followers=answer.decided)
         else:
             acknowledged = await in_database_thread(answers.to_statement)(message, visitor)
-            slot.free()
+            free()
             # Publish first: the statement is recorded, even if the client does not read the answer.
             self.publish(news.of_statement(message, acknowledged))
             await self.answer(acknowledged)

@@ -1,7 +1,8 @@
-"""Limits on what one client may do over all its sockets, in all processes that share a Redis.
+"""Limits on what one socket, one process, and one client over all its sockets may do.
 
-With REDIS_URL the counts are in Redis. Without it each process has its own counts. While Redis is unavailable, each
-process counts alone: the limit then applies per process, and no client is refused because of Redis.
+A message beyond a limit is refused at once, not queued. The limits of clients apply to all processes that share a
+Redis. With REDIS_URL the counts are in Redis. Without it each process has its own counts. While Redis is unavailable,
+each process counts alone: the limit then applies per process, and no client is refused because of Redis.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from prometheus_client import Gauge
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from routing.conf import conf, redis_prefix
+from routing.sockets.metrics import IN_FLIGHT
 
 PATIENCE = 0.5
 """Timeout (s) for an answer of Redis."""
@@ -71,6 +74,57 @@ LEAVE = "return redis.call('ZREM', KEYS[1], ARGV[1])"
 logger = logging.getLogger(__name__)
 
 
+Free = Callable[..., None]
+"""A function that frees a slot. To call it again changes nothing."""
+
+
+class Slots:
+    """Slots for messages in flight, as many as the setting `name` allows. A `gauge` shows how many are taken."""
+
+    def __init__(self, name: str, gauge: Gauge | None = None) -> None:
+        self._name = name
+        self._gauge = gauge
+        self._taken: set[object] = set()
+
+    def take(self) -> Free | None:
+        """Take a slot, and return the function that frees it. Return None if all are taken."""
+        if len(self._taken) >= getattr(conf, self._name):
+            return None
+        slot = object()
+
+        def free(*_: object) -> None:
+            self._taken.discard(slot)
+            self._show()
+
+        self._taken.add(slot)
+        self._show()
+        return free
+
+    def _show(self) -> None:
+        if self._gauge:
+            self._gauge.set(len(self._taken))
+
+
+class Rate:
+    """A token bucket: ROUTING_SOCKET_MESSAGES_PER_SECOND on average, and bursts of the same number."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._per_second = conf.ROUTING_SOCKET_MESSAGES_PER_SECOND
+        self._left = self._per_second
+        self._seen = clock()
+
+    def allow(self) -> bool:
+        """Return whether one more message is allowed, and count it if it is."""
+        now = self._clock()
+        self._left = min(self._per_second, self._left + (now - self._seen) * self._per_second)
+        self._seen = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
 @dataclass(slots=True)
 class Lot:
     """A number of events, valid `until` a monotonic time: the events left in a Bound, the events counted in a Tally.
@@ -83,39 +137,39 @@ class Lot:
     last: bool = False
 
 
-class Lots:
-    """The lots of a process's clients. `get` ignores expired lots. `put` removes them at MOST_REMEMBERED clients."""
+class Quota:
+    """The events of each client in a period of `seconds`, limited by `setting`. A process keeps a lot for each client.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.clock = clock
+    Expired lots are ignored, and removed when there are MOST_REMEMBERED clients.
+    """
+
+    def __init__(self, setting: str, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._setting = setting
+        self._seconds = seconds
+        self._clock = clock
         self._lots: dict[str, Lot] = {}
 
-    def __len__(self) -> int:
-        return len(self._lots)
-
-    def get(self, client: str) -> Lot | None:
+    def _lot(self, client: str) -> Lot | None:
         lot = self._lots.get(client)
-        return lot if lot and self.clock() < lot.until else None
+        return lot if lot and self._clock() < lot.until else None
 
-    def put(self, client: str, lot: Lot) -> Lot:
-        now = self.clock()
+    def _keep(self, client: str, lot: Lot) -> Lot:
+        now = self._clock()
         if len(self._lots) >= MOST_REMEMBERED:
             self._lots = {name: other for name, other in self._lots.items() if now < other.until}
         self._lots[client] = lot
         return lot
 
-    def wait(self, lot: Lot) -> float:
+    def _time_left(self, lot: Lot) -> float:
         """Return the seconds until a lot expires, at least 0.1."""
-        return max(0.1, round(lot.until - self.clock(), 1))
+        return max(0.1, round(lot.until - self._clock(), 1))
 
 
-class Bound:
-    """A limit on the events of one client in a period of `seconds`, set by `setting`. Checked before each event."""
+class Bound(Quota):
+    """A quota that is checked before each event."""
 
     def __init__(self, setting: str, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._setting = setting
-        self._seconds = seconds
-        self._lots = Lots(clock)
+        super().__init__(setting, seconds, clock)
         self._refills: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def take(self, client: str) -> float | None:
@@ -125,49 +179,43 @@ class Bound:
             async with self._refills.setdefault(client, asyncio.Lock()):  # one of the waiting calls asks Redis
                 lot = self._usable(client) or await self._refill(client)
         if not lot.number:
-            return self._lots.wait(lot)
+            return self._time_left(lot)
         lot.number -= 1
         return None
 
     def _usable(self, client: str) -> Lot | None:
         """Return the client's lot if it has events left or is the last one; None if Redis may grant more."""
-        lot = self._lots.get(client)
+        lot = self._lot(client)
         return lot if lot and (lot.number or lot.last) else None
 
     async def _refill(self, client: str) -> Lot:
         most = max(1, int(getattr(conf, self._setting)))
         answer = await _ask(TAKE, f"{self._setting}:{client}", most, PORTIONS, round(self._seconds * 1000))
         granted, milliseconds = answer or (most, self._seconds * 1000)
-        lot = Lot(granted, self._lots.clock() + milliseconds / 1000, last=answer is None or not granted)
-        return self._lots.put(client, lot)
+        lot = Lot(granted, self._clock() + milliseconds / 1000, last=answer is None or not granted)
+        return self._keep(client, lot)
 
 
-class Tally:
-    """The number of events of one client in a period of `seconds`, compared with the limit that `setting` sets.
+class Tally(Quota):
+    """A quota that counts an event after it has happened, so an event in progress does not use up the limit.
 
-    An event is counted after it has happened, so an event in progress does not use up the limit. A process gets the
-    counts of other processes when it counts an event itself. The total may exceed the limit by one for each process
-    and by one for each event in progress.
+    A process gets the counts of other processes when it counts an event itself. The total may exceed the limit by one
+    for each process and by one for each event in progress.
     """
-
-    def __init__(self, setting: str, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._setting = setting
-        self._seconds = seconds
-        self._lots = Lots(clock)
 
     def wait(self, client: str) -> float | None:
         """Return the seconds until a client may continue; None if it may continue now."""
-        lot = self._lots.get(client)
-        return self._lots.wait(lot) if lot and lot.number >= getattr(conf, self._setting) else None
+        lot = self._lot(client)
+        return self._time_left(lot) if lot and lot.number >= getattr(conf, self._setting) else None
 
     async def count(self, client: str) -> None:
         """Count one event."""
         answer = await _ask(COUNT, f"{self._setting}:{client}", round(self._seconds * 1000))
-        lot = self._lots.get(client) or Lot(0, self._lots.clock() + self._seconds)
+        lot = self._lot(client) or Lot(0, self._clock() + self._seconds)
         number, until = lot.number + 1, lot.until
         if answer is not None:
-            number, until = answer[0], self._lots.clock() + answer[1] / 1000
-        self._lots.put(client, Lot(number, until))
+            number, until = answer[0], self._clock() + answer[1] / 1000
+        self._keep(client, Lot(number, until))
 
 
 class Connections:
@@ -213,6 +261,9 @@ class Connections:
         if not here:
             self._here.pop(client, None)
 
+
+process_slots = Slots("ROUTING_SOCKET_IN_FLIGHT", IN_FLIGHT)
+"""The slots of this process, for all its sockets."""
 
 connections = Connections("ROUTING_CLIENT_CONNECTIONS")
 messages = Bound("ROUTING_CLIENT_MESSAGES_PER_SECOND", 1)

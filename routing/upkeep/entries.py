@@ -8,7 +8,7 @@ jobs there.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 from uuid import UUID
 
 from pydantic import (
@@ -35,10 +35,8 @@ from allowance.interface import (
 )
 from receipts.interface import (
     JobAccepted,
-    JobAcceptedReceipt,
     JobFinished,
     JobStarted,
-    JobStartedReceipt,
     Lasting,
     ReceiptAlreadyVoided,
     bounded,
@@ -141,45 +139,43 @@ class IncidentEntry(Entry, VoidableEntry):
                 void_incident(incident.pk, by=self.voided_by, reason=self.void_reason, now=self.voided_at)
 
 
-class StartedEntry(VoidableEntry, JobStarted):
+class ReceiptEntry(VoidableEntry):
+    """An entry with the fields of a receipt."""
+
+    def apply(self) -> None:
+        receipt: Any = self
+        receipts().record(bounded(receipt))
+        if self.voided_at is not None:
+            sides = {"miner_hotkey": receipt.miner_hotkey, "validator_hotkey": receipt.validator_hotkey}
+            row = table_of(receipt)._default_manager.filter(job_uuid=receipt.job_uuid, **sides).first()
+            if row is not None:  # else another receipt of the job was recorded before
+                with suppress(ReceiptAlreadyVoided):
+                    void_receipt(row, by=self.voided_by, reason=self.void_reason, now=self.voided_at)
+
+
+class LastingEntry(ReceiptEntry):
+    """An entry about a receipt that may have ended before its ttl."""
+
+    ended_at: AwareDatetime | None = None
+
+    def apply(self) -> None:
+        super().apply()
+        if self.ended_at is not None:
+            receipt: Any = self
+            at = validation.timestamp(self.ended_at)
+            end_receipts(receipt.job_uuid, receipt.miner_hotkey, at, of=[cast(Lasting, table_of(receipt))])
+
+
+class StartedEntry(LastingEntry, JobStarted):
     event: Literal["job_started"] = "job_started"
-    ended_at: AwareDatetime | None = None
-
-    def apply(self) -> None:
-        _record_receipt(self)
-        _end(self, JobStartedReceipt)
 
 
-class AcceptedEntry(VoidableEntry, JobAccepted):
+class AcceptedEntry(LastingEntry, JobAccepted):
     event: Literal["job_accepted"] = "job_accepted"
-    ended_at: AwareDatetime | None = None
-
-    def apply(self) -> None:
-        _record_receipt(self)
-        _end(self, JobAcceptedReceipt)
 
 
-class FinishedEntry(VoidableEntry, JobFinished):
+class FinishedEntry(ReceiptEntry, JobFinished):
     event: Literal["job_finished"] = "job_finished"
-
-    def apply(self) -> None:
-        _record_receipt(self)
-
-
-def _record_receipt(line: StartedEntry | AcceptedEntry | FinishedEntry) -> None:
-    receipts().record(bounded(line))
-    if line.voided_at is not None:
-        sides = {"miner_hotkey": line.miner_hotkey, "validator_hotkey": line.validator_hotkey}
-        receipt = table_of(line)._default_manager.filter(job_uuid=line.job_uuid, **sides).first()
-        if receipt is None:  # another receipt of the job was recorded before
-            return
-        with suppress(ReceiptAlreadyVoided):
-            void_receipt(receipt, by=line.voided_by, reason=line.void_reason, now=line.voided_at)
-
-
-def _end(line: StartedEntry | AcceptedEntry, model: Lasting) -> None:
-    if line.ended_at is not None:
-        end_receipts(line.job_uuid, line.miner_hotkey, validation.timestamp(line.ended_at), of=[model])
 
 
 class ReservationEntry(Entry):

@@ -13,7 +13,6 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from django.db import connection, transaction
-from django.db.models import Model, QuerySet
 from pydantic import BaseModel
 
 from allowance.interface import (
@@ -49,8 +48,6 @@ MAX_BLANK = 2**20
 
 logger = logging.getLogger(__name__)
 
-Row = TypeVar("Row", bound=Model)
-Made = TypeVar("Made", bound=BaseModel)
 Shaped = TypeVar("Shaped", bound=BaseModel)
 
 
@@ -139,20 +136,22 @@ def _in_ascii(line: str) -> str:
 def _lines() -> Iterator[BaseModel]:
     return joined(
         _chain(),
-        _rows(
-            MinerRow.objects.exclude(wei=0).order_by("pk"), lambda m: CollateralEntry(hotkey=m.hotkey, wei=str(m.wei))
+        (
+            CollateralEntry(hotkey=miner.hotkey, wei=str(miner.wei))
+            for miner in MinerRow.objects.exclude(wei=0).order_by("pk").iterator()
         ),
-        _rows(MinerIncident.objects.order_by("pk"), _incident),
-        _rows(JobStartedReceipt.objects.order_by("pk"), _receipt(StartedEntry)),
-        _rows(JobAcceptedReceipt.objects.order_by("pk"), _receipt(AcceptedEntry)),
-        _rows(JobFinishedReceipt.objects.order_by("pk"), _receipt(FinishedEntry)),
-        _rows(Reservation.objects.select_related("account").order_by("created_at", "pk"), _reservation),
-        _rows(RoutedJob.objects.order_by("routed_at", "pk"), _job),
+        map(_incident, MinerIncident.objects.order_by("pk").iterator()),
+        map(_receipt(StartedEntry), JobStartedReceipt.objects.order_by("pk").iterator()),
+        map(_receipt(AcceptedEntry), JobAcceptedReceipt.objects.order_by("pk").iterator()),
+        map(_receipt(FinishedEntry), JobFinishedReceipt.objects.order_by("pk").iterator()),
+        map(_reservation, Reservation.objects.select_related("account").order_by("created_at", "pk").iterator()),
+        map(_job, RoutedJob.objects.order_by("routed_at", "pk").iterator()),
     )
 
 
 def _chain() -> Iterator[BaseModel]:
-    syncs = _rows(ManifestSync.objects.order_by("block", "pk"), _like(ManifestsEntry))
+    rows = ManifestSync.objects.order_by("block", "pk").iterator()
+    syncs = (ManifestsEntry.model_validate(row, from_attributes=True) for row in rows)
     sync = next(syncs, None)
     for row in Block.objects.select_related("neurons").order_by("number").iterator():
         while sync is not None and sync.block < row.number:
@@ -163,15 +162,6 @@ def _chain() -> Iterator[BaseModel]:
     if sync is not None:
         yield sync
         yield from syncs
-
-
-def _rows(rows: QuerySet[Row], line: Callable[[Row], Made]) -> Iterator[Made]:
-    return (line(row) for row in rows.iterator())
-
-
-def _like(kind: type[Shaped]) -> Callable[[Model], Shaped]:
-    """Return a function that makes an entry from a row with the same fields."""
-    return lambda row: kind.model_validate(row, from_attributes=True)
 
 
 def _incident(row: MinerIncident) -> IncidentEntry:

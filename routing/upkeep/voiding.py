@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from django.apps import apps
@@ -13,10 +16,13 @@ from django.db.models import Count, QuerySet
 from allowance.interface import bound_waits, ledger_transaction, lock_timeout
 from allowance.plumbing.connections import renew_connection
 from receipts.interface import NAME_LENGTH, Receipt, Voidable
-from routing.incidents import VOIDED_AT_ONCE, void_incidents, void_values
+from routing.incidents import void_locked, void_values
 from routing.models import MinerIncident
 
 Incidents = QuerySet[MinerIncident, Any]
+
+VOIDED_AT_ONCE = 500
+"""The most rows that one transaction voids. Reports of incidents of the same executor class wait for it."""
 
 
 class Group(NamedTuple):
@@ -35,12 +41,11 @@ def groups(incidents: Incidents) -> list[Group]:
 
 
 def void_for(incidents: Incidents, user: AbstractBaseUser, *, reason: str, now: dt.datetime) -> Iterator[int]:
-    """Void incidents with `void_incidents` in the name of a user, and log each in the same transaction."""
-
-    def note(voided: list[MinerIncident]) -> None:
-        log(voided, user, reason.strip())
-
-    yield from void_incidents(incidents, by=user.get_username()[:NAME_LENGTH], reason=reason, now=now, note=note)
+    """Void the incidents that exist now in the name of a user, class by class; see `_void_in_batches`."""
+    void = void_values(user.get_username()[:NAME_LENGTH], reason, now)
+    by_class = incidents.filter(voided_at=None).order_by("executor_class", "pk").values_list("executor_class", "pk")
+    for executor_class, found in groupby(list(by_class), itemgetter(0)):
+        yield from _void_in_batches([pk for _, pk in found], partial(void_locked, executor_class), user, void)
 
 
 class ReceiptGroup(NamedTuple):
@@ -63,25 +68,39 @@ def receipt_groups(matching: Mapping[str, QuerySet[Receipt]]) -> list[ReceiptGro
 def void_receipts_for(
     kinds: Iterable[QuerySet[Receipt]], user: AbstractBaseUser, *, reason: str, now: dt.datetime
 ) -> Iterator[int]:
-    """Void the receipts that exist now, at most VOIDED_AT_ONCE in a transaction, and log each in the same transaction.
-
-    Yield the number of voided receipts after each transaction. Receipts that are voided already are left unchanged.
-    Raises BadInputError for a bad reason, LockTimeout if receipts stay locked. Earlier transactions stay committed.
-    """
+    """Void the receipts that exist now in the name of a user, kind by kind; see `_void_in_batches`."""
     void = void_values(user.get_username()[:NAME_LENGTH], reason, now)
     counting = [kind.filter(voided_at=None).order_by("pk") for kind in kinds]
-    found = [(kind.model, list(kind.values_list("pk", flat=True))) for kind in counting]
-    for model, pks in found:
-        rows = model._default_manager.order_by("pk")
-        for first in range(0, len(pks), VOIDED_AT_ONCE):
-            renew_connection()
-            with ledger_transaction():
-                bound_waits(lock_timeout())
-                some = rows.filter(pk__in=pks[first : first + VOIDED_AT_ONCE], voided_at=None)
-                voided = list(some.select_for_update())
-                rows.filter(pk__in=[row.pk for row in voided]).update(**void)
-                log(voided, user, void["void_reason"])
-            yield len(voided)
+    for model, pks in [(kind.model, list(kind.values_list("pk", flat=True))) for kind in counting]:
+        yield from _void_in_batches(pks, partial(_void_receipts, model), user, void)
+
+
+def _void_receipts(model: type[Receipt], pks: Sequence[int], void: Mapping[str, Any]) -> list[Receipt]:
+    """Void receipts under their locks, and return those that were not voided before."""
+    bound_waits(lock_timeout())
+    rows = model._default_manager.order_by("pk")
+    voided = list(rows.filter(pk__in=pks, voided_at=None).select_for_update())
+    rows.filter(pk__in=[row.pk for row in voided]).update(**void)
+    return voided
+
+
+def _void_in_batches(
+    pks: Sequence[int],
+    void_some: Callable[[Sequence[int], Mapping[str, Any]], Sequence[Voidable]],
+    user: AbstractBaseUser,
+    void: Mapping[str, Any],
+) -> Iterator[int]:
+    """Void rows, at most VOIDED_AT_ONCE in a transaction, and log each in the same transaction.
+
+    After each transaction yield the number of rows that it voided. Rows that are voided already are left unchanged.
+    Raises LockTimeout if rows stay locked. Earlier transactions stay committed.
+    """
+    for first in range(0, len(pks), VOIDED_AT_ONCE):
+        renew_connection()
+        with ledger_transaction():
+            voided = void_some(pks[first : first + VOIDED_AT_ONCE], void)
+            log(voided, user, void["void_reason"])
+        yield len(voided)
 
 
 def log(voided: Sequence[Voidable], user: AbstractBaseUser, reason: str) -> None:

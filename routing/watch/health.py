@@ -18,6 +18,7 @@ PATIENCE = 2.0
 """Maximum time (s) to wait for the database, and for the channel layer."""
 
 OK = "ok"
+NO_ANSWER = "It does not answer."
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +32,6 @@ class Ledger(NamedTuple):
     expired: int
 
 
-class NoAnswer(Exception):
-    """There is no answer. The message says why, without details, because it is public."""
-
-
 class Database:
     """A query of the database that concurrent callers share.
 
@@ -45,8 +42,11 @@ class Database:
         self._asked: asyncio.Future[Ledger | None] | None = None
         self._begun = False
 
-    async def ledger(self) -> Ledger:
-        """Return the current state of the ledger. Raises NoAnswer."""
+    async def ledger(self) -> tuple[Ledger | None, str]:
+        """Return the current state of the ledger and OK, or None and why there is no answer.
+
+        The reason has no details, because it is public.
+        """
         if self._asked is None or self._asked.done() or self._asked.get_loop() is not asyncio.get_running_loop():
             self._begun = False
             self._asked = asyncio.ensure_future(in_database_thread(self._read)())
@@ -54,10 +54,8 @@ class Database:
             async with asyncio.timeout(PATIENCE):
                 ledger = await asyncio.shield(self._asked)
         except TimeoutError:
-            raise NoAnswer("It does not answer." if self._begun else "All threads of the router are busy.") from None
-        if ledger is None:
-            raise NoAnswer("It can't be read; the log says why.")
-        return ledger
+            return None, NO_ANSWER if self._begun else "All threads of the router are busy."
+        return ledger, OK if ledger else "It can't be read; the log says why."
 
     def _read(self) -> Ledger | None:
         self._begun = True
@@ -81,15 +79,16 @@ def read_ledger() -> Ledger:
     return Ledger(number, age, counts["held"] - counts["expired"], counts["expired"])
 
 
-async def reach_channel_layer() -> None:
-    """Send a message to an empty group over the channel layer. Raises NoAnswer."""
+async def channel_layer() -> str:
+    """Send a message to an empty group over the channel layer. Return OK, or why that failed."""
     layer = get_channel_layer()
     try:
         async with asyncio.timeout(PATIENCE):
             if layer:
                 await layer.group_send("nobody", {"type": "are.you.there"})
     except TimeoutError:
-        raise NoAnswer("It does not answer.") from None
+        return NO_ANSWER
     except (OSError, RedisError) as error:
         logger.warning("The channel layer can't be reached: %s", error)
-        raise NoAnswer("It can't be reached; the log says why.") from None
+        return "It can't be reached; the log says why."
+    return OK

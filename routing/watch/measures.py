@@ -121,10 +121,7 @@ class Hour:
 
     @cached_property
     def outcomes(self) -> Counter[str]:
-        outcomes: Counter[str] = Counter()
-        for pick in self.picks:
-            outcomes[pick.outcome] += pick.number
-        return outcomes
+        return sum((Counter({pick.outcome: pick.number}) for pick in self.picks), Counter[str]())
 
     @cached_property
     def work(self) -> list[Work]:

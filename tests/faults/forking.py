@@ -12,11 +12,12 @@ import sys
 from asgiref.sync import async_to_sync
 from django.db import connections
 
-from allowance.plumbing.threads import close_database_pool, in_database_thread
+from allowance.plumbing.threads import in_database_thread
 from routing import routing
 from tests.backends import backend_pid
 from tests.factories import job_request
 from tests.programs import DEADLINE, say
+from tests.threads import close_database_pool
 
 
 def work() -> None:

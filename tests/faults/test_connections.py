@@ -11,7 +11,7 @@ from django.utils import timezone
 from pytest_django.fixtures import Settings
 
 from allowance.models import Reservation, ReservationState
-from allowance.plumbing.threads import close_database_pool, in_database_thread
+from allowance.plumbing.threads import in_database_thread
 from routing import routing
 from tests.backends import backend_pid
 from tests.factories import job_request
@@ -22,6 +22,7 @@ from tests.faults.moments import AFTER_COMMIT, BEFORE_COMMIT, each_moment
 from tests.faults.operations import MINERS
 from tests.faults.snapshot import Snapshot
 from tests.ledgers import fill_ledger
+from tests.threads import close_database_pool
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

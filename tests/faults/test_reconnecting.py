@@ -25,7 +25,7 @@ from receipts import receipts
 from receipts.models import JobStartedReceipt
 from receipts.schemas import JobStarted
 from receipts.service import Receipts
-from routing import incidents, routing
+from routing import routing
 from routing.management.commands import dry_run_routing, prune, void_incidents, void_receipts
 from routing.models import MinerIncident
 from routing.service import Routing
@@ -266,9 +266,8 @@ def test_voiding_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(3):
         routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", job_request().uuid, EXECUTOR_CLASS)
         receipts().record(**ARGUMENTS["record"]())
-    monkeypatch.setattr(incidents, "VOIDED_AT_ONCE", 1)
-    end_sessions_after(monkeypatch, void_incidents, "void_for")
     monkeypatch.setattr(voiding, "VOIDED_AT_ONCE", 1)
+    end_sessions_after(monkeypatch, void_incidents, "void_for")
     end_sessions_after(monkeypatch, void_receipts, "void_receipts_for")
     said = ("--miner", "anna", "--by", "boss", "--reason", "an outage", "--yes")
     assert run_command("void_incidents", *said).code == 0

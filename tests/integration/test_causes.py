@@ -13,7 +13,7 @@ from allowance.models import ManifestSync
 from allowance.oversight.forgetting import forget_blocks
 from allowance.types import BLOCK_EXPIRY, ExecutorClass, NotEnoughAllowanceException
 from routing import routing
-from routing.log import explain, replay
+from routing.log import replay, report
 from routing.models import DecisionRecord
 from routing.types import AllMinersBusy
 from routing.watch.findings import Finding, Level
@@ -69,7 +69,7 @@ def test_a_recorded_refusal_keeps_its_cause() -> None:
     sync(NEWEST + 1, *NAMES)
     ManifestSync.objects.update(silent=[])  # what is said now is another matter
     record = DecisionRecord.objects.get()
-    (explained,) = explain.explain([record])
+    (explained,) = report.explain([record])
     assert SILENCE in explained.fate(NOW)
     assert replay.differences(record) == []
 
@@ -384,7 +384,7 @@ def test_a_busy_miner_does_not_hide_that_the_others_are_silent() -> None:
     sentence = f"3 of 4 miners that had answered were silent at block {NEWEST}: their allowance is void."
     assert refused.value.causes == (f"{sentence} {CHECK_MANIFESTS}",)
     assert sentence in str(refused.value)
-    (explained,) = explain.explain([DecisionRecord.objects.latest("at", "pk")])
+    (explained,) = report.explain([DecisionRecord.objects.latest("at", "pk")])
     assert sentence in explained.fate(NOW)
 
 

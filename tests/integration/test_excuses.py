@@ -20,7 +20,7 @@ from receipts.models import JobStartedReceipt
 from receipts.ongoing import end
 from receipts.schemas import AnyReceipt, read
 from receipts.voiding import void_receipt
-from routing.log.explain import happenings
+from routing.log.report import happenings
 from routing.models import MinerIncident, Rejection
 from routing.sockets import answers, rejections
 from routing.sockets.jobs import Offer

@@ -18,9 +18,9 @@ from allowance.types import BadInputError, BlocksInUse
 from routing import routing
 from routing.decision.model import Gate
 from routing.decision.pipeline import decide
-from routing.watch.exposition import exposition
 from routing.watch.health import read_ledger
 from routing.watch.status import status
+from routing.watch.views import exposition
 from tests.books import LateBook
 from tests.clock import MINUTE, NOW, SECOND, noon
 from tests.factories import job_request, run_command, stored

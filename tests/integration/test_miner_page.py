@@ -28,7 +28,7 @@ from routing.decision import in_force
 from routing.incidents import void_incident
 from routing.models import IncidentVersion, MinerIncident, RoutedJob
 from routing.pages import SEE_MINER
-from routing.pages.miner import DAYS, LAST
+from routing.pages.miner import LAST, SHOWN
 from tests.clock import HOUR, NOW, SECOND, noon
 from tests.factories import OTHER_CLASS
 from tests.ledgers import CLASS, FIRST_BLOCK, NEWEST
@@ -273,13 +273,13 @@ def test_with_a_debug_miner_nobody_is_ranked(admin_client: Client, settings: Set
 
 def test_incidents_that_count_are_shown_by_day_and_type(admin_client: Client) -> None:
     midnight = NOW.replace(hour=0)
-    first = midnight - dt.timedelta(days=DAYS - 1)
+    first = midnight - dt.timedelta(days=SHOWN.steps - 1)
     for kind, at in ((REJECTED, midnight), (REJECTED, midnight - SECOND), (HORDE, first), (HORDE, first - SECOND)):
         report("anna", kind=kind, at=at)
     report("anna", at=midnight, executor_class=OTHER_CLASS)
     void_incident(report("anna", at=midnight).pk, by="boss", reason="our fault", now=NOW)
     chart = show(admin_client).context["chart"]
-    assert (len(chart.labels), chart.labels[0], chart.labels[-1]) == (DAYS, "2025-12-03", "2026-01-01")
+    assert (len(chart.labels), chart.labels[0], chart.labels[-1]) == (SHOWN.steps, "2025-12-03", "2026-01-01")
     days = [(name, zip(chart.labels, values, strict=True)) for name, values in chart.series.items()]
     assert {(label, name): n for name, counted in days for label, n in counted if n} == {
         ("2026-01-01", "rejected the job"): 1,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from pathlib import Path
@@ -12,11 +11,9 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
-from rich.console import Console
 
 from allowance.models import Reservation
 from allowance.oversight.audit import check_ledger
-from routing.management.commands import prune as command
 from routing.models import RoutedJob
 from tests.clock import DAY, NOW, noon
 from tests.factories import run_command, stored
@@ -72,12 +69,16 @@ LINE = r"(\w+) +\x1b.*?(\d+/\d+)"
 """A bar's name and its last count."""
 
 
-def test_a_terminal_sees_how_far_it_is(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
+def test_a_terminal_sees_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings: Settings
+) -> None:
     record_history(settings)
-    screen = io.StringIO()
-    monkeypatch.setattr(command, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=100))
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes any stream for a terminal then
+    monkeypatch.setenv("COLUMNS", "100")
     assert run_command("prune", "--batch", 1).code == 0
-    assert {"blocks": "22/22", "reservations": "15/15"}.items() <= dict(re.findall(LINE, screen.getvalue())).items()
+    assert {"blocks": "22/22", "reservations": "15/15"}.items() <= dict(
+        re.findall(LINE, capsys.readouterr().err)
+    ).items()
 
 
 @pytest.mark.parametrize("batch", [0, -1])

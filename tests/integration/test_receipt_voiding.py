@@ -24,7 +24,7 @@ from receipts.types import BadReceiptError, ReceiptAlreadyVoided
 from receipts.voiding import void_receipt
 from routing import routing
 from routing.decision.book import DryBook, LiveBook
-from routing.log.explain import happenings
+from routing.log.report import happenings
 from routing.types import AllMinersBusy
 from routing.types import JobAlreadyOver as JobIsOver
 from routing.upkeep import voiding

@@ -172,7 +172,7 @@ def test_on_a_terminal_it_asks_once(answer: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_many_are_voided_some_at_a_time_each_time_with_a_new_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(incidents, "VOIDED_AT_ONCE", 2)
+    monkeypatch.setattr(voiding, "VOIDED_AT_ONCE", 2)
     versions: list[int] = []
     of_class = MinerIncident.objects.filter(executor_class=CLASS)
     for some in voiding.void_for(of_class, User.objects.get(), reason=REASON, now=NOW):
@@ -183,7 +183,7 @@ def test_many_are_voided_some_at_a_time_each_time_with_a_new_version(monkeypatch
 
 
 def test_a_lock_that_is_not_had_in_time_leaves_what_was_voided(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(incidents, "VOIDED_AT_ONCE", 2)
+    monkeypatch.setattr(voiding, "VOIDED_AT_ONCE", 2)
     draw = incidents._draw_version
     drawn: list[str] = []
 

@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 
 from django.db import OperationalError, connection
 
-from allowance.plumbing.threads import close_database_pool
 from tests.programs import Program
+from tests.threads import close_database_pool
 
 MISSING = "No PgBouncer on the PATH: install one (on Debian: apt-get install pgbouncer)."
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pytest_django import Settings
 
-from routing.sockets.limits import Rate, Slots
+from routing.sockets.quotas import Rate, Slots
 
 
 def test_a_rate_is_refilled_as_time_goes_by(settings: Settings) -> None:
@@ -20,11 +20,11 @@ def test_a_rate_is_refilled_as_time_goes_by(settings: Settings) -> None:
 def test_a_slot_is_freed_once(settings: Settings) -> None:
     settings.ROUTING_SOCKET_IN_FLIGHT_EACH = 2
     slots = Slots("ROUTING_SOCKET_IN_FLIGHT_EACH")
-    first, second = slots.take(), slots.take()
-    assert first
+    free, second = slots.take(), slots.take()
+    assert free
     assert second
     assert slots.take() is None
-    first.free()
-    first.free()
+    free()
+    free()
     assert slots.take()
     assert slots.take() is None

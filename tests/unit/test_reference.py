@@ -18,7 +18,7 @@ from routing.service import Routing
 from tests.reference import APPS, EXAMPLE, PAGE, example, family, load_all, written
 
 NAMES = set(re.findall(r"\w+", PAGE.read_text()))
-INTERNAL = {"NoAnswer", "NotAdmitted", "NotRead", "Outdated", "Overtaken", "Untold"}
+INTERNAL = {"NotAdmitted", "NotRead", "Outdated", "Overtaken", "Untold"}
 """Errors that never leave our sockets and pages."""
 
 ERRORS = {

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Any
 
@@ -21,7 +20,6 @@ class Command(AnsweringCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--repair", action="store_true", help="correct the values that differ, under locks")
-        parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         check, found = run_check(repair=options["repair"])
@@ -32,7 +30,7 @@ class Command(AnsweringCommand):
                 "differences": [asdict(difference) for difference in found],
                 "left": check.left,
             }
-            self.stdout.write(json.dumps(report))
+            self.write_json(report)
         else:
             for difference in found:
                 self.stdout.write(str(difference))

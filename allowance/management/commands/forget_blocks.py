@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -29,7 +28,6 @@ class Command(AnsweringCommand):
             "--release-held", action="store_true", help="release live reservations that use these blocks"
         )
         parser.add_argument("--dry-run", action="store_true", help="print what would be forgotten, and change nothing")
-        parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
@@ -49,7 +47,7 @@ class Command(AnsweringCommand):
             raise CommandError(str(error), returncode=1) from error
         done = not options["dry_run"] and refusal is None
         if options["format"] == "json":
-            self.stdout.write(json.dumps(as_json(found, done=done)))
+            self.write_json(as_json(found, done=done))
         elif refusal is None:
             self.stdout.write(in_words(found, "Forgot" if done else "Would forget"))
         if refusal:

@@ -1,15 +1,13 @@
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from django.core.management.base import CommandParser
-from rich.table import Table
 
 from allowance import allowance, clock
 from allowance.locks import reading_transaction
 from allowance.models import Reservation, held_at
-from allowance.plumbing.console import wide_console
+from allowance.plumbing.console import plain_table
 from allowance.plumbing.programs import AnsweringCommand
 from allowance.types import ReservationException
 
@@ -24,7 +22,6 @@ class Command(AnsweringCommand):
         end = parser.add_mutually_exclusive_group()
         end.add_argument("--spend", type=int, metavar="ID", help="spend this reservation")
         end.add_argument("--release", type=int, metavar="ID", help="release this reservation")
-        parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
@@ -42,29 +39,29 @@ class Command(AnsweringCommand):
             raise SystemExit(1) from error
 
     def report(self, options: dict[str, Any], pk: int, end: str) -> None:
-        as_json = options["format"] == "json"
-        self.stdout.write(json.dumps({"id": pk, "state": end}) if as_json else f"Reservation {pk} is {end}.")
+        if options["format"] == "json":
+            self.write_json({"id": pk, "state": end})
+        else:
+            self.stdout.write(f"Reservation {pk} is {end}.")
 
     def list_live(self, form: str) -> None:
         now = clock.now()
         live = Reservation.objects.filter(held_at(now)).select_related("account").order_by("expires_at", "pk")
         if form == "json":
             for row in live.iterator():
-                self.stdout.write(
-                    json.dumps(
-                        {
-                            "id": row.pk,
-                            "miner": row.account.miner_id,
-                            "executor_class": row.account.executor_class,
-                            "job_uuid": row.job_uuid and str(row.job_uuid),
-                            "blocks": row.blocks,
-                            "created_at": row.created_at.isoformat(),
-                            "expires_at": row.expires_at.isoformat(),
-                        }
-                    )
+                self.write_json(
+                    {
+                        "id": row.pk,
+                        "miner": row.account.miner_id,
+                        "executor_class": row.account.executor_class,
+                        "job_uuid": row.job_uuid and str(row.job_uuid),
+                        "blocks": row.blocks,
+                        "created_at": row.created_at.isoformat(),
+                        "expires_at": row.expires_at.isoformat(),
+                    }
                 )
             return
-        table = Table("id", "miner", "executor class", "job", "blocks", "expires in", box=None, pad_edge=False)
+        table = plain_table("id", "miner", "executor class", "job", "blocks", "expires in")
         for row in live.iterator():
             table.add_row(
                 str(row.pk),
@@ -75,6 +72,6 @@ class Command(AnsweringCommand):
                 f"{(row.expires_at - now).total_seconds():.0f} s",
             )
         if table.row_count:
-            wide_console(self.stdout._out).print(table)
+            self.console.print(table)
         else:
             self.stdout.write("No live reservations.")

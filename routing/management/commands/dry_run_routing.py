@@ -1,28 +1,23 @@
 from __future__ import annotations
 
-import json
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError, CommandParser
-from pydantic import ValidationError
-from rich.console import Console
 
 from allowance.interface import ExecutorClass, JobTooLong, clock, parse_wei, validation
 from allowance.plumbing.connections import renew_connection
-from allowance.plumbing.console import wide_console
 from allowance.plumbing.programs import AnsweringCommand
 from routing.decision import in_force
 from routing.decision.book import DryBook
 from routing.decision.model import Decision, Policy, Remedies
 from routing.decision.pipeline import decide
 from routing.log import report
-from routing.management.times import moment
-from routing.requests import V2JobRequest, first_problem, plain_request
+from routing.management.options import moment, named
+from routing.requests import V2JobRequest, plain_request
 
 
 class Command(AnsweringCommand):
@@ -51,7 +46,6 @@ class Command(AnsweringCommand):
         )
         what_if.add_argument("--at", metavar="TIME", help="assume this time (ISO 8601, with a zone)")
         parser.add_argument("--top", type=int, metavar="N", help="show only the first N candidates")
-        parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
@@ -63,7 +57,6 @@ class Command(AnsweringCommand):
         except (ValueError, ImproperlyConfigured) as error:
             raise CommandError(str(error), returncode=2) from error
         book, refused, bad = DryBook(), 0, []
-        console = wide_console(self.stdout._out)
         for where, request in requests:
             renew_connection()
             try:
@@ -71,23 +64,23 @@ class Command(AnsweringCommand):
             except (ValueError, JobTooLong, ImproperlyConfigured) as error:
                 bad.append(f"{where}: {error}")
                 if options["format"] == "json":
-                    self.stdout.write(json.dumps(report.refused_as_json(request, error)))
+                    self.write_json(report.refused_as_json(request, error))
                 continue
             refused += decision.route is None
-            self.tell(decision, console, options)
+            self.tell(decision, options)
         if len(requests) > 1 and options["format"] == "text":
-            console.print(f"{len(requests) - refused - len(bad)} of {len(requests)} jobs routed.", style="bold")
+            self.console.print(f"{len(requests) - refused - len(bad)} of {len(requests)} jobs routed.", style="bold")
         if bad:
             raise CommandError("\n".join(bad), returncode=2)
         if refused:
             raise SystemExit(1)
 
-    def tell(self, decision: Decision, console: Console, options: dict[str, Any]) -> None:
+    def tell(self, decision: Decision, options: dict[str, Any]) -> None:
         if options["format"] == "json":
-            self.stdout.write(json.dumps(report.as_json(decision)))
+            self.write_json(report.as_json(decision))
         else:
-            report.show(decision, console, most=options["top"])
-            console.print()
+            report.show(decision, self.console, most=options["top"])
+            self.console.print()
 
 
 def what_if(options: dict[str, Any]) -> tuple[Policy, Remedies]:
@@ -142,13 +135,3 @@ def parse_request(where: str, content: bytes) -> V2JobRequest:
     """Return the request in `content`. Raises ValueError, in one sentence, if it is invalid."""
     with named(where):
         return V2JobRequest.model_validate_json(content)
-
-
-@contextmanager
-def named(where: str) -> Iterator[None]:
-    """Turn a ValueError, also pydantic's, into one sentence that begins with the wrong place or option."""
-    try:
-        yield
-    except ValueError as error:
-        problem = first_problem(error) if isinstance(error, ValidationError) else error
-        raise ValueError(f"{where}: {problem}") from None

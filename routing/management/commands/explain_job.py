@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -8,10 +7,9 @@ from rich.console import Console
 from rich.text import Text
 
 from allowance.interface import clock, validation
-from allowance.plumbing.console import wide_console
 from allowance.plumbing.programs import AnsweringCommand
 from routing.log import replay, report
-from routing.log.explain import Explanation, Happening, happenings, of_job
+from routing.log.report import Explanation, happenings, of_job
 
 DIFFERS, UNKNOWN, NOT_KEPT = 1, 2, 3
 
@@ -28,7 +26,6 @@ class Command(AnsweringCommand):
         parser.add_argument("uuid", help="the uuid of the job")
         parser.add_argument("--replay", action="store_true", help="decide again from the recorded input, and compare")
         parser.add_argument("--top", type=int, metavar="N", help="show only the first N candidates")
-        parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
@@ -46,9 +43,10 @@ class Command(AnsweringCommand):
             )
         again = [replay.differences(each.record) for each in explained] if options["replay"] else []
         if options["format"] == "json":
-            self.stdout.write(json.dumps(self.as_json(explained, again) | {"happened": [*map(_told, since)]}))
+            happened = [{"at": happening.at.isoformat(), "what": happening.sentence} for happening in since]
+            self.write_json(self.as_json(explained, again) | {"happened": happened})
         else:
-            console = wide_console(self.stdout._out)
+            console = self.console
             for i, each in enumerate(explained):
                 self.show(each, console, options["top"])
                 if again:
@@ -92,7 +90,3 @@ class Command(AnsweringCommand):
             console.print("The replay of the recorded input gives another decision:", style="red")
             for difference in found:
                 console.print(Text(f"  {difference}"), soft_wrap=True)
-
-
-def _told(happening: Happening) -> dict[str, str]:
-    return {"at": happening.at.isoformat(), "what": happening.sentence}

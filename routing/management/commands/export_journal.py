@@ -16,6 +16,8 @@ class Command(AnsweringCommand):
         "answers. Exit code: 0 written, 2 the file can't be written."
     )
 
+    has_formats = False
+
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "file",

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import re
 import shlex
 from typing import Any
@@ -34,7 +33,6 @@ class Command(AnsweringCommand):
             help="what the token gives access to (repeatable)",
         )
         parser.add_argument("--ttl", default="90d", help="how long the token is valid: 30m, 12h, 90d (the default)")
-        parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
@@ -42,7 +40,7 @@ class Command(AnsweringCommand):
         except BadInputError as error:
             raise CommandError(str(error), returncode=2) from error
         if options["format"] == "json":
-            self.stdout.write(json.dumps({**tokens.as_json(row), "token": token}))
+            self.write_json({**tokens.as_json(row), "token": token})
             return
         self.stderr.write(f"{tokens.described(row)}, until {row.expires_at.isoformat()}.", self.style.SUCCESS)
         if older := len(tokens.live_of(row.name)) - 1:

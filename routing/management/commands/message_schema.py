@@ -13,5 +13,7 @@ class Command(AnsweringCommand):
         "docs/socket.md explains the messages. Exit code: 0 printed."
     )
 
+    has_formats = False
+
     def handle(self, *_args: Any, **_options: Any) -> None:
         self.stdout.write(json.dumps(schema(), indent=2))

@@ -1,16 +1,13 @@
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from allowance.interface import clock
 from allowance.plumbing.connections import renew_connection
-from allowance.plumbing.console import wide_console
+from allowance.plumbing.console import plain_table, progress_bar
 from allowance.plumbing.programs import AnsweringCommand
 from routing.upkeep.pruning import Kind, kept, kinds
 
@@ -30,7 +27,6 @@ class Command(AnsweringCommand):
             "--dry-run", action="store_true", help="count the rows that would be deleted or marked, and change nothing"
         )
         parser.add_argument("--batch", type=int, default=BATCH, metavar="N", help=f"rows per transaction ({BATCH})")
-        parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         if options["batch"] < 1:
@@ -41,9 +37,9 @@ class Command(AnsweringCommand):
         rows = list(map(count, todo)) if dry_run else prune(todo, locked)
         if options["format"] == "json":
             found = [as_json(kind, n) for kind, n in zip(todo, rows, strict=True)]
-            self.stdout.write(json.dumps({"dry_run": dry_run, "kinds": found, "locked": locked}))
+            self.write_json({"dry_run": dry_run, "kinds": found, "locked": locked})
         else:
-            wide_console(self.stdout._out).print(as_table(todo, rows, dry_run=dry_run))
+            self.console.print(as_table(todo, rows, dry_run=dry_run))
             for what in locked:
                 self.stdout.write(f"Skipped, because other transactions kept rows locked: {what}. Prune again.")
         if locked:
@@ -57,13 +53,11 @@ def count(kind: Kind) -> int:
 
 def prune(todo: list[Kind], locked: list[str]) -> list[int]:
     """Prune, with progress on a terminal. Return the number of rows of each kind. Add what is locked to `locked`."""
-    terminal = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     done = []
-    with Progress(*columns, console=terminal, disable=not terminal.is_terminal) as progress:
+    with progress_bar() as progress:
         for kind in todo:
             renew_connection()
-            task = progress.add_task(kind.name, total=kind.count() if terminal.is_terminal else None)
+            task = progress.add_task(kind.name, total=None if progress.disable else kind.count())
             rows = 0
             for batch in kind.prune():
                 rows += batch.rows
@@ -75,9 +69,8 @@ def prune(todo: list[Kind], locked: list[str]) -> list[int]:
 
 
 def as_table(todo: list[Kind], rows: list[int], *, dry_run: bool) -> Table:
-    table = Table("kind", box=None, pad_edge=False)
-    table.add_column("kept days", justify="right")
-    table.add_column("to delete" if dry_run else "deleted", justify="right")
+    numbers = "kept days", "to delete" if dry_run else "deleted"
+    table = plain_table("kind", *numbers, numbers=numbers)
     for kind, n in zip(todo, rows, strict=True):
         if kind.setting is None:
             table.add_row(kind.name, "–", f"{n} to mark" if dry_run else f"{n} marked")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import sys
 from collections import Counter
 from functools import partial
@@ -9,9 +8,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from django.core.management.base import CommandError, CommandParser
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from allowance.plumbing.console import progress_bar
 from allowance.plumbing.programs import AnsweringCommand
 from routing.upkeep.journal import MAX_LINE, JournalError, replay
 
@@ -25,7 +24,6 @@ class Command(AnsweringCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("file", help="the journal, plain or compressed with gzip; - for standard input")
-        parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         name: str = options["file"]
@@ -37,7 +35,7 @@ class Command(AnsweringCommand):
             counts, problem = self.replay(raw, None if name == "-" else Path(name).stat().st_size)
         if options["format"] == "json":
             left = None if problem is None else {"line": problem.line, "problem": problem.problem}
-            self.stdout.write(json.dumps({"recorded": counts, "error": left}))
+            self.write_json({"recorded": counts, "error": left})
         else:
             kinds = ", ".join(f"{n} {kind}" for kind, n in counts.most_common())
             self.stdout.write(f"Replayed {counts.total()} entries" + (f": {kinds}." if kinds else "."))
@@ -52,9 +50,9 @@ class Command(AnsweringCommand):
             BarColumn(),
             TaskProgressColumn(),
             TextColumn("{task.fields[events]} entries"),
+            TimeRemainingColumn(),
         )
-        terminal = Console(stderr=True)
-        with Progress(*columns, TimeRemainingColumn(), console=terminal, disable=not terminal.is_terminal) as progress:
+        with progress_bar(*columns) as progress:
             task = progress.add_task("", total=size, events=0)
             packed = raw.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]
             file = cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if packed else raw

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -25,7 +24,6 @@ class Command(AnsweringCommand):
         parser.add_argument(
             "--keep-newest", action="store_true", help="keep the newest token of the name for each scope"
         )
-        parser.add_argument("--format", choices=["text", "json"], default="text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
         which: str = options["name_or_id"]
@@ -36,7 +34,7 @@ class Command(AnsweringCommand):
         kept = tokens.live_of(which) if options["keep_newest"] else []
         if options["format"] == "json":
             told = {"revoked": revoked, **({"kept": kept} if options["keep_newest"] else {})}
-            self.stdout.write(json.dumps({name: [tokens.as_json(row) for row in rows] for name, rows in told.items()}))
+            self.write_json({name: [tokens.as_json(row) for row in rows] for name, rows in told.items()})
         else:
             for row in revoked:
                 self.stdout.write(f"{tokens.described(row)}, is revoked.")

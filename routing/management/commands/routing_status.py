@@ -1,18 +1,17 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from django import db
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from allowance.interface import clock
-from allowance.plumbing.console import wide_console
+from allowance.plumbing.console import plain_table
 from allowance.plumbing.programs import AnsweringCommand
 from routing.watch.findings import Level
 from routing.watch.measures import Work
@@ -36,9 +35,6 @@ class Command(AnsweringCommand):
     requires_system_checks = ()  # monitors also need the status of a site with bad settings
     no_answer = Level.UNKNOWN.exit_code
 
-    def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--format", choices=["text", "json"], default="text")
-
     def handle(self, *_args: Any, **options: Any) -> None:
         try:
             found = status(clock.now())
@@ -47,9 +43,9 @@ class Command(AnsweringCommand):
         except ImproperlyConfigured as error:
             raise CommandError(f"UNKNOWN: {error}", returncode=3) from error
         if options["format"] == "json":
-            self.stdout.write(json.dumps(as_json(found)))
+            self.write_json(as_json(found))
         else:
-            show(found, wide_console(self.stdout._out))
+            show(found, self.console)
         if found.level is not Level.OK:
             raise SystemExit(found.level.exit_code)
 
@@ -69,10 +65,8 @@ def show(found: Status, console: Console) -> None:
     """Print a summary line, which monitors show, then the findings and the miners with the most work."""
     line = Text(f"{found.level.upper()}: {found.sentence}", style=f"bold {STYLES[found.level]}")
     console.print(line, soft_wrap=True)
-    findings = Table("level", "finding", box=None, pad_edge=False, header_style="bold")
-    for name in ("value", "warning above", "critical above"):
-        findings.add_column(name, justify="right", no_wrap=True)
-    findings.add_column("meaning")
+    numbers = "value", "warning above", "critical above"
+    findings = plain_table("level", "finding", *numbers, "meaning", numbers=numbers, header_style="bold")
     for finding in found.findings:
         level = Text(finding.level, style=STYLES[finding.level])
         findings.add_row(level, finding.name, *finding.amounts, Text(finding.sentence))
@@ -84,9 +78,8 @@ def show(found: Status, console: Console) -> None:
 
 
 def _table(most: Sequence[Work]) -> Table:
-    table = Table("hotkey", box=None, pad_edge=False, header_style="bold")
-    for name in ("jobs", "% of jobs", "seconds", "% of seconds"):
-        table.add_column(name, justify="right", no_wrap=True)
+    names = "jobs", "% of jobs", "seconds", "% of seconds"
+    table = plain_table("hotkey", *names, numbers=names, header_style="bold")
     for work in most:
         numbers = f"{work.jobs:,}", f"{work.jobs_share:.1f}", f"{work.seconds:,.0f}", f"{work.seconds_share:.1f}"
         table.add_row(Text(work.miner), *numbers)

@@ -3,11 +3,10 @@ from __future__ import annotations
 from typing import Any
 
 from allowance.interface import clock, validation
-from routing.incidents import VOIDED_AT_ONCE
-from routing.management.voiding import Selected, VoidingCommand, add_stretch, named
+from routing.management.voiding import Selected, VoidingCommand, add_stretch, chosen
 from routing.models import MinerIncident
 from routing.types import MinerIncidentType
-from routing.upkeep.voiding import groups, void_for
+from routing.upkeep.voiding import VOIDED_AT_ONCE, groups, void_for
 
 
 class Command(VoidingCommand):
@@ -28,7 +27,7 @@ class Command(VoidingCommand):
         which.add_argument("--type", choices=[*MinerIncidentType])
 
     def selected(self, options: dict[str, Any]) -> Selected:
-        chosen = named(
+        which = chosen(
             options,
             {
                 "miner": ("hotkey_ss58address", validation.hotkey),
@@ -36,7 +35,7 @@ class Command(VoidingCommand):
                 "type": ("type", str),
             },
         )
-        matching = MinerIncident.objects.filter(**chosen)
+        matching = MinerIncident.objects.filter(**which)
         found = groups(matching)
         return Selected(
             found,

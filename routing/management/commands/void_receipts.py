@@ -4,9 +4,8 @@ from typing import Any
 
 from allowance.interface import clock, validation
 from receipts.interface import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
-from routing.incidents import VOIDED_AT_ONCE
-from routing.management.voiding import Selected, VoidingCommand, add_stretch, named
-from routing.upkeep.voiding import receipt_groups, void_receipts_for
+from routing.management.voiding import Selected, VoidingCommand, add_stretch, chosen
+from routing.upkeep.voiding import VOIDED_AT_ONCE, receipt_groups, void_receipts_for
 
 KINDS: dict[str, type[Receipt]] = {
     "started": JobStartedReceipt,
@@ -39,7 +38,7 @@ class Command(VoidingCommand):
         add_stretch(which, "dated")
 
     def selected(self, options: dict[str, Any]) -> Selected:
-        chosen = named(
+        which = chosen(
             options,
             {
                 "job": ("job_uuid", validation.job_uuid),
@@ -48,7 +47,7 @@ class Command(VoidingCommand):
             },
         )
         kinds = {*(options["kind"] or ("started", "accepted"))}
-        matching = {kind: model._default_manager.filter(**chosen) for kind, model in KINDS.items() if kind in kinds}
+        matching = {kind: model._default_manager.filter(**which) for kind, model in KINDS.items() if kind in kinds}
         found = receipt_groups(matching)
         return Selected(
             found,
