@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.urls import URLPattern, path
 from django.utils import timezone
 
-from allowance.interface import MinerRow, Reservation, wei_text
+from allowance.interface import MinerRow, Reservation, clock, wei_text
 from allowance.plumbing.lists import JOB_OR_HOTKEY, ReadOnlyAdmin, link, time_column
 from routing.access import tokens
 from routing.log import replay
@@ -200,7 +200,7 @@ def explanation(request: HttpRequest, record: DecisionRecord) -> dict[str, objec
     shown = {"incidents": may("routing.view_minerincident"), "receipts": request.user.has_perms(SEE_RECEIPTS)}
     return {
         "explained": explained,
-        "fate": explained.fate(timezone.now(), reservations=may("allowance.view_reservation")),
+        "fate": explained.fate(clock.now(), reservations=may("allowance.view_reservation")),
         "candidates": in_order(explained.decision) if explained.decision else [],
         "differences": replay.differences(record),
         "happenings": happenings(record.job_uuid, **shown) if record.job_uuid else [],
