@@ -20,7 +20,7 @@ from tests.threads import side_by_side
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* was deleted while still open:ResourceWarning")  # by a crash
 
-SEEDS = (1, 5, 6, 7, 8, 10, 13, 22)
+SEEDS = (4, 5, 7, 11, 23, 27)
 """Between them they have been everywhere."""
 
 
