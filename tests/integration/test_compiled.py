@@ -6,7 +6,7 @@ import datetime as dt
 from typing import Any
 
 import pytest
-from django.db import DEFAULT_DB_ALIAS, transaction
+from django.db import transaction
 from django.utils import timezone
 
 from allowance import reservations
@@ -24,12 +24,10 @@ from tests.rows import hold
 
 pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners("anna", "bert")]
 
-USING = DEFAULT_DB_ALIAS
-
 
 def kinds(statement: Compiled, **values: Any) -> set[int]:
     """Return the kinds of the rows of a reading."""
-    rows = statement.fetch(USING, executor_class=CLASS, **in_force.names(), **values)
+    rows = statement.fetch(executor_class=CLASS, **in_force.names(), **values)
     return {Row(*row).kind for row in rows}
 
 
@@ -66,13 +64,13 @@ def test_the_first_of_equals_is_the_first_that_has_not_changed() -> None:
     ):
         numbered = {f"version_{i}": version for i, version in enumerate(versions)}
         with transaction.atomic():
-            assert book.FIRST_OF_EQUALS.fetch(USING, **pks, **numbered) == [(first.pk,)]
+            assert book.FIRST_OF_EQUALS.fetch(**pks, **numbered) == [(first.pk,)]
 
 
 def test_a_record_has_the_values_of_its_decision() -> None:
     routing().pick(job_request(12))
     record = DecisionRecord.objects.get()
-    records.INSERT.execute(USING, **stored_values(record))
+    records.INSERT.execute(**stored_values(record))
     copy = DecisionRecord.objects.latest("pk")
     for field in DecisionRecord._meta.concrete_fields:
         assert field.primary_key or getattr(copy, field.attname) == getattr(record, field.attname)
@@ -81,10 +79,10 @@ def test_a_record_has_the_values_of_its_decision() -> None:
 def test_a_condition_can_t_be_none_and_a_value_of_the_wrong_type_is_refused() -> None:
     statement = Compiled(lambda: Account.objects.filter(version=parameter(Account, "version")).values_list("pk"))
     with pytest.raises(TypeError, match="version can't be None"):
-        statement.fetch(USING, version=None)
+        statement.fetch(version=None)
     with pytest.raises(KeyError):
-        statement.fetch(USING)
+        statement.fetch()
     created = Compiled(
         lambda: Reservation.objects.filter(created_at__gt=parameter(Reservation, "created_at")).values_list("pk")
     )
-    assert created.fetch(USING, created_at=timezone.now() + dt.timedelta(days=1)) == []
+    assert created.fetch(created_at=timezone.now() + dt.timedelta(days=1)) == []
