@@ -11,15 +11,17 @@ from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DEFAULT_DB_ALIAS, connection, router
+from django.db import connections, router
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.loader import MigrationLoader
 from django.db.models import Model
 
 from allowance.interface import validation
+from allowance.plumbing.database import alias, database
 from routing.access import signatures
 from routing.conf import SETTINGS, conf
 from routing.decision import fixed
-from routing.dynamic import CONSTANCE_SETTINGS
+from routing.dynamic import CONSTANCE_SETTINGS, DATABASE_BACKEND
 from routing.watch.findings import own_limits
 from routing.watch.measures import MEASURES
 
@@ -30,28 +32,28 @@ ISOLATION = "read committed"
 
 @register(Tags.database)
 def check_sqlite(**_kwargs: Any) -> list[CheckMessage]:
-    """Require IMMEDIATE transactions and write-ahead logging. Without them writers fail instead of waiting."""
+    """Require of SQLite IMMEDIATE transactions and write-ahead logging. Without them writers fail, and do not wait."""
     errors: list[CheckMessage] = []
-    for alias, database in settings.DATABASES.items():
-        if database["ENGINE"] != "django.db.backends.sqlite3":
-            continue
-        options = database.get("OPTIONS", {})
-        if str(options.get("transaction_mode", "")).upper() != "IMMEDIATE":
-            errors.append(
-                Error(
-                    f"SQLite database {alias!r} does not begin its transactions with BEGIN IMMEDIATE.",
-                    hint='Add "transaction_mode": "IMMEDIATE" to its OPTIONS.',
-                    id="routing.E001",
-                )
+    connection = _database()
+    if connection is None or connection.vendor != "sqlite":
+        return errors
+    options = _options(connection)
+    if str(options.get("transaction_mode", "")).upper() != "IMMEDIATE":
+        errors.append(
+            Error(
+                f"SQLite database {connection.alias!r} does not begin its transactions with BEGIN IMMEDIATE.",
+                hint='Add "transaction_mode": "IMMEDIATE" to its OPTIONS.',
+                id="routing.E001",
             )
-        if "journal_mode=wal" not in str(options.get("init_command", "")).lower().replace(" ", ""):
-            errors.append(
-                Error(
-                    f"SQLite database {alias!r} does not use write-ahead logging.",
-                    hint='Add "init_command": "PRAGMA journal_mode=WAL;" to its OPTIONS.',
-                    id="routing.E002",
-                )
+        )
+    if "journal_mode=wal" not in str(options.get("init_command", "")).lower().replace(" ", ""):
+        errors.append(
+            Error(
+                f"SQLite database {connection.alias!r} does not use write-ahead logging.",
+                hint='Add "init_command": "PRAGMA journal_mode=WAL;" to its OPTIONS.',
+                id="routing.E002",
             )
+        )
     return errors
 
 
@@ -97,7 +99,7 @@ def check_recorded_debug_miner(databases: Collection[str] | None = None, **_kwar
     """Warn if the settings have no address for the debug miner and the chain has no reachable one."""
     key = conf.DEBUG_MINER_KEY
     try:
-        if not key or not databases or fixed.fixed_miner("DEBUG_MINER", key):
+        if not key or not _is_asked(databases) or fixed.fixed_miner("DEBUG_MINER", key):
             return []
         miner = fixed.recorded_miner(key)
     except (ImproperlyConfigured, db.Error):  # check_fixed_miners reports the first, the next query the second
@@ -140,12 +142,11 @@ def check_settings(**_kwargs: Any) -> list[CheckMessage]:
 @register(Tags.database)
 def check_pool(**_kwargs: Any) -> list[CheckMessage]:
     """Reject connection pools. Each thread keeps a connection, so idle threads would occupy the pool's slots."""
+    connection = _database()
+    if connection is None or not _options(connection).get("pool"):
+        return []
     hint = 'Remove "pool" from its OPTIONS and set CONN_MAX_AGE=None: idle threads would use up the pool.'
-    return [
-        Error(f"Database {alias!r} has a connection pool.", hint=hint, id="routing.E007")
-        for alias, database in settings.DATABASES.items()
-        if database.get("OPTIONS", {}).get("pool")
-    ]
+    return [Error(f"Database {connection.alias!r} has a connection pool.", hint=hint, id="routing.E007")]
 
 
 @register()
@@ -198,10 +199,12 @@ def check_status_limits(**_kwargs: Any) -> list[CheckMessage]:
 @register(Tags.database)
 def check_vendor(**_kwargs: Any) -> list[CheckMessage]:
     """Require PostgreSQL or SQLite: the apps use SQL that other databases do not support."""
-    if connection.vendor in VENDORS:
+    connection = _database()
+    if connection is None or connection.vendor in VENDORS:
         return []
-    hint = "Use PostgreSQL in DATABASES['default'], or SQLite for a trial."
-    return [Error(f"The router does not support {connection.display_name}.", hint=hint, id="routing.E020")]
+    hint = f"Use PostgreSQL in DATABASES[{connection.alias!r}], or SQLite for a trial."
+    found = f"Database {connection.alias!r} is {connection.display_name}, which the router does not support."
+    return [Error(found, hint=hint, id="routing.E020")]
 
 
 @register(Tags.database)
@@ -210,24 +213,23 @@ def check_isolation(databases: Collection[str] | None = None, **_kwargs: Any) ->
 
     At higher levels PostgreSQL aborts a transaction that waited for a row that another one changed, as picks do.
     """
-    if connection.vendor != "postgresql":
+    connection = _database()
+    if connection is None or connection.vendor != "postgresql":
         return []
     from django.db.backends.postgresql.psycopg_any import IsolationLevel  # noqa: PLC0415 (SQLite needs no psycopg)
 
-    level, name = connection.settings_dict["OPTIONS"].get("isolation_level"), ISOLATION
+    level, name = _options(connection).get("isolation_level"), ISOLATION
     if level is not None:
         name = IsolationLevel(level).name.lower().replace("_", " ")
-    elif DEFAULT_DB_ALIAS in (databases or ()):
+    elif _is_asked(databases):
         with connection.cursor() as cursor:
             cursor.execute("SHOW default_transaction_isolation")
             (name,) = cursor.fetchone()
     if name == ISOLATION:
         return []
     hint = "Remove isolation_level from its OPTIONS, and leave default_transaction_isolation at the server's default."
-    found = (
-        f"Database {DEFAULT_DB_ALIAS!r} has the isolation level {name}, not {ISOLATION}. Simultaneous picks would fail."
-    )
-    return [Error(found, hint=hint, id="routing.E021")]
+    found = f"Database {connection.alias!r} has the isolation level {name}, not {ISOLATION}."
+    return [Error(f"{found} Simultaneous picks would fail.", hint=hint, id="routing.E021")]
 
 
 @register()
@@ -241,21 +243,25 @@ def check_time_zones(**_kwargs: Any) -> list[CheckMessage]:
 
 @register()
 def check_routers(**_kwargs: Any) -> list[CheckMessage]:
-    """Require DATABASE_ROUTERS to keep the apps in the default database. The apps use no other database yet."""
-    elsewhere = sorted(
-        {
-            alias
-            for model in models()
-            for alias in (router.db_for_read(model), router.db_for_write(model))
-            if alias != DEFAULT_DB_ALIAS
-        }
-    )
-    found = [f"DATABASE_ROUTERS send the router's models to {', '.join(map(repr, elsewhere))}."] if elsewhere else []
-    if not all(router.allow_migrate_model(DEFAULT_DB_ALIAS, model) for model in models()):
-        found.append(f"DATABASE_ROUTERS don't let the router's models migrate in {DEFAULT_DB_ALIAS!r}.")
+    """Require DATABASE_ROUTERS to keep all that a pick reads and writes in one database, for reads too."""
+    ours, together = alias(), [*models(), *_models_of_settings()]
+    if ours not in connections:
+        found = [f"DATABASE_ROUTERS send the router's models to {ours!r}, which is not in DATABASES."]
+    else:
+        elsewhere: dict[str, list[str]] = {}
+        for model in together:
+            for other in {router.db_for_read(model), router.db_for_write(model)} - {ours}:
+                elsewhere.setdefault(other, []).append(model._meta.label)
+        found = [
+            f"DATABASE_ROUTERS send {', '.join(labels)} to {other!r}, but the ledger to {ours!r}."
+            for other, labels in elsewhere.items()
+        ]
+        if refused := [model._meta.label for model in together if not router.allow_migrate_model(ours, model)]:
+            found.append(f"DATABASE_ROUTERS don't let {', '.join(refused)} migrate in {ours!r}.")
+    names = ", ".join(dict.fromkeys(model._meta.app_label for model in together))
     hint = (
-        f"Change DATABASE_ROUTERS to keep the apps {', '.join(APPS)} in {DEFAULT_DB_ALIAS!r}, for reads too. "
-        "The router works in no other database, and a replica has older data."
+        f"Change DATABASE_ROUTERS: db_for_read and db_for_write must return one alias for the apps {names}, and "
+        "allow_migrate must not refuse them there. Do not read them from a replica, because it has older data."
     )
     return [Error(sentence, hint=hint, id="routing.E023") for sentence in found]
 
@@ -265,7 +271,7 @@ def check_constance_backend(**_kwargs: Any) -> list[CheckMessage]:
     """Require dynamic settings that all processes share."""
     if getattr(settings, "CONSTANCE_BACKEND", None) != "constance.backends.memory.MemoryBackend":
         return []
-    hint = 'Set CONSTANCE_BACKEND = "constance.backends.database.DatabaseBackend".'
+    hint = f'Set CONSTANCE_BACKEND = "{DATABASE_BACKEND}".'
     found = "Constance keeps the dynamic settings in memory, so each process would have its own until it ends."
     return [Error(found, hint=hint, id="routing.E024")]
 
@@ -274,15 +280,16 @@ def check_constance_backend(**_kwargs: Any) -> list[CheckMessage]:
 def check_tables(databases: Collection[str] | None = None, **_kwargs: Any) -> list[CheckMessage]:
     """Compare the tables with the state that the applied migrations produce.
 
-    This check connects to the database, so only `migrate` and `check --database default` run it.
+    This check connects to the database, so only `migrate` and `check --database ALIAS` run it.
     """
-    if DEFAULT_DB_ALIAS not in (databases or ()) or connection.vendor not in VENDORS:
+    connection = _database()
+    if connection is None or not _is_asked(databases) or connection.vendor not in VENDORS:
         return []
     hint = (
         "Another program created the table, or another version of these apps. Give the router its own database. "
         "The commands export_journal and replay_journal copy a history into it."
     )
-    return [Error(sentence, hint=hint, id="routing.E025") for sentence in _differences()]
+    return [Error(sentence, hint=hint, id="routing.E025") for sentence in _differences(connection)]
 
 
 def models() -> Iterator[type[Model]]:
@@ -291,7 +298,28 @@ def models() -> Iterator[type[Model]]:
         yield from apps.get_app_config(app).get_models(include_auto_created=True)
 
 
-def _differences() -> Iterator[str]:
+def _models_of_settings() -> Iterator[type[Model]]:
+    """Yield the model of the dynamic settings, if constance keeps them in a table: a pick reads it with the ledger."""
+    if getattr(settings, "CONSTANCE_BACKEND", None) == DATABASE_BACKEND and apps.is_installed("constance"):
+        yield apps.get_model("constance", "Constance")
+
+
+def _database() -> BaseDatabaseWrapper | None:
+    """Return the connection to the apps' database, or None if DATABASES has no such alias: check_routers reports it."""
+    return database() if alias() in connections else None
+
+
+def _is_asked(databases: Collection[str] | None) -> bool:
+    """Return whether the checks may connect to the apps' database."""
+    return alias() in (databases or ())
+
+
+def _options(connection: BaseDatabaseWrapper) -> dict[str, Any]:
+    options: dict[str, Any] = connection.settings_dict.get("OPTIONS") or {}
+    return options
+
+
+def _differences(connection: BaseDatabaseWrapper) -> Iterator[str]:
     """Yield how the tables differ from the applied migrations. A model that is not migrated yet must have no table."""
     loader = MigrationLoader(connection)
     applied = [key for key in loader.applied_migrations or () if key[0] in APPS and key in loader.graph.nodes]
