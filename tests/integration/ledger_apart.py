@@ -8,7 +8,9 @@ thread, while the apps work.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,6 @@ import django
 
 django.setup()
 
-from asgiref.sync import sync_to_async
 from constance import config
 from constance.models import Constance
 from django.apps import apps
@@ -104,7 +105,7 @@ def migrate() -> None:
 
 def work() -> list[UUID]:
     """Record a ledger, pick, spend, release, record receipts and incidents. Return the jobs."""
-    fill_ledger("anna", "bert")
+    fill_ledger("anna", "bert", executors=8)
     assert clock.now() <= clock.now("ledger") <= clock.now()
     config.DYNAMIC_ROUTING_RELIABILITY_WINDOW_HOURS = 5.0
     requests = [job_request(12) for _ in range(4)]
@@ -161,6 +162,31 @@ def run_commands(job: UUID, folder: Path) -> None:
     assert response.status_code == 200, response.content
 
 
+def fork() -> None:
+    """Pick in a child of this process, in both kinds of threads, and then here. Each has connections of its own."""
+    before, child = session(), os.fork()
+    code = 1
+    try:
+        routing().pick(job_request(12))
+        asyncio.run(routing().pick_miner_for_job_request(job_request(12)))
+        assert child or before is None or session() != before
+        code = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        if not child:
+            os._exit(code)
+    assert code == 0
+    assert (os.waitpid(child, 0)[1], session()) == (0, before)
+
+
+def session() -> int | None:
+    """Return the process of PostgreSQL that serves this thread. SQLite has none."""
+    server: Any = database().connection if database().vendor == "postgresql" else None
+    pid: int | None = server and server.info.backend_pid
+    return pid
+
+
 def use_admin() -> None:
     """Look at the pages as a superuser, and void: an incident, several, a receipt. The log is in `default`."""
     boss, client = User.objects.create_superuser("boss"), Client()
@@ -171,6 +197,10 @@ def use_admin() -> None:
     places = ("/admin/", "/admin/routing/", "/admin/routing/decisionrecord/status/", reverse(CONFIG))
     for address in (*places, *(reverse(f"admin:{name}_changelist") for name in listed), *map(page, rows)):
         assert client.get(address).status_code == 200, address
+    connections["ledger"].settings_dict["ATOMIC_REQUESTS"] = True
+    for address in (*places, "/healthz", "/readyz", "/metrics"):
+        assert client.get(address).status_code == 200, address
+    connections["ledger"].settings_dict["ATOMIC_REQUESTS"] = False
     client.post(page(one, "void"), {"reason": REASON})
     chosen = {"action": "void", ACTION_CHECKBOX_NAME: [others[0].pk], "newest": others[0].pk, "select_across": "0"}
     client.post(reverse("admin:routing_minerincident_changelist"), {**chosen, "confirmed": "yes", "reason": REASON})
@@ -209,8 +239,7 @@ def main(folder: Path) -> None:
     use_admin()
     assert on_default  # users, sessions and the log: they would have been noted before, too
     with nothing_on_default():
-        routing().pick(job_request(12))
-        asyncio.run(sync_to_async(routing().pick)(job_request(12)))
+        fork()
     assert OURS.isdisjoint(table.partition("_")[0] for table in tables("default"))
     close_database_pool()
     sys.stdout.write("All is in its place.")
