@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.core.management import call_command
-from django.db import connections
+from django.db import connections, transaction
 from django.db.backends.signals import connection_created
 from django.db.models import Model
 from django.test import Client, RequestFactory
@@ -46,6 +47,7 @@ from receipts.models import JobStartedReceipt
 from receipts.schemas import JobFinished, JobStarted
 from routing import routing
 from routing.dynamic import WINDOW_HOURS
+from routing.metrics import INCIDENTS
 from routing.models import AccessToken, DecisionRecord, MinerIncident
 from routing.types import MinerIncidentType
 from routing.watch.views import readyz
@@ -53,6 +55,7 @@ from tests.complaints import OURS, complaints
 from tests.factories import EXECUTOR_CLASS, job_request, run_command
 from tests.ledgers import CLASS, NEWEST, fill_ledger
 from tests.pages import page
+from tests.programs import DEADLINE
 
 CONFIG = "admin:constance_config_changelist"
 REASON = "A host of ours was down."
@@ -126,6 +129,12 @@ def work() -> list[UUID]:
     asyncio.run(allowance().aspend_allowance(third.allowance_reservation_id))
     for job in jobs[:3]:
         routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "anna", str(job), EXECUTOR_CLASS)
+    counted = INCIDENTS.labels(MinerIncidentType.MINER_JOB_FAILED, CLASS)._value
+    before = counted.get()
+    with transaction.atomic(alias()):
+        routing().report_incident(MinerIncidentType.MINER_JOB_FAILED, "bert", str(jobs[1]), EXECUTOR_CLASS)
+        transaction.set_rollback(True, alias())
+    assert (MinerIncident.objects.count(), counted.get(), before) == (3, 3.0, 3.0)
     now, whose = timezone.now(), {"miner_hotkey": "anna", "validator_hotkey": "victor"}
     started = JobStarted(job_uuid=jobs[0], timestamp=now, executor_class=CLASS, ttl=300, **whose)
     receipts().record(started)
@@ -165,6 +174,7 @@ def run_commands(job: UUID, folder: Path) -> None:
 def fork() -> None:
     """Pick in a child of this process, in both kinds of threads, and then here. Each has connections of its own."""
     before, child = session(), os.fork()
+    signal.alarm(round(DEADLINE))  # a child that hangs would keep the test's pipe open
     code = 1
     try:
         routing().pick(job_request(12))
@@ -178,6 +188,7 @@ def fork() -> None:
             os._exit(code)
     assert code == 0
     assert (os.waitpid(child, 0)[1], session()) == (0, before)
+    signal.alarm(0)
 
 
 def session() -> int | None:
