@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import datetime as dt
 
-from django.db import connection
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
+from allowance.plumbing.database import alias
 
-def now(*, told: dt.datetime | None = None) -> dt.datetime:
+
+def now(using: str | None = None, *, told: dt.datetime | None = None) -> dt.datetime:
     """Return the current time: by the clock of the server on PostgreSQL, of this host on other databases.
+
+    `using` is the alias of a database; None is the database of the apps.
 
     On PostgreSQL this takes a statement, unless a statement that has just run `told` the time; see ServerTime. Call it
     as `clock.now()`, so that tests can pin it.
     """
-    if connection.vendor != "postgresql":
+    database = connections[using or alias()]
+    if database.vendor != "postgresql":
         return timezone.now()
-    return told or _time_of_server()
+    return told or _time_of_server(database)
 
 
-def _time_of_server() -> dt.datetime:
-    with connection.cursor() as cursor:
+def _time_of_server(database: BaseDatabaseWrapper) -> dt.datetime:
+    with database.cursor() as cursor:
         cursor.execute("SELECT clock_timestamp()")  # the ORM selects from tables only
         (found,) = cursor.fetchone()
     time: dt.datetime = found

@@ -36,11 +36,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 
-from django.db import OperationalError, connection, transaction
+from django.db import OperationalError, transaction
 from django.db.models import Subquery
 
 from allowance import rows
 from allowance.models import Account, ChainLock, Reservation, new_version
+from allowance.plumbing.database import alias, database
 from allowance.plumbing.settings import conf
 from allowance.types import LockTimeout
 
@@ -64,7 +65,7 @@ def ledger_transaction(*, durable: bool = False) -> Iterator[None]:
     options.
     """
     try:
-        with transaction.atomic(durable=durable):
+        with transaction.atomic(alias(), durable=durable):
             yield
     except OperationalError as error:
         if not _no_lock(error):
@@ -78,6 +79,7 @@ def hurried_transaction(seconds: float) -> Iterator[None]:
 
     Inside a transaction of the caller it is a savepoint, and the caller's timeouts apply.
     """
+    connection = database()
     before, alone = None, not connection.in_atomic_block
     if connection.vendor == "sqlite" and alone:
         with connection.cursor() as cursor:
@@ -102,7 +104,7 @@ def reading_transaction() -> Iterator[None]:
     On PostgreSQL the iterator is a server-side cursor. It needs the same server connection from its beginning to its
     end, which a pooler such as PgBouncer guarantees only within a transaction.
     """
-    with transaction.atomic() if connection.vendor == "postgresql" else nullcontext():
+    with transaction.atomic(alias()) if database().vendor == "postgresql" else nullcontext():
         yield
 
 
@@ -134,7 +136,7 @@ def lock_account(
 
     Raises TransactionManagementError outside a transaction.
     """
-    if not connection.in_atomic_block:
+    if not database().in_atomic_block:
         raise transaction.TransactionManagementError("Call lock_account inside a transaction.")
     patience = lock_timeout() if wait is None else wait
     if patience > 0:
@@ -160,6 +162,7 @@ def lock_accounts_of(miners: Collection[str]) -> None:
 
 def bound_waits(seconds: float) -> None:
     """Limit each wait for a lock to `seconds` until the transaction ends. Does nothing on SQLite."""
+    connection = database()
     if connection.vendor == "postgresql":
         milliseconds = max(1, round(seconds * 1000))  # 0 would mean no limit
         with connection.cursor() as cursor:

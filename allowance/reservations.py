@@ -8,7 +8,6 @@ from contextlib import suppress
 from types import MappingProxyType
 from uuid import UUID
 
-from django.db import DEFAULT_DB_ALIAS
 from django.db.models import F, Subquery
 from django.db.models.sql import Query
 
@@ -55,13 +54,13 @@ STORE = Compiled(_storing)
 INSERT = Compiled(lambda: inserting(Reservation, ignore_conflicts=True))
 
 
-def store(account: Account, balance: Balance, *, using: str = DEFAULT_DB_ALIAS) -> bool:
+def store(account: Account, balance: Balance) -> bool:
     """Store which blocks are held and spent, with a new version.
 
     Return False, and store nothing, if others have locked the account or changed it since `account.version`.
     """
     changes = {"base": balance.base, "held": balance.held, "spent": balance.spent, "version": new_version()}
-    if STORE.execute(using, id=account.pk, as_read=account.version, **changes) != 1:
+    if STORE.execute(id=account.pk, as_read=account.version, **changes) != 1:
         return False
     for name, value in changes.items():
         setattr(account, name, value)
@@ -126,9 +125,9 @@ def hold(
     return reservation
 
 
-def insert(reservation: Reservation, *, using: str = DEFAULT_DB_ALIAS) -> bool:
+def insert(reservation: Reservation) -> bool:
     """Insert a reservation. Returns False, and inserts nothing, if another one has its id."""
-    inserted = INSERT.execute(using, **stored_values(reservation)) == 1
+    inserted = INSERT.execute(**stored_values(reservation)) == 1
     reservation._state.adding = not inserted
     return inserted
 

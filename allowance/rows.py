@@ -9,10 +9,11 @@ import json
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from django.db import connection
 from django.db.models import AutoField, Field, IntegerField, JSONField, Model
 from django.db.models.expressions import RawSQL
 from django.db.models.fields import NOT_PROVIDED
+
+from allowance.plumbing.database import database
 
 
 def upsert(model: type[Model], key: Sequence[str], fields: Sequence[str], values: Collection[Sequence[object]]) -> None:
@@ -23,6 +24,7 @@ def upsert(model: type[Model], key: Sequence[str], fields: Sequence[str], values
     """
     if not values:
         return
+    connection = database()
     quote, names = connection.ops.quote_name, [*key, *fields]
     columns = {column.name: column for column in model._meta.concrete_fields if not isinstance(column, AutoField)}
     quoted = {name: quote(str(column.column)) for name, column in columns.items()}
@@ -64,4 +66,4 @@ def among(values: Iterable[str]) -> RawSQL:
 
 
 def _is_postgresql() -> bool:
-    return connection.vendor == "postgresql"
+    return database().vendor == "postgresql"

@@ -17,6 +17,7 @@ from django.db import transaction
 
 from allowance import clock
 from allowance.plumbing.connections import renews_connection
+from allowance.plumbing.database import alias
 from allowance.plumbing.threads import coroutine_twin
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
 from receipts.schemas import AnyReceipt, JobAccepted, JobFinished, JobStarted, bounded, read
@@ -120,15 +121,15 @@ def _kind_of(receipt: AnyReceipt) -> type[AnyReceipt]:
     return next(kind for kind in TABLES if isinstance(receipt, kind))
 
 
-@transaction.atomic(savepoint=False)
 def _store(receipts: list[AnyReceipt]) -> None:
     rows: dict[type[Receipt], list[Receipt]] = {table: [] for table in TABLES.values()}
     # All transactions insert in the same order, so two transactions with the same jobs can't deadlock.
     for receipt in sorted(receipts, key=attrgetter("job_uuid")):
         kind = _kind_of(receipt)
         rows[TABLES[kind]].append(TABLES[kind](**{name: _column(getattr(receipt, name)) for name in kind.model_fields}))
-    for table, of_table in rows.items():
-        table._default_manager.bulk_create(of_table, ignore_conflicts=True, batch_size=BATCH)
+    with transaction.atomic(alias(), savepoint=False):
+        for table, of_table in rows.items():
+            table._default_manager.bulk_create(of_table, ignore_conflicts=True, batch_size=BATCH)
 
 
 def _column(value: object) -> object:

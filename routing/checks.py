@@ -11,15 +11,17 @@ from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DEFAULT_DB_ALIAS, connection, router
+from django.db import connections, router
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.loader import MigrationLoader
 from django.db.models import Model
 
 from allowance.interface import validation
+from allowance.plumbing.database import alias, database
 from routing.access import signatures
 from routing.conf import SETTINGS, conf
 from routing.decision import fixed
-from routing.dynamic import CONSTANCE_SETTINGS
+from routing.dynamic import CONSTANCE_SETTINGS, DATABASE_BACKEND
 from routing.watch.findings import own_limits
 from routing.watch.measures import MEASURES
 
@@ -45,27 +47,20 @@ def check(identity: str, hint: str, *tags: str) -> Callable[[Find], Find]:
     return add
 
 
-def sqlite_options() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the alias and the OPTIONS of each SQLite database."""
-    for alias, database in settings.DATABASES.items():
-        if database["ENGINE"] == "django.db.backends.sqlite3":
-            yield alias, database.get("OPTIONS", {})
-
-
 @check("routing.E001", 'Add "transaction_mode": "IMMEDIATE" to its OPTIONS.', Tags.database)
 def check_transaction_mode(**_kwargs: Any) -> Iterator[str]:
     """Require IMMEDIATE transactions in SQLite. Without them writers fail instead of waiting."""
-    for alias, options in sqlite_options():
+    for name, options in _sqlite():
         if str(options.get("transaction_mode", "")).upper() != "IMMEDIATE":
-            yield f"SQLite database {alias!r} does not begin its transactions with BEGIN IMMEDIATE."
+            yield f"SQLite database {name!r} does not begin its transactions with BEGIN IMMEDIATE."
 
 
 @check("routing.E002", 'Add "init_command": "PRAGMA journal_mode=WAL;" to its OPTIONS.', Tags.database)
 def check_journal_mode(**_kwargs: Any) -> Iterator[str]:
     """Require write-ahead logging in SQLite. Without it writers fail instead of waiting."""
-    for alias, options in sqlite_options():
+    for name, options in _sqlite():
         if "journal_mode=wal" not in str(options.get("init_command", "")).lower().replace(" ", ""):
-            yield f"SQLite database {alias!r} does not use write-ahead logging."
+            yield f"SQLite database {name!r} does not use write-ahead logging."
 
 
 @check("routing.E003", "Call routing.dynamic.install(globals()) at the end of the settings. It adds what is missing.")
@@ -106,7 +101,7 @@ def check_recorded_debug_miner(databases: Collection[str] | None = None, **_kwar
     """Warn if the settings have no address for the debug miner and the chain has no reachable one."""
     key = conf.DEBUG_MINER_KEY
     try:
-        if not key or not databases or fixed.fixed_miner("DEBUG_MINER", key):
+        if not key or not _is_asked(databases) or fixed.fixed_miner("DEBUG_MINER", key):
             return []
         miner = fixed.recorded_miner(key)
     except (ImproperlyConfigured, db.Error):  # check_fixed_miners reports the first, the next query the second
@@ -153,9 +148,9 @@ def check_settings(**_kwargs: Any) -> list[CheckMessage]:
 )
 def check_pool(**_kwargs: Any) -> Iterator[str]:
     """Reject connection pools. Each thread keeps a connection, so idle threads would occupy the pool's slots."""
-    for alias, database in settings.DATABASES.items():
-        if database.get("OPTIONS", {}).get("pool"):
-            yield f"Database {alias!r} has a connection pool."
+    connection = _database()
+    if connection and _options(connection).get("pool"):
+        yield f"Database {connection.alias!r} has a connection pool."
 
 
 @register()
@@ -204,11 +199,12 @@ def check_status_limits(**_kwargs: Any) -> Iterator[str]:
         yield str(error)
 
 
-@check("routing.E020", "Use PostgreSQL in DATABASES['default'], or SQLite for a trial.", Tags.database)
+@check("routing.E020", "Use PostgreSQL, or SQLite for a trial.", Tags.database)
 def check_vendor(**_kwargs: Any) -> Iterator[str]:
     """Require PostgreSQL or SQLite: the apps use SQL that other databases do not support."""
-    if connection.vendor not in VENDORS:
-        yield f"The router does not support {connection.display_name}."
+    connection = _database()
+    if connection and connection.vendor not in VENDORS:
+        yield f"Database {connection.alias!r} is {connection.display_name}, which the router does not support."
 
 
 @check(
@@ -221,22 +217,21 @@ def check_isolation(databases: Collection[str] | None = None, **_kwargs: Any) ->
 
     At higher levels PostgreSQL aborts a transaction that waited for a row that another one changed, as picks do.
     """
-    if connection.vendor != "postgresql":
+    connection = _database()
+    if connection is None or connection.vendor != "postgresql":
         return
     from django.db.backends.postgresql.psycopg_any import IsolationLevel  # noqa: PLC0415 (SQLite needs no psycopg)
 
-    level, name = connection.settings_dict["OPTIONS"].get("isolation_level"), ISOLATION
+    level, name = _options(connection).get("isolation_level"), ISOLATION
     if level is not None:
         name = IsolationLevel(level).name.lower().replace("_", " ")
-    elif DEFAULT_DB_ALIAS in (databases or ()):
+    elif _is_asked(databases):
         with connection.cursor() as cursor:
             cursor.execute("SHOW default_transaction_isolation")
             (name,) = cursor.fetchone()
     if name != ISOLATION:
-        yield (
-            f"Database {DEFAULT_DB_ALIAS!r} has the isolation level {name}, not {ISOLATION}. "
-            "Simultaneous picks would fail."
-        )
+        found = f"Database {connection.alias!r} has the isolation level {name}, not {ISOLATION}."
+        yield f"{found} Simultaneous picks would fail."
 
 
 @check("routing.E022", "Set USE_TZ = True. The router compares times that have time zones.")
@@ -248,23 +243,24 @@ def check_time_zones(**_kwargs: Any) -> Iterator[str]:
 
 @check(
     "routing.E023",
-    f"Change DATABASE_ROUTERS to keep the apps {', '.join(APPS)} in {DEFAULT_DB_ALIAS!r}, for reads too. "
-    "The router works in no other database, and a replica has older data.",
+    "Change DATABASE_ROUTERS: db_for_read and db_for_write must return one alias for the apps "
+    f"{', '.join(APPS)} and, if it keeps its settings in a table, constance. allow_migrate must not refuse them there. "
+    "Do not read them from a replica, because it has older data.",
 )
 def check_routers(**_kwargs: Any) -> Iterator[str]:
-    """Require DATABASE_ROUTERS to keep the apps in the default database. The apps use no other database yet."""
-    elsewhere = sorted(
-        {
-            alias
-            for model in models()
-            for alias in (router.db_for_read(model), router.db_for_write(model))
-            if alias != DEFAULT_DB_ALIAS
-        }
-    )
-    if elsewhere:
-        yield f"DATABASE_ROUTERS send the router's models to {', '.join(map(repr, elsewhere))}."
-    if not all(router.allow_migrate_model(DEFAULT_DB_ALIAS, model) for model in models()):
-        yield f"DATABASE_ROUTERS don't let the router's models migrate in {DEFAULT_DB_ALIAS!r}."
+    """Require DATABASE_ROUTERS to keep all that a pick reads and writes in one database, for reads too."""
+    ours, together = alias(), [*models(), *_models_of_settings()]
+    if ours not in connections:
+        yield f"DATABASE_ROUTERS send the router's models to {ours!r}, which is not in DATABASES."
+        return
+    elsewhere: dict[str, list[str]] = {}
+    for model in together:
+        for other in {router.db_for_read(model), router.db_for_write(model)} - {ours}:
+            elsewhere.setdefault(other, []).append(model._meta.label)
+    for other, labels in elsewhere.items():
+        yield f"DATABASE_ROUTERS send {', '.join(labels)} to {other!r}, but the ledger to {ours!r}."
+    if refused := [model._meta.label for model in together if not router.allow_migrate_model(ours, model)]:
+        yield f"DATABASE_ROUTERS don't let {', '.join(refused)} migrate in {ours!r}."
 
 
 @check("routing.E024", 'Set CONSTANCE_BACKEND = "constance.backends.database.DatabaseBackend".')
@@ -283,10 +279,11 @@ def check_constance_backend(**_kwargs: Any) -> Iterator[str]:
 def check_tables(databases: Collection[str] | None = None, **_kwargs: Any) -> Iterator[str]:
     """Compare the tables with the state that the applied migrations produce.
 
-    This check connects to the database, so only `migrate` and `check --database default` run it.
+    This check connects to the database, so only `migrate` and `check --database ALIAS` run it.
     """
-    if DEFAULT_DB_ALIAS in (databases or ()) and connection.vendor in VENDORS:
-        yield from _differences()
+    connection = _database()
+    if connection and _is_asked(databases) and connection.vendor in VENDORS:
+        yield from _differences(connection)
 
 
 def models() -> Iterator[type[Model]]:
@@ -295,7 +292,35 @@ def models() -> Iterator[type[Model]]:
         yield from apps.get_app_config(app).get_models(include_auto_created=True)
 
 
-def _differences() -> Iterator[str]:
+def _models_of_settings() -> Iterator[type[Model]]:
+    """Yield the model of the dynamic settings, if constance keeps them in a table: a pick reads it with the ledger."""
+    if getattr(settings, "CONSTANCE_BACKEND", None) == DATABASE_BACKEND and apps.is_installed("constance"):
+        yield apps.get_model("constance", "Constance")
+
+
+def _database() -> BaseDatabaseWrapper | None:
+    """Return the connection to the apps' database, or None if DATABASES has no such alias: check_routers reports it."""
+    return database() if alias() in connections else None
+
+
+def _sqlite() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the alias and the OPTIONS of the apps' database, if it is an SQLite file."""
+    connection = _database()
+    if connection and connection.vendor == "sqlite":
+        yield connection.alias, _options(connection)
+
+
+def _is_asked(databases: Collection[str] | None) -> bool:
+    """Return whether the checks may connect to the apps' database."""
+    return alias() in (databases or ())
+
+
+def _options(connection: BaseDatabaseWrapper) -> dict[str, Any]:
+    options: dict[str, Any] = connection.settings_dict.get("OPTIONS") or {}
+    return options
+
+
+def _differences(connection: BaseDatabaseWrapper) -> Iterator[str]:
     """Yield how the tables differ from the applied migrations. A model that is not migrated yet must have no table."""
     loader = MigrationLoader(connection)
     applied = [key for key in loader.applied_migrations or () if key[0] in APPS and key in loader.graph.nodes]

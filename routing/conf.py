@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 
 from django.conf import settings
-from django.db import connection
 from django.utils.crypto import salted_hmac
 
+from allowance.plumbing.database import database
 from allowance.plumbing.settings import Setting, Settings
 from allowance.plumbing.settings import conf as of_allowance
 
@@ -31,8 +31,8 @@ conf = Settings(
     Setting(
         "ROUTING_REDIS_PREFIX",
         "",
-        "The prefix of all names in Redis. By default it is derived from SECRET_KEY and the name of the database. If "
-        "two sites share these two and the Redis server, set a different prefix for each.",
+        "The prefix of all names in Redis. By default it is derived from SECRET_KEY and the name of the router's "
+        "database. If two sites share these two and the Redis server, set a different prefix for each.",
     ),
     Setting(
         "DEBUG_MINER_KEY",
@@ -177,12 +177,12 @@ SETTINGS = {**of_allowance.table, **conf.table}
 def redis_prefix() -> str:
     """Return the prefix of all names in Redis: ROUTING_REDIS_PREFIX, or a prefix derived from the site.
 
-    The derived prefix is a hash of SECRET_KEY and the database's name. All processes of a site have these two in
-    common, and other sites differ in one of them. Redis pub/sub, which carries the news, ignores database numbers, so
-    sites that share a Redis need different prefixes.
+    The derived prefix is a hash of SECRET_KEY and the name of the apps' database. All processes of a site have these
+    two in common, and other sites differ in one of them. Redis pub/sub, which carries the news, ignores database
+    numbers, so sites that share a Redis need different prefixes.
     """
     prefix: str = conf.ROUTING_REDIS_PREFIX
-    return prefix or _drawn_prefix(settings.SECRET_KEY, str(connection.settings_dict["NAME"]))
+    return prefix or _drawn_prefix(settings.SECRET_KEY, str(database().settings_dict["NAME"]))
 
 
 @lru_cache(maxsize=8)

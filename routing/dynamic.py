@@ -11,6 +11,9 @@ WINDOW_HOURS = "DYNAMIC_ROUTING_RELIABILITY_WINDOW_HOURS"
 
 MAX_WINDOW_HOURS = 24.0 * 366
 
+DATABASE_BACKEND = "constance.backends.database.DatabaseBackend"
+"""The backend of constance that keeps the dynamic settings in a table. A pick reads them with the ledger."""
+
 CONSTANCE_FIELDS: dict[str, list[Any]] = {
     "routing_wei": ["allowance.amounts.WeiFormField", {}],
     "routing_hours": ["django.forms.FloatField", {"min_value": 0.0, "max_value": MAX_WINDOW_HOURS}],
@@ -42,7 +45,7 @@ def install(settings: dict[str, Any]) -> None:
     """
     listed = list(settings.get("INSTALLED_APPS", ()))
     settings["INSTALLED_APPS"] = [*listed, *(app for app in APPS if not _is_listed(app, listed))]
-    settings.setdefault("CONSTANCE_BACKEND", "constance.backends.database.DatabaseBackend")
+    settings.setdefault("CONSTANCE_BACKEND", DATABASE_BACKEND)
     settings["CONSTANCE_CONFIG"] = {**CONSTANCE_SETTINGS, **settings.get("CONSTANCE_CONFIG", {})}
     # Constance replaces the fields with objects in place, so it gets a copy.
     own = deepcopy(CONSTANCE_FIELDS)

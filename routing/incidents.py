@@ -19,6 +19,7 @@ from allowance.interface import (
     lock_timeout,
     validation,
 )
+from allowance.plumbing.database import alias
 from allowance.plumbing.errors import RefusedError
 from receipts.interface import BadReceiptError, void_by
 from routing.metrics import INCIDENTS
@@ -75,7 +76,7 @@ def record_incident(
         _draw_version(executor_class)
         _, is_new = MinerIncident.objects.get_or_create(incident, hotkey_ss58address=hotkey, job_uuid=job_uuid)
         if is_new:
-            transaction.on_commit(INCIDENTS.labels(incident["type"], executor_class).inc)
+            transaction.on_commit(INCIDENTS.labels(incident["type"], executor_class).inc, alias())
 
 
 def declared(hotkey: str, executor_class: str) -> int:

@@ -10,6 +10,7 @@ from django.utils import timezone
 
 from allowance import allowance
 from allowance.models import Account, Block, ChainLock, ManifestSync, Miner, NeuronList, new_version
+from allowance.plumbing.database import alias
 
 CLASS = "always_on.gpu-24gb"
 FIRST_BLOCK = 1000
@@ -30,7 +31,7 @@ def fill_ledger(*hotkeys: str, blocks: int = 21, executors: int = 2) -> None:
     The newest block owes nothing yet. The miners listen at 10.0.0.1, 10.0.0.2, ….
     """
     start, key = timezone.now() - dt.timedelta(seconds=12 * blocks), (hotkeys, blocks, executors)
-    with transaction.atomic():  # one for all, because most tests begin with this
+    with transaction.atomic(alias()):  # one for all, because most tests begin with this
         empty = not any(table._default_manager.exists() for table in TABLES)
         if empty and key in recorded:
             copy(recorded[key], start)

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Field, Model, QuerySet, Value, sql
 from django.db.models.constants import OnConflict
 from django.db.models.fields import NOT_PROVIDED
+
+from allowance.plumbing.database import database
 
 
 class Param(Value):
@@ -54,7 +55,7 @@ class Statement(NamedTuple):
 
 
 class Compiled:
-    """A statement that is compiled at its first use on each database.
+    """A statement on the database of the apps. It is compiled at its first use.
 
     `make` returns a QuerySet of rows as tuples, or a query as `updating` or `inserting` return it. It is called once
     for each alias. Two threads may both call it at first: they get equal statements.
@@ -64,48 +65,51 @@ class Compiled:
         self._make = make
         self._statements: dict[str, Statement] = {}
 
-    def fetch(self, using: str, **values: Any) -> list[tuple[Any, ...]]:
+    def fetch(self, **values: Any) -> list[tuple[Any, ...]]:
         """Run the statement with values for its parameters, and return its rows."""
-        with self._run(using, values) as cursor:
+        connection = database()
+        with self._run(connection, values) as cursor:
             rows: list[Any] = cursor.fetchall()
-        converters = self._statement(using).converters
-        return [*_converted(rows, converters, connections[using])] if converters else rows
+        converters = self._statement(connection).converters
+        return [*_converted(rows, converters, connection)] if converters else rows
 
-    def execute(self, using: str, **values: Any) -> int:
+    def execute(self, **values: Any) -> int:
         """Run the statement with values for its parameters, and return the number of rows that it wrote."""
-        with self._run(using, values) as cursor:
+        with self._run(database(), values) as cursor:
             written: int = cursor.rowcount
         return written
 
     @contextmanager
-    def _run(self, using: str, values: dict[str, Any]) -> Iterator[Any]:
-        connection = connections[using]
+    def _run(self, connection: BaseDatabaseWrapper, values: dict[str, Any]) -> Iterator[Any]:
         with connection.cursor() as cursor:
             prepares = connection.settings_dict["OPTIONS"].get("prepare_threshold") is not None
             if prepares and not connection.queries_logged:  # Django's log can't show a statement that is prepared
                 cursor.cursor = _preparing(connection)
-            cursor.execute(*self.sql_with_params(using, **values))  # the ORM compiled it, and has no word to run it
+            cursor.execute(*self._bound(connection, values))  # the ORM compiled it, and has no word to run it
             yield cursor
 
-    def sql_with_params(self, using: str, **values: Any) -> tuple[str, list[Any]]:
+    def sql_with_params(self, **values: Any) -> tuple[str, list[Any]]:
         """Return the text of the statement and its parameters."""
-        statement = self._statement(using)
-        return statement.sql, _bound(statement.params, values, connections[using])
+        return self._bound(database(), values)
 
-    def _statement(self, using: str) -> Statement:
-        statement = self._statements.get(using)
+    def _bound(self, connection: BaseDatabaseWrapper, values: dict[str, Any]) -> tuple[str, list[Any]]:
+        statement = self._statement(connection)
+        return statement.sql, _bound(statement.params, values, connection)
+
+    def _statement(self, connection: BaseDatabaseWrapper) -> Statement:
+        statement = self._statements.get(connection.alias)
         if statement is None:
-            statement = self._statements[using] = _compile(self._make(), using)
+            statement = self._statements[connection.alias] = _compile(self._make(), connection)
         return statement
 
 
-def _compile(made: QuerySet[Any, Any] | sql.Query, using: str) -> Statement:
+def _compile(made: QuerySet[Any, Any] | sql.Query, connection: BaseDatabaseWrapper) -> Statement:
     query = made if isinstance(made, sql.Query) else made.query
-    compiler: Any = query.get_compiler(using)
+    compiler: Any = query.get_compiler(connection.alias)
     compiled = compiler.as_sql()
     text, params = compiled[0] if isinstance(compiled, list) else compiled  # insertions may be several statements
-    if connections[using].vendor == "postgresql":
-        text, params = _with_constants(text, params, connections[using])
+    if connection.vendor == "postgresql":
+        text, params = _with_constants(text, params, connection)
     columns = [expression for expression, *_ in compiler.select or ()]
     return Statement(text, tuple(params), compiler.get_converters(columns))
 

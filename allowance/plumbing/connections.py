@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
-from django.db import DEFAULT_DB_ALIAS, connections
+from allowance.plumbing.database import database
 
 Service = TypeVar("Service", bound=type)
 
@@ -20,7 +20,7 @@ def renew_connection() -> None:
     stays open whatever its age, because the caller may be reading from it. Without autocommit the caller is always in
     a transaction.
     """
-    connection: Any = connections[DEFAULT_DB_ALIAS]
+    connection: Any = database()
     if connection.connection is None or connection.in_atomic_block or not connection.autocommit:
         return
     connection.health_check_done = False

@@ -11,8 +11,11 @@ from threading import Lock
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from channels.db import database_sync_to_async
-from django.db import DEFAULT_DB_ALIAS, close_old_connections, connections
+from django.apps import apps
+from django.db import close_old_connections, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
+from allowance.plumbing.database import alias, database
 from allowance.plumbing.settings import conf
 
 logger = logging.getLogger(__name__)
@@ -130,18 +133,23 @@ _inherited: list[Any] = []
 
 
 def _note_connection() -> None:
-    _connections_of_pool.append(connections[DEFAULT_DB_ALIAS])
+    _connections_of_pool.append(database())
 
 
 def _begin_anew_in_child() -> None:
     """Give a forked child its own pool and connections: it inherits the parent's database sessions, but no threads."""
     database_pool.cache_clear()
-    own = [connection for connection in connections.all(initialized_only=True) if connection.alias == DEFAULT_DB_ALIAS]
+    own = [connection for connection in _initialized() if connection.alias == alias()]
     for inherited in (*_connections_of_pool, *own):
         _leave_to_parent(inherited)
     _connections_of_pool.clear()
-    if own:
-        del connections[DEFAULT_DB_ALIAS]  # its transaction state is the parent's, too
+    for inherited in own:
+        del connections[inherited.alias]  # its transaction state is the parent's, too
+
+
+def _initialized() -> list[BaseDatabaseWrapper]:
+    """Return the connections of this thread. Before Django has loaded the models, the apps have none."""
+    return [*connections.all(initialized_only=True)] if apps.models_ready else []
 
 
 def _leave_to_parent(inherited: Any) -> None:

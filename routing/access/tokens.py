@@ -20,6 +20,7 @@ from django.utils import timezone
 from django.utils.crypto import salted_hmac
 
 from allowance.interface import BadInputError, validation
+from allowance.plumbing.database import alias
 from allowance.plumbing.errors import RefusedError
 from routing.models import AccessToken
 
@@ -125,7 +126,7 @@ def revoke(name_or_id: str | UUID, now: dt.datetime | None = None, *, keep_newes
     if keep_newest and pk is not None:
         raise BadInputError("An id names only one token. Give the name of the tokens to keep the newest token.")
     which = Q(name=_name(name_or_id)) if pk is None else Q(pk=pk)
-    with transaction.atomic():
+    with transaction.atomic(alias()):
         rows = list(AccessToken.objects.select_for_update().filter(which, live_at(at)).order_by("stored_at", "pk"))
         if keep_newest:
             newest = {scope: row.pk for row in rows for scope in row.scopes}

@@ -13,7 +13,6 @@ from operator import or_
 from typing import Protocol
 from uuid import UUID
 
-from django.db import DEFAULT_DB_ALIAS, connection
 from django.db.models import Case, IntegerField, Q, QuerySet, When
 
 from allowance.interface import (
@@ -30,6 +29,7 @@ from allowance.interface import (
     reservations,
 )
 from allowance.plumbing.compiled import Compiled, parameter
+from allowance.plumbing.database import database
 from routing.decision import reading
 from routing.decision.model import NO_ADDRESS, PASSED_OVER, Candidate, Decision, Gate, Job, Verdict
 from routing.decision.ranking import Ranking, busy
@@ -164,7 +164,7 @@ class LiveBook:
                 self._note_wait(waited)
                 return self._hold(reading.read(executor_class, self.now, has_written=False), ranking, slot)
         except LockTimeout:
-            if connection.vendor == "sqlite" or not self.patience:
+            if database().vendor == "sqlite" or not self.patience:
                 raise
             self._note_wait(time.monotonic() - begun)
             self.patience = 0.0
@@ -211,14 +211,14 @@ class LiveBook:
         asked = [*entries, *[entries[-1]] * (AT_ONCE - len(entries))]
         values = {f"pk_{i}": entry.pk for i, entry in enumerate(asked)}
         versions = {f"version_{i}": entry.version for i, entry in enumerate(asked)}
-        found = FIRST_OF_EQUALS.fetch(DEFAULT_DB_ALIAS, **values, **versions)
+        found = FIRST_OF_EQUALS.fetch(**values, **versions)
         return [entry.pk for entry in entries].index(found[0][0]) if found else None
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         begun = time.monotonic()
         with ledger_transaction(durable=True):
-            if connection.vendor == "sqlite":  # BEGIN waits for SQLite's only lock
+            if database().vendor == "sqlite":  # BEGIN waits for SQLite's only lock
                 self._note_wait(time.monotonic() - begun)
             yield
 

@@ -19,7 +19,7 @@ from allowance.interface import MAX_WEI
 from allowance.plumbing.compiled import Param
 from allowance.plumbing.union import Row, arm
 from routing.decision.model import Policy
-from routing.dynamic import MAX_WINDOW_HOURS, MINIMUM_WEI, WINDOW_HOURS
+from routing.dynamic import DATABASE_BACKEND, MAX_WINDOW_HOURS, MINIMUM_WEI, WINDOW_HOURS
 from routing.models import IncidentVersion
 
 SETTING, VERSION = 20, 21
@@ -35,13 +35,14 @@ class InForce(NamedTuple):
 def stored(executor_class: Any) -> list[QuerySet[Any, Any]]:
     """Return the stored dynamic settings and the version of the incidents of a class as arms of a union.
 
-    Constance's own code takes longer than the statement, and returns defaults if the table can't be read.
+    Constance's own code takes longer than the statement, and returns defaults if the table can't be read. If constance
+    keeps the settings elsewhere, its table is not read: it may be in another database.
     """
+    version = arm(VERSION, IncidentVersion.objects.filter(pk=executor_class), number="version")
+    if not _are_stored():
+        return [version]
     keys = [Param(name, CharField()) for name in (MINIMUM_WEI, WINDOW_HOURS)]
-    return [
-        arm(SETTING, Constance.objects.filter(key__in=keys), key="key", text="value"),
-        arm(VERSION, IncidentVersion.objects.filter(pk=executor_class), number="version"),
-    ]
+    return [arm(SETTING, Constance.objects.filter(key__in=keys), key="key", text="value"), version]
 
 
 def names() -> dict[str, str]:
@@ -51,6 +52,8 @@ def names() -> dict[str, str]:
 
 def policy() -> Policy:
     """Return the dynamic settings in force. Unlike a read of constance's `config`, this stores no defaults."""
+    if not _are_stored():
+        return _policy({})
     return _policy(dict(Constance.objects.filter(key__in=names().values()).values_list("key", "value")))
 
 
@@ -66,8 +69,13 @@ def parse(rows: Iterable[Row]) -> InForce:
     return InForce(_policy(values), incidents)
 
 
+def _are_stored() -> bool:
+    """Return whether constance keeps the dynamic settings in its table."""
+    return bool(constance_settings.BACKEND == DATABASE_BACKEND)
+
+
 def _policy(stored: Mapping[str, str]) -> Policy:
-    if constance_settings.BACKEND != "constance.backends.database.DatabaseBackend":
+    if not _are_stored():
         with _to_be_corrected():
             values = get_values_for_keys([MINIMUM_WEI, WINDOW_HOURS])
             return make_policy(values[MINIMUM_WEI], values[WINDOW_HOURS])

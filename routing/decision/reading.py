@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.models import BigIntegerField, CharField, DateTimeField, QuerySet
 
 from allowance.interface import (
@@ -24,6 +23,7 @@ from allowance.interface import (
     reading,
 )
 from allowance.plumbing.compiled import Compiled, Param
+from allowance.plumbing.database import database
 from allowance.plumbing.union import Row as Read
 from allowance.plumbing.union import union
 from receipts.interface import Jobs, ongoing
@@ -82,32 +82,28 @@ makes the next reading longer.
 """
 
 
-def read(
-    executor_class: str,
-    now: dt.datetime | None = None,
-    *,
-    has_written: bool | None = None,
-    using: str = DEFAULT_DB_ALIAS,
-) -> Seen:
+def read(executor_class: str, now: dt.datetime | None = None, *, has_written: bool | None = None) -> Seen:
     """Return what a decision depends on, at the time of the reading, or at `now`. An unknown class has no miners.
 
     What a transaction reads that `has_written` (None: every transaction) is not remembered: it may be rolled back.
     """
     known = executor_class if executor_class in EXECUTOR_CLASSES else ""
+    connection = database()
+    place = connection.alias, known
     if has_written is None:
-        has_written = any(not getattr(block, "_from_testcase", False) for block in connections[using].atomic_blocks)
-    before = State() if has_written else _states.get((using, known), State())
+        has_written = any(not getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
+    before = State() if has_written else _states.get(place, State())
     if now and now < before.floor:  # jobs may have run then that are forgotten
         before = State()
-    seen = _read_on(before, known, now, using)
+    seen = _read_on(before, known, now)
     if not has_written:
-        _states[using, known] = seen.state
+        _states[place] = seen.state
     return seen
 
 
 def as_text(job: UUID) -> str:
     """Return a job's uuid as the database writes it. UUID objects are slower to look up."""
-    return str(job) if connections[DEFAULT_DB_ALIAS].features.has_native_uuid_field else job.hex
+    return str(job) if database().features.has_native_uuid_field else job.hex
 
 
 def forget() -> None:
@@ -115,15 +111,15 @@ def forget() -> None:
     _states.clear()
 
 
-def _read_on(state: State, executor_class: str, now: dt.datetime | None, using: str) -> Seen:
+def _read_on(state: State, executor_class: str, now: dt.datetime | None) -> Seen:
     """Return what is seen after another reading of a class. It takes one statement, or more if the chain changed."""
     while True:
-        rows, floor, until = _changed(state, executor_class, using), state.floor, state.until
+        rows, floor, until = _changed(state, executor_class), state.floor, state.until
         are_all = rows is None
         if rows is None:
             floor, until = (now or clock.now()) - SLACK, time.monotonic() + LASTS
             asked = {"executor_class": executor_class, "at": floor, **in_force.names()}
-            rows = [Read(*row) for row in WHOLE.fetch(using, **asked)]
+            rows = [Read(*row) for row in WHOLE.fetch(**asked)]
         snapshot = _snapshot_of(rows)
         if snapshot and (
             snapshot.number != state.chain.version
@@ -152,12 +148,12 @@ def _read_on(state: State, executor_class: str, now: dt.datetime | None, using: 
         return Seen(after.at(at, None if are_all else changed.union(entries)), in_force.parse(rows), at)
 
 
-def _changed(state: State, executor_class: str, using: str) -> list[Read] | None:
+def _changed(state: State, executor_class: str) -> list[Read] | None:
     """Return the rows that have changed since the last reading, or None if all rows must be read."""
     if not state.since or time.monotonic() > state.until:
         return None
     asked = {"executor_class": executor_class, "since": state.since, **in_force.names()}
-    rows = [Read(*row) for row in CHANGES.fetch(using, **asked)]
+    rows = [Read(*row) for row in CHANGES.fetch(**asked)]
     snapshot = _snapshot_of(rows)
     if snapshot is None or snapshot.at != state.server or (snapshot.base or 0) < state.since:
         return None  # another server numbers other transactions

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from django import db
-from django.db import DEFAULT_DB_ALIAS
 from django.utils.crypto import salted_hmac
 
 from allowance.interface import Balance, LockTimeout, Reservation, hurried_transaction, ledger
@@ -138,7 +137,7 @@ def _insert(decision: Decision, seconds: float, waited: float, **what: object) -
         waited_us=round(waited * 1e6),
         **what,
     )
-    INSERT.execute(DEFAULT_DB_ALIAS, **stored_values(record))
+    INSERT.execute(**stored_values(record))
 
 
 def _uuid(text: str) -> UUID | None:

@@ -10,28 +10,26 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.db import connection
 from django.db.models import Count, Q, QuerySet
 
 from allowance.plumbing.buckets import UtcHour
+from allowance.plumbing.database import database
 from routing.decision.reliability import score
 from routing.models import DecisionRecord, MinerIncident
 from routing.types import MinerIncidentType
 
 Incidents = QuerySet[MinerIncident, Any]
 
-_TABLE = connection.ops.quote_name(MinerIncident._meta.db_table)
-
 # Reads one index entry for each hotkey; DISTINCT would read all rows.
-HOTKEYS = f"""
+HOTKEYS = """
     WITH RECURSIVE each_one(hotkey) AS (
-        SELECT MIN(hotkey_ss58address) FROM {_TABLE}
+        SELECT MIN(hotkey_ss58address) FROM routing_minerincident
         UNION ALL
-        SELECT (SELECT MIN(hotkey_ss58address) FROM {_TABLE} WHERE hotkey_ss58address > hotkey)
+        SELECT (SELECT MIN(hotkey_ss58address) FROM routing_minerincident WHERE hotkey_ss58address > hotkey)
         FROM each_one WHERE hotkey IS NOT NULL
     )
     SELECT hotkey FROM each_one WHERE hotkey IS NOT NULL
-"""  # noqa: S608 (only our table's name is filled in)
+"""
 
 COLUMNS = {
     "id": "pk",
@@ -99,7 +97,7 @@ def worst_miners(incidents: Incidents, limit: int) -> dict[tuple[str, str], floa
 
 def hotkeys(beginning: str) -> list[str]:
     """Return the hotkeys that have incidents and start with `beginning`."""
-    with connection.cursor() as cursor:
+    with database().cursor() as cursor:
         cursor.execute(HOTKEYS)
         return [hotkey for (hotkey,) in cursor.fetchall() if hotkey.startswith(beginning)]
 

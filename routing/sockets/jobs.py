@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from django.db import DEFAULT_DB_ALIAS, IntegrityError
+from django.db import IntegrityError
 from django.db.models import QuerySet, Value
 
 from allowance.interface import (
@@ -212,7 +212,7 @@ def _find(uuid: UUID, by: Visitor) -> RoutedJob | None:
     Only clients with `all_jobs` may use a job that has a reservation or a receipt but no owner. If it has a reservation
     and no row, a row is created.
     """
-    known = {what for (what,) in KNOWN.fetch(DEFAULT_DB_ALIAS, job_uuid=uuid)}
+    known = {what for (what,) in KNOWN.fetch(job_uuid=uuid)}
     job = owned(by).select_related("reservation__account__miner").filter(pk=uuid).first() if "routed" in known else None
     if known - {"finished"} and job is None:
         if not by.all_jobs:
@@ -344,7 +344,7 @@ class Claim:
         if self._job is None:
             try:
                 row = RoutedJob(uuid=self.uuid, owner=self._owner, **values)
-                INSERT.execute(DEFAULT_DB_ALIAS, **stored_values(row))
+                INSERT.execute(**stored_values(row))
             except IntegrityError as error:
                 raise Overtaken from error
         else:

@@ -12,7 +12,7 @@ from itertools import chain as joined
 from itertools import islice
 from typing import Any, TypeVar
 
-from django.db import connection, transaction
+from django.db import transaction
 from pydantic import BaseModel
 
 from allowance.interface import (
@@ -25,6 +25,7 @@ from allowance.interface import (
     lock_chain,
 )
 from allowance.plumbing.connections import renew_connection
+from allowance.plumbing.database import alias, database
 from receipts.interface import MAX_TTL, JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt, Voidable
 from routing.models import MinerIncident, RoutedJob
 from routing.upkeep.entries import (
@@ -80,7 +81,7 @@ def replay(lines: Iterable[bytes], *, batch: int = 100) -> Iterator[str]:
                     problem = line
                     break
                 try:
-                    with transaction.atomic():
+                    with transaction.atomic(alias()):
                         entry = parse(line)
                         entry.apply()
                 except ValueError as error:
@@ -120,7 +121,8 @@ def export() -> Iterator[str]:
 
     It is a snapshot: events that are recorded meanwhile are left out.
     """
-    with transaction.atomic(durable=True):
+    connection = database()
+    with transaction.atomic(connection.alias, durable=True):
         if connection.vendor == "postgresql":
             with connection.cursor() as cursor:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")

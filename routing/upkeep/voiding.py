@@ -1,4 +1,8 @@
-"""Voiding of incidents and receipts in the name of a user of the site. Each gets an entry in the admin's log."""
+"""Voiding of incidents and receipts in the name of a user of the site. Each gets an entry in the admin's log.
+
+If the log is in another database than the apps, a void and its entry can't be one transaction. The functions here then
+commit the entry first. If the entry can't be stored, nothing is voided.
+"""
 
 from __future__ import annotations
 

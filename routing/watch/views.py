@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeVar
 
+from django.db import connections
 from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import cache_control
@@ -26,8 +28,17 @@ from routing.watch.health import OK, Ledger
 PERMISSION = "routing.view_metrics"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
+View = TypeVar("View", bound=Callable[..., Any])
 
-@non_atomic_requests  # ATOMIC_REQUESTS does not support async views
+
+def _non_atomic_requests(view: View) -> View:
+    """Exempt a view from ATOMIC_REQUESTS of all databases: Django does not support it for async views."""
+    for alias in connections:
+        view = non_atomic_requests(alias)(view)
+    return view
+
+
+@_non_atomic_requests
 @cache_control(no_store=True)
 @require_safe
 async def healthz(_request: HttpRequest) -> HttpResponse:
@@ -35,7 +46,7 @@ async def healthz(_request: HttpRequest) -> HttpResponse:
     return JsonResponse({"status": OK})
 
 
-@non_atomic_requests
+@_non_atomic_requests
 @cache_control(no_store=True)
 @require_safe
 async def readyz(_request: HttpRequest) -> HttpResponse:
@@ -57,7 +68,7 @@ async def readyz(_request: HttpRequest) -> HttpResponse:
     return JsonResponse(answer, status=200 if ready else 503)
 
 
-@non_atomic_requests
+@_non_atomic_requests
 @cache_control(no_store=True)
 @require_safe
 async def metrics(request: HttpRequest) -> HttpResponse:

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from django.db import DEFAULT_DB_ALIAS, connection, transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from allowance import reservations
@@ -26,7 +26,6 @@ from tests.rows import hold
 
 pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners("anna", "bert")]
 
-USING = DEFAULT_DB_ALIAS
 PREPARE = "prepare_threshold"
 
 
@@ -41,7 +40,7 @@ def preparing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 def kinds(statement: Compiled, **values: Any) -> set[int]:
     """Return the kinds of the rows of a reading."""
-    rows = statement.fetch(USING, executor_class=CLASS, **in_force.names(), **values)
+    rows = statement.fetch(executor_class=CLASS, **in_force.names(), **values)
     return {Row(*row).kind for row in rows}
 
 
@@ -78,13 +77,13 @@ def test_the_first_of_equals_is_the_first_that_has_not_changed() -> None:
     ):
         numbered = {f"version_{i}": version for i, version in enumerate(versions)}
         with transaction.atomic():
-            assert book.FIRST_OF_EQUALS.fetch(USING, **pks, **numbered) == [(first.pk,)]
+            assert book.FIRST_OF_EQUALS.fetch(**pks, **numbered) == [(first.pk,)]
 
 
 def test_a_record_has_the_values_of_its_decision() -> None:
     routing().pick(job_request(12))
     record = DecisionRecord.objects.get()
-    records.INSERT.execute(USING, **stored_values(record))
+    records.INSERT.execute(**stored_values(record))
     copy = DecisionRecord.objects.latest("pk")
     for field in DecisionRecord._meta.concrete_fields:
         assert field.primary_key or getattr(copy, field.attname) == getattr(record, field.attname)
@@ -92,15 +91,15 @@ def test_a_record_has_the_values_of_its_decision() -> None:
 
 def test_what_is_known_of_a_job_and_its_row() -> None:
     uuid = UUID(job_request(12).uuid)
-    assert jobs.KNOWN.fetch(USING, job_uuid=uuid) == []
+    assert jobs.KNOWN.fetch(job_uuid=uuid) == []
     held, _ = hold(job=uuid)
-    assert jobs.KNOWN.fetch(USING, job_uuid=uuid) == [("evidence",)]
+    assert jobs.KNOWN.fetch(job_uuid=uuid) == [("evidence",)]
     row = RoutedJob(
         uuid=uuid, owner="token:anna", executor_class=CLASS, seconds=12, miner="anna", reservation_id=held,
         tried=["bert"], claim=7, routed_at=timezone.now(),
     )  # fmt: skip
-    jobs.INSERT.execute(USING, **stored_values(row))
-    assert {what for (what,) in jobs.KNOWN.fetch(USING, job_uuid=uuid)} == {"evidence", "routed"}
+    jobs.INSERT.execute(**stored_values(row))
+    assert {what for (what,) in jobs.KNOWN.fetch(job_uuid=uuid)} == {"evidence", "routed"}
     stored = RoutedJob.objects.get()
     for field in RoutedJob._meta.concrete_fields:
         assert getattr(stored, field.attname) == getattr(row, field.attname)
@@ -124,10 +123,10 @@ def test_the_server_prepares_these_statements_and_no_others() -> None:
 def test_a_condition_can_t_be_none_and_a_value_of_the_wrong_type_is_refused() -> None:
     statement = Compiled(lambda: Account.objects.filter(version=parameter(Account, "version")).values_list("pk"))
     with pytest.raises(TypeError, match="version can't be None"):
-        statement.fetch(USING, version=None)
+        statement.fetch(version=None)
     with pytest.raises(KeyError):
-        statement.fetch(USING)
+        statement.fetch()
     created = Compiled(
         lambda: Reservation.objects.filter(created_at__gt=parameter(Reservation, "created_at")).values_list("pk")
     )
-    assert created.fetch(USING, created_at=timezone.now() + dt.timedelta(days=1)) == []
+    assert created.fetch(created_at=timezone.now() + dt.timedelta(days=1)) == []

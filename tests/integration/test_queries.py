@@ -211,7 +211,7 @@ def test_the_busy_count_is_served_by_indexes() -> None:
         routing().pick(job_request(12))
     asked = {"executor_class": CLASS, **in_force.names()}
     for statement, more in ((WHOLE, {"at": now}), (CHANGES, {"since": 2**62})):
-        read = scans(*statement.sql_with_params("default", **asked, **more))
+        read = scans(*statement.sql_with_params(**asked, **more))
         assert not {"router_receipts_jobstartedreceipt", "router_receipts_jobfinishedreceipt"} & read
     for sql in queries(lambda: receipts().get_busy_executor_count(CLASS, now)):
         read = scans(sql)
@@ -246,7 +246,7 @@ def test_held_reservations_are_found_by_the_partial_index() -> None:
     held = Reservation.objects.filter(held_at(now), account=account)
     assert "reservation_held" in scans(*held.query.sql_with_params())
     of_class = {"executor_class": CLASS, **in_force.names()}
-    read = scans(*CHANGES.sql_with_params("default", **of_class, since=2**62))
+    read = scans(*CHANGES.sql_with_params(**of_class, since=2**62))
     assert "reservation_held" in read
     assert not {"allowance_reservation", "allowance_miner"} & read
 

@@ -64,7 +64,7 @@ def simulate(
     empty_tables()
     with time_machine.travel(START, tick=False) as traveller, pytest.MonkeyPatch.context() as patch:
         world = World(routers, traveller, tally, [] if told is None else told)
-        patch.setattr(clock, "now", lambda **_: world.clock)
+        patch.setattr(clock, "now", lambda *_, **__: world.clock)
         for step in steps:
             world.step(step)
         world.compare()

@@ -7,12 +7,11 @@ import sys
 from typing import Any
 
 import pytest
-from django.conf import settings
 from pytest_django import Settings
 
 from routing.conf import SETTINGS
 from routing.dynamic import CONSTANCE_SETTINGS, MINIMUM_WEI, WINDOW_HOURS
-from tests.complaints import assert_only_complaint, complaints
+from tests.complaints import Sends, another_database, assert_only_complaint, complaints
 
 SQLITE: dict[str, Any] = {
     "ENGINE": "django.db.backends.sqlite3",
@@ -26,9 +25,10 @@ def test_the_project_s_settings_are_fine() -> None:
 
 
 @pytest.mark.parametrize("database", [SQLITE, POSTGRES], ids=["SQLite", "PostgreSQL"])
-def test_another_good_database_is_fine(database: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(settings.DATABASES, "other", database)
-    assert complaints() == []
+@pytest.mark.parametrize("routers", [(), (Sends("other"),)], ids=["of others", "ours"])
+def test_another_good_database_is_fine(database: dict[str, Any], routers: tuple[Sends, ...]) -> None:
+    with another_database(database, *routers):
+        assert complaints() == []
 
 
 @pytest.mark.parametrize(
@@ -42,12 +42,14 @@ def test_another_good_database_is_fine(database: dict[str, Any], monkeypatch: py
         ("routing.E007", POSTGRES, {"pool": {"max_size": 4}}),
     ],
 )
-def test_a_bad_database_is_told_by_its_alias(
-    identity: str, engine: dict[str, Any], options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+def test_a_bad_database_is_told_by_its_alias_if_it_is_ours(
+    identity: str, engine: dict[str, Any], options: dict[str, Any]
 ) -> None:
     bad = {**engine, "OPTIONS": {**engine.get("OPTIONS", {}), **options}}
-    monkeypatch.setitem(settings.DATABASES, "other", bad)
-    assert_only_complaint(identity, "'other'")
+    with another_database(bad, Sends("other")):
+        assert_only_complaint(identity, "'other'")
+    with another_database(bad):
+        assert complaints() == []
 
 
 @pytest.mark.parametrize("key", [MINIMUM_WEI, WINDOW_HOURS])

@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from constance import settings as constance_settings
+from constance.models import Constance
 from django.db import DEFAULT_DB_ALIAS, connection, connections, models
 from django.db.migrations.recorder import MigrationRecorder
 from pytest_django import Settings
 
 from allowance.models import Reservation
 from receipts.models import JobStartedReceipt
+from routing.decision import in_force
 from routing.models import IncidentVersion
-from tests.complaints import assert_only_complaint, complaints
+from tests.complaints import OURS, Sends, another_database, assert_only_complaint, complaints
+from tests.unit.test_checks import POSTGRES, SQLITE
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,15 +31,23 @@ ROOT = Path(__file__).parents[2]
 def test_a_database_without_the_statements_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections[DEFAULT_DB_ALIAS], "vendor", "mysql")
     monkeypatch.setattr(connections[DEFAULT_DB_ALIAS], "display_name", "MariaDB")
-    assert_only_complaint("routing.E020", "MariaDB")
+    assert_only_complaint("routing.E020", "'default'", "MariaDB")
 
 
-def test_another_alias_may_be_any_database(settings: Settings) -> None:
-    settings.DATABASES["legacy"] = {"ENGINE": "django.db.backends.mysql"}
-    try:
+def test_another_alias_may_be_any_database() -> None:
+    with another_database({"ENGINE": "django.db.backends.mysql"}):
         assert complaints() == []
-    finally:
-        del settings.DATABASES["legacy"]
+
+
+def test_the_database_of_our_models_is_looked_at_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    with another_database(POSTGRES, Sends("other")):
+        monkeypatch.setattr(connections[DEFAULT_DB_ALIAS], "vendor", "mysql")
+        assert complaints(databases=["default"]) == []
+        monkeypatch.setitem(connections["other"].settings_dict, "OPTIONS", {"isolation_level": 4})
+        assert_only_complaint("routing.E021", "'other'", "serializable")
+        monkeypatch.setattr(connections["other"], "vendor", "oracle")
+        assert_only_complaint("routing.E020", "'other'")
+        assert "DATABASES['other']" in str(complaints()[0].hint)
 
 
 @pytest.mark.parametrize("level", [3, 4])
@@ -45,7 +57,7 @@ def test_an_isolation_that_fails_picks_is_refused(level: int, monkeypatch: pytes
     monkeypatch.setitem(options, "isolation_level", 2)
     assert complaints() == []
     monkeypatch.setitem(options, "isolation_level", level)
-    assert_only_complaint("routing.E021", {3: "repeatable read", 4: "serializable"}[level])
+    assert_only_complaint("routing.E021", "'default'", {3: "repeatable read", 4: "serializable"}[level])
 
 
 @pytest.mark.django_db
@@ -82,18 +94,43 @@ class Neighbour:
     db_for_write = db_for_read
 
 
+WITHOUT_CONSTANCE = Sends("other", OURS - {"constance"})
+
+
 @pytest.mark.parametrize(
-    ("site", "mentioned"), [(Elsewhere, "'replica'"), (Nowhere, "'default'")], ids=["elsewhere", "nowhere"]
+    ("router", "mentioned"),
+    [
+        (Elsewhere(), ("allowance.Reservation to 'replica'", "the ledger to 'default'")),
+        (Nowhere(), ("routing.MinerIncident", "migrate in 'default'")),
+        (Sends("other", frozenset({"router_receipts"})), ("router_receipts.JobStartedReceipt", "'other'", "'default'")),
+        (WITHOUT_CONSTANCE, ("constance.Constance to 'default'", "the ledger to 'other'")),
+        (Sends("nowhere"), ("'nowhere'", "not in DATABASES")),
+    ],
+    ids=["replica", "not migrated", "one app", "constance", "no such database"],
 )
-def test_routers_that_send_our_models_elsewhere_are_refused(site: type, mentioned: str, settings: Settings) -> None:
-    settings.DATABASE_ROUTERS = [site()]
-    assert_only_complaint("routing.E023", mentioned)
-    assert "works in no other database" in str(complaints()[0].hint)
+def test_routers_that_tear_our_models_apart_are_refused(router: object, mentioned: tuple[str, ...]) -> None:
+    with another_database(SQLITE, router):
+        found = complaints()
+        assert found
+        assert {m.id for m in found} == {"routing.E023"}
+        assert all(any(text in m.msg for m in found) for text in mentioned)
+        for text in ("allow_migrate", "one alias", "replica", "router_receipts", "constance"):
+            assert text in str(found[0].hint)
 
 
-def test_routers_that_leave_our_models_alone_are_fine(settings: Settings) -> None:
-    settings.DATABASE_ROUTERS = [Neighbour()]
-    assert complaints() == []
+def test_routers_that_keep_our_models_together_are_fine(settings: Settings) -> None:
+    for router in (Neighbour(), Sends("other")):
+        with another_database(SQLITE, router):
+            assert complaints() == []
+    settings.CONSTANCE_BACKEND = "constance.backends.redisd.RedisBackend"
+    with another_database(SQLITE, WITHOUT_CONSTANCE):
+        assert complaints() == []
+
+
+def test_a_pick_reads_the_table_of_the_settings_only_if_they_are_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [arm.model for arm in in_force.stored("a class")] == [Constance, IncidentVersion]
+    monkeypatch.setattr(constance_settings, "BACKEND", "constance.backends.redisd.RedisBackend")
+    assert [arm.model for arm in in_force.stored("a class")] == [IncidentVersion]
 
 
 def test_dynamic_settings_of_one_process_are_refused(settings: Settings) -> None:

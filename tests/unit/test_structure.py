@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,17 @@ MODULES = [path for app in APPS for path in (ROOT / app).rglob("*.py")]
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_modules_are_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
+
+
+BESIDE_THE_ROUTERS = re.compile(
+    r"DEFAULT_DB_ALIAS|from django\.db import .*\bconnection\b|\batomic(\(\)|\(durable|\(savepoint|$)"
+)
+"""Ways to reach a database without asking DATABASE_ROUTERS which one it is."""
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_ask_which_database_is_theirs(path: Path) -> None:
+    assert [line for line in path.read_text().splitlines() if BESIDE_THE_ROUTERS.search(line)] == []
 
 
 def public(service: type) -> dict[str, object]:

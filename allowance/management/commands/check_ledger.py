@@ -9,6 +9,7 @@ from django.db import DatabaseError, transaction
 from allowance.models import LedgerCheck
 from allowance.oversight.audit import run_check
 from allowance.plumbing.connections import renew_connection
+from allowance.plumbing.database import alias
 from allowance.plumbing.programs import AnsweringCommand
 
 
@@ -47,7 +48,7 @@ class Command(AnsweringCommand):
         """Store the result. If this fails, for example on a full disk, print why. The check itself is still valid."""
         renew_connection()
         try:
-            with transaction.atomic():
+            with transaction.atomic(alias()):
                 check.save()
         except DatabaseError as error:
             self.stderr.write(f"The check is done, but its result could not be stored for the ledger page: {error}")
