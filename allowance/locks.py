@@ -33,14 +33,16 @@ server's own `lock_timeout` in PostgreSQL can end such a wait.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from django.db import OperationalError, transaction
-from django.db.models import Subquery
+from django.db.models import QuerySet, Subquery
 
 from allowance import rows
-from allowance.models import Account, ChainLock, Reservation, new_version
+from allowance.models import Account, ChainLock, Miner, Reservation, new_version
+from allowance.plumbing.compiled import Compiled, columns_of, parameter, row_of
 from allowance.plumbing.database import alias, database
 from allowance.plumbing.settings import conf
 from allowance.types import LockTimeout
@@ -120,6 +122,17 @@ def chain_changed() -> None:
     ChainLock.objects.filter(pk=1).update(version=new_version())
 
 
+def _locking() -> QuerySet[Account, Any]:
+    reserved = Reservation.objects.filter(pk=parameter(Reservation, "id")).values("account")[:1]
+    columns = (*columns_of(Account), *columns_of(Miner, "miner__"))
+    return Account.objects.filter(pk=Subquery(reserved)).locked().values_list(*columns)
+
+
+LOCK_OF_RESERVATION = Compiled(_locking)
+"""The statement that locks and reads the account of a reservation, and reads its miner. Each job is spent or released.
+"""
+
+
 def lock_account(
     *,
     wait: float | None = None,
@@ -131,8 +144,8 @@ def lock_account(
     """Lock an account's row until the transaction ends and return it, with its miner.
 
     The account is selected by its `pk`, by its `miner` and `executor_class`, or by the id of a `reservation`. `wait` is
-    the maximum wait in seconds (None: `lock_timeout`). If it is 0, a locked account is skipped. Returns None if there
-    is no such account, or if it was skipped.
+    the maximum wait in seconds (None: `lock_timeout`). If it is 0, a locked account is skipped, except with a
+    `reservation`. Returns None if there is no such account, or if it was skipped.
 
     Raises TransactionManagementError outside a transaction.
     """
@@ -141,12 +154,19 @@ def lock_account(
     patience = lock_timeout() if wait is None else wait
     if patience > 0:
         bound_waits(patience)
-    accounts = Account.objects.select_related("miner").locked(skip=patience <= 0)
     if reservation is not None:
-        return accounts.filter(pk=Subquery(Reservation.objects.filter(pk=reservation).values("account")[:1])).first()
+        return next(map(_account, LOCK_OF_RESERVATION.fetch(id=reservation)), None)
+    accounts = Account.objects.select_related("miner").locked(skip=patience <= 0)
     if pk is not None:
         return accounts.filter(pk=pk).first()
     return accounts.filter(miner=miner, executor_class=executor_class).first()
+
+
+def _account(row: Sequence[Any]) -> Account:
+    own = len(columns_of(Account))
+    account = row_of(Account, row[:own])
+    account.miner = row_of(Miner, row[own:])
+    return account
 
 
 def lock_accounts_of(miners: Collection[str]) -> None:

@@ -24,8 +24,8 @@ from allowance.models import (
     new_reservation_id,
     new_version,
 )
-from allowance.plumbing.compiled import Compiled, inserting, parameter, stored_values, updating
-from allowance.plumbing.transactions import ThisTransaction
+from allowance.plumbing.compiled import Compiled, columns_of, inserting, parameter, row_of, stored_values, updating
+from allowance.plumbing.transactions import ServerTime, ThisTransaction
 from allowance.reading import Expired, window
 from allowance.types import (
     EXECUTOR_CLASSES,
@@ -196,6 +196,22 @@ REFUSALS: dict[ReservationState, type[ReservationException]] = {
 }
 
 
+READ = Compiled(
+    lambda: Reservation.objects.filter(pk=parameter(Reservation, "id")).values_list(
+        *columns_of(Reservation), ServerTime()
+    )
+)
+"""The statement that reads a reservation, and the time after its account was locked."""
+
+END = Compiled(
+    lambda: updating(
+        Reservation.objects.filter(pk=parameter(Reservation, "id")),
+        state=parameter(Reservation, "state"),
+        ended_at=parameter(Reservation, "ended_at"),
+    )
+)
+
+
 def _end(reservation_id: int, end: ReservationState, now: dt.datetime | None) -> None:
     reservation_id = validation.reservation_id(reservation_id)
     if not 0 < reservation_id < RESERVATION_IDS:  # SQLite can't look up ids of more than 63 bits
@@ -204,8 +220,8 @@ def _end(reservation_id: int, end: ReservationState, now: dt.datetime | None) ->
         account = lock_account(reservation=reservation_id)
         if account is None:
             raise ReservationNotFound(reservation_id)
-        now = now or clock.now()
-        reservation = Reservation.objects.get(pk=reservation_id)
+        ((*columns, told),) = READ.fetch(id=reservation_id)
+        reservation, now = row_of(Reservation, columns), now or clock.now(told=told)
         state = reservation.state_at(now)
         if state is ReservationState.EXPIRED and reservation.state == ReservationState.HELD:
             # Store the expiry: the caller may rely on it, even if the next call reads a clock that is behind.
@@ -214,8 +230,7 @@ def _end(reservation_id: int, end: ReservationState, now: dt.datetime | None) ->
             bits = ledger.to_bits(reservation.blocks, account.base)
             spent = account.spent | bits if end is ReservationState.SPENT else account.spent
             store_locked(account, account.balance._replace(held=account.held & ~bits, spent=spent))
-            reservation.state, reservation.ended_at = end, now
-            reservation.save(update_fields=["state", "ended_at"])
+            END.execute(id=reservation.pk, state=end, ended_at=now)
     if state is not ReservationState.HELD:
         raise REFUSALS[state](reservation_id)
 

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Field, Model, QuerySet, Value, sql
 from django.db.models.constants import OnConflict
 from django.db.models.fields import NOT_PROVIDED
 
-from allowance.plumbing.database import database
+from allowance.plumbing.database import alias, database
+
+Row = TypeVar("Row", bound=Model)
 
 
 class Param(Value):
@@ -153,6 +155,16 @@ def parameter(model: type[Model], name: str, called: str = "") -> Param:
     """Return a parameter for a column of a model, with the name of the column if it is not `called` otherwise."""
     field: Any = model._meta.get_field(name)
     return Param(called or name, field)
+
+
+def columns_of(model: type[Model], prefix: str = "") -> list[str]:
+    """Return the names of all columns of a model, for `values_list`."""
+    return [prefix + field.attname for field in model._meta.concrete_fields]
+
+
+def row_of(model: type[Row], values: Sequence[Any]) -> Row:
+    """Return a row of a model that was read with the columns of `columns_of`."""
+    return model.from_db(alias(), columns_of(model), values)
 
 
 def stored_values(row: Model) -> dict[str, Any]:

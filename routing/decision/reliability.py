@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from django.db.models import Count, Min
+from django.db.models import Count, Min, QuerySet
 
+from allowance.plumbing.compiled import Compiled, parameter
 from routing.models import MinerIncident
 
 
@@ -43,6 +44,18 @@ def score(incidents: int, executors: int) -> float:
     return float(scores(np.array(incidents), np.array(executors)))
 
 
+def _counting() -> QuerySet[Any, Any]:
+    counted = MinerIncident.objects.filter(
+        executor_class=parameter(MinerIncident, "executor_class"),
+        timestamp__gte=parameter(MinerIncident, "timestamp", "since"),
+        voided_at=None,
+    )
+    return counted.order_by().values_list("hotkey_ss58address").annotate(Count("pk"), Min("timestamp"))
+
+
+COUNTS = Compiled(_counting)
+
+
 def incident_counts(
     executor_class: str, now: dt.datetime, window: dt.timedelta, *, version: int | None
 ) -> dict[str, int]:
@@ -56,8 +69,7 @@ def incident_counts(
     known = _counted.get(executor_class)
     if known and known.version == version and known.since <= since and not (known.oldest and known.oldest < since):
         return known.counts
-    counting = MinerIncident.objects.filter(executor_class=executor_class, timestamp__gte=since, voided_at=None)
-    rows = [*counting.order_by().values_list("hotkey_ss58address").annotate(Count("pk"), Min("timestamp"))]
+    rows = COUNTS.fetch(executor_class=executor_class, since=since)
     counts = {hotkey: count for hotkey, count, _ in rows}
     if version is not None:
         oldest = min((timestamp for *_, timestamp in rows), default=None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import sys
+from pkgutil import walk_packages
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +12,10 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
-from allowance import reservations
+import allowance as allowance_app
+import receipts as receipts_app
+import routing as routing_app
+from allowance import allowance, reservations
 from allowance.models import Account, Reservation
 from allowance.plumbing.compiled import Compiled, parameter, stored_values
 from allowance.plumbing.union import Row
@@ -21,8 +26,9 @@ from routing.log import records
 from routing.models import DecisionRecord, RoutedJob
 from routing.sockets import jobs
 from tests.factories import job_request
+from tests.jobs import routed
 from tests.ledgers import CLASS
-from tests.rows import hold
+from tests.rows import hold, report
 
 pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners("anna", "bert")]
 
@@ -50,6 +56,38 @@ def test_readings_return_what_is_there_and_what_is_new() -> None:
     assert kinds(reading.WHOLE, at=timezone.now()) == everything
     assert kinds(reading.CHANGES, since=0) >= {SNAPSHOT}
     assert kinds(reading.CHANGES, since=2**62) == {SNAPSHOT}
+
+
+def test_every_compiled_statement_is_run_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement that is compiled otherwise by another version of Django must not be noticed by a user first."""
+    compiled = {
+        f"{module.name}.{name}": found
+        for package in (allowance_app, receipts_app, routing_app)
+        for module in walk_packages(package.__path__, f"{package.__name__}.")
+        for name, found in vars(sys.modules.get(module.name, sys)).items()
+        if isinstance(found, Compiled)
+    }
+    bound, ran = Compiled._bound, set[int]()
+
+    def noted(self: Compiled, *arguments: Any) -> Any:
+        ran.add(id(self))
+        return bound(self, *arguments)
+
+    monkeypatch.setattr(Compiled, "_bound", noted)
+    reading.forget()
+    report()
+    held = routed(job_request(12)).route.allowance_reservation_id
+    kinds(reading.CHANGES, since=0)  # SQLite has no numbers of transactions
+    store, tries = reservations.store, []
+
+    def stored_at_the_second_try(*what: Any) -> bool:
+        tries.append(what)
+        return len(tries) > 1 and store(*what)
+
+    monkeypatch.setattr(reservations, "store", stored_at_the_second_try)
+    routing().pick(job_request(12))
+    allowance().spend_allowance(held or 0)
+    assert [name for name, statement in compiled.items() if id(statement) not in ran] == []
 
 
 def test_a_balance_is_stored_at_the_version_that_was_read_and_at_no_other() -> None:
@@ -115,6 +153,7 @@ def test_the_server_prepares_these_statements_and_no_others() -> None:
         found = cursor.fetchall()
     begins = {" ".join(text.split()[:3]) for text, _ in found}
     ours = {"(SELECT 0 AS", 'UPDATE "allowance_account" SET'}
+    ours |= {'SELECT "routing_minerincident"."hotkey_ss58address" AS'}
     ours |= {f'INSERT INTO "{table._meta.db_table}"' for table in (Reservation, DecisionRecord)}
     assert begins == (ours if PREPARE in connection.settings_dict["OPTIONS"] else set())
     assert not any(custom for _, custom in found)

@@ -177,13 +177,13 @@ def test_an_end_locks_the_account_before_it_reads_the_reservation(end: str) -> N
     fill_ledger("anna")
     reservation = routing().pick(job_request()).allowance_reservation_id
     statements = queries(lambda: getattr(allowance(), end)(reservation))
-    begin, patience, lock, clock, read, *writes, commit = statements
+    begin, patience, lock, read, *writes, commit = statements
     assert (begin, commit) == ("BEGIN", "COMMIT")
     assert "lock_timeout" in patience
     assert 'FOR NO KEY UPDATE OF "allowance_account"' in lock
     assert "SKIP LOCKED" not in lock
-    assert clock.startswith("SELECT clock_timestamp()")
     assert read.startswith("SELECT")
+    assert "clock_timestamp()" in read
     assert [sql.split()[0] for sql in writes] == ["UPDATE", "UPDATE"]
 
 
