@@ -75,7 +75,7 @@ def test_every_compiled_statement_is_run_here(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Compiled, "_bound", noted)
     reading.forget()
-    report()
+    report("somebody-else")  # anna and bert stay equals
     held = routed(job_request(12)).route.allowance_reservation_id
     kinds(reading.CHANGES, since=0)  # SQLite has no numbers of transactions
     store, tries = reservations.store, []
