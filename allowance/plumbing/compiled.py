@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
+from django.db import InterfaceError, OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Field, Model, QuerySet, Value, sql
 from django.db.models.constants import OnConflict
@@ -68,8 +69,24 @@ class Compiled:
         self._statements: dict[str, Statement] = {}
 
     def fetch(self, **values: Any) -> list[tuple[Any, ...]]:
-        """Run the statement with values for its parameters, and return its rows."""
-        connection = database()
+        """Run the statement with values for its parameters, and return its rows.
+
+        If the connection is broken, connect anew and repeat the statement, except in a transaction. This takes no
+        statement, unlike Django's test of a connection.
+        """
+        connection: Any = database()
+        if connection.in_atomic_block:
+            return self._fetch(connection, values)
+        connection.health_check_done = True
+        try:
+            return self._fetch(connection, values)
+        except (InterfaceError, OperationalError):
+            if connection.is_usable():
+                raise
+            connection.close()
+            return self._fetch(connection, values)
+
+    def _fetch(self, connection: BaseDatabaseWrapper, values: dict[str, Any]) -> list[tuple[Any, ...]]:
         with self._run(connection, values) as cursor:
             rows: list[Any] = cursor.fetchall()
         converters = self._statement(connection).converters
