@@ -116,7 +116,7 @@ def resident() -> float:
 def block() -> None:
     """Take in the next block, as a follower does."""
     newest = _newest()
-    newest.number, newest.timestamp = newest.number + 1, newest.timestamp + dt.timedelta(seconds=12)
+    newest.number, newest.timestamp = newest.number + 1, newest.timestamp + dt.timedelta(seconds=1)
     allowance().record_block(number=newest.number, timestamp=newest.timestamp, stake_share=0.12, hotkeys=_registered())
 
 
