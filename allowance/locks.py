@@ -18,7 +18,7 @@ A transaction takes locks in this order:
 A transaction draws a new version if it changes guarded data that routers read. `chain_changed` gives the chain a new
 version. An account gets one when its balance is stored, when its executors are declared, and from `lock_accounts_of`.
 Routers remember accounts by these versions. If data is changed by SQL, without a new version and without the number of
-the transaction in `changed`, routers read the change at the next block, or after a minute.
+the transaction in `changed`, routers read the change after a minute.
 
 Data read before a lock is a hint. Decide by rows read under the lock, or write at the version that was read: an update
 with the account's version as a condition, which skips the account if others have locked it (see `reservations.store`).

@@ -77,10 +77,12 @@ def valid(executor_class: Any, at: Any) -> list[QuerySet[Any, Any]]:
     """Return the receipts of jobs of a class that may run at a time or later, as arms of a union."""
     accepted = JobAcceptedReceipt.objects.counted().filter(valid_until__gte=at)
     started = JobStartedReceipt.objects.in_class(executor_class).counted()
+    # By their keys: SQLite would look through all receipts of the class.
+    of_accepted = JobStartedReceipt.objects.filter(job_uuid__in=accepted.values("job_uuid"))
     return [
         _lasting(STARTED, started.filter(valid_until__gte=at)),
         _lasting(ACCEPTED, accepted.filter(Exists(started.of_the_job()))),
-        _lasting(STARTED, started.filter(job_uuid__in=accepted.values("job_uuid"))),
+        _lasting(STARTED, started.filter(pk__in=of_accepted.values("pk"))),
     ]
 
 

@@ -18,6 +18,7 @@ from time_machine import escape_hatch
 from allowance import clock
 from allowance.oversight.audit import check_ledger
 from routing.decision import reading
+from routing.decision.book import LiveBook
 from tests.factories import empty_tables
 from tests.threads import close_database_pool
 
@@ -138,6 +139,7 @@ def the_clock_can_be_pinned() -> Iterator[None]:
 def nothing_remembered() -> None:
     """Forget what the process has read: after a test its rows are deleted."""
     reading.forget()
+    LiveBook.crowded = False
 
 
 @pytest.fixture

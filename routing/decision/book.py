@@ -150,7 +150,7 @@ class LiveBook:
             if not LiveBook.crowded:
                 if answer := self._hold(seen, ranking, equals[0]):
                     return answer
-                tried, LiveBook.crowded = 1, True
+                tried, LiveBook.crowded = 1, len(equals) > 1
             place = self._lock_one(seen, ranking, equals[tried:])
             if place is None:
                 self.skipped += len(equals)

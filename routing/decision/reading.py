@@ -36,7 +36,7 @@ SLACK = dt.timedelta(seconds=60)
 
 
 LASTS = 60.0
-"""Seconds after which all rows are read again, as they are after each block.
+"""Seconds after which all rows are read again.
 
 A process so forgets jobs that are over, and learns of changes that were made by hand.
 """
@@ -126,7 +126,8 @@ def _read_on(state: State, executor_class: str, now: dt.datetime | None) -> Seen
             or any(row.kind == reading.ACCOUNT and row.key not in state.chain.miners for row in rows)
         ):
             state = state.with_chain(reading.read_chain(executor_class))
-            continue
+            if snapshot.number != state.chain.version:  # it has changed again
+                continue
         found = (Jobs() if are_all else state.jobs).after(rows)
         if found is None:
             state = replace(state, since=0)
@@ -145,7 +146,8 @@ def _read_on(state: State, executor_class: str, now: dt.datetime | None) -> Seen
             until,
         )
         at = now or clock.now(told=snapshot and snapshot.until)
-        return Seen(after.at(at, None if are_all else changed.union(entries)), in_force.parse(rows), at)
+        anew = None if are_all or not state.rows else changed.union(entries)
+        return Seen(after.at(at, anew), in_force.parse(rows), at)
 
 
 def _changed(state: State, executor_class: str) -> list[Read] | None:

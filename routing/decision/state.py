@@ -69,13 +69,13 @@ class State:
         return replace(self, rows={**self.rows, **anew}, board=self.board.after(lines)) if anew else self
 
     def with_chain(self, chain: Chain) -> State:
-        """Return the state at another version of the chain. All rows are read next: accounts may have been deleted."""
+        """Return the state at another version of the chain, without the accounts that were deleted since."""
         entries = {
             hotkey: reading.moved(entry, chain.miners[hotkey])
             for hotkey, entry in self.entries.items()
             if hotkey in chain.miners
         }
-        return replace(self, chain=chain, entries=entries, rows={}, since=0)
+        return replace(self, chain=chain, entries=entries, rows={})
 
     def _rows(self, hotkeys: Iterable[str], now: dt.datetime) -> dict[str, Row]:
         found, unknown = {}, []

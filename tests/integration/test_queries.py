@@ -94,7 +94,7 @@ def test_a_pick_after_a_block_reads_the_miners_and_the_blocks_anew() -> None:
     report()
     routing().pick(job_request())
     mint(NEWEST + 1, timezone.now())
-    assert verbs(lambda: routing().pick(job_request())) == ["SELECT"] * 4 + CLOCK + READING + RESERVING
+    assert verbs(lambda: routing().pick(job_request())) == READING + ["SELECT"] * 3 + RESERVING
 
 
 def test_a_pick_after_an_incident_counts_anew() -> None:
