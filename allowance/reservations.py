@@ -14,7 +14,7 @@ from django.db.models.sql import Query
 from allowance import clock, ledger, validation
 from allowance.chain import newest_block
 from allowance.ledger import Balance
-from allowance.locks import ledger_transaction, lock_account, lock_chain
+from allowance.locks import chain_changed, ledger_transaction, lock_account, lock_chain
 from allowance.models import (
     Account,
     Miner,
@@ -290,6 +290,7 @@ def _means_something_else(reservation: Reservation) -> ValueError:
 def _empty_account(miner: str, executor_class: str) -> Account:
     """Create an account without executors under the chain lock and return it."""
     lock_chain()
+    chain_changed()
     row, _ = Miner.objects.get_or_create(hotkey=validation.hotkey(miner))
     return Account.objects.create(miner=row, executor_class=validation.executor_class(executor_class))
 

@@ -1,4 +1,5 @@
 from django.apps import AppConfig
+from django.db.models.signals import post_migrate
 
 
 class RoutingConfig(AppConfig):
@@ -8,3 +9,7 @@ class RoutingConfig(AppConfig):
 
     def ready(self) -> None:
         from routing import checks  # noqa: F401 (registers them)
+        from routing.decision import reading
+
+        # A flush deletes rows, which a reading of what has changed can't see. It ends with this signal.
+        post_migrate.connect(reading.forget, sender=self)

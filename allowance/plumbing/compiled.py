@@ -4,8 +4,9 @@ To compile a QuerySet takes several times as long as to run it. Use this for the
 Everywhere else use a plain QuerySet: its shape may vary, and its values stand where they are used.
 
 For PostgreSQL to plan a large union takes several times as long as to run it. If `prepare_threshold` is set in the
-OPTIONS of the database, PostgreSQL therefore prepares these statements, and no others. With `plan_cache_mode` set to
-`force_generic_plan` it plans them once for each connection. Behind a pooler that can't do this, leave both out.
+OPTIONS of the database, PostgreSQL therefore prepares these statements, and no others. Behind a pooler that can't do
+this, leave it out. A statement whose best plan depends on a time among its values must not be prepared: a plan for any
+time may read whole tables.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from django.db.models import Field, Model, QuerySet, Value, sql
 from django.db.models.constants import OnConflict
 from django.db.models.fields import NOT_PROVIDED
 
-from allowance.plumbing.database import alias, database
+from allowance.plumbing.database import alias, database, is_in_transaction
 
 Row = TypeVar("Row", bound=Model)
 
@@ -46,7 +47,10 @@ class Param(Value):
         if value is None and not self.for_save:
             raise TypeError(f"{self.value} can't be None: a compiled condition has a fixed text.")
         prepare = self.column.get_db_prep_save if self.for_save else self.column.get_db_prep_value
-        return prepare(value, connection)
+        prepared = prepare(value, connection)
+        if isinstance(prepared, int) and not isinstance(prepared, bool):  # psycopg would choose a type by the value
+            return connection.ops.adapt_integerfield_value(prepared, "BigIntegerField")
+        return prepared
 
 
 class Statement(NamedTuple):
@@ -64,8 +68,9 @@ class Compiled:
     for each alias. Two threads may both call it at first: they get equal statements.
     """
 
-    def __init__(self, make: Callable[[], QuerySet[Any, Any] | sql.Query]) -> None:
+    def __init__(self, make: Callable[[], QuerySet[Any, Any] | sql.Query], *, prepare: bool = True) -> None:
         self._make = make
+        self._prepare = prepare
         self._statements: dict[str, Statement] = {}
 
     def fetch(self, **values: Any) -> list[tuple[Any, ...]]:
@@ -75,7 +80,7 @@ class Compiled:
         statement, unlike Django's test of a connection.
         """
         connection: Any = database()
-        if connection.in_atomic_block:
+        if connection.connection is None or is_in_transaction(connection):
             return self._fetch(connection, values)
         connection.health_check_done = True
         try:
@@ -101,7 +106,7 @@ class Compiled:
     @contextmanager
     def _run(self, connection: BaseDatabaseWrapper, values: dict[str, Any]) -> Iterator[Any]:
         with connection.cursor() as cursor:
-            prepares = connection.settings_dict["OPTIONS"].get("prepare_threshold") is not None
+            prepares = self._prepare and connection.settings_dict["OPTIONS"].get("prepare_threshold") is not None
             if prepares and not connection.queries_logged:  # Django's log can't show a statement that is prepared
                 cursor.cursor = _preparing(connection)
             cursor.execute(*self._bound(connection, values))  # the ORM compiled it, and has no word to run it

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
-from allowance.plumbing.database import database
+from allowance.plumbing.database import database, is_in_transaction
 
 Service = TypeVar("Service", bound=type)
 
@@ -17,11 +17,10 @@ def renew_connection() -> None:
 
     Django does the same at the beginning of a web request. If CONN_HEALTH_CHECKS is on, Django tests the connection
     before the next statement. If it is off, this function tests a connection that had an error. A working connection
-    stays open whatever its age, because the caller may be reading from it. Without autocommit the caller is always in
-    a transaction.
+    stays open whatever its age, because the caller may be reading from it.
     """
     connection: Any = database()
-    if connection.connection is None or connection.in_atomic_block or not connection.autocommit:
+    if connection.connection is None or is_in_transaction(connection):
         return
     connection.health_check_done = False
     if connection.errors_occurred and not connection.is_usable():

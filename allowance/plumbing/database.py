@@ -25,6 +25,11 @@ def database() -> BaseDatabaseWrapper:
     return connections[alias()]
 
 
+def is_in_transaction(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether a transaction of the caller is open. Without autocommit one always is, once connected."""
+    return connection.in_atomic_block or (connection.connection is not None and not connection.autocommit)
+
+
 @cache
 def _account() -> type[Model]:
     """Return the model of an account. It stands for all models of the apps, and is not imported: plumbing is below."""

@@ -96,7 +96,8 @@ class LiveBook:
     unchanged, it and its reservations are as they were read. The ongoing jobs are right too: a job has a live
     reservation, which was read with the account, or receipts, which were read with it. The end of a live reservation
     gives the account a new version, and by then the receipt of the job, if any, is stored. A job whose reservation had
-    expired may have started since the reading: a reservation is dated to the reading, which can't know that job.
+    expired may have started since the reading: a reservation is dated to the reading, which can't know that job. The
+    same goes for a receipt of another validator that is stored since. READING_LASTS bounds both.
 
     If the accounts of the best candidates are locked or have changed, the decision is made again from a new reading, at
     most READINGS times. Then the book waits for their locks and decides by a reading under the lock.
@@ -109,8 +110,8 @@ class LiveBook:
     transactions had locked or just changed its account. `seen` was read last and is valid until `good_until`, by the
     monotonic clock.
 
-    `crowded` is a hint: others had the first account that this process last wanted. To look for a free one first then
-    saves a statement.
+    `crowded` is a hint: the last pick of this process found its first account locked or changed. To look for a free one
+    first then saves a statement.
     """
 
     crowded: ClassVar[bool] = False
@@ -127,9 +128,9 @@ class LiveBook:
     good_until: float = -math.inf
 
     def read(self, executor_class: str, now: dt.datetime | None) -> Seen:
+        self.good_until = time.monotonic() + READING_LASTS
         self.now, self.seen = now, reading.read(executor_class, now)
         self.readings += 1
-        self.good_until = time.monotonic() + READING_LASTS
         return self.seen
 
     def reserve(self, ranking: Ranking, equals: Sequence[int]) -> Decision | Ranking:

@@ -23,7 +23,7 @@ from allowance.interface import (
     reading,
 )
 from allowance.plumbing.compiled import Compiled, Param
-from allowance.plumbing.database import database
+from allowance.plumbing.database import database, is_in_transaction
 from allowance.plumbing.union import Row as Read
 from allowance.plumbing.union import union
 from receipts.interface import Jobs, ongoing
@@ -32,13 +32,13 @@ from routing.decision.in_force import InForce
 from routing.decision.state import LONG_AGO, State
 
 SLACK = dt.timedelta(seconds=60)
-"""How long an ended job is remembered: clocks of threads and callers may be behind by less."""
+"""Jobs that ended less than this before a reading of all rows are known. For an earlier time all are read again."""
 
 
 LASTS = 60.0
 """Seconds after which all rows are read again.
 
-A process so forgets jobs that are over, and learns of changes that were made by hand.
+This is how a process forgets ended jobs, and learns of changes that were made by hand.
 """
 
 
@@ -57,7 +57,7 @@ def _changes() -> QuerySet[Any, Any]:
     return union(*ledger, *ongoing.changed(_CLASS, since), *in_force.stored(_CLASS), reading.snapshot())
 
 
-WHOLE, CHANGES = Compiled(_whole), Compiled(_changes)
+WHOLE, CHANGES = Compiled(_whole, prepare=False), Compiled(_changes)
 """The statements of a reading: of all rows that a decision on a class depends on, and of the changed ones only."""
 
 
@@ -91,10 +91,8 @@ def read(executor_class: str, now: dt.datetime | None = None, *, has_written: bo
     connection = database()
     place = connection.alias, known
     if has_written is None:
-        has_written = any(not getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
+        has_written = is_in_transaction(connection)
     before = State() if has_written else _states.get(place, State())
-    if now and now < before.floor:  # jobs may have run then that are forgotten
-        before = State()
     seen = _read_on(before, known, now)
     if not has_written:
         _states[place] = seen.state
@@ -106,7 +104,7 @@ def as_text(job: UUID) -> str:
     return str(job) if database().features.has_native_uuid_field else job.hex
 
 
-def forget() -> None:
+def forget(**_signal: object) -> None:
     """Forget all that this process remembers."""
     _states.clear()
 
@@ -146,6 +144,9 @@ def _read_on(state: State, executor_class: str, now: dt.datetime | None) -> Seen
             until,
         )
         at = now or clock.now(told=snapshot and snapshot.until)
+        if at < floor:  # jobs may run then that are not known
+            state = State()
+            continue
         anew = None if are_all or not state.rows else changed.union(entries)
         return Seen(after.at(at, anew), in_force.parse(rows), at)
 

@@ -53,7 +53,7 @@ def _counting() -> QuerySet[Any, Any]:
     return counted.order_by().values_list("hotkey_ss58address").annotate(Count("pk"), Min("timestamp"))
 
 
-COUNTS = Compiled(_counting)
+COUNTS = Compiled(_counting, prepare=False)
 
 
 def incident_counts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from receipts.interface import Jobs
 from routing.decision.board import Board, Line
 
 LONG_AGO = dt.datetime.min.replace(tzinfo=dt.UTC)
-IN_THE_END = dt.datetime.max.replace(tzinfo=dt.UTC)
+FAR_AHEAD = dt.datetime.max.replace(tzinfo=dt.UTC)
 
 
 class Row(NamedTuple):
@@ -57,14 +57,15 @@ class State:
     floor: dt.datetime = LONG_AGO
     until: float = -math.inf
 
-    def at(self, now: dt.datetime, changed: Collection[str] | None = None) -> State:
+    def at(self, now: dt.datetime, changed: Set[str] | None = None) -> State:
         """Return the state with rows and board as they are at `now`. Only `changed` miners (None: all) have changed."""
-        if changed is None:
+        known = None if changed is None else changed & self.entries.keys()
+        if known is None or not known <= self.rows.keys():
             rows = self._rows(self.entries, now)
             lines = [line for row in rows.values() if (line := row.line)]
             return replace(self, rows=rows, board=Board.of(lines))
         over = {hotkey for hotkey, row in self.rows.items() if not row.since <= now < row.until}
-        anew = self._rows(over.union(changed) & self.entries.keys(), now)
+        anew = self._rows(over | known, now)
         lines = [line for row in anew.values() if (line := row.line)]
         return replace(self, rows={**self.rows, **anew}, board=self.board.after(lines)) if anew else self
 
@@ -102,7 +103,7 @@ class State:
 
     def _lasting(self, entry: Entry, now: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
         """Return between which times nothing of a miner changes by itself."""
-        since, until = LONG_AGO, IN_THE_END
+        since, until = LONG_AGO, FAR_AHEAD
         for instant in (*(hold.expires_at for hold in entry.holds), *self.jobs.instants(entry.balance.hotkey)):
             if instant <= now:
                 since = max(since, instant)
@@ -113,4 +114,4 @@ class State:
     def holding(self, holds: Mapping[str, Iterable[Hold]], now: dt.datetime) -> State:
         """Return the state with more reservations, by hotkey, as it is at `now`."""
         entries = {hotkey: self.entries[hotkey].holding(more) for hotkey, more in holds.items()}
-        return replace(self, entries={**self.entries, **entries}).at(now, entries)
+        return replace(self, entries={**self.entries, **entries}).at(now, entries.keys())

@@ -149,14 +149,13 @@ def test_the_server_prepares_these_statements_and_no_others() -> None:
     for _ in range(3):
         routing().pick(job_request(12))
     with connection.cursor() as cursor:
-        cursor.execute("SELECT statement, custom_plans FROM pg_prepared_statements")
-        found = cursor.fetchall()
-    begins = {" ".join(text.split()[:3]) for text, _ in found}
+        cursor.execute("SELECT statement FROM pg_prepared_statements")
+        found = [text for (text,) in cursor.fetchall()]
+    begins = {" ".join(text.split()[:3]) for text in found}
     ours = {"(SELECT 0 AS", 'UPDATE "allowance_account" SET'}
-    ours |= {'SELECT "routing_minerincident"."hotkey_ss58address" AS'}
     ours |= {f'INSERT INTO "{table._meta.db_table}"' for table in (Reservation, DecisionRecord)}
     assert begins == (ours if PREPARE in connection.settings_dict["OPTIONS"] else set())
-    assert not any(custom for _, custom in found)
+    assert len(found) == len(begins)  # whatever the values are, their types are the same
 
 
 def test_a_condition_can_t_be_none_and_a_value_of_the_wrong_type_is_refused() -> None:

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import datetime as dt
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import pytest
-from django.db import connection
+from django.core.management import call_command
+from django.db import OperationalError, connection
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from time_machine import travel
 
 from allowance import allowance
+from allowance.models import Account, ChainLock, Miner
 from allowance.types import AllowanceException
 from receipts import receipts
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from receipts.voiding import void_receipt
 from routing.decision import reading
+from tests.backends import backend_pid
 from tests.clock import NOW, SECOND
 from tests.factories import empty_tables
 from tests.ledgers import CLASS, fill_ledger
-from tests.rows import hold, receipt
+from tests.rows import hold, receipt, receive
+from tests.threads import side_by_side
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -54,7 +59,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.tuples(st.just("hold"), st.sampled_from(JOBS), st.sampled_from(MINERS)),
     st.tuples(st.sampled_from(["spend", "undo"]), st.integers(0, 3)),
     st.tuples(st.just("forget")),
-    st.tuples(st.just("wait"), st.sampled_from([1, 6, 61, 130])),
+    st.tuples(st.just("wait"), st.sampled_from([1, 6, 61, 130, -100])),
 )
 
 
@@ -117,3 +122,66 @@ def test_an_accepted_receipt_counts_as_soon_as_its_started_receipt_comes() -> No
         happen(("receipt", JobStarted, JOBS[0], "anna", 0, 5), [], NOW)
         later = NOW + 8 * SECOND
         assert seen(later)["anna"][2] == {str(JOBS[0])}
+
+
+def ongoing(now: dt.datetime | None = None) -> set[str | int]:
+    return reading.read(CLASS, now).state.rows["anna"].ongoing
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_job_that_had_ended_runs_again_if_the_clock_steps_back(pinned: bool) -> None:
+    """A reading of a later time does not know it."""
+    later = NOW + 200 * SECOND
+    with travel(NOW, tick=False) as traveller:
+        fill_ledger("anna", executors=1)
+        happen(("receipt", JobStarted, JOBS[0], "anna", 0, 30), [], NOW)
+        reading.forget()
+        if not pinned:
+            traveller.move_to(later)
+        assert ongoing(later if pinned else None) == set()
+        traveller.move_to(NOW + 10 * SECOND)
+        assert ongoing() == {str(JOBS[0])}
+
+
+def test_a_flush_is_noticed() -> None:
+    """As between the tests of a site's own suite."""
+    fill_ledger("anna", executors=1)
+    receive(JobStarted)
+    assert ongoing()
+    call_command("flush", verbosity=0, interactive=False)
+    fill_ledger("anna", executors=1)
+    assert not ongoing()
+
+
+def test_an_account_that_came_without_a_new_version_of_the_chain_is_seen() -> None:
+    fill_ledger("anna", "bert")
+    assert reading.read(CLASS).state.rows.keys() == {"anna", "bert"}
+    version = ChainLock.objects.get().version
+    Account.objects.filter(miner="bert").delete()
+    reading.forget()
+    assert reading.read(CLASS).state.rows.keys() == {"anna"}
+    Account.objects.create(miner=Miner.objects.get(pk="bert"), executor_class=CLASS)
+    assert ChainLock.objects.get().version == version
+    for _ in range(2):
+        assert reading.read(CLASS).state.rows.keys() == {"anna", "bert"}
+
+
+def end_backend(pid: int | None) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+        return bool(cursor.fetchone()[0])
+
+
+def test_a_reading_in_a_transaction_without_autocommit_is_not_repeated_on_another_connection() -> None:
+    """What the transaction has written would be lost without a word."""
+    fill_ledger("anna")
+    connection.set_autocommit(False)
+    try:
+        Account.objects.update(executors=1)
+        (pid,) = side_by_side(partial(end_backend, backend_pid()))
+        assert pid is True
+        with pytest.raises(OperationalError):
+            reading.read(CLASS)
+    finally:
+        connection.close()
+    assert not connection.in_atomic_block
