@@ -155,7 +155,7 @@ def _check_declared(repair: bool) -> Iterator[Difference]:
             if repair:
                 account.executors, account.voided_before, account.counts = should
                 account.version = new_version()
-                fields = ["executors", "voided_before", "counts", "version"]
+                fields = ["executors", "voided_before", "counts", "version", "changed"]
                 account.save(update_fields=fields if account.pk else None)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, NotSupportedError, OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Field, Model, QuerySet, Value, sql
 from django.db.models.constants import OnConflict
@@ -85,8 +85,9 @@ class Compiled:
         connection.health_check_done = True
         try:
             return self._fetch(connection, values)
-        except (InterfaceError, OperationalError):
-            if connection.is_usable():
+        except (InterfaceError, NotSupportedError, OperationalError) as error:
+            # A prepared statement is not supported any more if the type of a column has changed.
+            if not isinstance(error, NotSupportedError) and connection.is_usable():
                 raise
             connection.close()
             return self._fetch(connection, values)

@@ -100,7 +100,9 @@ class LiveBook:
     same goes for a receipt of another validator that is stored since. READING_LASTS bounds both.
 
     If the accounts of the best candidates are locked or have changed, the decision is made again from a new reading, at
-    most READINGS times. Then the book waits for their locks and decides by a reading under the lock.
+    most READINGS times. Then the book tries all equally reliable ones, waits for their locks, and decides by a reading
+    under the lock. If the candidate that it waited for can't take the job, the decision is made again: others had time
+    to change the ranking. The patience bounds this.
 
     `claim` and `record` are called in the transaction of a reservation: `claim` with the reservation, `record` with the
     decision, the winner and the reservation. Both may raise to roll the reservation back.
@@ -134,14 +136,23 @@ class LiveBook:
         return self.seen
 
     def reserve(self, ranking: Ranking, equals: Sequence[int]) -> Decision | Ranking:
-        seen = self.seen if time.monotonic() <= self.good_until else None
-        if seen and (answer := self._reserve_as_read(seen, ranking, equals[:AT_ONCE])):
-            return answer
+        asked = equals[:AT_ONCE] if self.readings < READINGS else equals
+        for first in range(0, len(asked), AT_ONCE):
+            if self.seen and time.monotonic() <= self.good_until:
+                rest = _pass_over(ranking, asked[:first])
+                if answer := self._reserve_as_read(self.seen, rest, asked[first : first + AT_ONCE]):
+                    return answer
         if self.readings < READINGS:
             raise Outdated
+        waits = self.waits
         for place, slot in enumerate(equals):
-            if answer := self._reserve_locked(_pass_over(ranking, equals[:place]), slot):
+            answer = self._reserve_locked(_pass_over(ranking, equals[:place]), slot)
+            if isinstance(answer, Decision) or (answer and self.waits == waits):
                 return answer
+            if answer:
+                break
+        if self.waits > waits:  # others had time to change the ranking
+            raise Outdated
         return _pass_over(ranking, equals)
 
     def _reserve_as_read(self, seen: Seen, ranking: Ranking, equals: Sequence[int]) -> Decision | Ranking | None:
@@ -173,7 +184,12 @@ class LiveBook:
                 waited = time.monotonic() - begun
                 self.patience = max(0.0, self.patience - waited)
                 self._note_wait(waited)
-                return self._hold(reading.read(executor_class, self.now, has_written=False), ranking, slot)
+                seen = reading.read(executor_class, self.now, has_written=False)
+                entry = seen.state.entries.get(account.miner_id)
+                if entry and entry.version != account.version:  # written past the numbers of transactions
+                    reading.forget()
+                    seen = reading.read(executor_class, self.now, has_written=False)
+                return self._hold(seen, ranking, slot)
         except LockTimeout:
             if database().vendor == "sqlite" or not self.patience:
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -285,6 +286,7 @@ def test_a_replay_believes_no_column(changed: dict[str, object], told: str) -> N
 def test_what_a_pick_heard_under_the_lock_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three candidates the better two lose an executor and all allowance between reading and reserving."""
     monkeypatch.setattr(book, "READINGS", 1)
+    monkeypatch.setattr(book, "SHORTEST_WAIT", math.inf)  # after a wait it would rank again
     fill_ledger("anna", "bert", "cleo", executors=1)
     report("cleo")
     settle = pipeline.settle

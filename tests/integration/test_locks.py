@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 from django.db import connection, transaction
+from django.db.models import QuerySet
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from pytest_django import Settings
@@ -23,6 +24,8 @@ from allowance.oversight.audit import check_ledger
 from allowance.types import LockTimeout
 from receipts.schemas import JobStarted
 from routing import routing
+from routing.decision.book import LiveBook
+from routing.decision.pipeline import decide
 from routing.log import records
 from routing.models import MinerIncident
 from routing.types import AllMinersBusy
@@ -266,3 +269,40 @@ def test_a_pick_looks_again_at_who_is_registered(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(reservations, "store", store_late)
     assert routing().pick(job_request()).miner.hotkey_ss58 == "bert"
+
+
+@needs_row_locks
+def test_a_miner_that_gets_free_during_the_wait_for_another_gets_the_job() -> None:
+    """The ranking from before the wait knows it as busy."""
+    fill_ledger("anna", "bert", executors=1)
+    request = job_request(12)
+    route = routing().pick(request, exclude=["bert"])
+    report("bert")
+
+    def let_anna_go() -> None:
+        receive(JobStarted, miner="bert")
+        side_by_side(lambda: allowance().spend_allowance(route.allowance_reservation_id or 0))
+
+    with Holder("bert", once_waited_for=let_anna_go):
+        assert routing().pick(job_request(12)).miner.hotkey_ss58 == "anna"
+
+
+@needs_row_locks
+def test_a_pick_waits_for_none_of_many_equals_while_one_of_them_is_free() -> None:
+    names = [f"miner_{n:02}" for n in range(12)]
+    fill_ledger(*names)
+    with ExitStack() as holders:
+        for name in names[:10]:
+            holders.enter_context(Holder(name))
+        book = LiveBook()
+        decision = decide(job_request(12), book)
+    assert decision.route is not None
+    assert (decision.route.miner.hotkey_ss58, book.waits) == (names[10], 0)
+
+
+@needs_row_locks
+def test_an_account_that_was_written_without_a_number_is_read_again_under_its_lock() -> None:
+    fill_ledger("anna", executors=3)
+    routing().pick(job_request(12))
+    QuerySet(Account).filter(miner="anna").update(version=new_version())
+    assert routing().pick(job_request(12)).miner.hotkey_ss58 == "anna"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from typing import Any
 
 import pytest
@@ -120,8 +121,11 @@ def test_reads_compute_expiry_before_anything_swept() -> None:
     assert row.state == "held"
 
 
-def test_a_refusal_under_the_lock_leaves_lapsed_blocks_free(time_machine: TimeMachineFixture) -> None:
+def test_a_refusal_under_the_lock_leaves_lapsed_blocks_free(
+    time_machine: TimeMachineFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A pick that is refused stores nothing: the row and the balance must both say that the hold has expired."""
+    monkeypatch.setattr(book, "SHORTEST_WAIT", math.inf)
     live = LiveBook(readings=READINGS)
     held, blocks = hold(seconds=12)
     ranking = rank(question(12, NOW), live.read(CLASS, NOW).state.board, {})
@@ -135,8 +139,9 @@ def test_a_refusal_under_the_lock_leaves_lapsed_blocks_free(time_machine: TimeMa
     assert blocks == [1000, 1001]
 
 
-def test_the_clock_is_read_under_the_lock(time_machine: TimeMachineFixture) -> None:
+def test_the_clock_is_read_under_the_lock(time_machine: TimeMachineFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that was spent and started while a pick waited for the lock keeps its executor busy."""
+    monkeypatch.setattr(book, "SHORTEST_WAIT", math.inf)  # after a wait it would rank again
     live = LiveBook(readings=READINGS)
     ranking = rank(question(12, NOW), live.read(CLASS, None).state.board, {})
     time_machine.shift(1)
