@@ -219,6 +219,7 @@ def test_it_writes_and_locks_nothing(asked: dict[str, object], admin_client: Cli
     assert_only_reads(lambda: board(admin_client, **asked))
 
 
+@pytest.mark.django_db(transaction=True)  # in a transaction nothing is remembered
 @pytest.mark.parametrize("more", [0, 40])
 def test_it_takes_as_many_queries_for_many_miners_as_for_few(more: int, admin_client: Client) -> None:
     """The session and the user, the settings, and what the decision reads: the ledger and what is ongoing."""

@@ -366,6 +366,7 @@ def test_it_writes_and_locks_nothing(admin_client: Client) -> None:
     assert_only_reads(lambda: show(admin_client))
 
 
+@pytest.mark.django_db(transaction=True)  # in a transaction nothing is remembered
 @pytest.mark.parametrize("many", [1, 20])
 def test_it_takes_as_many_queries_for_much_as_for_little(many: int, admin_client: Client) -> None:
     """Two for the user; the miner, the settings, its accounts, its incidents by type; one for each class, as in a pick;
