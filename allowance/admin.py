@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 from django.contrib import admin
@@ -27,6 +28,7 @@ from allowance.oversight import fates
 from allowance.oversight.fates import Fate
 from allowance.plumbing.console import to_the_second
 from allowance.plumbing.lists import JOB_OR_HOTKEY, ModelAdmin, ReadOnlyAdmin, link, time_column
+from allowance.plumbing.transactions import ServerTime
 from allowance.reading import window
 
 
@@ -189,13 +191,17 @@ class ReservationAdmin(ReadOnlyAdmin):
     created = time_column("created_at", "created")
     ended = time_column("ended_at", "ended")
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Reservation]:
+        rows: QuerySet[Reservation] = super().get_queryset(request).annotate(read_at=ServerTime())
+        return rows
+
     @admin.display(description="state")
     def state_now(self, reservation: Reservation) -> str:
-        return reservation.state_at(clock.now()).label
+        return reservation.state_at(_read_at(reservation)).label
 
     @admin.display(description="held until", ordering="expires_at")
     def held_until(self, reservation: Reservation) -> str:
-        now = clock.now()
+        now = _read_at(reservation)
         until = to_the_second(reservation.expires_at)
         held = reservation.state_at(now) is ReservationState.HELD
         return f"{until} ({(reservation.expires_at - now).total_seconds():.0f} s left)" if held else until
@@ -207,6 +213,11 @@ class ReservationAdmin(ReadOnlyAdmin):
     @admin.display(description="account", ordering="account_id")
     def account_link(self, reservation: Reservation) -> str:
         return link(reservation.account, Account, reservation.account_id)
+
+
+def _read_at(reservation: Any) -> dt.datetime:
+    """Return the time at which a row of the list was read."""
+    return clock.now(told=reservation.read_at)
 
 
 @admin.register(LedgerCheck)

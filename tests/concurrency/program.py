@@ -37,6 +37,7 @@ def do(operation: str, *, stop: str = "", without: str = "", patience: float = D
             changes.enter_context(doing_without(without))
         if stop:
             changes.enter_context(stopping(*stop.split()))
+        book.LiveBook.crowded = False  # what it was before must not decide how a pick goes
         answer = OPERATIONS[operation](**how)
         return list(answer) if isinstance(answer, Iterator) else answer
 
