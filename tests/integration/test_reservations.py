@@ -103,6 +103,11 @@ def test_who_left_has_nothing_to_reserve() -> None:
         hold()
 
 
+def test_who_has_no_account_has_nothing_to_reserve() -> None:
+    with pytest.raises(CannotReserveAllowanceException, match="nobody has 0 s"):
+        hold("nobody")
+
+
 @pytest.mark.miners("anna")
 def test_the_database_refuses_an_end_without_a_time() -> None:
     held, _ = hold()
