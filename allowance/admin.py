@@ -217,7 +217,7 @@ class ReservationAdmin(ReadOnlyAdmin):
 
 def _read_at(reservation: Any) -> dt.datetime:
     """Return the time at which a row of the list was read."""
-    return clock.now(told=reservation.read_at)
+    return clock.now(by_server=reservation.read_at)
 
 
 @admin.register(LedgerCheck)

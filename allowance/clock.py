@@ -11,18 +11,17 @@ from django.utils import timezone
 from allowance.plumbing.database import alias
 
 
-def now(using: str | None = None, *, told: dt.datetime | None = None) -> dt.datetime:
+def now(using: str | None = None, *, by_server: dt.datetime | None = None) -> dt.datetime:
     """Return the current time: by the clock of the server on PostgreSQL, of this host on other databases.
 
-    `using` is the alias of a database; None is the database of the apps.
-
-    On PostgreSQL this takes a statement, unless a statement that has just run `told` the time; see ServerTime. Call it
-    as `clock.now()`, so that tests can pin it.
+    `using` is the alias of a database; None is the database of the apps. On PostgreSQL this takes a statement, unless
+    the caller has just read the time `by_server` in another one; see ServerTime. Call it as `clock.now()`, so that
+    tests can pin it.
     """
     database = connections[using or alias()]
     if database.vendor != "postgresql":
         return timezone.now()
-    return told or _time_of_server(database)
+    return by_server or _time_of_server(database)
 
 
 def _time_of_server(database: BaseDatabaseWrapper) -> dt.datetime:

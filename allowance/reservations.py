@@ -220,8 +220,8 @@ def _end(reservation_id: int, end: ReservationState, now: dt.datetime | None) ->
         account = lock_account(reservation=reservation_id)
         if account is None:
             raise ReservationNotFound(reservation_id)
-        ((*columns, told),) = READ.fetch(id=reservation_id)
-        reservation, now = row_of(Reservation, columns), now or clock.now(told=told)
+        ((*columns, read_at),) = READ.fetch(id=reservation_id)
+        reservation, now = row_of(Reservation, columns), now or clock.now(by_server=read_at)
         state = reservation.state_at(now)
         if state is ReservationState.EXPIRED and reservation.state == ReservationState.HELD:
             # Store the expiry: the caller may rely on it, even if the next call reads a clock that is behind.

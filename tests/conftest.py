@@ -127,8 +127,8 @@ def the_clock_can_be_pinned() -> Iterator[None]:
     """The server's clock does not stand still with `time_machine`, so the one clock follows that instead."""
     by_server = clock.now
 
-    def now(using: str | None = None, **told: Any) -> dt.datetime:
-        return timezone.now() if escape_hatch.is_travelling() else by_server(using, **told)
+    def now(using: str | None = None, **read: Any) -> dt.datetime:
+        return timezone.now() if escape_hatch.is_travelling() else by_server(using, **read)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clock, "now", now)

@@ -119,7 +119,8 @@ class Compiled:
 
     def _bound(self, connection: BaseDatabaseWrapper, values: dict[str, Any]) -> tuple[str, list[Any]]:
         statement = self._statement(connection)
-        return statement.sql, _bound(statement.params, values, connection)
+        params = [param.bind(values, connection) if isinstance(param, Param) else param for param in statement.params]
+        return statement.sql, params
 
     def _statement(self, connection: BaseDatabaseWrapper) -> Statement:
         statement = self._statements.get(connection.alias)
@@ -160,10 +161,6 @@ def _preparing(connection: Any) -> Any:
     from django.db.backends.postgresql.base import ServerBindingCursor  # noqa: PLC0415 (SQLite needs no psycopg)
 
     return ServerBindingCursor(connection.connection)  # type: ignore[call-arg]
-
-
-def _bound(params: Sequence[Any], values: dict[str, Any], connection: BaseDatabaseWrapper) -> list[Any]:
-    return [param.bind(values, connection) if isinstance(param, Param) else param for param in params]
 
 
 def _converted(rows: list[Any], converters: dict[int, Any], connection: BaseDatabaseWrapper) -> Iterator[Any]:

@@ -16,8 +16,8 @@ def renew_connection() -> None:
     """Make the next statement of this thread reconnect if its connection is broken. In a transaction do nothing.
 
     Django does the same at the beginning of a web request. If CONN_HEALTH_CHECKS is on, Django tests the connection
-    before the next statement. If it is off, this function tests a connection that had an error. A working connection
-    stays open whatever its age, because the caller may be reading from it.
+    before the next statement. If it is off, this function tests a connection that had an error. A connection that
+    works stays open, even if it is old, because the caller may be reading from it.
     """
     connection: Any = database()
     if connection.connection is None or is_in_transaction(connection):

@@ -26,7 +26,7 @@ COLUMNS = np.dtype(
 
 
 class Line(NamedTuple):
-    """What a decision knows of a miner, incidents apart. `ongoing` is the number of its jobs."""
+    """What a decision knows of a miner, except its incidents. `ongoing` is the number of its jobs."""
 
     standing: Standing
     reachable: bool

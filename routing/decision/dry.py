@@ -27,7 +27,7 @@ def dry_run(
     executor_class: str,
     seconds: int,
     *,
-    now: dt.datetime,
+    now: dt.datetime | None = None,
     policy: Policy,
     exclude: Collection[str] = (),
     remedies: Remedies = OF_THE_SETTINGS,
@@ -35,7 +35,7 @@ def dry_run(
 ) -> Decision:
     """Decide where a job of `seconds` would go, without writing anything.
 
-    The input is what was `seen`. It defaults to what the database has now.
+    The input is what was `seen`. It defaults to what the database has, at `now` or at the time of the reading.
 
     Raises what `decide` raises.
     """

@@ -1,7 +1,7 @@
 """The candidates of a job: judged by the gates, ranked, and tried in turn.
 
-All miners are judged and ranked at once, as columns. A candidate is made when somebody reads it, for a refusal, a
-record or a page: a route needs the first one only.
+All miners are judged and ranked at once, as columns. A candidate is made only if something needs it: a refusal, a
+record or a page. A route needs the first one only.
 """
 
 from __future__ import annotations

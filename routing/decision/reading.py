@@ -143,7 +143,7 @@ def _read_on(state: State, executor_class: str, now: dt.datetime | None) -> Seen
             floor,
             until,
         )
-        at = now or clock.now(told=snapshot and snapshot.until)
+        at = now or clock.now(by_server=snapshot and snapshot.until)
         if at < floor:  # jobs may run then that are not known
             state = State()
             continue

@@ -17,7 +17,6 @@ from allowance.interface import (
     BadInputError,
     ExecutorClass,
     WeiFormField,
-    clock,
     validation,
     wei_text,
 )
@@ -99,7 +98,6 @@ def decision_for(form: BoardForm, current: Policy) -> Decision:
     return dry_run(
         asked["executor_class"],
         asked["seconds"],
-        now=clock.now(),
         policy=policy,
         exclude=asked["exclude"],
         remedies=remedies,

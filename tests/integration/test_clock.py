@@ -43,8 +43,8 @@ def test_the_time_is_the_server_s() -> None:
             cursor.execute("SELECT clock_timestamp()")
             times += [cursor.fetchone()[0], clock.now()]
     assert times == sorted(times)
-    told = times[0] - SECOND
-    assert clock.now(told=told) == told
+    read = times[0] - SECOND
+    assert clock.now(by_server=read) == read
 
 
 def test_a_router_whose_host_is_ahead_takes_no_live_reservation_for_expired() -> None:
