@@ -12,9 +12,9 @@ from django.db.models import Case, DateTimeField, Exists, F, OuterRef, QuerySet,
 from django.db.models.functions import Greatest
 
 from allowance.plumbing.union import Row, arm
-from receipts.models import LONGEST, JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
+from receipts.models import LONGEST, JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, ReceiptQuerySet
 
-STARTED, ACCEPTED, FINISHED = 10, 11, 12
+JOB = 10
 
 TICK = dt.timedelta(microseconds=1)
 """The shortest time between two receipts' timestamps."""
@@ -26,6 +26,11 @@ class Interval(NamedTuple):
     miner: str
     since: dt.datetime
     until: dt.datetime
+
+    @classmethod
+    def of(cls, miner: str | None, since: dt.datetime | None, until: dt.datetime | None) -> Interval | None:
+        """Return the interval of a receipt that counts, or None if there is none."""
+        return cls(miner, since, min(until, since + LONGEST)) if miner and since and until else None
 
     def contains(self, now: dt.datetime) -> bool:
         return self.since <= now <= self.until
@@ -74,45 +79,51 @@ def finished_at() -> Subquery:
 
 
 def valid(executor_class: Any, at: Any) -> list[QuerySet[Any, Any]]:
-    """Return the receipts of jobs of a class that may run at a time or later, as arms of a union."""
+    """Return the jobs of a class that may run at a time or later, as arms of a union."""
+    started = JobStartedReceipt.objects.in_class(executor_class).counted().filter(valid_until__gte=at)
     accepted = JobAcceptedReceipt.objects.counted().filter(valid_until__gte=at)
-    started = JobStartedReceipt.objects.in_class(executor_class).counted()
-    # By their keys: SQLite would look through all receipts of the class.
-    of_accepted = JobStartedReceipt.objects.filter(job_uuid__in=accepted.values("job_uuid"))
-    return [
-        _lasting(STARTED, started.filter(valid_until__gte=at)),
-        _lasting(ACCEPTED, accepted.filter(Exists(started.of_the_job()))),
-        _lasting(STARTED, started.filter(pk__in=of_accepted.values("pk"))),
-    ]
+    return [_jobs(started, executor_class), _jobs(accepted, executor_class)]
 
 
 def changed(executor_class: Any, since: Any) -> list[QuerySet[Any, Any]]:
-    """Return the receipts that changed since, as arms of a union, with the older ones that they complete.
-
-    An accepted receipt counts in the class of the job's started receipt, which may come first or last.
-    """
+    """Return the jobs of a class with a receipt that changed since, as arms of a union."""
     in_class = JobStartedReceipt.objects.in_class(executor_class)
-    started = in_class.changed_since(since)
-    accepted, finished = (
-        JobAcceptedReceipt.objects.changed_since(since),
-        JobFinishedReceipt.objects.changed_since(since),
-    )
     return [
-        _lasting(STARTED, started),
-        _lasting(ACCEPTED, JobAcceptedReceipt.objects.filter(job_uuid__in=started.values("job_uuid"))),
-        _lasting(ACCEPTED, accepted),
-        _lasting(STARTED, in_class.filter(job_uuid__in=accepted.values("job_uuid"))),
-        arm(FINISHED, finished, job="job_uuid", over=_unless_voided("timestamp")),
+        _jobs(receipts.changed_since(since), executor_class)
+        for receipts in (in_class, JobAcceptedReceipt.objects, JobFinishedReceipt.objects)
     ]
 
 
-def _lasting(kind: int, rows: QuerySet[Any, Any]) -> QuerySet[Any, Any]:
-    until = _unless_voided("valid_until")
-    return arm(kind, rows, key="miner_hotkey", job="job_uuid", at="timestamp", until=until, over=finished_at())
+def _jobs(receipts: ReceiptQuerySet, executor_class: Any) -> QuerySet[Any, Any]:
+    """Return all that the receipts of the same jobs say, as an arm of a union.
+
+    The columns `key`, `at` and `until` come from the started receipt, those with `other_` from the accepted one, and
+    `over` from the finished one. A job of another class has no started receipt here, and does not run.
+    """
+    lasting = {"key": "miner_hotkey", "at": "timestamp", "until": "valid_until"}
+    return arm(
+        JOB,
+        receipts,
+        job="job_uuid",
+        **_columns(receipts, JobStartedReceipt.objects.in_class(executor_class), lasting),
+        **_columns(
+            receipts, JobAcceptedReceipt.objects.all(), {f"other_{name}": column for name, column in lasting.items()}
+        ),
+        **_columns(receipts, JobFinishedReceipt.objects.all(), {"over": "timestamp"}),
+    )
 
 
-def _unless_voided(column: str) -> Case:
-    return Case(When(voided_at=None, then=F(column)), default=None, output_field=DateTimeField())
+def _columns(
+    receipts: ReceiptQuerySet, of_the_job: ReceiptQuerySet, columns: Mapping[str, str]
+) -> dict[str, Case | Subquery]:
+    """Return columns of the receipts of one kind, unless they are voided.
+
+    A lookup for each row, and not a join: PostgreSQL plans once for all values, and can't know that few rows are new.
+    To join it might read whole tables.
+    """
+    if receipts.model is of_the_job.model:
+        return {name: Case(When(voided_at=None, then=F(column)), default=None) for name, column in columns.items()}
+    return {name: Subquery(of_the_job.of_the_job().values(column)) for name, column in columns.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,26 +136,17 @@ class Jobs:
     known: Mapping[str, Job] = field(default_factory=dict)
     of: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
-    def after(self, rows: Iterable[Row]) -> tuple[Jobs, set[str]] | None:
-        """Return the jobs after rows of a reading, and the miners whose jobs have changed.
-
-        Return None if all receipts that are valid must be read again.
-        """
+    def after(self, rows: Iterable[Row]) -> tuple[Jobs, set[str]]:
+        """Return the jobs after rows of a reading, and the miners whose jobs have changed."""
         changed: dict[str, Job] = {}
         for row in rows:
             uuid = row.job or ""
             before = changed.get(uuid) or self.known.get(uuid)
-            if row.kind == FINISHED:
-                if before is not None:
-                    changed[uuid] = before._replace(finished=row.over)
-                elif row.over is None:  # a finished receipt was voided, so a forgotten job may run again
-                    return None
-            elif row.kind in {STARTED, ACCEPTED}:
-                receipt = None
-                if row.at and row.until:
-                    receipt = Interval(row.key or "", row.at, min(row.until, row.at + LONGEST))
-                job = (before or Job())._replace(finished=row.over)
-                changed[uuid] = job._replace(started=receipt) if row.kind == STARTED else job._replace(accepted=receipt)
+            if row.kind == JOB:
+                started = Interval.of(row.key, row.at, row.until)
+                accepted = Interval.of(row.other_key, row.other_at, row.other_until)
+                if started or before:  # else it runs in no class, or in another one
+                    changed[uuid] = (before or Job())._replace(started=started, accepted=accepted, finished=row.over)
             elif uuid:  # a reservation
                 job = before or Job()
                 changed[uuid] = job._replace(finished=row.over, holders=job.holders | {row.key or ""})

@@ -36,6 +36,9 @@ class Row(NamedTuple):
     at: dt.datetime | None
     until: dt.datetime | None
     over: dt.datetime | None
+    other_key: str | None
+    other_at: dt.datetime | None
+    other_until: dt.datetime | None
     held: int | None
     spent: int | None
     text: str | None
@@ -48,6 +51,8 @@ _FIELDS: dict[str, Field[Any, Any]] = {
     "job": _TEXT,
     **dict.fromkeys(("number", "low", "base", "amount"), _NUMBER),
     **dict.fromkeys(("at", "until", "over"), _TIME),
+    "other_key": _TEXT,
+    **dict.fromkeys(("other_at", "other_until"), _TIME),
     **dict.fromkeys(("held", "spent"), _BYTES),
     "text": _TEXT,
 }

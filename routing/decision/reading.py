@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -126,11 +125,7 @@ def _read_on(state: State, executor_class: str, now: dt.datetime | None) -> Seen
             state = state.with_chain(reading.read_chain(executor_class))
             if snapshot.number != state.chain.version:  # it has changed again
                 continue
-        found = (Jobs() if are_all else state.jobs).after(rows)
-        if found is None:
-            state = replace(state, since=0)
-            continue
-        jobs, changed = found
+        jobs, changed = (Jobs() if are_all else state.jobs).after(rows)
         entries = reading.entries(rows, state.entries, state.chain.miners, executor_class)
         after = State(
             state.chain,
