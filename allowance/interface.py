@@ -8,7 +8,15 @@ from allowance.causes import MANY, Earning, causes, earning
 from allowance.chain import CHECK_BLOCKS, CHECK_STAKE
 from allowance.fields import WeiField
 from allowance.ledger import Balance, Standing, Steps, Window, present, to_seconds, value_at
-from allowance.locks import bound_waits, hurried_transaction, ledger_transaction, lock_account, lock_chain, lock_timeout
+from allowance.locks import (
+    bound_waits,
+    hurried_transaction,
+    ledger_statement,
+    ledger_transaction,
+    lock_account,
+    lock_chain,
+    lock_timeout,
+)
 from allowance.losses import CHECK_MANIFESTS, CHECK_NEURONS, Absence, Silence, absence, silences
 from allowance.models import (
     Account,

@@ -66,9 +66,21 @@ def ledger_transaction(*, durable: bool = False) -> Iterator[None]:
     SQLite a transaction takes the only lock when it begins. This wait ends after the `timeout` in the connection's
     options.
     """
+    with _lock_timeouts(), transaction.atomic(alias(), durable=durable):
+        yield
+
+
+@contextmanager
+def ledger_statement() -> Iterator[None]:
+    """Run one statement as a transaction of its own, with the same exception."""
+    with _lock_timeouts():
+        yield
+
+
+@contextmanager
+def _lock_timeouts() -> Iterator[None]:
     try:
-        with transaction.atomic(alias(), durable=durable):
-            yield
+        yield
     except OperationalError as error:
         if not _no_lock(error):
             raise

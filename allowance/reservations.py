@@ -5,10 +5,13 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache, partial
 from types import MappingProxyType
+from typing import Any
 from uuid import UUID
 
-from django.db.models import F, Subquery
+from django.db import IntegrityError
+from django.db.models import Exists, F, Model, Subquery
 from django.db.models.sql import Query
 
 from allowance import clock, ledger, validation
@@ -24,7 +27,16 @@ from allowance.models import (
     new_reservation_id,
     new_version,
 )
-from allowance.plumbing.compiled import Compiled, columns_of, inserting, parameter, row_of, stored_values, updating
+from allowance.plumbing.compiled import (
+    Compiled,
+    Together,
+    columns_of,
+    inserting,
+    parameter,
+    row_of,
+    stored_values,
+    updating,
+)
 from allowance.plumbing.transactions import ServerTime, ThisTransaction
 from allowance.reading import Expired, window
 from allowance.types import (
@@ -40,10 +52,12 @@ from allowance.types import (
 )
 
 
-def _storing() -> Query:
+def _storing(**but_not: Any) -> Query:
     """Return the update of the account at the version that was read. It waits for no lock: then it updates nothing."""
     as_read = Account.objects.filter(pk=parameter(Account, "id"), version=parameter(Account, "version", "as_read"))
     account = Account.objects.filter(pk=Subquery(as_read.locked(skip=True).values("pk")[:1]))
+    if but_not:
+        account = account.filter(~Exists(Reservation.objects.filter(**but_not)))
     new = {name: parameter(Account, name) for name in ("base", "held", "spent", "version")}
     return updating(account, **new, changed=ThisTransaction())
 
@@ -51,7 +65,8 @@ def _storing() -> Query:
 STORE = Compiled(_storing)
 """The statement that stores a balance and a new version, unless others have locked or changed the account."""
 
-INSERT = Compiled(lambda: inserting(Reservation, ignore_conflicts=True))
+STORE_HELD = Compiled(lambda: _storing(pk=parameter(Reservation, "id", "reservation")))
+"""The same, unless a reservation has the id."""
 
 
 def store(account: Account, balance: Balance) -> bool:
@@ -59,12 +74,24 @@ def store(account: Account, balance: Balance) -> bool:
 
     Return False, and store nothing, if others have locked the account or changed it since `account.version`.
     """
-    changes = {"base": balance.base, "held": balance.held, "spent": balance.spent, "version": new_version()}
-    if STORE.execute(id=account.pk, as_read=account.version, **changes) != 1:
-        return False
-    for name, value in changes.items():
+    changes = _changes(balance)
+    return _stored(account, changes, STORE.execute(id=account.pk, as_read=account.version, **changes) == 1)
+
+
+def _changes(balance: Balance) -> dict[str, Any]:
+    return {"base": balance.base, "held": balance.held, "spent": balance.spent, "version": new_version()}
+
+
+def _stored(account: Account, changes: dict[str, Any], stored: bool) -> bool:
+    for name, value in changes.items() if stored else ():
         setattr(account, name, value)
-    return True
+    return stored
+
+
+@cache
+def _together(update: Compiled, *models: type[Model]) -> Together:
+    """Return the statement that updates, and inserts a row of each model."""
+    return Together(update, *(Compiled(partial(inserting, model)) for model in models))
 
 
 def store_locked(account: Account, balance: Balance) -> None:
@@ -97,39 +124,33 @@ def _expire(expired: Expired) -> None:
         Reservation.objects.filter(pk__in=expired).update(state=ReservationState.EXPIRED, ended_at=F("expires_at"))
 
 
-def hold(
-    account: Account,
-    balance: Balance,
-    blocks: Sequence[int],
-    *,
-    expired: Expired = MappingProxyType({}),
-    seconds: float,
-    job_uuid: UUID | None,
-    now: dt.datetime,
-    newest: int,
-) -> Reservation | None:
-    """Reserve `blocks` of an account from `now` on, for `seconds` plus RESERVATION_MARGIN.
-
-    `balance` is the account's balance without the blocks of the `expired` reservations. Returns None, and stores
-    nothing, if others have locked the account or changed it since `account.version`.
-    """
-    if not store(account, ledger.rebase(ledger.hold(balance, blocks), newest)):
-        return None
-    _expire(expired)
+def draft(
+    account: Account, blocks: Sequence[int], *, seconds: float, job_uuid: UUID | None, now: dt.datetime
+) -> Reservation:
+    """Return a reservation of blocks from `now` on, for `seconds` plus RESERVATION_MARGIN. It is not stored yet."""
     expires_at = now + dt.timedelta(seconds=seconds) + RESERVATION_MARGIN
-    reservation = Reservation(
-        account=account, job_uuid=job_uuid, blocks=list(blocks), created_at=now, expires_at=expires_at
-    )
-    while not insert(reservation):
-        reservation.pk = new_reservation_id()
-    return reservation
+    return Reservation(account=account, job_uuid=job_uuid, blocks=list(blocks), created_at=now, expires_at=expires_at)
 
 
-def insert(reservation: Reservation) -> bool:
-    """Insert a reservation. Returns False, and inserts nothing, if another one has its id."""
-    inserted = INSERT.execute(**stored_values(reservation)) == 1
-    reservation._state.adding = not inserted
-    return inserted
+def hold(
+    reservation: Reservation, balance: Balance, *rows: Model, expired: Expired = MappingProxyType({}), newest: int
+) -> bool:
+    """Store a drafted reservation, and other rows with it.
+
+    `balance` is the account's balance without the blocks of the `expired` reservations. Return False, and store
+    nothing, if another reservation has the id, or if others have locked the account or changed it since it was read.
+    If there are `expired` reservations, call this in a transaction.
+    """
+    account = reservation.account
+    changes = _changes(ledger.rebase(ledger.hold(balance, reservation.blocks), newest))
+    update = {"id": account.pk, "as_read": account.version, "reservation": reservation.pk, **changes}
+    new = reservation, *rows
+    if not _stored(account, changes, _together(STORE_HELD, *map(type, new)).execute(update, *map(stored_values, new))):
+        return False
+    _expire(expired)
+    for row in new:
+        row._state.adding = False
+    return True
 
 
 def reserve(
@@ -164,13 +185,12 @@ def reserve(
             raise CannotReserveAllowanceException(
                 miner=miner, executor_class=executor_class, required=seconds, available=ledger.to_seconds(free)
             )
-        newest = usable.newest or 0
-        made = hold(
-            account, balance, blocks, expired=expired, seconds=seconds, job_uuid=job_uuid, now=now, newest=newest
-        )
-        if made is None:
-            raise changed_without_lock(account)
-        return made
+        reservation = draft(account, blocks, seconds=seconds, job_uuid=job_uuid, now=now)
+        while not hold(reservation, balance, expired=expired, newest=usable.newest or 0):
+            if not Reservation.objects.filter(pk=reservation.pk).exists():
+                raise changed_without_lock(account)
+            reservation.pk = new_reservation_id()
+        return reservation
 
 
 def spend(reservation_id: int, *, now: dt.datetime | None = None) -> None:
@@ -271,8 +291,10 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
                 f"Reservation {reservation.pk} uses blocks that another reservation uses already. "
                 "Restore into an empty database."
             )
-        if not insert(reservation):  # another account has just taken the id
-            raise _means_something_else(reservation)
+        try:
+            reservation.save(force_insert=True)
+        except IntegrityError as error:  # another account has just taken the id
+            raise _means_something_else(reservation) from error
         if live:
             if reservation.state == ReservationState.SPENT:
                 account.spent |= bits

@@ -7,6 +7,8 @@ import logging
 import time
 from collections.abc import Callable, Collection
 
+from django.db.models import Model
+
 from allowance.interface import LockTimeout, Reservation, clock, reservations
 from allowance.plumbing.connections import renews_connection
 from allowance.plumbing.threads import in_database_thread
@@ -119,9 +121,9 @@ def pick(
     """
     begun = time.perf_counter()
 
-    def record(routed: Decision, winner: Candidate, reservation: Reservation) -> None:
+    def record(routed: Decision, winner: Candidate, reservation: Reservation) -> list[Model]:
         seconds = time.perf_counter() - begun
-        records.record_route(routed, winner, reservation, seconds=seconds, waited=book.waited)
+        return [records.route_record(routed, winner, reservation, seconds=seconds, waited=book.waited)]
 
     book = LiveBook(claim, record)
     try:

@@ -11,13 +11,14 @@ time may read whole tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from django.db import InterfaceError, NotSupportedError, OperationalError
+from django.db import InterfaceError, NotSupportedError, OperationalError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import Field, Model, QuerySet, Value, sql
+from django.db.models import Field, ForeignKey, IntegerField, Model, QuerySet, Value, sql
 from django.db.models.constants import OnConflict
 from django.db.models.fields import NOT_PROVIDED
 
@@ -35,30 +36,72 @@ class Param(Value):
     def __init__(self, name: str, field: Field[Any, Any]) -> None:
         super().__init__(name, output_field=field)
         self.column = field
+        self._is_integer = isinstance(field, (IntegerField, ForeignKey))
 
     def as_sql(self, compiler: Any, connection: BaseDatabaseWrapper) -> Any:
         """Return a placeholder, with this object as its parameter."""
         placeholder = getattr(self.column, "get_placeholder", None)
         return placeholder(None, compiler, connection) if placeholder else "%s", (self,)
 
-    def bind(self, values: dict[str, Any], connection: BaseDatabaseWrapper) -> Any:
+    def bind(self, values: Mapping[str, Any], connection: BaseDatabaseWrapper) -> Any:
         """Return the parameter for the database. Raises TypeError for None."""
         value = values[self.value]
         if value is None and not self.for_save:
             raise TypeError(f"{self.value} can't be None: a compiled condition has a fixed text.")
-        prepare = self.column.get_db_prep_save if self.for_save else self.column.get_db_prep_value
-        prepared = prepare(value, connection)
-        if isinstance(prepared, int) and not isinstance(prepared, bool):  # psycopg would choose a type by the value
-            return connection.ops.adapt_integerfield_value(prepared, "BigIntegerField")
-        return prepared
+        if not (self._is_integer and type(value) is int):
+            prepare = self.column.get_db_prep_save if self.for_save else self.column.get_db_prep_value
+            value = prepare(value, connection)
+        if isinstance(value, int) and not isinstance(value, bool):  # psycopg would choose a type by the value
+            return connection.ops.adapt_integerfield_value(value, "BigIntegerField")
+        return value
 
 
-class Statement(NamedTuple):
-    """A compiled statement. `converters` are the converters of its columns by index, each with its expression."""
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A compiled statement. `converters` are the converters of its columns by index, each with its expression.
+
+    The values of its parameters are in several mappings. `params` has for each placeholder the number of the mapping
+    and the Param. A statement that PostgreSQL prepares has the text `numbered`, and the parameters `each` once.
+    """
 
     sql: str
-    params: tuple[Any, ...]
+    params: tuple[tuple[int, Any], ...]
     converters: dict[int, tuple[list[Callable[..., Any]], Any]]
+    numbered: str
+    each: tuple[tuple[int, Any], ...]
+
+    @classmethod
+    def of(cls, sql: str, params: Iterable[tuple[int, Any]], converters: dict[int, Any]) -> Statement:
+        """Return a statement with its parameters numbered."""
+        first, *others = sql.split("%s")
+        numbers: dict[tuple[int, Any], tuple[int, Any]] = {}
+        parts = [first]
+        for (place, param), part in zip(params := tuple(params), others, strict=True):
+            key = place, (param.value, param.for_save) if isinstance(param, Param) else len(numbers)
+            numbers.setdefault(key, (len(numbers) + 1, (place, param)))
+            parts += [f"${numbers[key][0]}", part]
+        each = tuple(what for _, what in numbers.values())
+        return cls(sql, params, converters, "".join(parts).replace("%%", "%"), each)
+
+    def bound(self, connection: BaseDatabaseWrapper, *values: Mapping[str, Any]) -> tuple[str, list[Any]]:
+        """Return the text and the parameters of the statement."""
+        return self.sql, _bound(self.params, values, connection)
+
+    @contextmanager
+    def run(self, connection: Any, *values: Mapping[str, Any], prepare: bool = True) -> Iterator[Any]:
+        """Run the statement. The ORM compiled it, and has no word to run it."""
+        with connection.cursor() as cursor:
+            prepares = prepare and connection.settings_dict["OPTIONS"].get("prepare_threshold") is not None
+            if prepares and not connection.queries_logged:  # Django's log can't show a statement that is prepared
+                cursor.cursor = _raw_cursor(connection)
+                cursor.execute(self.numbered, _bound(self.each, values, connection))
+            else:
+                cursor.execute(*self.bound(connection, *values))
+            yield cursor
+
+
+def _bound(params: Any, values: Sequence[Mapping[str, Any]], connection: BaseDatabaseWrapper) -> list[Any]:
+    return [param.bind(values[place], connection) if isinstance(param, Param) else param for place, param in params]
 
 
 class Compiled:
@@ -93,39 +136,25 @@ class Compiled:
             return self._fetch(connection, values)
 
     def _fetch(self, connection: BaseDatabaseWrapper, values: dict[str, Any]) -> list[tuple[Any, ...]]:
-        with self._run(connection, values) as cursor:
+        statement = self.statement(connection)
+        with statement.run(connection, values, prepare=self._prepare) as cursor:
             rows: list[Any] = cursor.fetchall()
-        converters = self._statement(connection).converters
-        return [*_converted(rows, converters, connection)] if converters else rows
+        return [*_converted(rows, statement.converters, connection)] if statement.converters else rows
 
     def execute(self, **values: Any) -> int:
         """Run the statement with values for its parameters, and return the number of rows that it wrote."""
-        with self._run(database(), values) as cursor:
+        connection = database()
+        with self.statement(connection).run(connection, values, prepare=self._prepare) as cursor:
             written: int = cursor.rowcount
         return written
 
-    @contextmanager
-    def _run(self, connection: BaseDatabaseWrapper, values: dict[str, Any]) -> Iterator[Any]:
-        with connection.cursor() as cursor:
-            prepares = self._prepare and connection.settings_dict["OPTIONS"].get("prepare_threshold") is not None
-            if prepares and not connection.queries_logged:  # Django's log can't show a statement that is prepared
-                cursor.cursor = _preparing(connection)
-            cursor.execute(*self._bound(connection, values))  # the ORM compiled it, and has no word to run it
-            yield cursor
-
-    def sql_with_params(self, **values: Any) -> tuple[str, list[Any]]:
-        """Return the text of the statement and its parameters."""
-        return self._bound(database(), values)
-
-    def _bound(self, connection: BaseDatabaseWrapper, values: dict[str, Any]) -> tuple[str, list[Any]]:
-        statement = self._statement(connection)
-        params = [param.bind(values, connection) if isinstance(param, Param) else param for param in statement.params]
-        return statement.sql, params
-
-    def _statement(self, connection: BaseDatabaseWrapper) -> Statement:
+    def statement(self, connection: BaseDatabaseWrapper) -> Statement:
+        """Return the statement for a database."""
         statement = self._statements.get(connection.alias)
         if statement is None:
-            statement = self._statements[connection.alias] = _compile(self._make(), connection)
+            # Django compiles no lock outside a transaction.
+            with nullcontext() if is_in_transaction(connection) else transaction.atomic(connection.alias):
+                statement = self._statements[connection.alias] = _compile(self._make(), connection)
         return statement
 
 
@@ -137,7 +166,42 @@ def _compile(made: QuerySet[Any, Any] | sql.Query, connection: BaseDatabaseWrapp
     if connection.vendor == "postgresql":
         text, params = _with_constants(text, params, connection)
     columns = [expression for expression, *_ in compiler.select or ()]
-    return Statement(text, tuple(params), compiler.get_converters(columns))
+    return Statement.of(text, ((0, param) for param in params), compiler.get_converters(columns))
+
+
+class Together:
+    """An update, and rows that are inserted if it updates one. PostgreSQL runs them as one statement.
+
+    It is a transaction of its own, unless the caller has begun one. To join the statements, which the ORM compiled, is
+    more than the ORM can do. On SQLite they run one after the other: call it in a transaction.
+    """
+
+    def __init__(self, update: Compiled, *inserts: Compiled) -> None:
+        self._parts = update, *inserts
+        self._statements: dict[str, Statement] = {}
+
+    def execute(self, *values: Mapping[str, Any]) -> bool:
+        """Run the statements, each with values for its parameters. Return whether a row was updated."""
+        connection = database()
+        if connection.vendor != "postgresql":
+            update, *inserts = zip(self._parts, values, strict=True)
+            return bool(update[0].execute(**update[1])) and all(part.execute(**given) for part, given in inserts)
+        statement = self._statements.get(connection.alias)
+        if statement is None:
+            statement = self._statements[connection.alias] = self._joined(connection)
+        with statement.run(connection, *values) as cursor:
+            return bool(cursor.rowcount)
+
+    def _joined(self, connection: BaseDatabaseWrapper) -> Statement:
+        """Return the statement of all parts. Its number of rows is that of the last insertion."""
+        update, *inserts = parts = [part.statement(connection) for part in self._parts]
+        texts = [f"{update.sql} RETURNING 1"]
+        for insert in inserts:
+            columns, values = insert.sql.split(" VALUES (")
+            texts.append(f"{columns} SELECT {values.removesuffix(')')} FROM part_0")  # noqa: S608 (the ORM's own text)
+        *before, last = texts
+        text = f"WITH {', '.join(f'part_{i} AS ({part})' for i, part in enumerate(before))} {last}"
+        return Statement.of(text, ((i, param) for i, part in enumerate(parts) for _, param in part.params), {})
 
 
 def _with_constants(text: str, params: Sequence[Any], connection: Any) -> tuple[str, list[Param]]:
@@ -156,11 +220,11 @@ def _with_constants(text: str, params: Sequence[Any], connection: Any) -> tuple[
     return "".join(parts), left
 
 
-def _preparing(connection: Any) -> Any:
-    """Return a cursor that sends parameters apart from the text. Django's default cursor puts them into the text."""
-    from django.db.backends.postgresql.base import ServerBindingCursor  # noqa: PLC0415 (SQLite needs no psycopg)
+def _raw_cursor(connection: Any) -> Any:
+    """Return a cursor that sends numbered parameters apart from the text, which it does not read."""
+    from psycopg import RawCursor  # noqa: PLC0415 (SQLite needs no psycopg)
 
-    return ServerBindingCursor(connection.connection)  # type: ignore[call-arg]
+    return RawCursor(connection.connection)
 
 
 def _converted(rows: list[Any], converters: dict[int, Any], connection: BaseDatabaseWrapper) -> Iterator[Any]:

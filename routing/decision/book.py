@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
@@ -13,7 +13,7 @@ from operator import or_
 from typing import ClassVar, Protocol
 from uuid import UUID
 
-from django.db.models import Case, IntegerField, Q, QuerySet, When
+from django.db.models import Case, IntegerField, Model, Q, QuerySet, When
 
 from allowance.interface import (
     RESERVATION_MARGIN,
@@ -23,13 +23,14 @@ from allowance.interface import (
     Reservation,
     Window,
     ledger,
+    ledger_statement,
     ledger_transaction,
     lock_account,
     lock_timeout,
     reservations,
 )
 from allowance.plumbing.compiled import Compiled, parameter
-from allowance.plumbing.database import database
+from allowance.plumbing.database import database, is_in_transaction
 from routing.decision import reading
 from routing.decision.model import NO_ADDRESS, PASSED_OVER, Candidate, Decision, Gate, Job, Verdict
 from routing.decision.ranking import Ranking, busy
@@ -104,8 +105,8 @@ class LiveBook:
     under the lock. If the candidate that it waited for can't take the job, the decision is made again: others had time
     to change the ranking. The patience bounds this.
 
-    `claim` and `record` are called in the transaction of a reservation: `claim` with the reservation, `record` with the
-    decision, the winner and the reservation. Both may raise to roll the reservation back.
+    `record` is called with the decision, the winner and the reservation, and returns rows that are stored with the
+    reservation. `claim` is called with the stored reservation in its transaction, and may raise to roll it back.
 
     `patience` is the time (s) left to wait for locks, for all candidates together. `waited` is the time (s) waited so
     far and `waits` the number of waits. `skipped` counts how often a candidate was passed over because other
@@ -119,7 +120,7 @@ class LiveBook:
     crowded: ClassVar[bool] = False
 
     claim: Callable[[Reservation], None] | None = None
-    record: Callable[[Decision, Candidate, Reservation], None] | None = None
+    record: Callable[[Decision, Candidate, Reservation], Iterable[Model]] | None = None
     patience: float = field(default_factory=lock_timeout)
     waited: float = 0.0
     waits: int = 0
@@ -157,20 +158,23 @@ class LiveBook:
 
     def _reserve_as_read(self, seen: Seen, ranking: Ranking, equals: Sequence[int]) -> Decision | Ranking | None:
         """Reserve with the first candidate whose account is not locked and has not changed, without a wait."""
-        with self._transaction():
-            tried = 0
-            if not LiveBook.crowded:
+        tried = 0
+        if not LiveBook.crowded:
+            row = seen.state.rows.get(ranking.hotkey(equals[0]))
+            with self._transaction(alone=not self.claim and not (row and row.expired)):
                 if answer := self._hold(seen, ranking, equals[0]):
                     return answer
-                tried, LiveBook.crowded = 1, len(equals) > 1
-            place = self._lock_one(seen, ranking, equals[tried:])
-            if place is None:
-                self.skipped += len(equals)
-                return None
-            skipped = tried + place
-            LiveBook.crowded = skipped > 0
-            self.skipped += skipped
-            return self._hold(seen, _pass_over(ranking, equals[:skipped]), equals[skipped])
+            tried, LiveBook.crowded = 1, len(equals) > 1
+        if tried < len(equals):
+            with self._transaction():
+                place = self._lock_one(seen, ranking, equals[tried:])
+                if place is not None:
+                    skipped = tried + place
+                    LiveBook.crowded = skipped > 0
+                    self.skipped += skipped
+                    return self._hold(seen, _pass_over(ranking, equals[:skipped]), equals[skipped])
+        self.skipped += len(equals)
+        return None
 
     def _reserve_locked(self, ranking: Ranking, slot: int) -> Decision | Ranking | None:
         """Wait for the lock of a candidate's account, read again, and reserve. Return None after the patience."""
@@ -211,29 +215,18 @@ class LiveBook:
             executor_class=job.executor_class,
             version=row.entry.version,
         )
-        reservation = reservations.hold(
-            account,
-            row.balance,
-            blocks,
-            expired=row.expired,
-            seconds=job.seconds,
-            job_uuid=UUID(job.uuid),
-            now=seen.at,
-            newest=seen.window.newest or 0,
-        )
-        if reservation is None:
+        reservation = reservations.draft(account, blocks, seconds=job.seconds, job_uuid=UUID(job.uuid), now=seen.at)
+        decision = ranking.routed(slot, row.balance.miner, blocks, reservation.pk)
+        rows = self.record(decision, ranking.candidate(slot), reservation) if self.record else ()
+        newest = seen.window.newest or 0
+        if not reservations.hold(reservation, row.balance, *rows, expired=row.expired, newest=newest):
             return None
         if self.claim:
             self.claim(reservation)
-        decision = ranking.routed(slot, row.balance.miner, blocks, reservation.pk)
-        if self.record:
-            self.record(decision, ranking.candidate(slot), reservation)
         return decision
 
     def _lock_one(self, seen: Seen, ranking: Ranking, slots: Sequence[int]) -> int | None:
         """Lock the account of the first candidate that is not locked and has not changed. Return its place."""
-        if not slots:
-            return None
         entries = [seen.state.entries[ranking.hotkey(slot)] for slot in slots]
         asked = [*entries, *[entries[-1]] * (AT_ONCE - len(entries))]
         values = {f"pk_{i}": entry.pk for i, entry in enumerate(asked)}
@@ -242,10 +235,16 @@ class LiveBook:
         return [entry.pk for entry in entries].index(found[0][0]) if found else None
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self, *, alone: bool = False) -> Iterator[None]:
+        """Run a transaction. A statement that is `alone` needs none on PostgreSQL."""
+        connection = database()
+        if alone and connection.vendor == "postgresql" and not is_in_transaction(connection):
+            with ledger_statement():
+                yield
+            return
         begun = time.monotonic()
         with ledger_transaction(durable=True):
-            if database().vendor == "sqlite":  # BEGIN waits for SQLite's only lock
+            if connection.vendor == "sqlite":  # BEGIN waits for SQLite's only lock
                 self._note_wait(time.monotonic() - begun)
             yield
 

@@ -44,14 +44,14 @@ COLUMNS = (
 INSERT = Compiled(lambda: inserting(DecisionRecord))
 
 
-def record_route(
+def route_record(
     decision: Decision, winner: Candidate, reservation: Reservation, *, seconds: float, waited: float
-) -> None:
-    """Record, in the transaction that reserves, which candidate gets a job.
+) -> DecisionRecord:
+    """Return the record of which candidate gets a job, to be stored with the reservation.
 
     `seconds` is the time (s) that the pick has taken so far. `waited` is the part of it spent on waits for locks.
     """
-    _insert(
+    return _record(
         decision,
         seconds,
         waited,
@@ -75,7 +75,8 @@ def record_apart(decision: Decision, *, seconds: float, waited: float) -> None:
     try:
         with hurried_transaction(PATIENCE):
             kept = _kept(decision) if decision.policy and _to_be_kept(decision, came_of_it) else None
-            _insert(decision, seconds, waited, outcome=came_of_it, miner=miner, candidates=kept)
+            record = _record(decision, seconds, waited, outcome=came_of_it, miner=miner, candidates=kept)
+            INSERT.execute(**stored_values(record))
     except (db.Error, LockTimeout):
         DECISIONS_LOST.inc()
         logger.exception("The decision on job %.80r could not be recorded.", decision.job.uuid)
@@ -122,8 +123,8 @@ def that_passed_over(hotkey: str, executor_classes: Iterable[str], now: dt.datet
     return found
 
 
-def _insert(decision: Decision, seconds: float, waited: float, **what: object) -> None:
-    record = DecisionRecord(
+def _record(decision: Decision, seconds: float, waited: float, **what: object) -> DecisionRecord:
+    return DecisionRecord(
         job_uuid=_uuid(decision.job.uuid),
         at=decision.at,
         executor_class=_text(decision.job.executor_class),
@@ -137,7 +138,6 @@ def _insert(decision: Decision, seconds: float, waited: float, **what: object) -
         waited_us=round(waited * 1e6),
         **what,
     )
-    INSERT.execute(**stored_values(record))
 
 
 def _uuid(text: str) -> UUID | None:

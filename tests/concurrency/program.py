@@ -53,9 +53,12 @@ OPERATIONS["name_connection"] = name_connection
 ACCOUNT = Account.objects.filter(pk=parameter(Account, "id"))
 CHANGES = {name: parameter(Account, name) for name in ("base", "held", "spent", "version")}
 
+UNCONDITIONALLY = Compiled(lambda: updating(ACCOUNT, **CHANGES, changed=ThisTransaction()))
+
 STAND_INS: dict[str, object] = {
     "lock_account": read_account,
-    "STORE": Compiled(lambda: updating(ACCOUNT, **CHANGES, changed=ThisTransaction())),
+    "STORE": UNCONDITIONALLY,
+    "STORE_HELD": UNCONDITIONALLY,
     "lock_accounts_of": lambda _: None,
     "lock_chain": lambda: None,
     "chain_changed": lambda: None,
@@ -66,7 +69,7 @@ STAND_INS: dict[str, object] = {
 def doing_without(lock: str) -> Iterator[None]:
     """Replace a lock everywhere by a function that reads or writes the same without it."""
     # The chain's version is in the row that is its lock. An account is also guarded by the version that was read.
-    taken = {"lock_chain": [lock, "chain_changed"], "lock_account": [lock, "STORE"]}.get(lock, [lock])
+    taken = {"lock_chain": [lock, "chain_changed"], "lock_account": [lock, "STORE", "STORE_HELD"]}.get(lock, [lock])
     with ExitStack() as changes:
         for module, name in itertools.product((audit, book, chain, pruning, reservations), taken):
             if hasattr(module, name):

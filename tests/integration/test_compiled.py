@@ -9,17 +9,19 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
 import allowance as allowance_app
 import receipts as receipts_app
 import routing as routing_app
 from allowance import allowance, reservations
+from allowance.locks import ledger_transaction
 from allowance.models import Account, Reservation
 from allowance.plumbing.compiled import Compiled, parameter, stored_values
 from allowance.plumbing.union import Row
 from allowance.reading import ACCOUNT, HELD, SNAPSHOT
+from allowance.types import NotEnoughAllowanceException
 from routing import routing
 from routing.decision import book, in_force, reading
 from routing.log import records
@@ -27,7 +29,8 @@ from routing.models import DecisionRecord, RoutedJob
 from routing.sockets import jobs
 from tests.factories import job_request
 from tests.jobs import routed
-from tests.ledgers import CLASS
+from tests.ledgers import CLASS, NEWEST
+from tests.queries import postgresql, queries
 from tests.rows import hold, report
 
 pytestmark = [pytest.mark.usefixtures("ledger_clean_at_the_end"), pytest.mark.miners("anna", "bert")]
@@ -67,25 +70,28 @@ def test_every_compiled_statement_is_run_here(monkeypatch: pytest.MonkeyPatch) -
         for name, found in vars(sys.modules.get(module.name, sys)).items()
         if isinstance(found, Compiled)
     }
-    bound, ran = Compiled._bound, set[int]()
+    statement, ran = Compiled.statement, set[int]()
 
-    def noted(self: Compiled, *arguments: Any) -> Any:
+    def noted(self: Compiled, connection: Any) -> Any:
         ran.add(id(self))
-        return bound(self, *arguments)
+        return statement(self, connection)
 
-    monkeypatch.setattr(Compiled, "_bound", noted)
+    monkeypatch.setattr(Compiled, "statement", noted)
+    reservations._together.cache_clear()
     reading.forget()
     report("somebody-else")  # anna and bert stay equals
     held = routed(job_request(12)).route.allowance_reservation_id
     kinds(reading.CHANGES, since=0)  # SQLite has no numbers of transactions
-    store, tries = reservations.store, []
+    hold, tries = reservations.hold, []
 
-    def stored_at_the_second_try(*what: Any) -> bool:
+    def held_at_the_second_try(*what: Any, **how: Any) -> bool:
         tries.append(what)
-        return len(tries) > 1 and store(*what)
+        return len(tries) > 1 and hold(*what, **how)
 
-    monkeypatch.setattr(reservations, "store", stored_at_the_second_try)
+    monkeypatch.setattr(reservations, "hold", held_at_the_second_try)
     routing().pick(job_request(12))
+    with pytest.raises(NotEnoughAllowanceException):
+        routing().pick(job_request(3600))
     allowance().spend_allowance(held or 0)
     assert [name for name, statement in compiled.items() if id(statement) not in ran] == []
 
@@ -98,11 +104,31 @@ def test_a_balance_is_stored_at_the_version_that_was_read_and_at_no_other() -> N
     assert Account.objects.get(miner="anna").version == account.version
 
 
-def test_a_reservation_whose_id_is_taken_is_not_inserted() -> None:
+def test_a_reservation_whose_id_is_taken_is_not_stored() -> None:
     held, _ = hold()
-    taken = Reservation.objects.get(pk=held)
-    assert not reservations.insert(taken)
+    taken = Reservation.objects.select_related("account__miner").get(pk=held)
+    with transaction.atomic():
+        assert not reservations.hold(taken, taken.account.balance, newest=NEWEST)
     assert Reservation.objects.count() == 1
+    assert Account.objects.get(pk=taken.account_id).version == taken.account.version
+
+
+def test_a_row_that_can_t_be_inserted_leaves_the_account_as_it_was() -> None:
+    account = Account.objects.select_related("miner").get(miner="anna")
+    new = reservations.draft(account, [NEWEST], seconds=1, job_uuid=None, now=timezone.now())
+    with pytest.raises(IntegrityError), ledger_transaction():
+        reservations.hold(new, account.balance, RoutedJob(uuid=UUID(int=1)), newest=NEWEST)
+    assert not Reservation.objects.exists()
+    assert Account.objects.get(miner="anna").version == account.version
+
+
+@postgresql
+def test_an_update_and_its_rows_are_one_statement() -> None:
+    account = Account.objects.select_related("miner").get(miner="anna")
+    new = reservations.draft(account, [NEWEST], seconds=1, job_uuid=None, now=timezone.now())
+    (sql,) = queries(lambda: reservations.hold(new, account.balance, newest=NEWEST))
+    assert sql.startswith("WITH")
+    assert Reservation.objects.get() == new
 
 
 def test_the_first_of_equals_is_the_first_that_has_not_changed() -> None:
@@ -152,8 +178,7 @@ def test_the_server_prepares_these_statements_and_no_others() -> None:
         cursor.execute("SELECT statement FROM pg_prepared_statements")
         found = [text for (text,) in cursor.fetchall()]
     begins = {" ".join(text.split()[:3]) for text in found}
-    ours = {"(SELECT 0 AS", 'UPDATE "allowance_account" SET'}
-    ours |= {f'INSERT INTO "{table._meta.db_table}"' for table in (Reservation, DecisionRecord)}
+    ours = {"(SELECT 0 AS", "WITH part_0 AS"}
     assert begins == (ours if PREPARE in connection.settings_dict["OPTIONS"] else set())
     assert len(found) == len(begins)  # whatever the values are, their types are the same
 

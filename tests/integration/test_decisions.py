@@ -23,7 +23,7 @@ from pytest_django import Settings
 
 from allowance import allowance, ledger, reservations
 from allowance.ledger import Balance
-from allowance.models import Reservation
+from allowance.models import Account, Reservation
 from allowance.types import LockTimeout, NotEnoughAllowanceException
 from receipts.schemas import JobFinished, JobStarted
 from routing import routing
@@ -163,10 +163,12 @@ def no_such_table(*_: object, **__: object) -> None:
 
 def test_a_route_whose_record_can_t_be_written_holds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     fill_ledger("anna")
-    monkeypatch.setattr(records.INSERT, "execute", no_such_table)
+    account = Account.objects.get()
+    monkeypatch.setattr(records, "route_record", lambda *_, **__: DecisionRecord())
     with pytest.raises(db.Error):
         routing().pick(job_request())
     assert not Reservation.objects.exists()
+    assert Account.objects.get().version == account.version
 
 
 def test_a_refusal_whose_record_can_t_be_written_stands(
@@ -308,7 +310,7 @@ def test_what_a_pick_heard_under_the_lock_is_heard_again(monkeypatch: pytest.Mon
 def test_a_pick_for_which_all_accounts_stay_locked_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     fill_ledger("anna", "bert")
     monkeypatch.setattr(book, "lock_account", lambda **_: None)
-    monkeypatch.setattr(reservations, "store", lambda *_, **__: False)
+    monkeypatch.setattr(reservations, "hold", lambda *_, **__: False)
     record = refused(LockTimeout)
     assert (record.outcome, record.counts) == ("LOCK_TIMEOUT", {"lock": 2})
     assert replay.differences(record) == []

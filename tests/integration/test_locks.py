@@ -260,14 +260,14 @@ def test_a_deadlock_has_the_same_name() -> None:
 def test_a_pick_looks_again_at_who_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """A block that a miner left with is recorded between what a pick read and its reservation."""
     fill_ledger("anna", "bert")
-    store = reservations.store
+    hold = reservations.hold
 
-    def store_late(*which: Any) -> bool:
-        monkeypatch.setattr(reservations, "store", store)
+    def hold_late(*what: Any, **how: Any) -> bool:
+        monkeypatch.setattr(reservations, "hold", hold)
         side_by_side(lambda: mint(NEWEST + 1, timezone.now(), hotkeys=["bert"]))
-        return store(*which)
+        return hold(*what, **how)
 
-    monkeypatch.setattr(reservations, "store", store_late)
+    monkeypatch.setattr(reservations, "hold", hold_late)
     assert routing().pick(job_request()).miner.hotkey_ss58 == "bert"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -15,7 +15,7 @@ from allowance import ledger, reservations
 from allowance.chain import newest_block
 from allowance.ledger import Balance, Steps, Window
 from allowance.models import Account, Block, Reservation, ReservationState
-from allowance.plumbing.compiled import Compiled, parameter, updating
+from allowance.plumbing.compiled import Compiled, Together, parameter, updating
 from allowance.plumbing.transactions import ThisTransaction
 from routing.decision.book import LiveBook, Outdated
 from routing.decision.model import Decision
@@ -87,13 +87,15 @@ def executors_not_counted(patch: pytest.MonkeyPatch) -> None:
 def balance_stored_on_its_own(patch: pytest.MonkeyPatch) -> None:
     """Commit between the balance and its reservation: only a crash in between shows it."""
 
-    insert = reservations.insert
+    def execute(self: Together, update: Mapping[str, Any], *rows: Mapping[str, Any]) -> bool:
+        first, *inserts = self._parts
+        if not first.execute(**update):
+            return False
+        if connection.in_atomic_block:
+            connection._commit()  # type: ignore[attr-defined]
+        return all(insert.execute(**row) for insert, row in zip(inserts, rows, strict=True))
 
-    def insert_later(reservation: Reservation) -> bool:
-        connection._commit()  # type: ignore[attr-defined]
-        return insert(reservation)
-
-    patch.setattr(reservations, "insert", insert_later)
+    patch.setattr(Together, "execute", execute)
 
 
 def no_account_lock(patch: pytest.MonkeyPatch) -> None:
@@ -108,6 +110,7 @@ def no_version(patch: pytest.MonkeyPatch) -> None:
     new = {name: parameter(Account, name) for name in ("base", "held", "spent", "version")}
     unconditionally = Compiled(lambda: updating(account, **new, changed=ThisTransaction()))
     patch.setattr(reservations, "STORE", unconditionally)
+    patch.setattr(reservations, "STORE_HELD", unconditionally)
 
 
 def locked_means_busy(patch: pytest.MonkeyPatch) -> None:
