@@ -196,9 +196,13 @@ def bound_waits(seconds: float) -> None:
     """Limit each wait for a lock to `seconds` until the transaction ends. Does nothing on SQLite."""
     connection = database()
     if connection.vendor == "postgresql":
-        milliseconds = max(1, round(seconds * 1000))  # 0 would mean no limit
         with connection.cursor() as cursor:
-            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [str(milliseconds)])
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", [milliseconds(seconds)])
+
+
+def milliseconds(seconds: float) -> str:
+    """Return a wait as the server's `lock_timeout` has it."""
+    return str(max(1, round(seconds * 1000)))  # 0 would mean no limit
 
 
 def _no_lock(error: OperationalError) -> bool:

@@ -11,13 +11,13 @@ from typing import Any
 from uuid import UUID
 
 from django.db import IntegrityError
-from django.db.models import Exists, F, Model, Subquery
+from django.db.models import CharField, Exists, F, Model, Subquery
 from django.db.models.sql import Query
 
 from allowance import clock, ledger, validation
 from allowance.chain import newest_block
 from allowance.ledger import Balance
-from allowance.locks import chain_changed, ledger_transaction, lock_account, lock_chain
+from allowance.locks import chain_changed, ledger_transaction, lock_account, lock_chain, lock_timeout, milliseconds
 from allowance.models import (
     Account,
     Miner,
@@ -29,6 +29,7 @@ from allowance.models import (
 )
 from allowance.plumbing.compiled import (
     Compiled,
+    Param,
     Together,
     columns_of,
     inserting,
@@ -37,7 +38,7 @@ from allowance.plumbing.compiled import (
     stored_values,
     updating,
 )
-from allowance.plumbing.transactions import ServerTime, ThisTransaction
+from allowance.plumbing.transactions import Bounded, ServerTime, ThisTransaction
 from allowance.reading import Expired, window
 from allowance.types import (
     EXECUTOR_CLASSES,
@@ -52,12 +53,11 @@ from allowance.types import (
 )
 
 
-def _storing(**but_not: Any) -> Query:
+def _storing(*conditions: Any) -> Query:
     """Return the update of the account at the version that was read. It waits for no lock: then it updates nothing."""
     as_read = Account.objects.filter(pk=parameter(Account, "id"), version=parameter(Account, "version", "as_read"))
-    account = Account.objects.filter(pk=Subquery(as_read.locked(skip=True).values("pk")[:1]))
-    if but_not:
-        account = account.filter(~Exists(Reservation.objects.filter(**but_not)))
+    locked = as_read.filter(*conditions).locked(skip=True)
+    account = Account.objects.filter(pk=Subquery(locked.values("pk")[:1]))
     new = {name: parameter(Account, name) for name in ("base", "held", "spent", "version")}
     return updating(account, **new, changed=ThisTransaction())
 
@@ -65,8 +65,13 @@ def _storing(**but_not: Any) -> Query:
 STORE = Compiled(_storing)
 """The statement that stores a balance and a new version, unless others have locked or changed the account."""
 
-STORE_HELD = Compiled(lambda: _storing(pk=parameter(Reservation, "id", "reservation")))
-"""The same, unless a reservation has the id."""
+STORE_HELD = Compiled(
+    lambda: _storing(
+        ~Exists(Reservation.objects.filter(pk=parameter(Reservation, "id", "reservation"))),
+        Bounded(Param("milliseconds", CharField())),
+    )
+)
+"""The same, unless a reservation has the id. Later waits of the transaction are bounded."""
 
 
 def store(account: Account, balance: Balance) -> bool:
@@ -139,11 +144,13 @@ def hold(
 
     `balance` is the account's balance without the blocks of the `expired` reservations. Return False, and store
     nothing, if another reservation has the id, or if others have locked the account or changed it since it was read.
-    If there are `expired` reservations, call this in a transaction.
+    Each wait for the other rows is bounded by `lock_timeout`, until the transaction ends. If there are `expired`
+    reservations, call this in a transaction.
     """
     account = reservation.account
     changes = _changes(ledger.rebase(ledger.hold(balance, reservation.blocks), newest))
-    update = {"id": account.pk, "as_read": account.version, "reservation": reservation.pk, **changes}
+    as_read = {"id": account.pk, "as_read": account.version, "reservation": reservation.pk}
+    update = {**as_read, "milliseconds": milliseconds(lock_timeout()), **changes}
     new = reservation, *rows
     if not _stored(account, changes, _together(STORE_HELD, *map(type, new)).execute(update, *map(stored_values, new))):
         return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 from django.db.models import Model
 
@@ -107,6 +107,7 @@ def pick(
     request: OrganicJobRequest,
     *,
     claim: Callable[[Reservation], None] | None = None,
+    rows: Callable[[Reservation], Iterable[Model]] = lambda _: (),
     exclude: Collection[str] = (),
     remedies: Remedies = OF_THE_SETTINGS,
     now: dt.datetime | None = None,
@@ -114,8 +115,8 @@ def pick(
     """Decide where a job goes, and reserve there. A refusal does not raise: it is a decision without a route.
 
     A decision with a reservation is recorded in the transaction that reserves, any other in a transaction of its own.
-    `claim` is called in the transaction that reserves, and may raise to roll it back. `now` pins the clock, for tests
-    and replays.
+    `rows` returns more rows to be stored with the reservation. `claim` is called in the transaction that reserves, and
+    may raise to roll it back. `now` pins the clock, for tests and replays.
 
     Raises what `decide` and `claim` raise.
     """
@@ -123,7 +124,8 @@ def pick(
 
     def record(routed: Decision, winner: Candidate, reservation: Reservation) -> list[Model]:
         seconds = time.perf_counter() - begun
-        return [records.route_record(routed, winner, reservation, seconds=seconds, waited=book.waited)]
+        recorded = records.route_record(routed, winner, reservation, seconds=seconds, waited=book.waited)
+        return [recorded, *rows(reservation)]
 
     book = LiveBook(claim, record)
     try:

@@ -12,11 +12,11 @@ time may read whole tables.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from django.db import InterfaceError, NotSupportedError, OperationalError, transaction
+from django.db import InterfaceError, NotSupportedError, OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Field, ForeignKey, IntegerField, Model, QuerySet, Value, sql
 from django.db.models.constants import OnConflict
@@ -152,10 +152,20 @@ class Compiled:
         """Return the statement for a database."""
         statement = self._statements.get(connection.alias)
         if statement is None:
-            # Django compiles no lock outside a transaction.
-            with nullcontext() if is_in_transaction(connection) else transaction.atomic(connection.alias):
+            with _compiling(connection):
                 statement = self._statements[connection.alias] = _compile(self._make(), connection)
         return statement
+
+
+@contextmanager
+def _compiling(connection: BaseDatabaseWrapper) -> Iterator[None]:
+    """Let the ORM compile locks outside a transaction too. To begin one would lock all of SQLite."""
+    connection.ensure_connection()
+    autocommit, connection.autocommit = connection.autocommit, False
+    try:
+        yield
+    finally:
+        connection.autocommit = autocommit
 
 
 def _compile(made: QuerySet[Any, Any] | sql.Query, connection: BaseDatabaseWrapper) -> Statement:

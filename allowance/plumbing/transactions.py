@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any, Self
 
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import BigIntegerField, DateTimeField, Func, Model, QuerySet
+from django.db.models import BigIntegerField, BooleanField, DateTimeField, Func, Model, QuerySet
+from django.db.models.expressions import Combinable
 
 
 class OfServer(Func):
@@ -74,6 +75,17 @@ class ServerTime(OfServer):
 
     output_field = DateTimeField()
     function, elsewhere = "clock_timestamp()", "NULL"
+
+
+class Bounded(OfServer):
+    """A condition that is always true, and limits each later wait of the transaction to a number of milliseconds."""
+
+    output_field = BooleanField()
+    template, elsewhere = "set_config('lock_timeout', %(expressions)s, true) IS NOT NULL", "1"
+
+    def __init__(self, milliseconds: Combinable) -> None:
+        super().__init__()
+        self.set_source_expressions([milliseconds])
 
 
 class ChangedField(BigIntegerField):  # type: ignore[type-arg]

@@ -36,7 +36,7 @@ from allowance.interface import (
     reservations,
     validation,
 )
-from allowance.plumbing.compiled import Compiled, inserting, parameter, stored_values
+from allowance.plumbing.compiled import Compiled, parameter
 from receipts.interface import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, end_receipts
 from routing.access import signatures
 from routing.access.admission import Visitor
@@ -176,8 +176,6 @@ def _known() -> QuerySet[Any, Any]:
 KNOWN = Compiled(_known)
 """The statement that tells what the database knows of a job: that it is finished, that it was routed, and evidence."""
 
-INSERT = Compiled(lambda: inserting(RoutedJob))
-
 
 def owned(by: Visitor) -> QuerySet[RoutedJob]:
     """Return the jobs that a client may make statements about."""
@@ -291,7 +289,11 @@ def _pick(
 ) -> Offer | Decision:
     claim = Claim(request, job, signature, tried, owner=by.owner)
     remedies = Remedies(excluded="send it as a new job")
-    decision = pick(request, claim=claim.keep, exclude=tried, remedies=remedies, now=now)
+    stored: dict[str, Any] = {"claim": claim.keep} if job or signature else {"rows": claim.rows}
+    try:
+        decision = pick(request, **stored, exclude=tried, remedies=remedies, now=now)
+    except IntegrityError as error:
+        raise Overtaken from error
     if decision.route is None:
         return decision
     if decision.route.allowance_reservation_id is None:
@@ -328,27 +330,36 @@ class Claim:
             "started": False,
         }
 
+    def rows(self, reservation: Reservation) -> list[RoutedJob]:
+        """Return the row of a new job, to be stored with its reservation."""
+        self.expires_at = reservation.expires_at
+        return [self._row(reservation.account.miner_id, reservation, reservation.created_at)]
+
     def keep(self, reservation: Reservation) -> None:
         """Store the route with its reservation, in the same transaction. Raises Overtaken, SignatureRefused."""
         self.expires_at = reservation.expires_at
-        self._store(reservation.account.miner_id, reservation, reservation.created_at)
+        self._store(self._row(reservation.account.miner_id, reservation, reservation.created_at))
 
     def keep_fixed(self, decision: Decision) -> None:
         """Store a fixed route. Raises Overtaken, SignatureRefused."""
         with ledger_transaction():
-            self._store(decision.route.miner.hotkey_ss58 if decision.route else "", None, decision.at)
+            bound_waits(lock_timeout())
+            self._store(self._row(decision.route.miner.hotkey_ss58 if decision.route else "", None, decision.at))
 
-    def _store(self, miner: str, reservation: Reservation | None, at: dt.datetime) -> None:
-        bound_waits(lock_timeout())
-        values = {**self._values, "miner": miner, "reservation": reservation, "routed_at": at}
+    def _row(self, miner: str, reservation: Reservation | None, at: dt.datetime) -> RoutedJob:
+        return RoutedJob(
+            uuid=self.uuid, owner=self._owner, miner=miner, reservation=reservation, routed_at=at, **self._values
+        )
+
+    def _store(self, row: RoutedJob) -> None:
         if self._job is None:
             try:
-                row = RoutedJob(uuid=self.uuid, owner=self._owner, **values)
-                INSERT.execute(**stored_values(row))
+                row.save(force_insert=True)
             except IntegrityError as error:
                 raise Overtaken from error
         else:
             as_read = RoutedJob.objects.filter(pk=self.uuid, claim=self._job.claim)
+            values = {**self._values, "miner": row.miner, "reservation": row.reservation, "routed_at": row.routed_at}
             if (
                 not as_read.update(**values)
                 or JobFinishedReceipt.objects.filter(job_uuid=self.uuid, voided_at=None).exists()

@@ -31,10 +31,9 @@ from allowance.types import AllowanceException
 from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing import routing, service
-from routing.decision.book import DryBook
+from routing.decision.book import DryBook, LiveBook
 from routing.decision.model import Gate
 from routing.decision.pipeline import decide
-from routing.log import records
 from routing.log.records import load
 from routing.models import DecisionRecord
 from routing.requests import V2JobRequest
@@ -154,7 +153,7 @@ def _uncounted() -> AbstractContextManager[object]:
 
 
 def _unrecorded() -> AbstractContextManager[object]:
-    return mock.patch.object(records, "record_route")
+    return mock.patch.object(service, "LiveBook", lambda claim, _record: LiveBook(claim))
 
 
 WITHOUT: dict[str, Callable[[], AbstractContextManager[object]]] = {

@@ -1,4 +1,7 @@
-"""The moments at which a fault may strike: right before every statement, right before every COMMIT, right after it."""
+"""The moments at which a fault may strike: right before every statement, right before every COMMIT, right after it.
+
+A statement that writes outside a transaction is its own COMMIT.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,12 @@ def each_moment(happen: Callable[[str], object]) -> Iterator[None]:
     wrapper: Any = connections["default"]
     commit = wrapper._commit
 
-    def before_statement(execute: Callable[..., object], sql: str, *rest: object) -> object:
+    def before_statement(execute: Callable[..., object], sql: str, *rest: Any) -> object:
         happen(sql)
-        return execute(sql, *rest)
+        answer = execute(sql, *rest)
+        if sql.startswith("WITH") and not wrapper.in_atomic_block and rest[-1]["cursor"].rowcount:
+            happen(AFTER_COMMIT)
+        return answer
 
     def around_commit() -> None:
         happen(BEFORE_COMMIT)

@@ -55,7 +55,7 @@ def damage_ledger() -> None:
 @pytest.mark.parametrize(
     ("operation", "commits", "statements"),
     [
-        ("pick", 1, 4),
+        ("pick", 1, 2),
         ("reserve", 1, 6),
         ("spend", 1, 4),
         ("undo", 1, 4),

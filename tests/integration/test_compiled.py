@@ -122,6 +122,20 @@ def test_a_row_that_can_t_be_inserted_leaves_the_account_as_it_was() -> None:
     assert Account.objects.get(miner="anna").version == account.version
 
 
+def test_rows_are_stored_with_the_values_that_they_have() -> None:
+    account = Account.objects.select_related("miner").get(miner="anna")
+    new = reservations.draft(account, [NEWEST], seconds=1, job_uuid=None, now=timezone.now())
+    row = RoutedJob(
+        uuid=UUID(int=3), owner="token:anna", executor_class=CLASS, seconds=12, miner="anna", reservation=new,
+        tried=["bert"], claim=7, routed_at=timezone.now(),
+    )  # fmt: skip
+    with ledger_transaction():
+        assert reservations.hold(new, account.balance, row, newest=NEWEST)
+    for made, stored in ((new, Reservation.objects.get()), (row, RoutedJob.objects.get())):
+        for field in made._meta.concrete_fields:
+            assert field.db_default or getattr(stored, field.attname) == getattr(made, field.attname)
+
+
 @postgresql
 def test_an_update_and_its_rows_are_one_statement() -> None:
     account = Account.objects.select_related("miner").get(miner="anna")
@@ -158,15 +172,10 @@ def test_what_is_known_of_a_job_and_its_row() -> None:
     assert jobs.KNOWN.fetch(job_uuid=uuid) == []
     held, _ = hold(job=uuid)
     assert jobs.KNOWN.fetch(job_uuid=uuid) == [("evidence",)]
-    row = RoutedJob(
-        uuid=uuid, owner="token:anna", executor_class=CLASS, seconds=12, miner="anna", reservation_id=held,
-        tried=["bert"], claim=7, routed_at=timezone.now(),
-    )  # fmt: skip
-    jobs.INSERT.execute(**stored_values(row))
+    RoutedJob.objects.create(
+        uuid=uuid, executor_class=CLASS, seconds=12, miner="anna", reservation_id=held, routed_at=timezone.now()
+    )
     assert {what for (what,) in jobs.KNOWN.fetch(job_uuid=uuid)} == {"evidence", "routed"}
-    stored = RoutedJob.objects.get()
-    for field in RoutedJob._meta.concrete_fields:
-        assert getattr(stored, field.attname) == getattr(row, field.attname)
 
 
 @pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite prepares every statement")

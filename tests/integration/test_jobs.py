@@ -161,7 +161,7 @@ def test_without_the_claim_it_would_get_several(
 ) -> None:
     request = job_request()
     nobody_is_first(3)
-    monkeypatch.setattr(Claim, "_store", lambda *_: None)
+    monkeypatch.setattr(Claim, "rows", lambda *_: [])
     assert len(set(ids(side_by_side(*[lambda: route(request)] * 3)))) == 3
 
 
@@ -174,7 +174,7 @@ def test_one_route_given_up_by_many_at_once_is_replaced_by_one(nobody_is_first: 
 
 
 def test_whoever_is_always_overtaken_is_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Claim, "_store", raising(jobs.Overtaken))
+    monkeypatch.setattr(Claim, "rows", raising(jobs.Overtaken))
     with pytest.raises(LockTimeout):
         route(job_request())
     assert Reservation.objects.count() == 0

@@ -148,6 +148,9 @@ def test_whoever_waited_reads_again_what_is_ongoing() -> None:
         routing().pick(job_request(12))
 
 
+BOUNDED = r"^SELECT set_config\('lock_timeout', '(\d+)'"
+
+
 @needs_row_locks
 def test_a_pick_waits_for_all_locks_together_no_longer_than_for_one(settings: Settings) -> None:
     settings.ALLOWANCE_LOCK_TIMEOUT = 0.2
@@ -158,7 +161,7 @@ def test_a_pick_waits_for_all_locks_together_no_longer_than_for_one(settings: Se
             holders.enter_context(Holder(miner))
         with CaptureQueriesContext(connection) as captured, pytest.raises(LockTimeout):
             routing().pick(job_request(12))
-    waits = [int(ms) for q in captured for ms in re.findall(r"set_config\('lock_timeout', '(\d+)'", q["sql"])]
+    waits = [int(ms) for q in captured for ms in re.findall(BOUNDED, q["sql"])]
     assert waits == [200, round(records.PATIENCE * 1000)]  # the second is for the record of the refusal
     assert Reservation.objects.count() == 1
     assert routing().pick(job_request(12)).miner.hotkey_ss58 == "anna"
@@ -183,7 +186,7 @@ def test_a_pick_has_less_patience_after_each_wait(settings: Settings) -> None:
         route = routing().pick(job_request(12))
     assert waited_for_bert.is_set()
     assert route.miner.hotkey_ss58 == "bert"
-    first, second = (int(ms) for q in captured for ms in re.findall(r"set_config\('lock_timeout', '(\d+)'", q["sql"]))
+    first, second = (int(ms) for q in captured for ms in re.findall(BOUNDED, q["sql"]))
     assert second < first == 30_000
     Account.objects.filter(miner="anna").update(executors=1, version=new_version())
 

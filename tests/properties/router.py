@@ -1,6 +1,7 @@
 """A router under test: a thread with a database connection of its own, which can be stopped and crashed.
 
-It passes *points*: before each statement, before each COMMIT and after it. At any of them it may wait for leave to go
+It passes *points*: before each statement, before each COMMIT and after it. A statement that writes outside a
+transaction is its own COMMIT. At any of them it may wait for leave to go
 on, and at any of them it may crash, which is what a killed process looks like to the database: the connection is gone
 without a ROLLBACK, and nothing that the router still does reaches the database.
 """
@@ -18,7 +19,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from tests.properties.history import AFTER_COMMIT, BEFORE_COMMIT, STATEMENT
 
 Work = Callable[[], Any]
-WRITES = ("BEGIN", "INSERT", "UPDATE", "DELETE")
+WRITES = ("BEGIN", "INSERT", "UPDATE", "DELETE", "WITH")
 
 
 class Crash(BaseException):
@@ -130,6 +131,9 @@ class Router:
     def _statement(self, execute: Callable[..., Any], sql: str, *arguments: Any) -> Any:
         self.wants_to_write = sql.startswith(WRITES)
         self._pass(STATEMENT, sql)
+        alone = sql.startswith("WITH") and self._connection is not None and not self._connection.in_atomic_block
+        if alone:
+            self._pass(BEFORE_COMMIT, BEFORE_COMMIT)
         self.wants_to_write = False
         result = execute(sql, *arguments)
         if sql.startswith("BEGIN"):
@@ -138,6 +142,8 @@ class Router:
             self._stop("got the lock")
         if "SKIP LOCKED" in sql and not arguments[-1]["cursor"].rowcount:
             self.passed_over += 1
+        elif alone:
+            self._pass(AFTER_COMMIT, AFTER_COMMIT)
         return result
 
     def _commit(self, commit: Work) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
-from django.db.models import Q
+from django.db.models import Model, Q
 
 from allowance import ledger, reservations
 from allowance.chain import newest_block
@@ -156,15 +156,23 @@ def window_ignored_when_pruning(patch: pytest.MonkeyPatch) -> None:
 
 
 def reservations_lost(patch: pytest.MonkeyPatch) -> None:
-    def hold(account: Account, _balance: Balance, blocks: Sequence[int], **how: Any) -> Reservation:
-        times = {"created_at": how["now"], "expires_at": how["now"] + dt.timedelta(seconds=how["seconds"] + 100)}
-        return Reservation(account=account, job_uuid=how["job_uuid"], blocks=[*blocks], **times)
+    def hold(_reservation: Reservation, _balance: Balance, *rows: Model, **_how: object) -> bool:
+        for row in rows:
+            row.save(force_insert=True)
+        return True
 
     patch.setattr(reservations, "hold", hold)
 
 
 def records_lost(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("routing.log.records._insert", lambda *_, **__: None)
+    hold = LiveBook._hold
+
+    def hold_only(self: LiveBook, *what: Any) -> Any:
+        self.record = None
+        return hold(self, *what)
+
+    patch.setattr(LiveBook, "_hold", hold_only)
+    patch.setattr("routing.log.records.record_apart", lambda *_, **__: None)
 
 
 def decisions_lost(patch: pytest.MonkeyPatch) -> None:
