@@ -14,6 +14,7 @@ from allowance import ledger
 from allowance.fields import parse_steps
 from allowance.ledger import KEPT_BLOCKS, Balance, Steps, Window
 from allowance.models import Account, Block, ChainLock, Reservation, ReservationState
+from allowance.plumbing.compiled import Compiled, parameter
 from allowance.plumbing.transactions import NextTransaction, OldestRunning, ServerStart, ServerTime
 from allowance.plumbing.union import Row, arm, union
 from allowance.types import BLOCK_EXPIRY, EXECUTOR_CLASSES
@@ -174,11 +175,19 @@ def read_chain(executor_class: str) -> Chain:
         before = ChainLock.objects.values_list("version", flat=True).first()
         usable = window(None)
         at = before if usable.newest is None else usable.version
-        columns = ("miner_id", "miner__address", "miner__ip_version", "miner__port", "miner__wei", "miner__presence")
-        rows = Account.objects.in_class(executor_class).values_list(CHAIN_VERSION, *columns)
-        found = [*rows]
+        found = MINERS.fetch(executor_class=executor_class)
         if all(row[0] == at for row in found):  # else the chain has changed between the two statements
             return Chain(at, usable, {hotkey: Whereabouts(*where) for _, hotkey, *where in found})
+
+
+def _miners() -> QuerySet[Account, Any]:
+    columns = ("miner_id", "miner__address", "miner__ip_version", "miner__port", "miner__wei", "miner__presence")
+    accounts = Account.objects.in_class(parameter(Account, "executor_class"))
+    return accounts.values_list(CHAIN_VERSION, *columns)
+
+
+MINERS = Compiled(_miners)
+"""The statement that reads the miners of a class, each with the version of the chain."""
 
 
 def entries(
@@ -227,7 +236,10 @@ def _entry(row: Row, held: Iterable[Row], where: Whereabouts, executor_class: st
 
 
 def moved(entry: Entry, where: Whereabouts) -> Entry:
-    """Return an entry with the columns of the miner as they are now."""
+    """Return an entry with the columns of the miner as they are now. If they are as before, it is the same object."""
+    balance = entry.balance
+    if where == (balance.address, balance.ip_version, balance.port, balance.wei, balance.presence):
+        return entry
     return entry._replace(balance=entry.balance._replace(**where._asdict()))
 
 
@@ -236,13 +248,21 @@ def window(job_start_block: int | None, *, before: int = 0) -> Window:
 
     The window starts `before` blocks earlier.
     """
-    newest = Subquery(Block.objects.order_by("-number").values("number")[:1])
-    start = newest if job_start_block is None else Value(job_start_block)
-    usable = Block.objects.filter(number__gte=newest - KEPT_BLOCKS).filter(number__gte=start - (BLOCK_EXPIRY + before))
-    rows = [*usable.order_by("number").values_list("number", "ns", CHAIN_VERSION)]
+    rows = NEWEST_BLOCKS.fetch() if job_start_block is None and not before else [*_blocks(job_start_block, before)]
     if not rows:
         return Window(max(0, (job_start_block or 0) - BLOCK_EXPIRY), np.zeros(1, dtype=np.int64), None)
     low, newest_number = rows[0][0], rows[-1][0]
     ns = np.zeros(newest_number - low + 1, dtype=np.int64)
     ns[[number - low for number, _, _ in rows]] = [earned or 0 for _, earned, _ in rows]
     return Window(low, ns, newest_number, rows[0][2])
+
+
+def _blocks(job_start_block: int | None, before: int) -> QuerySet[Block, tuple[int, int | None, int | None]]:
+    newest = Subquery(Block.objects.order_by("-number").values("number")[:1])
+    start = newest if job_start_block is None else Value(job_start_block)
+    usable = Block.objects.filter(number__gte=newest - KEPT_BLOCKS).filter(number__gte=start - (BLOCK_EXPIRY + before))
+    return usable.order_by("number").values_list("number", "ns", CHAIN_VERSION)
+
+
+NEWEST_BLOCKS = Compiled(lambda: _blocks(None, 0))
+"""The statement that reads the blocks usable at the newest block, each with the version of the chain."""

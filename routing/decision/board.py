@@ -19,10 +19,9 @@ COLUMNS = np.dtype(
         ("executors", "i8"),
         ("ongoing", "i8"),
         ("reachable", "?"),
-        ("wei", "O"),
     ]
 )
-"""The columns. The first three are the order of a standing, so shares and free amounts are negative."""
+"""The columns that are numbers. The first three are the order of a standing: shares and free amounts are negative."""
 
 
 class Line(NamedTuple):
@@ -39,31 +38,39 @@ class Line(NamedTuple):
     @property
     def columns(self) -> tuple[object, ...]:
         balance = self.standing.balance
-        return *self.standing.order[:3], balance.executors, self.ongoing, self.reachable, balance.wei
+        return *self.standing.order[:3], balance.executors, self.ongoing, self.reachable
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Board:
     """The registered miners of a class, by slot. Slots are numbers from 0, in the order of the hotkeys.
 
-    A board never changes. `after` returns another one.
+    A board never changes. `after` returns another one. `wei` is the collateral: no column of numbers is wide enough.
     """
 
     slots: Mapping[str, int]
     lines: list[Line]
     columns: npt.NDArray[Any]
+    wei: npt.NDArray[Any]
 
     @classmethod
     def of(cls, lines: Iterable[Line]) -> Board:
         """Return the board of some lines."""
         ordered = sorted(lines, key=lambda line: line.hotkey)
         slots = {line.hotkey: slot for slot, line in enumerate(ordered)}
-        return cls(slots, ordered, np.array([line.columns for line in ordered], dtype=COLUMNS))
+        columns = np.array([line.columns for line in ordered], dtype=COLUMNS)
+        wei = np.array([line.standing.balance.wei for line in ordered], dtype=object)
+        return cls(slots, ordered, columns, wei)
+
+    def line(self, hotkey: str) -> Line | None:
+        """Return the line of a miner, or None if it is not registered."""
+        slot = self.slots.get(hotkey)
+        return None if slot is None else self.lines[slot]
 
     def after(self, changed: Iterable[Line]) -> Board:
         """Return the board with other lines for some of its miners."""
-        lines, columns = self.lines.copy(), self.columns.copy()
+        lines, columns, wei = self.lines.copy(), self.columns.copy(), self.wei.copy()
         for line in changed:
             slot = self.slots[line.hotkey]
-            lines[slot], columns[slot] = line, line.columns
-        return Board(self.slots, lines, columns)
+            lines[slot], columns[slot], wei[slot] = line, line.columns, line.standing.balance.wei
+        return Board(self.slots, lines, columns, wei)

@@ -21,7 +21,6 @@ from allowance.interface import (
     Hold,
     LockTimeout,
     Reservation,
-    Window,
     ledger,
     ledger_statement,
     ledger_transaction,
@@ -35,7 +34,7 @@ from routing.decision import reading
 from routing.decision.model import NO_ADDRESS, PASSED_OVER, Candidate, Decision, Gate, Job, Verdict
 from routing.decision.ranking import Ranking, busy
 from routing.decision.reading import Seen
-from routing.decision.state import Row
+from routing.decision.state import Row, State
 
 AT_ONCE = 8
 """The maximum number of accounts that a decision tries to lock before it reads again.
@@ -206,7 +205,7 @@ class LiveBook:
         row, job = seen.state.rows.get(ranking.hotkey(slot)), ranking.question.job
         if row is None:  # its account was forgotten
             return None
-        blocks = admit(row, job, seen.window)
+        blocks = admit(seen.state, row, job)
         if isinstance(blocks, Verdict):
             return ranking.after({slot: blocks})
         account = Account(
@@ -279,7 +278,7 @@ class DryBook:
             raise RuntimeError("Call read before reserve.")
         slot, job, hotkey = equals[0], ranking.question.job, ranking.hotkey(equals[0])
         row = self.seen.state.rows[hotkey]
-        blocks = admit(row, job, self.seen.window)
+        blocks = admit(self.seen.state, row, job)
         if isinstance(blocks, Verdict):
             return ranking.after({slot: blocks})
         expires_at = self.seen.at + dt.timedelta(seconds=job.seconds) + RESERVATION_MARGIN
@@ -288,15 +287,15 @@ class DryBook:
         return ranking.routed(slot, row.balance.miner, blocks, None)
 
 
-def admit(row: Row, job: Job, window: Window) -> list[int] | Verdict:
+def admit(state: State, row: Row, job: Job) -> list[int] | Verdict:
     """Return the blocks that pay for the job, or the verdict on a miner that can't take it."""
     balance, ongoing = row.balance, len(row.ongoing)
     if not balance.is_reachable:
         return NO_ADDRESS
     if ongoing >= balance.executors:
         return busy(ongoing, balance.executors)
-    blocks = ledger.take(window, balance, ledger.to_ns(job.seconds)) if balance.registered else None
+    line = state.board.line(balance.hotkey)  # only registered miners have one
+    blocks = ledger.take(state.chain.window, balance, ledger.to_ns(job.seconds)) if line else None
     if blocks is None:
-        free = row.standing.free if row.standing else 0
-        return Verdict(Gate.RESERVATION, job.seconds, ledger.to_seconds(free))
+        return Verdict(Gate.RESERVATION, job.seconds, ledger.to_seconds(line.standing.free if line else 0))
     return blocks

@@ -32,7 +32,7 @@ def rank(question: Decision, board: Board, incidents: Mapping[str, int]) -> Rank
     gates = np.full(len(columns), PASSED, dtype=np.int8)
     gates[columns["ongoing"] >= columns["executors"]] = GATES.index(Gate.EXECUTORS)
     gates[~columns["reachable"]] = GATES.index(Gate.ADDRESS)
-    gates[columns["wei"] < (policy.minimum_wei if policy else 0)] = GATES.index(Gate.COLLATERAL)
+    gates[board.wei < (policy.minimum_wei if policy else 0)] = GATES.index(Gate.COLLATERAL)
     gates[-columns["free"] < ledger.to_ns(question.job.seconds)] = GATES.index(Gate.ALLOWANCE)
     gates[[board.slots[hotkey] for hotkey in question.excluded & board.slots.keys()]] = GATES.index(Gate.EXCLUDED)
     best_first = np.lexsort((columns["free"], columns["share"], columns["first"], -rated))

@@ -27,6 +27,7 @@ from allowance.plumbing.union import Row as Read
 from allowance.plumbing.union import union
 from receipts.interface import Jobs, ongoing
 from routing.decision import in_force
+from routing.decision.board import Board
 from routing.decision.in_force import InForce
 from routing.decision.state import LONG_AGO, State
 
@@ -131,8 +132,8 @@ def _read_on(state: State, executor_class: str, now: dt.datetime | None) -> Seen
             state.chain,
             entries if are_all else {**state.entries, **entries},
             jobs,
-            state.rows,
-            state.board,
+            {} if are_all else state.rows,
+            Board.of(()) if are_all else state.board,
             (snapshot.low or 0) if snapshot else 0,
             (snapshot.at if snapshot else None) or LONG_AGO,
             floor,
@@ -142,8 +143,7 @@ def _read_on(state: State, executor_class: str, now: dt.datetime | None) -> Seen
         if at < floor:  # jobs may run then that are not known
             state = State()
             continue
-        anew = None if are_all or not state.rows else changed.union(entries)
-        return Seen(after.at(at, anew), in_force.parse(rows), at)
+        return Seen(after.at(at, changed.union(entries)), in_force.parse(rows), at)
 
 
 def _changed(state: State, executor_class: str) -> list[Read] | None:

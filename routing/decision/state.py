@@ -20,21 +20,22 @@ class Row(NamedTuple):
     """A miner in a class, with its account as stored. Unless that changes, the row is right from `since` to `until`.
 
     In the `balance` the blocks of `expired` reservations are free; `expired` has their blocks by id. `ongoing` are the
-    ongoing jobs, or the ids of reservations without a job. Only a registered miner has a `standing`.
+    ongoing jobs, or the ids of reservations without a job.
     """
 
     entry: Entry
     balance: Balance
     expired: Expired
-    standing: Standing | None
     ongoing: set[str | int]
     since: dt.datetime
     until: dt.datetime
 
-    @property
-    def line(self) -> Line | None:
-        """The line of a registered miner on the board."""
-        return self.standing and Line(self.standing, self.balance.is_reachable, len(self.ongoing))
+    def is_right(self, now: dt.datetime) -> bool:
+        return self.since <= now < self.until
+
+    def line(self, standing: Standing) -> Line:
+        """Return the line of a registered miner on the board."""
+        return Line(standing, self.balance.is_reachable, len(self.ongoing))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +60,16 @@ class State:
 
     def at(self, now: dt.datetime, changed: Set[str] | None = None) -> State:
         """Return the state with rows and board as they are at `now`. Only `changed` miners (None: all) have changed."""
-        known = None if changed is None else changed & self.entries.keys()
-        if known is None or not known <= self.rows.keys():
-            rows = self._rows(self.entries, now)
-            lines = [line for row in rows.values() if (line := row.line)]
-            return replace(self, rows=rows, board=Board.of(lines))
-        over = {hotkey for hotkey, row in self.rows.items() if not row.since <= now < row.until}
-        anew = self._rows(over | known, now)
-        lines = [line for row in anew.values() if (line := row.line)]
-        return replace(self, rows={**self.rows, **anew}, board=self.board.after(lines)) if anew else self
+        known = self.entries.keys() if changed is None else changed & self.entries.keys()
+        over = {hotkey for hotkey, row in self.rows.items() if not row.is_right(now)}
+        is_new = not self.board.slots  # the chain has changed
+        missing = self.entries.keys() - self.rows.keys() if is_new else set()
+        anew = {hotkey: self._row(self.entries[hotkey], now) for hotkey in known | over | missing}
+        if not anew and not is_new:
+            return self
+        rows = {**self.rows, **anew}
+        lines = self._lines(rows.values() if is_new else anew.values())
+        return replace(self, rows=rows, board=Board.of(lines) if is_new else self.board.after(lines))
 
     def with_chain(self, chain: Chain) -> State:
         """Return the state at another version of the chain, without the accounts that were deleted since."""
@@ -76,23 +78,24 @@ class State:
             for hotkey, entry in self.entries.items()
             if hotkey in chain.miners
         }
-        return replace(self, chain=chain, entries=entries, rows={})
+        rows = {hotkey: row for hotkey, row in self.rows.items() if entries.get(hotkey) is row.entry}
+        return replace(self, chain=chain, entries=entries, rows=rows, board=Board.of(()))
 
-    def _rows(self, hotkeys: Iterable[str], now: dt.datetime) -> dict[str, Row]:
-        found, unknown = {}, []
-        for hotkey in hotkeys:
-            entry, before = self.entries[hotkey], self.rows.get(hotkey)
-            balance, expired = reading.free_expired(entry, now)
-            standing = before.standing if before and before.balance == balance else None
-            if standing is None and balance.registered:
-                unknown.append(balance)
-            found[hotkey] = Row(
-                entry, balance, expired, standing, self._ongoing(entry, now), *self._lasting(entry, now)
-            )
-        for standing in ledger.survey(self.chain.window, unknown):
-            hotkey = standing.balance.hotkey
-            found[hotkey] = found[hotkey]._replace(standing=standing)
-        return found
+    def _row(self, entry: Entry, now: dt.datetime) -> Row:
+        balance, expired = reading.free_expired(entry, now)
+        return Row(entry, balance, expired, self._ongoing(entry, now), *self._lasting(entry, now))
+
+    def _lines(self, rows: Iterable[Row]) -> list[Line]:
+        """Return the lines of the registered miners of some rows. The standing of a balance on the board stays."""
+        found, unknown = [], []
+        for row in rows:
+            before = self.board.line(row.balance.hotkey)
+            if before and before.standing.balance == row.balance:
+                found.append(row.line(before.standing))
+            elif row.balance.registered:
+                unknown.append(row)
+        standings = ledger.survey(self.chain.window, [row.balance for row in unknown])
+        return found + [row.line(standing) for row, standing in zip(unknown, standings, strict=True)]
 
     def _ongoing(self, entry: Entry, now: dt.datetime) -> set[str | int]:
         found: set[str | int] = {*self.jobs.running(entry.balance.hotkey, now)}
