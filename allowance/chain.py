@@ -63,8 +63,10 @@ def record_block(
         chain_changed()
         block = Block(number=number, timestamp=timestamp, stake_share=stake_share)
         if names is not None:
-            lost = absence(newest_block())
             block.neurons, _ = NeuronList.objects.get_or_create(digest=_digest(names), defaults={"hotkeys": names})
+        names_changed = names is not None and not (before and before.neurons_id == block.neurons_id)
+        if names is not None and names_changed:
+            lost = absence(newest_block())
             _register(set(names), number)
         if after and after.number == number + 1:
             block.ns = ns_between(block, after)
@@ -78,7 +80,7 @@ def record_block(
                 number,
                 CHECK_STAKE,
             )
-        if names is not None and lost is None and (lost := absence(newest_block())):
+        if names_changed and lost is None and (lost := absence(newest_block())):
             logger.warning("%s %s", lost.sentence, CHECK_NEURONS)
 
 

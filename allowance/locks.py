@@ -125,8 +125,10 @@ def reading_transaction() -> Iterator[None]:
 def lock_chain() -> None:
     """Take the chain lock until the transaction ends. Call `chain_changed` before any change that routers must read."""
     bound_waits(lock_timeout())
-    ChainLock.objects.get_or_create(pk=1)
-    ChainLock.objects.select_for_update().get(pk=1)
+    row = ChainLock.objects.select_for_update().filter(pk=1)
+    if not row:
+        ChainLock.objects.get_or_create(pk=1)
+        row.get()
 
 
 def chain_changed() -> None:

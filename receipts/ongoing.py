@@ -36,6 +36,9 @@ class Interval(NamedTuple):
         return self.since <= now <= self.until
 
 
+NOBODY: frozenset[str] = frozenset()
+
+
 class Job(NamedTuple):
     """The known receipts of a job that count. `finished` is the timestamp of its finished receipt.
 
@@ -45,7 +48,7 @@ class Job(NamedTuple):
     started: Interval | None = None
     accepted: Interval | None = None
     finished: dt.datetime | None = None
-    holders: frozenset[str] = frozenset()
+    holders: frozenset[str] = NOBODY
 
     def miner(self, now: dt.datetime) -> str | None:
         """Return the miner on which the job runs according to its receipts, or None."""
@@ -136,35 +139,38 @@ class Jobs:
     known: Mapping[str, Job] = field(default_factory=dict)
     of: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
-    def after(self, rows: Iterable[Row]) -> tuple[Jobs, set[str]]:
-        """Return the jobs after rows of a reading, and the miners whose jobs have changed."""
+    def after(self, rows: Iterable[Row], *, are_all: bool) -> tuple[Jobs, set[str]]:
+        """Return the jobs after a reading of changed rows, or of all, and the miners whose jobs have changed."""
+        known: Mapping[str, Job] = {} if are_all else self.known
         changed: dict[str, Job] = {}
         for row in rows:
             uuid = row.job or ""
-            before = changed.get(uuid) or self.known.get(uuid)
+            before = changed.get(uuid) or known.get(uuid)
             if row.kind == JOB:
                 started = Interval.of(row.key, row.at, row.until)
                 accepted = Interval.of(row.other_key, row.other_at, row.other_until)
                 if started or before:  # else it runs in no class, or in another one
-                    changed[uuid] = (before or Job())._replace(started=started, accepted=accepted, finished=row.over)
+                    changed[uuid] = Job(started, accepted, row.over, before.holders if before else NOBODY)
             elif uuid:  # a reservation
-                job = before or Job()
-                changed[uuid] = job._replace(finished=row.over, holders=job.holders | {row.key or ""})
-        return self._with(changed)
+                started, accepted, _, holders = before or Job()
+                changed[uuid] = Job(started, accepted, row.over, holders | {row.key or ""})
+        return self._replaced(changed, {**known, **changed} if changed or are_all else known)
 
-    def _with(self, read: Mapping[str, Job]) -> tuple[Jobs, set[str]]:
-        changed = {uuid: job for uuid, job in read.items() if job != self.known.get(uuid)}
+    def _replaced(self, read: Iterable[str], known: Mapping[str, Job]) -> tuple[Jobs, set[str]]:
+        """Return the `known` jobs, of which only those that were `read`, or are not known any more, may be new."""
+        forgotten = self.known.keys() - known.keys()
+        changed = [uuid for uuid in {*read, *forgotten} if known.get(uuid) != self.known.get(uuid)]
         if not changed:
             return self, set()
         of, miners = dict(self.of), set[str]()
-        for uuid, job in changed.items():
-            before = self.known.get(uuid, Job())
+        for uuid in changed:
+            before, job = self.known.get(uuid, Job()), known.get(uuid, Job())
             miners |= before.miners | before.holders | job.miners | job.holders
             for miner in before.miners - job.miners:
                 of[miner] -= {uuid}
             for miner in job.miners - before.miners:
                 of[miner] = of.get(miner, frozenset()) | {uuid}
-        return Jobs({**self.known, **changed}, of), miners
+        return Jobs(known, of), miners
 
     def is_finished(self, job: str) -> bool:
         """Return whether a job with a reservation has a finished receipt that counts."""

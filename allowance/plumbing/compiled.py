@@ -241,7 +241,8 @@ def _converted(rows: list[Any], converters: dict[int, Any], connection: BaseData
     of_column = [(place, convert, expression) for place, (found, expression) in converters.items() for convert in found]
     for row in map(list, rows):
         for place, convert, expression in of_column:
-            row[place] = convert(row[place], expression, connection)
+            if row[place] is not None:  # no field here makes anything else of NULL
+                row[place] = convert(row[place], expression, connection)
         yield tuple(row)
 
 

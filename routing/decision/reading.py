@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -25,7 +26,7 @@ from allowance.plumbing.compiled import Compiled, Param
 from allowance.plumbing.database import database, is_in_transaction
 from allowance.plumbing.union import Row as Read
 from allowance.plumbing.union import union
-from receipts.interface import Jobs, ongoing
+from receipts.interface import ongoing
 from routing.decision import in_force
 from routing.decision.board import Board
 from routing.decision.in_force import InForce
@@ -126,14 +127,17 @@ def _read_on(state: State, executor_class: str, now: dt.datetime | None) -> Seen
             state = state.with_chain(reading.read_chain(executor_class))
             if snapshot.number != state.chain.version:  # it has changed again
                 continue
-        jobs, changed = (Jobs() if are_all else state.jobs).after(rows)
+        jobs, changed = state.jobs.after(rows, are_all=are_all)
         entries = reading.entries(rows, state.entries, state.chain.miners, executor_class)
+        changed |= {hotkey for hotkey, entry in entries.items() if entry is not state.entries.get(hotkey)}
+        if are_all and entries.keys() != state.entries.keys():
+            state = replace(state, rows={}, board=Board.of(()))
         after = State(
             state.chain,
             entries if are_all else {**state.entries, **entries},
             jobs,
-            {} if are_all else state.rows,
-            Board.of(()) if are_all else state.board,
+            state.rows,
+            state.board,
             (snapshot.low or 0) if snapshot else 0,
             (snapshot.at if snapshot else None) or LONG_AGO,
             floor,
@@ -143,7 +147,7 @@ def _read_on(state: State, executor_class: str, now: dt.datetime | None) -> Seen
         if at < floor:  # jobs may run then that are not known
             state = State()
             continue
-        return Seen(after.at(at, changed.union(entries)), in_force.parse(rows), at)
+        return Seen(after.at(at, changed), in_force.parse(rows), at)
 
 
 def _changed(state: State, executor_class: str) -> list[Read] | None:

@@ -293,6 +293,8 @@ def _pick(
     try:
         decision = pick(request, **stored, exclude=tried, remedies=remedies, now=now)
     except IntegrityError as error:
+        if not RoutedJob.objects.filter(pk=claim.uuid).exists():
+            raise
         raise Overtaken from error
     if decision.route is None:
         return decision
