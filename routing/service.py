@@ -134,6 +134,7 @@ def pick(
         DECISIONS_LOST.inc()
         raise
     finally:
+        book.end_turn()
         LOCK_SKIPS.inc(book.skipped)
         LOCK_WAITS.inc(book.waits)
         LOCK_WAIT_SECONDS.inc(book.waited)

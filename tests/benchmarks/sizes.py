@@ -78,7 +78,7 @@ SCALES = {
         seconds=1.0,
     ),
     "small": Scale(
-        usual=Subnet(16, 30, incidents=50, receipts=100, ongoing=5, reservations=20),
+        usual=Subnet(16, 30, executors=50, incidents=50, receipts=100, ongoing=5, reservations=20),
         short_history=20,
         few_miners=8,
         many_miners=24,

@@ -24,7 +24,8 @@ def serve() -> int:
     from project.asgi import application  # noqa: PLC0415 (only a server has static files, and tells if they are missing)
 
     listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    server = uvicorn.Server(uvicorn.Config(application, lifespan="off", log_config=None, access_log=False))
+    how: dict[str, Any] = {"lifespan": "off", "log_config": None, "access_log": False}
+    server = uvicorn.Server(uvicorn.Config(application, ws_per_message_deflate=False, **how))
     Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True).start()
     port: int = listening.getsockname()[1]
     return port
