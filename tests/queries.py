@@ -9,6 +9,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
+from allowance.plumbing.compiled import Compiled
 from tests.factories import stored
 
 postgresql = pytest.mark.skipif(connection.vendor != "postgresql", reason="row locks and EXPLAIN (FORMAT JSON)")
@@ -41,6 +42,23 @@ def scans(sql: str, parameters: Any = None) -> set[str]:
     with connection.cursor() as cursor:
         cursor.execute("VACUUM ANALYZE")
     nodes = plan(sql, parameters)
+    return read_whole(nodes) | {node["Index Name"] for node in nodes if "Index Name" in node}
+
+
+def scans_of_any_values(statement: Compiled, **values: Any) -> set[str]:
+    """Return the same for a prepared statement whose plan is made for any values."""
+    compiled = statement.statement(connection)
+    values_in_text = ", ".join(f"'{values[param.value]}'" for _, param in compiled.each)
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM ANALYZE")
+        cursor.execute(f"PREPARE any_values AS {compiled.numbered.replace('%', '%%')}")
+        cursor.execute("SET plan_cache_mode = force_generic_plan")
+    try:
+        nodes = plan(f"EXECUTE any_values ({values_in_text})")
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("RESET plan_cache_mode")
+            cursor.execute("DEALLOCATE any_values")
     return read_whole(nodes) | {node["Index Name"] for node in nodes if "Index Name" in node}
 
 

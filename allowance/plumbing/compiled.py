@@ -5,8 +5,11 @@ Everywhere else use a plain QuerySet: its shape may vary, and its values stand w
 
 For PostgreSQL to plan a large union takes several times as long as to run it. If `prepare_threshold` is set in the
 OPTIONS of the database, PostgreSQL therefore prepares these statements, and no others. Behind a pooler that can't do
-this, leave it out. A statement whose best plan depends on a time among its values must not be prepared: a plan for any
-time may read whole tables.
+this, leave it out. PostgreSQL must also be told to plan them only once for a connection, and without JIT, as in
+project/settings.py: it expects many more rows than there are, so it would plan or compile each time.
+
+Such a plan is made for any values. It may read whole tables if a statement joins tables, or if its best plan depends on
+a time among its values. So look up rows of other tables by subqueries, and do not prepare the latter.
 """
 
 from __future__ import annotations

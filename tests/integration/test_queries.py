@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 from django.db import connection
-from django.db.models import Count
+from django.db.models import BigIntegerField, Count
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -17,10 +17,11 @@ from allowance import allowance
 from allowance.models import Reservation, held_at
 from allowance.oversight.audit import check_ledger
 from allowance.plumbing.buckets import UtcDay
+from allowance.plumbing.compiled import Compiled, Param
 from allowance.plumbing.lists import uuids_beginning
 from allowance.types import ExecutorClass
 from receipts import receipts
-from receipts.models import JobFinishedReceipt, JobStartedReceipt
+from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from routing import routing
 from routing.decision import in_force, pipeline
 from routing.decision.book import DryBook
@@ -30,11 +31,12 @@ from routing.decision.reading import CHANGES, WHOLE
 from routing.decision.reliability import incident_counts as count_incidents
 from routing.models import MinerIncident
 from routing.pages import incident_counts
+from tests.benchmarks import past
 from tests.clock import DAY, HOUR, MINUTE
 from tests.factories import OTHER_CLASS, job_request
 from tests.jobs import route
 from tests.ledgers import CLASS, FIRST_BLOCK, NEWEST, fill_ledger
-from tests.queries import plan, postgresql, queries, scans
+from tests.queries import plan, postgresql, queries, scans, scans_of_any_values
 from tests.rows import AXON, FAILED, hold, mint, report
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -225,6 +227,25 @@ def test_the_busy_count_is_served_by_indexes() -> None:
     with CaptureQueriesContext(connection) as captured:
         assert receipts().get_busy_executor_count(CLASS, now) == {"anna": 1}
     assert len(captured) == 1
+
+
+@postgresql
+def test_a_plan_for_any_values_reads_no_table_of_receipts_as_a_whole() -> None:
+    """PostgreSQL plans the reading once. It can't know then that few receipts are new, and would join all of them."""
+    fill_ledger("anna", "bert")
+    with connection.cursor() as cursor:
+        cursor.execute(past.RECEIPTS, {"first": 0, "last": 19_999})
+    accepted = ("job_uuid", "miner_hotkey", "validator_hotkey", "timestamp", "ttl")
+    JobAcceptedReceipt.objects.bulk_create(
+        JobAcceptedReceipt(**row, time_accepted=row["timestamp"]) for row in JobStartedReceipt.objects.values(*accepted)
+    )
+    tables = {model._meta.db_table for model in (JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt)}
+    read = scans_of_any_values(CHANGES, executor_class=CLASS, since=2**62, **in_force.names())
+    assert not tables & read
+    assert {"started_changed", "accepted_changed", "finished_changed"} <= read
+    new = JobStartedReceipt.objects.changed_since(Param("since", BigIntegerField())).values("job_uuid")
+    joined = Compiled(lambda: JobAcceptedReceipt.objects.filter(job_uuid__in=new).values_list("pk"))
+    assert tables & scans_of_any_values(joined, since=2**62)
 
 
 @postgresql

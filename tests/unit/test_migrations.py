@@ -1,0 +1,24 @@
+"""A migration that a site may have applied is never edited: another one follows it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from project.settings import BASE_DIR
+
+PINNED: dict[str, str] = {
+    "allowance/migrations/0001_initial.py": "ca95ebb2e907a58cc2a592ad94ac9075f9288175f3410fbcd940c98cc0970e97",
+    "receipts/migrations/0001_initial.py": "a2c10ab31ef2113684f766c2a2e5c793af43eb75bcaba85f301667c46aa67a24",
+    "routing/migrations/0001_initial.py": "e09530b134b4785598d315bfe40aaed78424e70c87bb80072ce2df6e2f397c7c",
+}
+"""The SHA-256 of each migration, by path. Add the new one here, and change none."""
+
+
+def test_migrations_are_as_they_were_published() -> None:
+    found = {
+        str(path.relative_to(BASE_DIR)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for app in ("allowance", "receipts", "routing")
+        for path in Path(BASE_DIR, app, "migrations").glob("0*.py")
+    }
+    assert found == PINNED
