@@ -37,6 +37,8 @@ def record_block(
     Blocks may arrive late, in any order and more than once; only the first record of a number counts. Raises ValueError
     for bad input, for a timestamp that is not between those of the neighbouring blocks, and for one that is more than
     MAX_AHEAD ahead of the clock.
+
+    If the list of hotkeys lacks most miners, and is another one than that of the block before, a warning is logged.
     """
     number = validation.block_number(number)
     timestamp = _not_ahead(number, validation.timestamp(timestamp))
@@ -64,8 +66,8 @@ def record_block(
         block = Block(number=number, timestamp=timestamp, stake_share=stake_share)
         if names is not None:
             block.neurons, _ = NeuronList.objects.get_or_create(digest=_digest(names), defaults={"hotkeys": names})
-        names_changed = names is not None and not (before and before.neurons_id == block.neurons_id)
-        if names is not None and names_changed:
+        is_another_list = names is not None and not (before and before.neurons_id == block.neurons_id)
+        if names is not None and is_another_list:
             lost = absence(newest_block())
             _register(set(names), number)
         if after and after.number == number + 1:
@@ -80,7 +82,7 @@ def record_block(
                 number,
                 CHECK_STAKE,
             )
-        if names_changed and lost is None and (lost := absence(newest_block())):
+        if is_another_list and lost is None and (lost := absence(newest_block())):
             logger.warning("%s %s", lost.sentence, CHECK_NEURONS)
 
 

@@ -27,8 +27,9 @@ usable at the time of the reading. `forget_blocks`, which removes blocks, gives 
 accounts. A pick does not check collateral and incidents again: the ledger stays correct even if they have changed.
 
 Waits for rows of the ledger are bounded: see `ledger_transaction`. A lock of a whole table, as a migration takes it,
-blocks every transaction. `bound_waits` limits the waits for it too. Before a transaction calls `bound_waits`, only the
-server's own `lock_timeout` in PostgreSQL can end such a wait.
+blocks every transaction. `bound_waits` limits the waits for it too. Before a transaction calls `bound_waits`, and in
+the statements by which a pick reads and reserves, only the server's own `lock_timeout` in PostgreSQL can end such a
+wait.
 """
 
 from __future__ import annotations
@@ -62,23 +63,17 @@ def ledger_transaction(*, durable: bool = False) -> Iterator[None]:
     """Run a transaction that raises LockTimeout and stores nothing if it can't get a lock in time, or deadlocks.
 
     On PostgreSQL each wait ends after the time that `bound_waits` sets. `lock_chain` calls it, and so does
-    `lock_account` unless its `wait` is 0. Before the first call, only the server's own `lock_timeout` applies. On
-    SQLite a transaction takes the only lock when it begins. This wait ends after the `timeout` in the connection's
-    options.
+    `lock_account` unless its `wait` is 0. `reservations.hold` sets the time for rows too. Before that, only the
+    server's own `lock_timeout` applies. On SQLite a transaction takes the only lock when it begins. This wait ends
+    after the `timeout` in the connection's options.
     """
-    with _lock_timeouts(), transaction.atomic(alias(), durable=durable):
+    with ledger_statement(), transaction.atomic(alias(), durable=durable):
         yield
 
 
 @contextmanager
 def ledger_statement() -> Iterator[None]:
-    """Run one statement as a transaction of its own, with the same exception."""
-    with _lock_timeouts():
-        yield
-
-
-@contextmanager
-def _lock_timeouts() -> Iterator[None]:
+    """Run one statement as a transaction of its own. Raises LockTimeout as `ledger_transaction` does."""
     try:
         yield
     except OperationalError as error:
@@ -125,10 +120,10 @@ def reading_transaction() -> Iterator[None]:
 def lock_chain() -> None:
     """Take the chain lock until the transaction ends. Call `chain_changed` before any change that routers must read."""
     bound_waits(lock_timeout())
-    row = ChainLock.objects.select_for_update().filter(pk=1)
-    if not row:
+    locked = ChainLock.objects.select_for_update().filter(pk=1)
+    if not locked:
         ChainLock.objects.get_or_create(pk=1)
-        row.get()
+        locked.get()
 
 
 def chain_changed() -> None:

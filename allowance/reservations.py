@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-from django.db import IntegrityError
+from django.db import IntegrityError, transaction
 from django.db.models import CharField, Exists, F, Model, Subquery
 from django.db.models.sql import Query
 
@@ -38,6 +38,7 @@ from allowance.plumbing.compiled import (
     stored_values,
     updating,
 )
+from allowance.plumbing.database import alias
 from allowance.plumbing.transactions import Bounded, ServerTime, ThisTransaction
 from allowance.reading import Expired, window
 from allowance.types import (
@@ -80,17 +81,14 @@ def store(account: Account, balance: Balance) -> bool:
     Return False, and store nothing, if others have locked the account or changed it since `account.version`.
     """
     changes = _changes(balance)
-    return _stored(account, changes, STORE.execute(id=account.pk, as_read=account.version, **changes) == 1)
+    if STORE.execute(id=account.pk, as_read=account.version, **changes) != 1:
+        return False
+    vars(account).update(changes)
+    return True
 
 
 def _changes(balance: Balance) -> dict[str, Any]:
     return {"base": balance.base, "held": balance.held, "spent": balance.spent, "version": new_version()}
-
-
-def _stored(account: Account, changes: dict[str, Any], stored: bool) -> bool:
-    for name, value in changes.items() if stored else ():
-        setattr(account, name, value)
-    return stored
 
 
 @cache
@@ -143,17 +141,18 @@ def hold(
     """Store a drafted reservation, and other rows with it.
 
     `balance` is the account's balance without the blocks of the `expired` reservations. Return False, and store
-    nothing, if another reservation has the id, or if others have locked the account or changed it since it was read.
-    Each wait for the other rows is bounded by `lock_timeout`, until the transaction ends. If there are `expired`
-    reservations, call this in a transaction.
+    nothing, if a stored reservation has the id, or if others have locked the account or changed it since it was read.
+    Each wait for the other rows is bounded by `lock_timeout`, until the transaction ends. On SQLite, or if there are
+    `expired` reservations, call this in a transaction. Raises IntegrityError if a row can't be inserted.
     """
     account = reservation.account
     changes = _changes(ledger.rebase(ledger.hold(balance, reservation.blocks), newest))
     as_read = {"id": account.pk, "as_read": account.version, "reservation": reservation.pk}
     update = {**as_read, "milliseconds": milliseconds(lock_timeout()), **changes}
     new = reservation, *rows
-    if not _stored(account, changes, _together(STORE_HELD, *map(type, new)).execute(update, *map(stored_values, new))):
+    if not _together(STORE_HELD, *map(type, new)).execute(update, *map(stored_values, new)):
         return False
+    vars(account).update(changes)
     _expire(expired)
     for row in new:
         row._state.adding = False
@@ -299,9 +298,12 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
                 "Restore into an empty database."
             )
         try:
-            reservation.save(force_insert=True)
-        except IntegrityError as error:  # another account has just taken the id
-            raise _means_something_else(reservation) from error
+            with transaction.atomic(alias()):
+                reservation.save(force_insert=True)
+        except IntegrityError as error:
+            if Reservation.objects.filter(pk=reservation.pk).exists():  # another account has just taken the id
+                raise _means_something_else(reservation) from error
+            raise
         if live:
             if reservation.state == ReservationState.SPENT:
                 account.spent |= bits

@@ -77,9 +77,8 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # Tests use threads with a connection each. They can't share a database in memory.
     DATABASES["default"]["TEST"] = {"NAME": str(BASE_DIR / "test.sqlite3")}
 elif not DATABASES["default"].get("DISABLE_SERVER_SIDE_CURSORS"):  # else a pooler may be in between
-    # PostgreSQL plans the statements of a pick once for a connection: see allowance.plumbing.compiled.
-    once = {"prepare_threshold": 0, "options": "-c plan_cache_mode=force_generic_plan -c jit=off"}
-    DATABASES["default"]["OPTIONS"] = {**once, **DATABASES["default"].get("OPTIONS", {})}
+    # PostgreSQL prepares the statements of a pick at their first use: see allowance.plumbing.compiled.
+    DATABASES["default"]["OPTIONS"] = {"prepare_threshold": 0, **DATABASES["default"].get("OPTIONS", {})}
 
 globals().update({name: setting.read(env) for name, setting in SETTINGS.items()})
 

@@ -85,7 +85,8 @@ def valid(executor_class: Any, at: Any) -> list[QuerySet[Any, Any]]:
     """Return the jobs of a class that may run at a time or later, as arms of a union."""
     started = JobStartedReceipt.objects.in_class(executor_class).counted().filter(valid_until__gte=at)
     accepted = JobAcceptedReceipt.objects.counted().filter(valid_until__gte=at)
-    return [_jobs(started, executor_class), _jobs(accepted, executor_class)]
+    in_class = Exists(JobStartedReceipt.objects.in_class(executor_class).of_the_job())
+    return [_jobs(started, executor_class), _jobs(accepted.filter(in_class), executor_class)]
 
 
 def changed(executor_class: Any, since: Any) -> list[QuerySet[Any, Any]]:
@@ -168,6 +169,8 @@ class Jobs:
             miners |= before.miners | before.holders | job.miners | job.holders
             for miner in before.miners - job.miners:
                 of[miner] -= {uuid}
+                if not of[miner]:
+                    del of[miner]
             for miner in job.miners - before.miners:
                 of[miner] = of.get(miner, frozenset()) | {uuid}
         return Jobs(known, of), miners

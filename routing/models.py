@@ -131,7 +131,7 @@ class DecisionRecord(models.Model):
     counts: models.JSONField[dict[str, int], dict[str, int]] = models.JSONField(
         default=dict, help_text="The number of candidates that failed at each gate."
     )
-    microseconds = models.PositiveBigIntegerField(help_text="How long the pick took until this record was written.")
+    microseconds = models.PositiveBigIntegerField(help_text="How long the pick took until it stored its decision.")
     waited_us = models.PositiveBigIntegerField("waited for locks", default=0, help_text="In microseconds.")
     candidates: models.JSONField[dict[str, Any] | None, dict[str, Any] | None] = models.JSONField(null=True)
 

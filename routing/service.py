@@ -15,6 +15,7 @@ from allowance.plumbing.threads import in_database_thread
 from routing.decision.book import LiveBook
 from routing.decision.model import OF_THE_SETTINGS, Candidate, Decision, Gate, Remedies
 from routing.decision.pipeline import decide
+from routing.decision.turns import Turn
 from routing.incidents import record_incident
 from routing.log import records
 from routing.metrics import (
@@ -127,14 +128,15 @@ def pick(
         recorded = records.route_record(routed, winner, reservation, seconds=seconds, waited=book.waited)
         return [recorded, *rows(reservation)]
 
-    book = LiveBook(claim, record)
+    turn = Turn(str(request.executor_class))
+    book = LiveBook(claim, record, turn.end)
     try:
-        decision = decide(request, book, now=now, exclude=exclude, remedies=remedies)
-    except LockTimeout:  # SQLite's only lock, or a row that `claim` locks, stayed locked: there is no decision
+        with turn:
+            decision = decide(request, book, now=now, exclude=exclude, remedies=remedies)
+    except LockTimeout:  # SQLite's only lock, or a row that is stored too, stayed locked: there is no decision
         DECISIONS_LOST.inc()
         raise
     finally:
-        book.end_turn()
         LOCK_SKIPS.inc(book.skipped)
         LOCK_WAITS.inc(book.waits)
         LOCK_WAIT_SECONDS.inc(book.waited)

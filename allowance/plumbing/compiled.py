@@ -4,16 +4,16 @@ To compile a QuerySet takes several times as long as to run it. Use this for the
 Everywhere else use a plain QuerySet: its shape may vary, and its values stand where they are used.
 
 For PostgreSQL to plan a large union takes several times as long as to run it. If `prepare_threshold` is set in the
-OPTIONS of the database, PostgreSQL therefore prepares these statements, and no others. Behind a pooler that can't do
-this, leave it out. PostgreSQL must also be told to plan them only once for a connection, and without JIT, as in
-project/settings.py: it expects many more rows than there are, so it would plan or compile each time.
+OPTIONS of the database, PostgreSQL therefore prepares these statements, except those with `prepare=False`, and plans
+them once for a connection. Behind a pooler that can't do this, leave it out.
 
-Such a plan is made for any values. It may read whole tables if a statement joins tables, or if its best plan depends on
-a time among its values. So look up rows of other tables by subqueries, and do not prepare the latter.
+Such a plan is made for any values. With a join it may read whole tables: PostgreSQL does not know then that few rows
+are new. So use subqueries, not joins. Pass `prepare=False` if the best plan depends on a time among the values.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +22,6 @@ from typing import Any, TypeVar
 from django.db import InterfaceError, NotSupportedError, OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Field, ForeignKey, IntegerField, Model, QuerySet, Value, sql
-from django.db.models.constants import OnConflict
 from django.db.models.fields import NOT_PROVIDED
 
 from allowance.plumbing.database import alias, database, is_in_transaction
@@ -76,15 +75,12 @@ class Statement:
     @classmethod
     def of(cls, sql: str, params: Iterable[tuple[int, Any]], converters: dict[int, Any]) -> Statement:
         """Return a statement with its parameters numbered."""
-        first, *others = sql.split("%s")
-        numbers: dict[tuple[int, Any], tuple[int, Any]] = {}
-        parts = [first]
-        for (place, param), part in zip(params := tuple(params), others, strict=True):
-            key = place, (param.value, param.for_save) if isinstance(param, Param) else len(numbers)
-            numbers.setdefault(key, (len(numbers) + 1, (place, param)))
-            parts += [f"${numbers[key][0]}", part]
-        each = tuple(what for _, what in numbers.values())
-        return cls(sql, params, converters, "".join(parts).replace("%%", "%"), each)
+        params = tuple(params)
+        keys = [(place, param, getattr(param, "for_save", None)) for place, param in params]
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys), start=1)}
+        placeholders = iter(keys)
+        numbered = re.sub("%(.)", lambda found: "%" if found[1] == "%" else f"${numbers[next(placeholders)]}", sql)
+        return cls(sql, params, converters, numbered, tuple((place, param) for place, param, _ in numbers))
 
     def bound(self, connection: BaseDatabaseWrapper, *values: Mapping[str, Any]) -> tuple[str, list[Any]]:
         """Return the text and the parameters of the statement."""
@@ -94,8 +90,8 @@ class Statement:
     def run(self, connection: Any, *values: Mapping[str, Any], prepare: bool = True) -> Iterator[Any]:
         """Run the statement. The ORM compiled it, and has no word to run it."""
         with connection.cursor() as cursor:
-            prepares = prepare and connection.settings_dict["OPTIONS"].get("prepare_threshold") is not None
-            if prepares and not connection.queries_logged:  # Django's log can't show a statement that is prepared
+            # Django's log can't show a statement that is prepared.
+            if prepare and _prepares(connection) and not connection.queries_logged:
                 cursor.cursor = _raw_cursor(connection)
                 cursor.execute(self.numbered, _bound(self.each, values, connection))
             else:
@@ -233,6 +229,21 @@ def _with_constants(text: str, params: Sequence[Any], connection: Any) -> tuple[
     return "".join(parts), left
 
 
+def plan_once(connection: Any, **_signal: object) -> None:
+    """Let a new connection plan each prepared statement once, if it prepares any.
+
+    PostgreSQL expects many more rows than there are. By itself it would therefore plan, or JIT-compile, at each run.
+    """
+    if connection.vendor == "postgresql" and connection.alias == alias() and _prepares(connection):
+        with connection.cursor() as cursor:  # the ORM selects from tables only
+            cursor.execute("SELECT set_config('plan_cache_mode', 'force_generic_plan', false)")
+            cursor.execute("SELECT set_config('jit', 'off', false)")
+
+
+def _prepares(connection: Any) -> bool:
+    return connection.settings_dict["OPTIONS"].get("prepare_threshold") is not None
+
+
 def _raw_cursor(connection: Any) -> Any:
     """Return a cursor that sends numbered parameters apart from the text, which it does not read."""
     from psycopg import RawCursor  # noqa: PLC0415 (SQLite needs no psycopg)
@@ -278,11 +289,10 @@ def updating(rows: QuerySet[Any], **values: Any) -> sql.Query:
     return updated
 
 
-def inserting(model: type[Model], *, ignore_conflicts: bool = False) -> sql.Query:
+def inserting(model: type[Model]) -> sql.Query:
     """Return the statement that inserts a row of a model. Each column is a parameter with the name of its field.
 
-    The database fills the columns with an automatic id or a default of its own. With `ignore_conflicts` no row is
-    written if a unique value is taken.
+    The database fills the columns with an automatic id or a default of its own.
     """
     fields = [
         field
@@ -290,6 +300,6 @@ def inserting(model: type[Model], *, ignore_conflicts: bool = False) -> sql.Quer
         if field is not model._meta.auto_field and field.db_default is NOT_PROVIDED
     ]
     row = model(**{field.attname: Param(field.attname, field) for field in fields})
-    query = sql.InsertQuery(model, on_conflict=OnConflict.IGNORE if ignore_conflicts else None)
+    query = sql.InsertQuery(model)
     query.insert_values(fields, [row], raw=True)
     return query

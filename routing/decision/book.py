@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
-from threading import Lock
 from typing import ClassVar, Protocol
 from uuid import UUID
 
 from django.db.models import Case, IntegerField, Model, Q, QuerySet, When
 
 from allowance.interface import (
-    EXECUTOR_CLASSES,
     RESERVATION_MARGIN,
     Account,
     Hold,
@@ -54,22 +51,6 @@ READINGS = 3
 
 READING_LASTS = 1.0
 """Maximum age (s) of a reading. A reservation made from it is dated to the reading, so it expires earlier."""
-
-
-TURN = 0.1
-"""Seconds. A pick waits no longer than this for its turn among the picks of its process."""
-
-_turns = {executor_class: Lock() for executor_class in EXECUTOR_CLASSES}
-"""The turns of the picks of this process, by class. Two at once would want the same account, and one would be late."""
-
-
-def _begin_anew_in_child() -> None:
-    """Give a forked child turns of its own: a thread that is not in the child may have one."""
-    _turns.update({executor_class: Lock() for executor_class in EXECUTOR_CLASSES})
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew_in_child)
 
 
 class Outdated(Exception):
@@ -125,14 +106,12 @@ class LiveBook:
 
     `record` is called with the decision, the winner and the reservation, and returns rows that are stored with the
     reservation. `claim` is called with the stored reservation in its transaction, and may raise to roll it back.
+    `end_turn` is called before a wait for locks.
 
     `patience` is the time (s) left to wait for locks, for all candidates together. `waited` is the time (s) waited so
     far and `waits` the number of waits. `skipped` counts how often a candidate was passed over because other
     transactions had locked or just changed its account. `seen` was read last and is valid until `good_until`, by the
     monotonic clock.
-
-    The picks of a process take turns from their reading to their reservation, but wait for locks side by side. This is
-    only faster: nothing depends on it.
 
     `crowded` is a hint: the last pick of this process found its first account locked or changed. To look for a free one
     first then saves a statement.
@@ -142,6 +121,7 @@ class LiveBook:
 
     claim: Callable[[Reservation], None] | None = None
     record: Callable[[Decision, Candidate, Reservation], Iterable[Model]] | None = None
+    end_turn: Callable[[], None] = lambda: None
     patience: float = field(default_factory=lock_timeout)
     waited: float = 0.0
     waits: int = 0
@@ -150,26 +130,12 @@ class LiveBook:
     now: dt.datetime | None = None
     seen: Seen | None = None
     good_until: float = -math.inf
-    turn: Lock | None = None
 
     def read(self, executor_class: str, now: dt.datetime | None) -> Seen:
-        if self.turn is None and self.readings < READINGS:
-            self._take_turn(executor_class)
         self.good_until = time.monotonic() + READING_LASTS
         self.now, self.seen = now, reading.read(executor_class, now)
         self.readings += 1
         return self.seen
-
-    def _take_turn(self, executor_class: str) -> None:
-        turn = _turns.get(executor_class)
-        if turn and turn.acquire(timeout=TURN):
-            self.turn = turn
-
-    def end_turn(self) -> None:
-        """Let another pick of this process go on."""
-        if self.turn:
-            self.turn.release()
-            self.turn = None
 
     def reserve(self, ranking: Ranking, equals: Sequence[int]) -> Decision | Ranking:
         asked = equals[:AT_ONCE] if self.readings < READINGS else equals

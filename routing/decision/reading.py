@@ -37,9 +37,9 @@ SLACK = dt.timedelta(seconds=60)
 
 
 LASTS = 60.0
-"""Seconds after which all rows are read again.
+"""Seconds after which a process forgets all, and reads all rows again.
 
-This is how a process forgets ended jobs, and learns of changes that were made by hand.
+So it forgets ended jobs, and learns of changes that were made by hand, without a new version.
 """
 
 
@@ -113,10 +113,12 @@ def forget(**_signal: object) -> None:
 def _read_on(state: State, executor_class: str, now: dt.datetime | None) -> Seen:
     """Return what is seen after another reading of a class. It takes one statement, or more if the chain changed."""
     while True:
-        rows, floor, until = _changed(state, executor_class), state.floor, state.until
+        if time.monotonic() > state.until:
+            state = State(until=time.monotonic() + LASTS)
+        rows, floor = _changed(state, executor_class), state.floor
         are_all = rows is None
         if rows is None:
-            floor, until = (now or clock.now()) - SLACK, time.monotonic() + LASTS
+            floor = (now or clock.now()) - SLACK
             asked = {"executor_class": executor_class, "at": floor, **in_force.names()}
             rows = [Read(*row) for row in WHOLE.fetch(**asked)]
         snapshot = _snapshot_of(rows)
@@ -141,7 +143,7 @@ def _read_on(state: State, executor_class: str, now: dt.datetime | None) -> Seen
             (snapshot.low or 0) if snapshot else 0,
             (snapshot.at if snapshot else None) or LONG_AGO,
             floor,
-            until,
+            state.until,
         )
         at = now or clock.now(by_server=snapshot and snapshot.until)
         if at < floor:  # jobs may run then that are not known
@@ -152,7 +154,7 @@ def _read_on(state: State, executor_class: str, now: dt.datetime | None) -> Seen
 
 def _changed(state: State, executor_class: str) -> list[Read] | None:
     """Return the rows that have changed since the last reading, or None if all rows must be read."""
-    if not state.since or time.monotonic() > state.until:
+    if not state.since:
         return None
     asked = {"executor_class": executor_class, "since": state.since, **in_force.names()}
     rows = [Read(*row) for row in CHANGES.fetch(**asked)]

@@ -58,11 +58,11 @@ class State:
     floor: dt.datetime = LONG_AGO
     until: float = -math.inf
 
-    def at(self, now: dt.datetime, changed: Set[str] | None = None) -> State:
-        """Return the state with rows and board as they are at `now`. Only `changed` miners (None: all) have changed."""
-        known = self.entries.keys() if changed is None else changed & self.entries.keys()
+    def at(self, now: dt.datetime, changed: Set[str]) -> State:
+        """Return the state with rows and board as they are at `now`. Only `changed` miners have changed."""
+        known = changed & self.entries.keys()
         over = {hotkey for hotkey, row in self.rows.items() if not row.is_right(now)}
-        is_new = not self.board.slots  # the chain has changed
+        is_new = not self.board.slots  # there is no board yet
         missing = self.entries.keys() - self.rows.keys() if is_new else set()
         anew = {hotkey: self._row(self.entries[hotkey], now) for hotkey in known | over | missing}
         if not anew and not is_new:

@@ -74,7 +74,7 @@ class Migration(migrations.Migration):
                 ('window_hours', models.FloatField(null=True)),
                 ('asked', models.PositiveIntegerField(default=0, verbose_name='candidates')),
                 ('counts', models.JSONField(default=dict, help_text='The number of candidates that failed at each gate.')),
-                ('microseconds', models.PositiveBigIntegerField(help_text='How long the pick took until this record was written.')),
+                ('microseconds', models.PositiveBigIntegerField(help_text='How long the pick took until it stored its decision.')),
                 ('waited_us', models.PositiveBigIntegerField(default=0, help_text='In microseconds.', verbose_name='waited for locks')),
                 ('candidates', models.JSONField(null=True)),
             ],

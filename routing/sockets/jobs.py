@@ -1,9 +1,10 @@
 """The life of a job on a socket: one route, even if it is requested repeatedly, its end, and retries with other miners.
 
-All state is in the database, because another process may get the next message. The row of a job is written last in the
-pick's transaction, or alone. It is written only if its claim has not changed since it was read and no receipt has ended
-the job since. Otherwise the writer reads the row again. A receipt is written with the job's row locked. The holder of
-this lock waits only for the row of a signature or a receipt, and every wait is bounded.
+All state is in the database, because another process may get the next message. The row of a new job is written with its
+reservation. Later it is written last in the pick's transaction, or alone. It is written only if its claim has not
+changed since it was read and no receipt has ended the job since. Otherwise the writer reads the row again. A receipt is
+written with the job's row locked. The holder of this lock waits only for the row of a signature or a receipt, and every
+wait is bounded.
 """
 
 from __future__ import annotations
@@ -289,9 +290,9 @@ def _pick(
 ) -> Offer | Decision:
     claim = Claim(request, job, signature, tried, owner=by.owner)
     remedies = Remedies(excluded="send it as a new job")
-    stored: dict[str, Any] = {"claim": claim.keep} if job or signature else {"rows": claim.rows}
+    keep = claim.keep if job or signature else None
     try:
-        decision = pick(request, **stored, exclude=tried, remedies=remedies, now=now)
+        decision = pick(request, claim=keep, rows=claim.rows, exclude=tried, remedies=remedies, now=now)
     except IntegrityError as error:
         if not RoutedJob.objects.filter(pk=claim.uuid).exists():
             raise
@@ -335,18 +336,24 @@ class Claim:
     def rows(self, reservation: Reservation) -> list[RoutedJob]:
         """Return the row of a new job, to be stored with its reservation."""
         self.expires_at = reservation.expires_at
-        return [self._row(reservation.account.miner_id, reservation, reservation.created_at)]
+        row = self._row(reservation.account.miner_id, reservation, reservation.created_at)
+        return [] if self._job else [row]
 
     def keep(self, reservation: Reservation) -> None:
-        """Store the route with its reservation, in the same transaction. Raises Overtaken, SignatureRefused."""
-        self.expires_at = reservation.expires_at
+        """Store the rest of the route in the transaction of its reservation. Raises Overtaken, SignatureRefused."""
         self._store(self._row(reservation.account.miner_id, reservation, reservation.created_at))
 
     def keep_fixed(self, decision: Decision) -> None:
         """Store a fixed route. Raises Overtaken, SignatureRefused."""
+        row = self._row(decision.route.miner.hotkey_ss58 if decision.route else "", None, decision.at)
         with ledger_transaction():
             bound_waits(lock_timeout())
-            self._store(self._row(decision.route.miner.hotkey_ss58 if decision.route else "", None, decision.at))
+            if self._job is None:
+                try:
+                    row.save(force_insert=True)
+                except IntegrityError as error:
+                    raise Overtaken from error
+            self._store(row)
 
     def _row(self, miner: str, reservation: Reservation | None, at: dt.datetime) -> RoutedJob:
         return RoutedJob(
@@ -354,12 +361,7 @@ class Claim:
         )
 
     def _store(self, row: RoutedJob) -> None:
-        if self._job is None:
-            try:
-                row.save(force_insert=True)
-            except IntegrityError as error:
-                raise Overtaken from error
-        else:
+        if self._job:
             as_read = RoutedJob.objects.filter(pk=self.uuid, claim=self._job.claim)
             values = {**self._values, "miner": row.miner, "reservation": row.reservation, "routed_at": row.routed_at}
             if (

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 from django.db import IntegrityError, connection, transaction
+from django.db.models import Q
 from django.utils import timezone
 
 import allowance as allowance_app
@@ -205,3 +206,35 @@ def test_a_condition_can_t_be_none_and_a_value_of_the_wrong_type_is_refused() ->
         lambda: Reservation.objects.filter(created_at__gt=parameter(Reservation, "created_at")).values_list("pk")
     )
     assert created.fetch(created_at=timezone.now() + dt.timedelta(days=1)) == []
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has no such setting")
+def test_a_connection_that_prepares_plans_once() -> None:
+    connection.close()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('plan_cache_mode'), current_setting('jit')")
+        found = cursor.fetchone()
+    assert (found == ("force_generic_plan", "off")) is (PREPARE in connection.settings_dict["OPTIONS"])
+    connection.close()
+
+
+def test_a_parameter_is_sent_once_however_often_it_stands_there() -> None:
+    version = parameter(Account, "version")
+    twice = Compiled(
+        lambda: Account.objects.filter(Q(version=version) | Q(pk__gt=0, version=version)).values_list("pk")
+    )
+    if connection.vendor == "postgresql":
+        statement = twice.statement(connection)
+        assert (len(statement.params), len(statement.each)) == (2, 1)
+        assert statement.numbered.count("$1") == 2
+    assert twice.fetch(version=Account.objects.get(miner="anna").version) == [(Account.objects.get(miner="anna").pk,)]
+
+
+@postgresql
+def test_a_constant_with_a_percent_sign_is_no_parameter() -> None:
+    odd = Compiled(
+        lambda: Account.objects.filter(miner="50%s", version=parameter(Account, "version")).values_list("pk")
+    )
+    assert odd.statement(connection).numbered.count("$") == 1
+    assert "50%s" in odd.statement(connection).numbered
+    assert odd.fetch(version=1) == []

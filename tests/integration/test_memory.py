@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -199,3 +201,20 @@ def test_a_reading_in_a_transaction_without_autocommit_is_not_repeated_on_anothe
     finally:
         connection.close()
     assert not connection.in_atomic_block
+
+
+def test_a_change_by_hand_without_a_version_is_read_after_a_while() -> None:
+    with travel(NOW, tick=False):
+        fill_ledger("anna", executors=2)
+        seen(NOW)
+        Account.objects.update(executors=1)
+        Miner.objects.update(wei=7)
+        assert amounts("anna") == (2, 0)
+        for place, state in reading._states.items():
+            reading._states[place] = replace(state, until=time.monotonic())
+        assert amounts("anna") == (1, 7)
+
+
+def amounts(miner: str) -> tuple[int, int]:
+    balance = seen(NOW)[miner][0]
+    return balance.executors, balance.wei

