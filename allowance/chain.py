@@ -208,7 +208,7 @@ def _register(names: set[str], number: int) -> None:
 
 
 def _register_asked(names: set[str]) -> None:
-    """In all blocks before the first neuron list, register the miners that the first sync asked."""
+    """Register the miners that the first sync asked, in all blocks before the first neuron list."""
     until = Block.objects.filter(neurons__isnull=False).aggregate(first=Min("number"))["first"]
     _set_presence(names, 1, 0, until)
 

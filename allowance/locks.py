@@ -17,14 +17,15 @@ A transaction takes locks in this order:
 
 A transaction draws a new version if it changes guarded data that routers read. `chain_changed` gives the chain a new
 version. An account gets one when its balance is stored, when its executors are declared, and from `lock_accounts_of`.
-Routers remember accounts by these versions. If data is changed by SQL, without a new version and without the number of
-the transaction in `changed`, routers read the change after a minute.
+Routers remember accounts by these versions. If SQL changes such data, but does not both draw a new version and write an
+account's `changed`, routers read the change up to a minute later.
 
 Data read before a lock is a hint. Decide by rows read under the lock, or write at the version that was read: an update
 with the account's version as a condition, which skips the account if others have locked it (see `reservations.store`).
-While the version is the same, a pick does not read the blocks again: blocks recorded since can only add to the blocks
-usable at the time of the reading. `forget_blocks`, which removes blocks, gives a new version to the chain and to all
-accounts. A pick does not check collateral and incidents again: the ledger stays correct even if they have changed.
+While the account's version is the same, a pick does not read the blocks again: blocks recorded since can only add to
+the blocks usable at the time of the reading. `forget_blocks`, which removes blocks, gives a new version to the chain
+and to all accounts. A pick does not check collateral and incidents again: the ledger stays correct even if they have
+changed.
 
 Waits for rows of the ledger are bounded: see `ledger_transaction`. A lock of a whole table, as a migration takes it,
 blocks every transaction. `bound_waits` limits the waits for it too. Before a transaction calls `bound_waits`, and in
@@ -92,7 +93,7 @@ def hurried_transaction(seconds: float) -> Iterator[None]:
     before, alone = None, not connection.in_atomic_block
     if connection.vendor == "sqlite" and alone:
         with connection.cursor() as cursor:
-            cursor.execute("PRAGMA busy_timeout")
+            cursor.execute("PRAGMA busy_timeout")  # the ORM has no API for settings of a connection
             (before,) = cursor.fetchone()
             cursor.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
     try:
@@ -138,7 +139,7 @@ def _locking() -> QuerySet[Account, Any]:
 
 
 LOCK_OF_RESERVATION = Compiled(_locking)
-"""The statement that locks and reads the account of a reservation, and reads its miner. Each job is spent or released.
+"""The statement that locks and reads a reservation's account, and reads its miner. It runs at each spend and release.
 """
 
 
@@ -193,12 +194,12 @@ def bound_waits(seconds: float) -> None:
     """Limit each wait for a lock to `seconds` until the transaction ends. Does nothing on SQLite."""
     connection = database()
     if connection.vendor == "postgresql":
-        with connection.cursor() as cursor:
+        with connection.cursor() as cursor:  # the ORM selects from tables only
             cursor.execute("SELECT set_config('lock_timeout', %s, true)", [milliseconds(seconds)])
 
 
 def milliseconds(seconds: float) -> str:
-    """Return a wait as the server's `lock_timeout` has it."""
+    """Return a wait as text in milliseconds, for PostgreSQL's setting `lock_timeout`."""
     return str(max(1, round(seconds * 1000)))  # 0 would mean no limit
 
 

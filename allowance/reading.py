@@ -30,9 +30,9 @@ Expired = Mapping[int, Sequence[int]]
 
 
 class Hold(NamedTuple):
-    """A reservation that is neither spent nor released. `job` is the job's UUID as the database writes it.
+    """A reservation that is neither spent nor released. It may have expired.
 
-    `bits` are its blocks as a set that counts from the base of its account.
+    `job` is the job's UUID as the database writes it. `bits` has the blocks: bit k is block `base + k` of its account.
     """
 
     pk: int
@@ -103,7 +103,10 @@ def _accounts(executor_class: Any, since: Any) -> QuerySet[Account]:
 
 
 def holds(executor_class: Any, since: Any = None, *, over: Any) -> QuerySet[Any, Any]:
-    """Return the held reservations of the same accounts as an arm of a union. `over` is when their jobs finished."""
+    """Return the held reservations of the accounts that `accounts` returns, as an arm of a union.
+
+    `over` is when their jobs finished.
+    """
     rows = Reservation.objects.filter(state=ReservationState.HELD, account__in=_accounts(executor_class, since))
     return arm(
         HELD,
@@ -141,7 +144,7 @@ class Reading(NamedTuple):
 def read(executor_class: str, now: dt.datetime) -> Reading:
     """Return the data of the ledger for a class at `now`, from one snapshot. An unknown class has no balances.
 
-    Picks read the same, and more, from a memory: see routing.decision.reading.
+    A pick reads this data through routing.decision.reading, which remembers it.
     """
     known = executor_class if executor_class in EXECUTOR_CLASSES else ""
     while True:
@@ -159,7 +162,7 @@ def read(executor_class: str, now: dt.datetime) -> Reading:
 
 
 def free_expired(entry: Entry, now: dt.datetime) -> tuple[Balance, dict[int, list[int]]]:
-    """Return the balance of an account without the blocks of the reservations that expired by `now`, and these."""
+    """Return the balance of an account with the blocks that expired by `now` free, and these by reservation id."""
     balance, expired = entry.balance, {}
     for hold in entry.holds:
         if hold.expires_at <= now:
@@ -171,7 +174,7 @@ def free_expired(entry: Entry, now: dt.datetime) -> tuple[Balance, dict[int, lis
 def read_chain(executor_class: str) -> Chain:
     """Return the usable blocks and the miners that have accounts in a class, at one version of the chain."""
     while True:
-        # If there is no block yet, the window has no version: it is at least as new as this one.
+        # An empty window has no version. Then the miners must have the version that was read before the window.
         before = ChainLock.objects.values_list("version", flat=True).first()
         usable = window(None)
         at = before if usable.newest is None else usable.version

@@ -55,7 +55,10 @@ from allowance.types import (
 
 
 def _storing(*conditions: Any) -> Query:
-    """Return the update of the account at the version that was read. It waits for no lock: then it updates nothing."""
+    """Return the update of the account at the version that was read.
+
+    If others have locked the account, it updates nothing and does not wait.
+    """
     as_read = Account.objects.filter(pk=parameter(Account, "id"), version=parameter(Account, "version", "as_read"))
     locked = as_read.filter(*conditions).locked(skip=True)
     account = Account.objects.filter(pk=Subquery(locked.values("pk")[:1]))
@@ -72,7 +75,7 @@ STORE_HELD = Compiled(
         Bounded(Param("milliseconds", CharField())),
     )
 )
-"""The same, unless a reservation has the id. Later waits of the transaction are bounded."""
+"""STORE with one more condition: no reservation has the new id. It also limits later waits of the transaction."""
 
 
 def store(account: Account, balance: Balance) -> bool:
@@ -227,7 +230,7 @@ READ = Compiled(
         *columns_of(Reservation), ServerTime()
     )
 )
-"""The statement that reads a reservation, and the time after its account was locked."""
+"""The statement that reads a reservation and the server's time. It runs after the account is locked."""
 
 END = Compiled(
     lambda: updating(
@@ -281,7 +284,7 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
         reservation.account = account
         known = Reservation.objects.filter(pk=reservation.pk).first()
         if known is not None:
-            lived_on = reservation.state == ReservationState.HELD  # the journal entry precedes its end
+            lived_on = reservation.state == ReservationState.HELD  # if it has ended, then after the journal was written
             if _origin(known) != _origin(reservation) or not (lived_on or _end_of(known) == _end_of(reservation)):
                 raise _means_something_else(reservation)
             return
@@ -301,7 +304,7 @@ def restore(reservation: Reservation, *, miner: str, executor_class: str) -> Non
             with transaction.atomic(alias()):
                 reservation.save(force_insert=True)
         except IntegrityError as error:
-            if Reservation.objects.filter(pk=reservation.pk).exists():  # another account has just taken the id
+            if Reservation.objects.filter(pk=reservation.pk).exists():  # another account just stored one with it
                 raise _means_something_else(reservation) from error
             raise
         if live:

@@ -17,7 +17,7 @@ from receipts.models import LONGEST, JobAcceptedReceipt, JobFinishedReceipt, Job
 JOB = 10
 
 TICK = dt.timedelta(microseconds=1)
-"""The shortest time between two receipts' timestamps."""
+"""The resolution of timestamps."""
 
 
 class Interval(NamedTuple):
@@ -122,8 +122,8 @@ def _columns(
 ) -> dict[str, Case | Subquery]:
     """Return columns of the receipts of one kind, unless they are voided.
 
-    A lookup for each row, and not a join: PostgreSQL plans once for all values, and can't know that few rows are new.
-    To join it might read whole tables.
+    A value of another kind is a subquery, not a join: a plan for any values does not know that few rows are new. With a
+    join PostgreSQL might read whole tables.
     """
     if receipts.model is of_the_job.model:
         return {name: Case(When(voided_at=None, then=F(column)), default=None) for name, column in columns.items()}
@@ -158,7 +158,7 @@ class Jobs:
         return self._replaced(changed, {**known, **changed} if changed or are_all else known)
 
     def _replaced(self, read: Iterable[str], known: Mapping[str, Job]) -> tuple[Jobs, set[str]]:
-        """Return the `known` jobs, of which only those that were `read`, or are not known any more, may be new."""
+        """Return the `known` jobs, and the miners whose jobs changed. Compare only `read` and forgotten jobs."""
         forgotten = self.known.keys() - known.keys()
         changed = [uuid for uuid in {*read, *forgotten} if known.get(uuid) != self.known.get(uuid)]
         if not changed:

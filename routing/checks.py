@@ -226,7 +226,7 @@ def check_isolation(databases: Collection[str] | None = None, **_kwargs: Any) ->
     if level is not None:
         name = IsolationLevel(level).name.lower().replace("_", " ")
     elif _is_asked(databases):
-        with connection.cursor() as cursor:
+        with connection.cursor() as cursor:  # the ORM selects from tables only
             cursor.execute("SHOW default_transaction_isolation")
             (name,) = cursor.fetchone()
     if name != ISOLATION:

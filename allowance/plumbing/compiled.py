@@ -3,12 +3,12 @@
 To compile a QuerySet takes several times as long as to run it. Use this for the few statements that every pick runs.
 Everywhere else use a plain QuerySet: its shape may vary, and its values stand where they are used.
 
-For PostgreSQL to plan a large union takes several times as long as to run it. If `prepare_threshold` is set in the
-OPTIONS of the database, PostgreSQL therefore prepares these statements, except those with `prepare=False`, and plans
-them once for a connection. Behind a pooler that can't do this, leave it out.
+PostgreSQL takes several times as long to plan a large union as to run it. If `prepare_threshold` is set in the OPTIONS
+of the database, PostgreSQL prepares these statements, except those with `prepare=False`. It then plans each of them
+once for a connection. Leave the option out behind a pooler that can't do this.
 
-Such a plan is made for any values. With a join it may read whole tables: PostgreSQL does not know then that few rows
-are new. So use subqueries, not joins. Pass `prepare=False` if the best plan depends on a time among the values.
+Such a plan is made for any values. It does not know that few rows are new, so with a join it may read whole tables. So
+use subqueries, not joins. Pass `prepare=False` if the best plan depends on a time among the values.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Row = TypeVar("Row", bound=Model)
 class Param(Value):
     """A value that is given when the statement runs. `field` prepares it for the database.
 
-    It can't be a list, and None only where it is stored: both would change the text of a condition.
+    In a condition it can be neither a list nor None: the text of the SQL would differ.
     """
 
     def __init__(self, name: str, field: Field[Any, Any]) -> None:
@@ -46,7 +46,7 @@ class Param(Value):
         return placeholder(None, compiler, connection) if placeholder else "%s", (self,)
 
     def bind(self, values: Mapping[str, Any], connection: BaseDatabaseWrapper) -> Any:
-        """Return the parameter for the database. Raises TypeError for None."""
+        """Return the parameter for the database. Raises TypeError if the value of a condition is None."""
         value = values[self.value]
         if value is None and not self.for_save:
             raise TypeError(f"{self.value} can't be None: a compiled condition has a fixed text.")
@@ -63,7 +63,7 @@ class Statement:
     """A compiled statement. `converters` are the converters of its columns by index, each with its expression.
 
     The values of its parameters are in several mappings. `params` has for each placeholder the number of the mapping
-    and the Param. A statement that PostgreSQL prepares has the text `numbered`, and the parameters `each` once.
+    and the Param. The prepared form is `numbered`, with each distinct parameter once in `each`.
     """
 
     sql: str
@@ -88,7 +88,7 @@ class Statement:
 
     @contextmanager
     def run(self, connection: Any, *values: Mapping[str, Any], prepare: bool = True) -> Iterator[Any]:
-        """Run the statement. The ORM compiled it, and has no word to run it."""
+        """Run the statement. The ORM has no API to run SQL that it compiled before."""
         with connection.cursor() as cursor:
             # Django's log can't show a statement that is prepared.
             if prepare and _prepares(connection) and not connection.queries_logged:
@@ -118,8 +118,8 @@ class Compiled:
     def fetch(self, **values: Any) -> list[tuple[Any, ...]]:
         """Run the statement with values for its parameters, and return its rows.
 
-        If the connection is broken, connect anew and repeat the statement, except in a transaction. This takes no
-        statement, unlike Django's test of a connection.
+        If the connection is broken, connect anew and repeat the statement, except in a transaction. Unlike with Django,
+        a working connection needs no test statement.
         """
         connection: Any = database()
         if connection.connection is None or is_in_transaction(connection):
@@ -179,10 +179,10 @@ def _compile(made: QuerySet[Any, Any] | sql.Query, connection: BaseDatabaseWrapp
 
 
 class Together:
-    """An update, and rows that are inserted if it updates one. PostgreSQL runs them as one statement.
+    """An update, and insertions that run only if the update changes a row. PostgreSQL runs them as one statement.
 
-    It is a transaction of its own, unless the caller has begun one. To join the statements, which the ORM compiled, is
-    more than the ORM can do. On SQLite they run one after the other: call it in a transaction.
+    It is a transaction of its own, unless the caller has begun one. The ORM can't join its statements, so this class
+    joins their SQL. On SQLite they run one after the other: call it in a transaction.
     """
 
     def __init__(self, update: Compiled, *inserts: Compiled) -> None:
@@ -232,7 +232,7 @@ def _with_constants(text: str, params: Sequence[Any], connection: Any) -> tuple[
 def plan_once(connection: Any, **_signal: object) -> None:
     """Let a new connection plan each prepared statement once, if it prepares any.
 
-    PostgreSQL expects many more rows than there are. By itself it would therefore plan, or JIT-compile, at each run.
+    PostgreSQL overestimates the rows. Without these settings it would plan or JIT-compile at each run.
     """
     if connection.vendor == "postgresql" and connection.alias == alias() and _prepares(connection):
         with connection.cursor() as cursor:  # the ORM selects from tables only
@@ -245,7 +245,7 @@ def _prepares(connection: Any) -> bool:
 
 
 def _raw_cursor(connection: Any) -> Any:
-    """Return a cursor that sends numbered parameters apart from the text, which it does not read."""
+    """Return a cursor that takes $1, $2 as placeholders, and does not parse the text."""
     from psycopg import RawCursor  # noqa: PLC0415 (SQLite needs no psycopg)
 
     return RawCursor(connection.connection)
@@ -255,7 +255,7 @@ def _converted(rows: list[Any], converters: dict[int, Any], connection: BaseData
     of_column = [(place, convert, expression) for place, (found, expression) in converters.items() for convert in found]
     for row in map(list, rows):
         for place, convert, expression in of_column:
-            if row[place] is not None:  # no field here makes anything else of NULL
+            if row[place] is not None:  # NULL stays None: the callers handle it
                 row[place] = convert(row[place], expression, connection)
         yield tuple(row)
 
@@ -282,7 +282,7 @@ def stored_values(row: Model) -> dict[str, Any]:
 
 
 def updating(rows: QuerySet[Any], **values: Any) -> sql.Query:
-    """Return the statement of `rows.update(**values)`."""
+    """Return an UPDATE of `rows` with `values`. Unlike `ChangedQuerySet.update`, it does not add `changed`."""
     query: Any = rows.query.chain(sql.UpdateQuery)
     query.add_update_values(values)
     updated: sql.Query = query

@@ -1,8 +1,9 @@
 """The numbers of transactions, by which a reader finds what was written since it read last.
 
 PostgreSQL numbers the transactions that write. A row that carries the number of its last writer is new to a reader if
-the number is not below that of the oldest transaction that was running when the reader read last. This is exact
-whatever the order of commits. On SQLite all numbers are 0, so every row is always new.
+the number is not below that of the oldest transaction that was running when the reader read last. In whatever order
+transactions commit, no change is missed. Some rows are read more than once. On SQLite all numbers are 0, so every row
+is always new.
 """
 
 from __future__ import annotations
@@ -91,8 +92,8 @@ class Bounded(OfServer):
 class ChangedField(BigIntegerField):  # type: ignore[type-arg]
     """The number of the transaction that last wrote the row.
 
-    `save` and inserts write it. `QuerySet.update` does not, so a model with this field needs a ChangedQuerySet. The
-    field is left out of dumps, because its numbers have another meaning in another database.
+    Inserts write it. `save` writes it, unless `update_fields` leaves it out. `QuerySet.update` does not, so a model
+    with this field needs a ChangedQuerySet. `dumpdata` leaves it out: the numbers mean nothing in another database.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -115,8 +116,7 @@ class ChangedQuerySet(QuerySet[Any]):
     def changed_since(self, number: object) -> Self:
         """Return the rows written by the transactions from this number on.
 
-        In a database that was restored from a dump of another server, rows may have numbers that are still to come.
-        They are left out.
+        After a restore with `pg_restore`, rows may have numbers that this server has not given yet. They are left out.
         """
         return self.filter(changed__gte=number, changed__lt=NextTransaction())
 

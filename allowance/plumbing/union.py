@@ -59,13 +59,13 @@ _FIELDS: dict[str, Field[Any, Any]] = {
 
 
 def arm(kind: int, rows: QuerySet[Any, Any], **columns: Any) -> QuerySet[Any, Any]:
-    """Return an arm of a union: the columns by name of `Row`, as names or expressions. The others are NULL."""
+    """Return one SELECT of a union. `columns` maps names of `Row` to fields or expressions. Others are NULL."""
     filled = [_column(columns.get(name), field) for name, field in _FIELDS.items()]
     return rows.order_by().values_list(Value(kind, output_field=IntegerField()), *filled)
 
 
 def _column(value: Any, field: Field[Any, Any]) -> Any:
-    if value is None or isinstance(field, TextField):  # SQLite would cut times that are cast
+    if value is None or isinstance(field, TextField):  # cast no times: SQLite would truncate them
         return Cast(Value(None) if value is None else value, field)
     return F(value) if isinstance(value, str) else value
 

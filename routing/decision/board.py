@@ -21,7 +21,10 @@ COLUMNS = np.dtype(
         ("reachable", "?"),
     ]
 )
-"""The columns that are numbers. The first three are the order of a standing: shares and free amounts are negative."""
+"""The columns of a board, except the collateral.
+
+The first three come from `Standing.order`, which negates the share and the free amount, so that low is better.
+"""
 
 
 class Line(NamedTuple):
@@ -45,7 +48,8 @@ class Line(NamedTuple):
 class Board:
     """The registered miners of a class, by slot. Slots are numbers from 0, in the order of the hotkeys.
 
-    A board never changes. `after` returns another one. `wei` is the collateral: no column of numbers is wide enough.
+    A board never changes. `after` returns another one. `wei` has the collateral as Python ints, because it can exceed
+    64 bits.
     """
 
     slots: Mapping[str, int]

@@ -37,34 +37,35 @@ from routing.decision.reading import Seen
 from routing.decision.state import Row, State
 
 AT_ONCE = 8
-"""The maximum number of accounts that a decision tries to lock before it reads again.
+"""The number of accounts that one statement tries to lock. Before its last reading a decision tries only so many.
 
-Other routers rank the same way, so the accounts of the next candidates may be locked too.
+Other routers try the same accounts first. If so many are locked, a new reading is better than more tries.
 """
 
 
 SHORTEST_WAIT = 0.001
-"""Seconds. Waits shorter than this are network latency, not lock contention."""
+"""Minimum time (s) of a wait that counts. A shorter one is network latency, not lock contention."""
 
 READINGS = 3
-"""How often a decision is made from a new reading before it waits for locks."""
+"""The number of readings from which a decision is made before it waits for locks."""
 
 READING_LASTS = 1.0
-"""Maximum age (s) of a reading. A reservation made from it is dated to the reading, so it expires earlier."""
+"""Maximum age (s) of a reading to reserve from. A reservation counts its time from the reading: age shortens it."""
 
 
 class Outdated(Exception):
-    """The accounts of the best candidates are locked or have changed since they were read. Read again, and decide."""
+    """The signal to decide again from a new reading: accounts are locked or have changed, or time has passed."""
 
 
 class Reserver(Protocol):
     """The interface through which a decision reserves."""
 
     def reserve(self, ranking: Ranking, equals: Sequence[int]) -> Decision | Ranking:
-        """Reserve with the first of equally reliable candidates that can take the job, and return the decision.
+        """Reserve with the first of the `equals` that can take the job, and return the decision.
 
-        If none was reserved with, return the ranking with verdicts on some of them. A candidate is PASSED_OVER if
-        others have locked its account. Raises Outdated if the decision should be made again.
+        The `equals` are equally reliable. If there is no reservation, return the ranking with more verdicts.
+        PASSED_OVER means that others have locked, changed or removed the account. Raises Outdated if the decision
+        should be made again.
         """
 
 
@@ -76,7 +77,7 @@ class Book(Reserver, Protocol):
 
 
 def _first_of_equals() -> QuerySet[Account, tuple[int]]:
-    """Return the first of AT_ONCE accounts that still have their versions and are not locked. It is locked then."""
+    """Return the query that locks the first of AT_ONCE accounts that is not locked and has the version given for it."""
     asked = [
         (parameter(Account, "id", f"pk_{i}"), parameter(Account, "version", f"version_{i}")) for i in range(AT_ONCE)
     ]
@@ -93,16 +94,16 @@ class LiveBook:
     """The book of live picks: the database.
 
     It reserves from what was read, if the account still has the version that was read. While an account's version is
-    unchanged, it and its reservations are as they were read. The ongoing jobs are right too: a job has a live
-    reservation, which was read with the account, or receipts, which were read with it. The end of a live reservation
-    gives the account a new version, and by then the receipt of the job, if any, is stored. A job whose reservation had
-    expired may have started since the reading: a reservation is dated to the reading, which can't know that job. The
-    same goes for a receipt of another validator that is stored since. READING_LASTS bounds both.
+    unchanged, it and its reservations are as they were read. The ongoing jobs are right too: the same reading read the
+    account, its live reservations and the receipts. The end of a live reservation gives the account a new version, and
+    by then the receipt of the job, if any, is stored. Two kinds of jobs may be missed: a job that started after the
+    reading, when its reservation had expired, and a job whose receipt from another validator was stored after the
+    reading. A reading is used for READING_LASTS at most.
 
-    If the accounts of the best candidates are locked or have changed, the decision is made again from a new reading, at
-    most READINGS times. Then the book tries all equally reliable ones, waits for their locks, and decides by a reading
-    under the lock. If the candidate that it waited for can't take the job, the decision is made again: others had time
-    to change the ranking. The patience bounds this.
+    If the accounts of the best candidates are locked or have changed, the decision is made again from a new reading.
+    Before it waits for locks, it is made from READINGS readings. With the last one, the book tries all equally reliable
+    candidates. Then it waits for their locks, and decides by a reading under the lock. If the candidate that it waited
+    for can't take the job, the decision is made again: others had time to change the ranking. The patience bounds this.
 
     `record` is called with the decision, the winner and the reservation, and returns rows that are stored with the
     reservation. `claim` is called with the stored reservation in its transaction, and may raise to roll it back.
@@ -110,11 +111,11 @@ class LiveBook:
 
     `patience` is the time (s) left to wait for locks, for all candidates together. `waited` is the time (s) waited so
     far and `waits` the number of waits. `skipped` counts how often a candidate was passed over because other
-    transactions had locked or just changed its account. `seen` was read last and is valid until `good_until`, by the
-    monotonic clock.
+    transactions had locked or just changed its account. `seen` is the last reading. The book reserves from it until
+    `good_until`, by the monotonic clock.
 
-    `crowded` is a hint: the last pick of this process found its first account locked or changed. To look for a free one
-    first then saves a statement.
+    `crowded` is a hint: a recent pick of this process had a choice, and found its first account locked or changed. If
+    it is true, the book first looks for an account that is not locked. This saves a statement.
     """
 
     crowded: ClassVar[bool] = False
@@ -179,7 +180,10 @@ class LiveBook:
         return None
 
     def _reserve_locked(self, ranking: Ranking, slot: int) -> Decision | Ranking | None:
-        """Wait for the lock of a candidate's account, read again, and reserve. Return None after the patience."""
+        """Wait for the lock of a candidate's account, read again, and reserve.
+
+        Return None if the account is missing or changed, or stays locked for longer than the patience.
+        """
         begun, executor_class = time.monotonic(), ranking.question.job.executor_class
         try:
             with self._transaction():
@@ -192,7 +196,7 @@ class LiveBook:
                 self._note_wait(waited)
                 seen = reading.read(executor_class, self.now, has_written=False)
                 entry = seen.state.entries.get(account.miner_id)
-                if entry and entry.version != account.version:  # written past the numbers of transactions
+                if entry and entry.version != account.version:  # SQL drew a new version, but did not write `changed`
                     reading.forget()
                     seen = reading.read(executor_class, self.now, has_written=False)
                 return self._hold(seen, ranking, slot)
@@ -264,7 +268,7 @@ def _pass_over(ranking: Ranking, slots: Sequence[int]) -> Ranking:
 class DryBook:
     """The book of dry runs: the database, and the reservations `assumed` in memory. It writes and locks nothing.
 
-    `assumed` are by class and hotkey. `seen` was read last.
+    `assumed` has them by class and hotkey. `seen` is the last reading.
     """
 
     seen: Seen | None = None

@@ -1,7 +1,7 @@
 """The candidates of a job: judged by the gates, ranked, and tried in turn.
 
 All miners are judged and ranked at once, as columns. A candidate is made only if something needs it: a refusal, a
-record or a page. A route needs the first one only.
+record or a page. A route needs only the candidate that gets the job.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ PASSED = len(GATES)
 
 
 def rank(question: Decision, board: Board, incidents: Mapping[str, int]) -> Ranking:
-    """Judge the miners of a board by the gates, and rank those that pass. `incidents` are their numbers by hotkey."""
+    """Judge the miners of a board by the gates, and rank those that pass.
+
+    `incidents` has the number of incidents of each miner, by hotkey. A miner that it lacks has none.
+    """
     policy, columns = question.policy, board.columns
     counts = np.zeros(len(columns), dtype=np.int64)
     for hotkey in incidents.keys() & board.slots.keys():
@@ -45,7 +48,8 @@ class Ranking:
     """The candidates for the job of a question. Their slots are those of the `board`.
 
     `gates` has the place in GATES of the gate that each candidate failed, or PASSED. `ranked` are the slots of the
-    candidates that passed the gates before Gate.EXECUTORS, the best first. `tried` are the verdicts of the walk.
+    candidates that passed the gates before Gate.EXECUTORS, the best first. `tried` has the verdicts of `pipeline.walk`,
+    by slot.
     """
 
     question: Decision

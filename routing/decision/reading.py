@@ -1,4 +1,4 @@
-"""The input of a decision, read in one statement, and so from one snapshot of the database.
+"""The input of a decision. One statement reads its rows. The chain is read apart, at the version in these rows.
 
 On PostgreSQL a process remembers what it read, and reads what has changed since: see allowance.plumbing.transactions.
 Processes therefore need no messages from each other: each reading contains all that others have committed. A
@@ -33,7 +33,7 @@ from routing.decision.in_force import InForce
 from routing.decision.state import LONG_AGO, State
 
 SLACK = dt.timedelta(seconds=60)
-"""Jobs that ended less than this before a reading of all rows are known. For an earlier time all are read again."""
+"""The time before a reading of all rows in which ended jobs are known. An earlier decision reads all rows again."""
 
 
 LASTS = 60.0
@@ -63,7 +63,7 @@ WHOLE, CHANGES = Compiled(_whole, prepare=False), Compiled(_changes)
 
 
 class Seen(NamedTuple):
-    """The input of a decision: the state of a class, and what is in force, at a time."""
+    """The input of a decision at a time: the state of a class, its incident version and the dynamic settings."""
 
     state: State
     in_force: InForce
@@ -86,7 +86,8 @@ makes the next reading longer.
 def read(executor_class: str, now: dt.datetime | None = None, *, has_written: bool | None = None) -> Seen:
     """Return what a decision depends on, at the time of the reading, or at `now`. An unknown class has no miners.
 
-    What a transaction reads that `has_written` (None: every transaction) is not remembered: it may be rolled back.
+    If the transaction `has_written`, its reading is not remembered, because it may be rolled back. None means that
+    every transaction counts as having written.
     """
     known = executor_class if executor_class in EXECUTOR_CLASSES else ""
     connection = database()
@@ -111,7 +112,10 @@ def forget(**_signal: object) -> None:
 
 
 def _read_on(state: State, executor_class: str, now: dt.datetime | None) -> Seen:
-    """Return what is seen after another reading of a class. It takes one statement, or more if the chain changed."""
+    """Return what is seen after another reading of a class.
+
+    It takes one statement, and more if the chain has changed or if, on PostgreSQL, all rows are read.
+    """
     while True:
         if time.monotonic() > state.until:
             state = State(until=time.monotonic() + LASTS)
@@ -160,7 +164,7 @@ def _changed(state: State, executor_class: str) -> list[Read] | None:
     rows = [Read(*row) for row in CHANGES.fetch(**asked)]
     snapshot = _snapshot_of(rows)
     if snapshot is None or snapshot.at != state.server or (snapshot.base or 0) < state.since:
-        return None  # another server numbers other transactions
+        return None  # the number is from another server, or from before a restart
     return rows
 
 

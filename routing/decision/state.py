@@ -17,10 +17,10 @@ FAR_AHEAD = dt.datetime.max.replace(tzinfo=dt.UTC)
 
 
 class Row(NamedTuple):
-    """A miner in a class, with its account as stored. Unless that changes, the row is right from `since` to `until`.
+    """A miner in a class. The row is right from `since` to `until`, unless its account or its jobs change.
 
-    In the `balance` the blocks of `expired` reservations are free; `expired` has their blocks by id. `ongoing` are the
-    ongoing jobs, or the ids of reservations without a job.
+    `entry` is the account as stored. In the `balance` the blocks of `expired` reservations are free; `expired` has
+    their blocks by id. `ongoing` has the uuids of the ongoing jobs and the ids of the live reservations without a job.
     """
 
     entry: Entry
@@ -43,9 +43,9 @@ class State:
     """What is known of a class after a reading. It never changes: the next reading makes another one from it.
 
     The `rows` by hotkey, and the `board` of those that are registered, are right at the time of the reading. A reading
-    returns the rows of the transactions from number `since` on; 0 means all rows. The number has its meaning on the
-    database `server` only. Jobs that ended before `floor` are not known. After `until`, by the monotonic clock, all
-    rows are read again.
+    returns the rows of the transactions from number `since` on; 0 means all rows. `server` is the start time of the
+    database server. The number is valid only on a server with this start time. Jobs that ended before `floor` are not
+    known. After `until`, by the monotonic clock, all rows are read again.
     """
 
     chain: Chain = reading.NO_CHAIN
@@ -86,7 +86,7 @@ class State:
         return Row(entry, balance, expired, self._ongoing(entry, now), *self._lasting(entry, now))
 
     def _lines(self, rows: Iterable[Row]) -> list[Line]:
-        """Return the lines of the registered miners of some rows. The standing of a balance on the board stays."""
+        """Return the lines of the registered miners of some rows. An unchanged balance keeps its standing."""
         found, unknown = [], []
         for row in rows:
             before = self.board.line(row.balance.hotkey)
@@ -105,7 +105,7 @@ class State:
         return found
 
     def _lasting(self, entry: Entry, now: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
-        """Return between which times nothing of a miner changes by itself."""
+        """Return the times between which a miner's row changes only if the database changes."""
         since, until = LONG_AGO, FAR_AHEAD
         for instant in (*(hold.expires_at for hold in entry.holds), *self.jobs.instants(entry.balance.hotkey)):
             if instant <= now:

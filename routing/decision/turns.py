@@ -1,6 +1,6 @@
 """The turns of the picks of this process. Two picks at once would choose the same account, and one would read again.
 
-Turns only save time: nothing depends on them.
+Turns only save time. Correctness does not depend on them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ WAIT = 0.02
 """The maximum wait (s) for a turn. If the database is far away, picks are slow, and are better made side by side."""
 
 _locks = {executor_class: Lock() for executor_class in EXECUTOR_CLASSES}
-"""The lock of whoever has the turn, by class."""
+"""The locks by which the picks of this process take turns, by class."""
 
 
 class Turn:
-    """The turn of a pick of a class, from `with` until `end`. A turn that does not come in time is not waited for."""
+    """The turn of a pick of a class, from `with` until `end`. After a wait of WAIT the pick goes on without it."""
 
     def __init__(self, executor_class: str) -> None:
         self._lock = _locks.get(executor_class)

@@ -124,7 +124,7 @@ def export() -> Iterator[str]:
     connection = database()
     with transaction.atomic(connection.alias, durable=True):
         if connection.vendor == "postgresql":
-            with connection.cursor() as cursor:
+            with connection.cursor() as cursor:  # the ORM has no API for the settings of a transaction
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         for line in _lines():
             yield _in_ascii(line.model_dump_json(exclude_none=True))
