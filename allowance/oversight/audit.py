@@ -36,7 +36,7 @@ from allowance.reservations import store_locked
 from allowance.types import BLOCK_EXPIRY
 
 KEPT_BEFORE = ledger.KEPT_BLOCKS - BLOCK_EXPIRY
-"""The longest job, in blocks. A window that begins earlier by this number has all blocks that balances keep."""
+"""The maximum duration of a job, in blocks. A window that starts this much earlier has all blocks of the balances."""
 
 EXAMPLES = 50
 """The maximum number of differences that a check stores as text. The total number is stored too."""
@@ -82,7 +82,7 @@ def check_ledger(*, repair: bool = False) -> Iterator[Difference]:
 
     The values that derive from the chain are compared under the chain lock. All accounts are then compared without
     locks. Accounts that seem to differ are compared again, each under its own lock, so that routing can continue.
-    Reservations that use the same block are reported, but `repair` does not separate them.
+    Reservations of one account that use the same block are reported, but `repair` does not separate them.
     """
     renew_connection()
     with ledger_transaction():

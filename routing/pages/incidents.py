@@ -81,7 +81,7 @@ class VoidedFilter(Filter):
 
 
 class MinerFilter(Filter):
-    """A filter by a whole hotkey. The search takes the beginning of a hotkey."""
+    """A filter by a complete hotkey. To find miners by the start of a hotkey, use the search field."""
 
     title = parameter_name = "miner"
 
@@ -106,7 +106,7 @@ class IncidentList(ChangeList):
         self.title = "Incidents"
 
     def get_results(self, request: HttpRequest) -> None:
-        """Read a page of the list and, if the user may see decisions, those that sent the jobs there."""
+        """Read a page of the list. If the user may see decisions, find the decision that sent each job."""
         super().get_results(request)
         self.sees_miners = request.user.has_perms(SEE_MINER)
         self.result_list = list(self.result_list)
@@ -131,7 +131,7 @@ class IncidentList(ChangeList):
         return reverse("admin:routing_minerincident_csv") + self.get_query_string()
 
     def charts(self) -> list[Chart]:
-        """Return the charts of the listed incidents, without voided ones."""
+        """Return the charts of the listed incidents that are not voided. The charts cover at most 365 days."""
         chosen: dict[type, Any] = {type(spec): spec for spec in self.filter_specs}
         now, key = chosen[TimeFilter].now, chosen[TimeFilter].value()
         stretch = STRETCHES[LONGEST if key == ANY_TIME else key]
@@ -142,7 +142,7 @@ class IncidentList(ChangeList):
         return [
             Chart("incidents-over-time", title, "columns", stretch.labels(now), series),
             Chart("incidents-by-type", f"Incidents by type, {stretch.title}", "ring", list(series), shares),
-            self._worst_miners(counting, f"Miners with the most incidents per executor of a class, {stretch.title}"),
+            self._worst_miners(counting, f"Miners with the most incidents per executor, by class, {stretch.title}"),
         ]
 
     def _worst_miners(self, counting: Incidents, title: str) -> Chart:
@@ -153,7 +153,10 @@ class IncidentList(ChangeList):
 
 
 def look_decisions_up(listed: Sequence[MinerIncident], request: HttpRequest) -> None:
-    """Set the decision that sent the job on each incident, if the user may see decisions. One query for all."""
+    """Set `decision` of each incident to the id of the decision that sent its job. One query for all incidents.
+
+    It is None if no such decision is recorded, or if the user may not see decisions.
+    """
     sent = incident_counts.decisions(listed) if request.user.has_perms(SEE_DECISIONS) else {}
     for incident in listed:
         incident.decision = sent.get((incident.job_uuid, incident.hotkey_ss58address))
@@ -161,7 +164,7 @@ def look_decisions_up(listed: Sequence[MinerIncident], request: HttpRequest) -> 
 
 @needs(*SEE_INCIDENTS)
 def export(request: HttpRequest) -> HttpResponseBase:
-    """Stream all incidents of the list with the same parameters as a CSV file."""
+    """Stream a CSV file with all incidents that the list has for these parameters."""
     try:
         listed = admin.site.get_model_admin(MinerIncident).get_changelist_instance(request)
     except IncorrectLookupParameters:
@@ -169,7 +172,7 @@ def export(request: HttpRequest) -> HttpResponseBase:
     text = incident_counts.as_csv(listed.queryset)
     name = f"incidents-{clock.now():%Y-%m-%d}.csv"
     return StreamingHttpResponse(
-        # ASGI servers collect a sync iterator completely before they send anything, and WSGI servers an async one.
+        # Over ASGI, Django sends nothing until a sync iterator has ended. Over WSGI, the same holds for an async one.
         _in_threads(text) if isinstance(request, ASGIRequest) else text,
         content_type="text/csv; charset=utf-8",
         headers={"Content-Disposition": f'attachment; filename="{name}"'},
@@ -189,7 +192,7 @@ async def _in_threads(text: Iterator[str]) -> AsyncIterator[str]:
 def void_selected(request: HttpRequest, selected: Incidents) -> HttpResponseBase | None:
     """Ask for the reason and void the selected incidents. Return the page to show, or None for the list.
 
-    Only the incidents that the question covered are voided. Later incidents have higher ids and are left unchanged.
+    Incidents whose id is higher than all ids that the page counted are left unchanged.
     """
     newest = request.POST.get("newest", "")
     if newest.isascii() and newest.isdigit():
@@ -225,7 +228,7 @@ def _void_all(request: HttpRequest, counting: Incidents, reason: str, count: int
         for some in void_for(counting, user, reason=reason, now=clock.now()):
             voided += some
     except LockTimeout as error:
-        messages.error(request, f"{voided} of {count} incidents are voided. Void the others again: {error}")
+        messages.error(request, f"{voided} of {count} incidents are voided. Try again to void the others: {error}")
         return
     messages.success(request, f"{voided} of {count} incidents are voided and do not count any more.")
 

@@ -66,7 +66,10 @@ class JobForm(forms.Form):
 
 @dataclass(frozen=True, slots=True)
 class OngoingJob:
-    """A job that keeps an executor busy: its sources, start and end. Without a uuid only its reservation is known."""
+    """A job that keeps an executor busy: its sources, start and end.
+
+    If `uuid` is None, only the job's reservation is known.
+    """
 
     uuid: UUID | None
     sources: tuple[str, ...]
@@ -145,9 +148,12 @@ def miner_page(request: HttpRequest, hotkey: str) -> HttpResponse:
 
 
 def presence(steps: Steps) -> str:
-    """Return whether a miner is registered, and since which block. Changes older than the ledger keeps are unknown."""
+    """Return whether a miner is registered, and since which block.
+
+    The ledger keeps only recent changes, so the blocks of older changes are unknown.
+    """
     if not steps:
-        return "not registered in any recorded block"
+        return "not registered in any block that the ledger still uses"
     block, registered = steps[-1]
     if not block:
         return "registered in every recorded block"
@@ -156,12 +162,12 @@ def presence(steps: Steps) -> str:
 
 
 def collateral(wei: int, minimum_wei: int) -> int:
-    """Return a collateral in percent of the minimum, at most 100: it passes then. Every collateral passes 0."""
+    """Return a collateral in percent of the minimum, at most 100. If there is no minimum, return 100."""
     return min(100, wei * 100 // minimum_wei) if minimum_wei else 100
 
 
 def in_classes(hotkey: str, seconds: int, now: dt.datetime, policy: Policy) -> list[InClass]:
-    """Return the miner in each class in which it ever declared executors and which the network still has."""
+    """Return the miner in each current executor class in which it has an account."""
     accounts = Account.objects.filter(miner=hotkey, executor_class__in=EXECUTOR_CLASSES).order_by("executor_class")
     by_type = incidents_by_type(hotkey, now, policy.window)
     seen = {
@@ -202,7 +208,8 @@ def ongoing_jobs(
 ) -> dict[Account, list[OngoingJob]]:
     """Return the details of the ongoing jobs, by account. Three queries.
 
-    `jobs` are the ongoing jobs by the router's reading. A job that has ended since is still listed, without sources.
+    `jobs` has the ongoing jobs that the router read before. A job that has ended since then is listed with the text
+    “ended just now” instead of sources.
     """
     uuids = {UUID(job) for of_class in jobs.values() for job in of_class if isinstance(job, str)}
     sources: dict[UUID | int, list[Source]] = {}

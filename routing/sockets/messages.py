@@ -105,7 +105,7 @@ class Failed(AboutRoute):
 class RejectedByMiner(AboutRoute):
     """The miner rejected the job: the reservation is released and an incident is recorded.
 
-    No incident is recorded if the miner showed `receipts` of other jobs that account for all its executors.
+    No incident is recorded if the miner showed `receipts` of as many other ongoing jobs as it had executors.
     """
 
     type: Literal["job.rejected_by_miner"] = "job.rejected_by_miner"

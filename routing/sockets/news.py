@@ -39,7 +39,7 @@ def group_of(job: UUID) -> str:
 
 
 def of_answer(message: Routed | Rejected | Refused) -> Happened | None:
-    """Return the news that a job was routed or rejected; None if its uuid is invalid."""
+    """Return the news of an answer: a route, a rejection or a refusal. Return None if the job's uuid is invalid."""
     if isinstance(message, Routed):
         return Happened(
             uuid=message.uuid,
@@ -65,7 +65,7 @@ def of_statement(statement: Statement, answer: Acknowledged | Rejected | Refused
 
 
 def publish(happened: Happened, *, origin: str | None = None, to_followers: bool = True) -> None:
-    """Send news to the followers of all jobs and, with `to_followers`, to those of the job. Return at once.
+    """Send news to clients that follow all jobs and, with `to_followers`, to clients that follow this job. Do not wait.
 
     `origin` is the channel of the client that caused the news. This client does not get the news.
     """
@@ -86,7 +86,7 @@ async def _publish(happened: Happened, groups: Iterable[str], origin: str | None
 
 
 class Subscription:
-    """The news that one socket gets. News that are sent while the channel layer fails are lost; later news arrive."""
+    """The news that one socket gets. News that is sent while the channel layer fails is lost. Later news arrives."""
 
     def __init__(self) -> None:
         self.channel: str | None = None
@@ -127,7 +127,10 @@ class Subscription:
                 yield message["text"]
 
     def close(self) -> None:
-        """Let `keep_up` end. Call it before cancelling: asyncio.wait_for of Python 3.11 may ignore a cancellation."""
+        """Let `keep_up` end.
+
+        Call `close` before you cancel `keep_up`: asyncio.wait_for of Python 3.11 may ignore a cancellation.
+        """
         self._closed = True
         self._wanted.clear()
         self._changed.set()
@@ -166,7 +169,7 @@ async def _best_effort(*, patience: float | None = PATIENCE, pause: float = 0) -
             yield
     except (OSError, RedisError) as error:  # a TimeoutError is an OSError
         if not _away:
-            logger.warning("The channel layer failed, so some news of jobs are lost: %r", error)
+            logger.warning("The channel layer failed, so some news of jobs is lost: %r", error)
         _away = True
         await asyncio.sleep(pause)
     else:

@@ -33,8 +33,8 @@ PAUSE = 5.0
 PORTIONS = 100
 """A process takes 1/PORTIONS of what is left of a limit at a time, at least 1.
 
-Most messages then need no call to Redis. No portion is larger than the one before, so many processes with one message
-each do not exhaust a limit.
+Most messages then need no call to Redis. Each portion is small, so a limit lasts for many processes, even if each of
+them gets only one message.
 """
 
 MOST_REMEMBERED = 1000
@@ -49,14 +49,14 @@ redis.call('INCRBY', KEYS[1], granted)
 if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[3]) end
 return {granted, redis.call('PTTL', KEYS[1])}
 """
-"""Take a portion of a limit. The period begins with the first portion, by the clock of Redis."""
+"""The script that takes a portion of a limit. The period begins with the first portion, by the clock of Redis."""
 
 COUNT = """
 local counted = redis.call('INCR', KEYS[1])
 if redis.call('PTTL', KEYS[1]) < 0 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 return {counted, redis.call('PTTL', KEYS[1])}
 """
-"""Count one event. The period begins with the first event, by the clock of Redis."""
+"""The script that counts one event. The period begins with the first event, by the clock of Redis."""
 
 ENTER = """
 local time = redis.call('TIME')
@@ -67,7 +67,7 @@ redis.call('ZADD', KEYS[1], now + tonumber(ARGV[3]), ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1
 """
-"""Add a socket to those of a client, or renew it. A socket that is not renewed in time is no longer counted."""
+"""The script that adds or renews a client's socket. A socket that is not renewed in time is no longer counted."""
 
 LEAVE = "return redis.call('ZREM', KEYS[1], ARGV[1])"
 
@@ -129,7 +129,7 @@ class Rate:
 class Lot:
     """A number of events, valid `until` a monotonic time: the events left in a Bound, the events counted in a Tally.
 
-    With `last`, a Bound gets no more events until then.
+    If `last` is true, a Bound asks for no other lot before `until`.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""Whether a miner that rejected a job is excused, because its receipts show that all its executors were busy.
+"""The judgement of rejections. A miner is excused if its receipts show that all its executors were busy.
 
 The receipts come from the miner, so all their contents are checked: both signatures, the miner, the class, the time,
 and that a registered neuron other than the miner sent the job. Each job counts once. The rejected job does not count.
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from django.db.models import Q, QuerySet
+from django.template.defaultfilters import pluralize
 
 from allowance.interface import (
     Account,
@@ -38,10 +39,13 @@ from receipts.interface import (
 from routing.models import Rejection
 
 LEEWAY = dt.timedelta(seconds=2)
-"""Time after its end during which a receipt still excuses, for clock differences and latency. As in ComputeHorde."""
+"""Time after the end of a receipt in which it still excuses: clocks differ, and messages take time.
+
+ComputeHorde has the same.
+"""
 
 MOST_UNFIT = 1000
-"""Number of receipts that are looked at beyond the number of the miner's executors. To check many takes long."""
+"""Maximum number of receipts to check, in addition to one for each executor. Each check takes time."""
 
 Shown = list[Any]
 
@@ -58,7 +62,10 @@ class Offer(NamedTuple):
 def judge(
     shown: Shown, *, job_uuid: UUID, miner: str, executor_class: str, routed_at: dt.datetime, now: dt.datetime
 ) -> Rejection:
-    """Return the row that says whether the receipts excuse the miner. The first row of a job and miner stays."""
+    """Return the row that says whether the receipts excuse the miner.
+
+    A repeated rejection of a job by a miner does not change the row.
+    """
     rejections = Rejection.objects.filter(miner=miner, job_uuid=job_uuid)
     if judged := rejections.first():
         return judged
@@ -73,13 +80,16 @@ def judge(
 
 
 def _offered_at(job_uuid: UUID, miner: str, routed_at: dt.datetime, now: dt.datetime) -> dt.datetime:
-    """Return when a miner was asked to take a job: the time of its started receipt, or else of its route."""
+    """Return when a miner was asked to take a job: the time of its started receipt, or `routed_at` if it has none.
+
+    A time before `routed_at` counts as `routed_at`, and a time after `now` counts as `now`.
+    """
     started = JobStartedReceipt.objects.filter(job_uuid=job_uuid, miner_hotkey=miner, voided_at=None).first()
     return max(routed_at, min(started.timestamp, now)) if started else routed_at
 
 
 def _look_at(shown: Shown, offer: Offer, found: Rejection) -> None:
-    """Record in `found` whether receipts account for all executors that the miner had at the time, and why."""
+    """Record in `found` whether receipts prove a job for each executor that the miner had at the time, and why."""
     if not can_verify():
         found.sentence = (
             "The router can't verify receipts, so they excuse no miner. "
@@ -97,9 +107,12 @@ def _look_at(shown: Shown, offer: Offer, found: Rejection) -> None:
     jobs = _jobs(shown[:most], offer, block, flaws)
     found.jobs = sorted(jobs)
     found.excused = len(jobs) >= found.executors
-    found.sentence = f"Receipts account for {len(jobs)} of the miner's executors. The miner had {found.executors}."
+    found.sentence = (
+        f"The receipts prove {len(jobs)} ongoing job{pluralize(len(jobs))}. "
+        f"The miner had {found.executors} executor{pluralize(found.executors)}."
+    )
     if flaws:
-        found.sentence += f" Not counted: {', '.join(f'{n} {flaw}' for flaw, n in flaws.items())}."
+        found.sentence += f" Items not counted: {', '.join(f'{n} {flaw}' for flaw, n in flaws.items())}."
 
 
 def _jobs(shown: Shown, offer: Offer, block: int, flaws: Counter[str]) -> set[str]:
@@ -116,7 +129,7 @@ def _jobs(shown: Shown, offer: Offer, block: int, flaws: Counter[str]) -> set[st
     for receipt in fitting:
         job = str(receipt.job_uuid)
         if receipt.job_uuid in over:
-            flaws["of a job that was over"] += 1
+            flaws["of a job that was not ongoing"] += 1
         elif receipt.validator_hotkey not in validators:
             flaws["not from a registered validator"] += 1
         elif job in jobs:
@@ -155,10 +168,11 @@ def _flaw(receipt: JobStarted, offer: Offer) -> str | None:
 
 
 def _over(jobs: Collection[UUID], offer: Offer) -> set[UUID | None]:
-    """Return those of `jobs` that kept no executor of the miner busy at that time, as far as this site knows.
+    """Return those of `jobs` that kept no executor of the miner busy at `offer.at`, as far as this site knows.
 
-    Such a job was finished, or its started receipt was voided. Or the receipt had ended, or the route was released or
-    had expired, and the miner has no other reservation of the job.
+    Such a job was finished by then, or its started receipt has been voided. Or its started receipt at the miner had
+    ended by then, or a reservation of it at the miner was released or had expired. These two reasons do not count if
+    the miner held another reservation of the job at `offer.at`.
     """
     finished = JobFinishedReceipt.objects.filter(job_uuid__in=jobs, timestamp__lte=offer.at, voided_at=None)
     started = JobStartedReceipt.objects.filter(job_uuid__in=jobs)

@@ -1,7 +1,8 @@
 """The statements of clients about their jobs: receipts, incidents, and the ends of reservations.
 
-Late statements are recorded too, except a receipt of a route that another route has replaced. A reservation ends once:
-only the first statement that ends it changes it. A repeated statement changes nothing.
+A statement is recorded even after the reservation has ended. The exception is a receipt of a route that another route,
+held or spent, has replaced. A reservation ends once: only the first statement that ends it changes it. A repeated
+statement changes nothing.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ class Attempt(NamedTuple):
         return self.seconds + RESERVATION_MARGIN // dt.timedelta(seconds=1)
 
     def ttl(self, asked: int | None, timestamp: dt.datetime) -> int:
-        """Return the ttl (s) of a receipt: `asked`, or the job's seconds if it is None, cut at the end of the attempt.
+        """Return the ttl (s) of a receipt: `asked` (None: the job's seconds), but not beyond the end of the attempt.
 
-        The attempt ends when its blocks are released, or else when its reservation expires. Without this bound, a
+        The attempt ends when its blocks are released, or else `most_seconds` after it was made. Without this bound, a
         client could release a route and start its job later. The job would keep an executor busy without paying.
         """
         ends_at = self.released_at or self.made_at + dt.timedelta(seconds=self.most_seconds)
@@ -76,7 +77,7 @@ def note(statement: Statement, *, by: Visitor, now: dt.datetime | None = None) -
         case Started() | Accepted() | Finished():
             with ledger_transaction():
                 bound_waits(lock_timeout())
-                # Spend before the job's row is locked: the holder of that row must not wait for the account's lock.
+                # Spend first: a transaction that has locked the job's row must not wait for the account's lock.
                 if isinstance(statement, Finished):
                     _end(reservations.spend, attempt, now)
                 _insist_on_the_route(statement, at)

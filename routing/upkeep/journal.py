@@ -45,7 +45,7 @@ MAX_LINE = 2**24
 """Maximum length of a line, in bytes. The manifests of a thousand miners take a tenth of it."""
 
 MAX_BLANK = 2**20
-"""Maximum bytes of blank lines, in addition to the bytes of other lines. A small .gz could hold far more."""
+"""Maximum number of bytes by which blank lines may exceed other lines. A small .gz can unpack to far more."""
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,8 @@ def replay(lines: Iterable[bytes], *, batch: int = 100) -> Iterator[str]:
         kinds: list[str] = []
         renew_connection()  # the wait for the next lines may have been long
         with ledger_transaction():
-            # First, to avoid a deadlock: later events need it, and its holder may wait for rows of this batch.
+            # Lock the chain first. Entries need this lock, and its holder may wait for rows of this batch. To take it
+            # after such rows could be a deadlock.
             lock_chain()
             for number, line in chunk:
                 if isinstance(line, JournalError):
@@ -117,7 +118,7 @@ def _numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes | JournalErro
 
 
 def export() -> Iterator[str]:
-    """Yield the history as journal lines: blocks and manifests in block order, then all entries that refer to them.
+    """Yield the history as journal lines: blocks and manifests in block order, then all other entries.
 
     It is a snapshot: events that are recorded meanwhile are left out.
     """

@@ -1,7 +1,7 @@
 """Voiding of incidents and receipts in the name of a user of the site. Each gets an entry in the admin's log.
 
 If the log is in another database than the apps, a void and its entry can't be one transaction. The functions here then
-commit the entry first. If the entry can't be stored, nothing is voided.
+commit the entries of a batch first. If they can't be stored, this batch is not voided.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def groups(incidents: Incidents) -> list[Group]:
 
 
 def void_for(incidents: Incidents, user: AbstractBaseUser, *, reason: str, now: dt.datetime) -> Iterator[int]:
-    """Void the incidents that exist now in the name of a user, class by class; see `_void_in_batches`."""
+    """Void, in the name of a user, the incidents that exist now, class by class; see `_void_in_batches`."""
     void = void_values(user.get_username()[:NAME_LENGTH], reason, now)
     by_class = incidents.filter(voided_at=None).order_by("executor_class", "pk").values_list("executor_class", "pk")
     for executor_class, found in groupby(list(by_class), itemgetter(0)):
@@ -72,7 +72,7 @@ def receipt_groups(matching: Mapping[str, QuerySet[Receipt]]) -> list[ReceiptGro
 def void_receipts_for(
     kinds: Iterable[QuerySet[Receipt]], user: AbstractBaseUser, *, reason: str, now: dt.datetime
 ) -> Iterator[int]:
-    """Void the receipts that exist now in the name of a user, kind by kind; see `_void_in_batches`."""
+    """Void, in the name of a user, the receipts that exist now, kind by kind; see `_void_in_batches`."""
     void = void_values(user.get_username()[:NAME_LENGTH], reason, now)
     counting = [kind.filter(voided_at=None).order_by("pk") for kind in kinds]
     for model, pks in [(kind.model, list(kind.values_list("pk", flat=True))) for kind in counting]:
@@ -94,7 +94,7 @@ def _void_in_batches(
     user: AbstractBaseUser,
     void: Mapping[str, Any],
 ) -> Iterator[int]:
-    """Void rows, at most VOIDED_AT_ONCE in a transaction, and log each in the same transaction.
+    """Void rows, at most VOIDED_AT_ONCE in a transaction, and log each row before the transaction ends.
 
     After each transaction yield the number of rows that it voided. Rows that are voided already are left unchanged.
     Raises LockTimeout if rows stay locked. Earlier transactions stay committed.

@@ -62,8 +62,8 @@ class Limits(NamedTuple):
 class Measure(Generic[Seen]):
     """A measurement in `unit`: seconds (s), percent (%), or a plain number ("").
 
-    `take` returns the value, None if there is nothing to measure, and a sentence that states the fact. `limits` apply
-    unless ROUTING_STATUS_LIMITS overrides them. `without` is the level of a missing value.
+    `take` returns the value and a sentence that states the fact. The value is None if there is nothing to measure.
+    `limits` apply unless ROUTING_STATUS_LIMITS overrides them. `without` is the level of a missing value.
     """
 
     name: str
@@ -86,7 +86,9 @@ def own_limits(names: Collection[str]) -> dict[str, Limits]:
     """Return the limits that ROUTING_STATUS_LIMITS sets for measures of these names. Raises ImproperlyConfigured."""
     own = conf.ROUTING_STATUS_LIMITS
     if not isinstance(own, Mapping):
-        raise ImproperlyConfigured(f"ROUTING_STATUS_LIMITS must be an object of limits by measure, not {own!r:.80}.")
+        raise ImproperlyConfigured(
+            f"ROUTING_STATUS_LIMITS must be an object that maps names of measures to limits, not {own!r:.80}."
+        )
     for name, pair in own.items():
         if name not in names:
             known = ", ".join(names)
@@ -103,7 +105,10 @@ def own_limits(names: Collection[str]) -> dict[str, Limits]:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of a measure: its `value`, None if there is nothing to measure, and the fact with its advice."""
+    """The result of a measure. `sentence` states the fact and, unless the level is OK, the advice.
+
+    `value` is None if there is nothing to measure.
+    """
 
     name: str
     value: float | None

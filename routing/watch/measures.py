@@ -56,7 +56,10 @@ Taken = tuple[float | None, str]
 
 
 class Picks(NamedTuple):
-    """The decisions with one outcome for one miner: their number, their job seconds, and their waits for locks (µs)."""
+    """The decisions with one outcome for one miner: their number, their job seconds, and their waits for locks (µs).
+
+    `waited` is the number of decisions that waited.
+    """
 
     outcome: str
     miner: str
@@ -146,7 +149,8 @@ class Hour:
         ended = Reservation.objects.filter(ended_at__gt=self.now - HOUR, ended_at__lte=self.now)
         unnoted = Reservation.objects.filter(expired_at(self.now), expires_at__gt=self.now - HOUR)
         by_state = [rows.values_list("state").annotate(number=Count("pk")) for rows in (ended, unnoted)]
-        # Each half uses its own index. As one query they count a row once, even if it is tidied at the same time.
+        # Each of the two queries uses its own index. Their union is one query, so a row that is tidied meanwhile is
+        # counted once.
         return Counter(dict(by_state[0].union(by_state[1], all=True)))
 
     @cached_property
@@ -215,7 +219,7 @@ def missing_miners(hour: Hour) -> Taken:
     if hour.newest is None:
         return NO_BLOCK
     if hour.lost is None:
-        return 0, "At most half of the miners with executors are missing from the neuron list."
+        return 0, "The newest neuron list, if there is one, shows no unusual loss of miners."
     return hour.lost.percent, hour.lost.sentence
 
 
@@ -244,9 +248,9 @@ def silent_miners(hour: Hour) -> Taken:
     if hour.newest is None:
         return NO_BLOCK
     if not hour.silent:
-        return 0, "No manifest sync that still reduces allowance found most miners silent."
+        return 0, "No manifest sync that still affects the allowance shows an unusual loss of executors."
     named = [silence.sentence for silence in hour.silent[:2]]
-    more = [f"There are {left} more such losses."] if (left := len(hour.silent) - 2) > 0 else []
+    more = [f"Similar losses not shown: {left}."] if (left := len(hour.silent) - 2) > 0 else []
     return hour.silent[0].percent, " ".join(named + more)
 
 
@@ -310,8 +314,8 @@ def expired_reservations(hour: Hour) -> Taken:
 
 @measure(
     "",
-    "A pick processes the live reservations of its class. Find the caller that makes more reservations than there are "
-    "executors.",
+    "Many live reservations make each pick of their class slow. Find the caller that makes more reservations than "
+    "there are executors.",
     Limits(20_000, 100_000),
 )
 def live_reservations(hour: Hour) -> Taken:

@@ -1,4 +1,4 @@
-"""The views for monitoring: liveness, readiness, and metrics of all processes of this host and of the ledger."""
+"""The views for monitoring: liveness, readiness, and the metrics of the site's processes and of the ledger."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ def test_no_more_receipts_are_looked_at_than_may_matter(offer: Offer, monkeypatc
 def test_receipts_for_all_executors_excuse(offer: Offer) -> None:
     answer = reject(offer, *busy())
     assert answer.excused is True
-    assert answer.sentence == "Receipts account for 2 of the miner's executors. The miner had 2."
+    assert answer.sentence == "The receipts prove 2 ongoing jobs. The miner had 2 executors."
     assert "excused" in happenings(offer.uuid)[0].sentence
     rejection = Rejection.objects.get()
     assert (rejection.excused, rejection.executors, len(rejection.jobs)) == (True, EXECUTORS, EXECUTORS)
@@ -180,7 +180,7 @@ def test_more_than_enough_is_fine_and_bad_ones_beside_do_no_harm(offer: Offer) -
 NOTHING: list[Any] = [None, [], "a", 5]
 
 SPOILT: dict[str, tuple[str, Callable[[Offer], list[Wire]]]] = {
-    "too few": ("account for 1 ", lambda _: busy()[:1]),
+    "too few": ("prove 1 ongoing job. The miner had 2 executors.", lambda _: busy()[:1]),
     "one twice": ("is counted already", lambda _: busy()[:1] * 2),
     "another of the same job": (
         "is counted already",
@@ -196,10 +196,10 @@ SPOILT: dict[str, tuple[str, Callable[[Offer], list[Wire]]]] = {
     "ended before": ("not valid at the time", lambda _: busy(NOW - 303 * SECOND)),
     "for a year": ("not valid at the time", lambda _: busy(NOW - 3703 * SECOND, ttl=366 * 86400)),
     "by the miner itself": ("not from a registered validator", lambda _: busy(validator=MINER)),
-    "of a job that had finished": ("that was over", lambda _: finished(busy())),
-    "voided": ("that was over", lambda _: voided(busy())),
-    "ended": ("that was over", lambda _: ended(busy(NOW - 9 * SECOND))),
-    "of a route that was released": ("that was over", lambda _: given_up(busy())),
+    "of a job that had finished": ("that was not ongoing", lambda _: finished(busy())),
+    "voided": ("that was not ongoing", lambda _: voided(busy())),
+    "ended": ("that was not ongoing", lambda _: ended(busy(NOW - 9 * SECOND))),
+    "of a route that was released": ("that was not ongoing", lambda _: given_up(busy())),
     "by a neuron that had left": ("not from a registered validator", lambda _: busy(validator=GONE)),
     "by a stranger": ("not from a registered validator", lambda _: busy(validator=STRANGER)),
     "signed by another": (

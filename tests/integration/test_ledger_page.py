@@ -88,7 +88,7 @@ def test_a_page_without_anything_says_so(treasurer: Client) -> None:
         "No reservation is held.",
         "No reservation has expired.",
         "No miner has an account yet.",
-        "This ledger was never checked.",
+        "The ledger has never been checked.",
     )
     for said in nothing:
         assert said in page
@@ -217,7 +217,8 @@ def test_a_check_that_found_something_is_told_with_what_it_was(treasurer: Client
     Account.objects.update(spent=0)
     found = run_command("check_ledger").out.splitlines()[0]
     told = section(see(treasurer), "check-title")
-    assert '<strong class="bad">Wrong:</strong> 1 difference from its history. <code>' in told
+    sentence = "the check found 1 difference between the ledger and its history."
+    assert f'<strong class="bad">Wrong:</strong> {sentence} <code>' in told
     assert f"<li>{escape(found)}</li>" in told
     assert HTML not in told
 
@@ -230,8 +231,8 @@ def test_the_newest_check_counts(treasurer: Client, time_machine: TimeMachineFix
     run_command("check_ledger", "--repair")
     time_machine.shift(7200)
     told = section(see(treasurer), "check-title")
-    repaired = '<strong class="warn">Repaired:</strong> 1 difference from its history. The repair rewrote all of them.'
-    assert repaired in told
+    sentence = "the check found 1 difference between the ledger and its history."
+    assert f'<strong class="warn">Repaired:</strong> {sentence} The repair rewrote all of them.' in told
     assert "2026-01-01 13:30:00 UTC, 2\xa0hours ago" in told
 
 
@@ -242,7 +243,8 @@ def test_what_no_repair_mends_is_told(treasurer: Client) -> None:
     spent.save()
     run_command("check_ledger", "--repair")
     told = section(see(treasurer), "check-title")
-    assert '<strong class="bad">Wrong:</strong> 5 differences from its history. After the repair 5 are left.' in told
+    sentence = "the check found 5 differences between the ledger and its history."
+    assert f'<strong class="bad">Wrong:</strong> {sentence} After the repair 5 are left.' in told
 
 
 @pytest.mark.parametrize("missing", SEE_LEDGER)

@@ -75,7 +75,7 @@ def test_it_says_where_the_miner_is_and_since_when(admin_client: Client) -> None
 @pytest.mark.parametrize(
     ("steps", "said"),
     [
-        ((), "not registered in any recorded block"),
+        ((), "not registered in any block that the ledger still uses"),
         (((7, 1),), "registered since block 7 or earlier"),
         (((0, 1), (8, 0)), "not registered since block 8"),
         (((0, 1), (8, 0), (9, 1)), "registered since block 9"),
@@ -99,8 +99,8 @@ def test_a_miner_that_left_is_no_candidate_but_has_its_blocks(admin_client: Clie
 def test_an_executor_class_in_which_nothing_was_declared_is_left_out(admin_client: Client) -> None:
     allowance().record_collateral(hotkey="carl", wei=1)
     response = show(admin_client, "carl")
-    assert "The miner has never declared an executor" in response.content.decode()
-    assert "not registered in any recorded block" in response.content.decode()
+    assert "The miner has no account in a current executor class" in response.content.decode()
+    assert "not registered in any block that the ledger still uses" in response.content.decode()
 
 
 def test_a_class_that_the_network_has_no_more_is_left_out(admin_client: Client) -> None:
@@ -119,6 +119,7 @@ def test_the_collateral_is_shown_against_the_threshold(
     content = show(admin_client).content.decode()
     assert ("enough</span>" in content, "too little</span>" in content) == (passes, not passes)
     assert f"{wei_text(wei)} posted, 2000 Wei needed" in content
+    assert f">{'at least ' * passes}{percent} % of the needed collateral</label>" in content
     assert f'value="{percent}">{percent} %</meter>' in content
     assert ("2000 Wei needed" in in_class(admin_client).candidate.verdict.sentence) is not passes
 
@@ -259,8 +260,8 @@ def test_a_bad_length_is_told_and_the_usual_one_is_shown(admin_client: Client) -
     for bad in ("0", "3601", "", "x"):
         response = show(admin_client, seconds=bad)
         assert set(response.context["form"].errors) == {"seconds"}
-        assert "Rank for 60 s" in response.content.decode()
-    assert "Rank for 30 s" in show(admin_client, seconds=30).content.decode()
+        assert "Rank for a job of 60 s" in response.content.decode()
+    assert "Rank for a job of 30 s" in show(admin_client, seconds=30).content.decode()
 
 
 def test_with_a_debug_miner_nobody_is_ranked(admin_client: Client, settings: Settings) -> None:

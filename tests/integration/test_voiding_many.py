@@ -292,5 +292,5 @@ def test_a_lock_that_the_action_does_not_get_is_told(monkeypatch: pytest.MonkeyP
     asked = act(client, *MinerIncident.objects.all())
     monkeypatch.setattr(incidents, "_draw_version", raising(LockTimeout))
     content = confirm(client, asked).content.decode()
-    assert "0 of 5 incidents are voided. Void the others again: Other transactions kept the ledger locked" in content
+    assert "0 of 5 incidents are voided. Try again to void the others: Other transactions kept the ledger" in content
     assert voided() == []

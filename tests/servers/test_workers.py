@@ -155,7 +155,7 @@ async def test_a_job_that_two_workers_hear_different_things_of_at_once_ends_once
 async def test_all_hear_of_a_job_whose_client_hangs_up_as_soon_as_it_is_answered(
     pair: Pair, redis: Redis, token: str
 ) -> None:
-    """Keep Redis busy for a moment, so that the news are still under way when the client is gone."""
+    """Keep Redis busy for a moment, so that the news is still under way when the client is gone."""
     async with all_events(pair[0], token) as watching, socket(pair[0], token) as one:
         for _ in range(3):
             routed = await follow(one)

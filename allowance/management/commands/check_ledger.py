@@ -15,7 +15,7 @@ from allowance.plumbing.programs import AnsweringCommand
 
 class Command(AnsweringCommand):
     help = (
-        "Recompute every balance from blocks, manifests and reservations. Print the differences, and store the result "
+        "Recompute the derived values of the ledger from its history. Print the differences, and store the result "
         "for the ledger page. Exit code: 0 no differences, or all repaired; 1 differences are left."
     )
 
