@@ -153,7 +153,7 @@ def _uncounted() -> AbstractContextManager[object]:
 
 
 def _unrecorded() -> AbstractContextManager[object]:
-    return mock.patch.object(service, "LiveBook", lambda claim, _record: LiveBook(claim))
+    return mock.patch.object(service, "LiveBook", lambda claim, _record, end_turn: LiveBook(claim, None, end_turn))
 
 
 WITHOUT: dict[str, Callable[[], AbstractContextManager[object]]] = {
