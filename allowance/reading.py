@@ -149,7 +149,7 @@ def read(executor_class: str, now: dt.datetime) -> Reading:
     known = executor_class if executor_class in EXECUTOR_CLASSES else ""
     while True:
         chain = read_chain(known)
-        rows = [Row(*row) for row in union(accounts(known), holds(known, over=None), snapshot())]
+        rows = [*map(Row._make, union(accounts(known), holds(known, over=None), snapshot()))]
         if all(row.kind != SNAPSHOT or row.number == chain.version for row in rows):
             break  # else the chain has changed between the statements
     found = Reading(chain.window, {}, {})

@@ -241,14 +241,13 @@ def plan_once(connection: Any, **_signal: object) -> None:
 
 
 def _prepares(connection: Any) -> bool:
-    return connection.settings_dict["OPTIONS"].get("prepare_threshold") is not None
+    asked = connection.settings_dict["OPTIONS"].get("prepare_threshold") is not None
+    return asked and hasattr(connection.Database, "RawCursor")  # psycopg has it since 3.2
 
 
 def _raw_cursor(connection: Any) -> Any:
     """Return a cursor that takes $1, $2 as placeholders, and does not parse the text."""
-    from psycopg import RawCursor  # noqa: PLC0415 (SQLite needs no psycopg)
-
-    return RawCursor(connection.connection)
+    return connection.Database.RawCursor(connection.connection)
 
 
 def _converted(rows: list[Any], converters: dict[int, Any], connection: BaseDatabaseWrapper) -> Iterator[Any]:

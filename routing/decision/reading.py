@@ -124,7 +124,7 @@ def _read_on(state: State, executor_class: str, now: dt.datetime | None) -> Seen
         if rows is None:
             floor = (now or clock.now()) - SLACK
             asked = {"executor_class": executor_class, "at": floor, **in_force.names()}
-            rows = [Read(*row) for row in WHOLE.fetch(**asked)]
+            rows = [*map(Read._make, WHOLE.fetch(**asked))]
         snapshot = _snapshot_of(rows)
         if snapshot and (
             snapshot.number != state.chain.version
@@ -161,7 +161,7 @@ def _changed(state: State, executor_class: str) -> list[Read] | None:
     if not state.since:
         return None
     asked = {"executor_class": executor_class, "since": state.since, **in_force.names()}
-    rows = [Read(*row) for row in CHANGES.fetch(**asked)]
+    rows = [*map(Read._make, CHANGES.fetch(**asked))]
     snapshot = _snapshot_of(rows)
     if snapshot is None or snapshot.at != state.server or (snapshot.base or 0) < state.since:
         return None  # the number is from another server, or from before a restart

@@ -30,9 +30,6 @@ class Row(NamedTuple):
     since: dt.datetime
     until: dt.datetime
 
-    def is_right(self, now: dt.datetime) -> bool:
-        return self.since <= now < self.until
-
     def line(self, standing: Standing) -> Line:
         """Return the line of a registered miner on the board."""
         return Line(standing, self.balance.is_reachable, len(self.ongoing))
@@ -61,7 +58,7 @@ class State:
     def at(self, now: dt.datetime, changed: Set[str]) -> State:
         """Return the state with rows and board as they are at `now`. Only `changed` miners have changed."""
         known = changed & self.entries.keys()
-        over = {hotkey for hotkey, row in self.rows.items() if not row.is_right(now)}
+        over = {hotkey for hotkey, row in self.rows.items() if not row.since <= now < row.until}
         is_new = not self.board.slots  # there is no board yet
         missing = self.entries.keys() - self.rows.keys() if is_new else set()
         anew = {hotkey: self._row(self.entries[hotkey], now) for hotkey in known | over | missing}
