@@ -82,7 +82,7 @@ def causes(
             found.append(f"{blocks.sentence} {CHECK_BLOCKS}")
         if 10 * blocks.without_stake > blocks.recorded:
             found.append(
-                f"Our own stake share was 0 in {blocks.without_stake} of the last {blocks.recorded} blocks. "
+                f"Our own stake share was 0 in {blocks.without_stake} of the last {blocks.recorded} recorded blocks. "
                 f"Blocks with a stake share of 0 earn nothing. {CHECK_STAKE}"
             )
     voided = None if balances is None else {balance.voided_before for balance in lacking}

@@ -1,4 +1,4 @@
-"""Checks of the ledger's input. Each raises a BadInputError that quotes the invalid value."""
+"""Checks of the ledger's input. An invalid value raises BadInputError, which quotes it. `seconds` adds JobTooLong."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ ALL_JOBS = "routing.route_all_jobs"
 """The permission that gives a user the right that the scope `all-jobs` gives the holder of a token."""
 
 BEARER = re.compile(r"\s*bearer(?:\s+(.*))?", re.ASCII | re.DOTALL | re.IGNORECASE)
-"""An Authorization header with a token. The group of the token is last, so that blanks cause no backtracking."""
+"""An Authorization header with the scheme Bearer. The token's group is last, so that blanks cause no backtracking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +127,12 @@ def _answer(request: HttpRequest, admit: Callable[[], Visitor]) -> HttpResponse 
 
 
 def _insist_on_no_token_in(query: str) -> None:
-    """Raise NotAdmitted if an address has a token, even a valid one, because servers and proxies log addresses."""
+    """Raise NotAdmitted if a query has a token, or a parameter named like one: servers and proxies log addresses."""
     for name, value in parse_qsl(query, keep_blank_values=True):
         if "token" in name.lower() or TOKEN.search(value) or TOKEN.search(name):
             sentence = (
-                "Servers log addresses. Revoke the token in this address, and send another in the Authorization header."
+                "Servers log addresses. Send the token in the Authorization header. "
+                "Revoke it if it was in this address."
             )
             raise NotAdmitted(UNKNOWN, sentence)
 

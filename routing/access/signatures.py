@@ -62,7 +62,8 @@ def to_unix_ns(when: dt.datetime) -> int:
 def signed_payload(request: V2JobRequest) -> bytes:
     """Return what the signature of a request covers: JSON text, encoded again as a JSON string.
 
-    The signature does not cover the uuid, the namespace and the system output of a multi_upload.
+    The signature does not cover the uuid, the namespace, the relative_path of a multi_volume and the system output of a
+    multi_upload.
     """
     volume, upload = request.volume, request.output_upload
     volumes = volume.volumes if isinstance(volume, MultiVolume) else [volume] if volume else []

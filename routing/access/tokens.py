@@ -1,8 +1,9 @@
 """Tokens for the sockets and the metrics: how they are issued, verified and revoked.
 
 A token is a JWT, but the router only trusts its signature, its id and its expiry. Its scopes and its state are read
-from its row each time, so that a revocation takes effect immediately in all processes. The exception is the metrics
-while the database is down: then the claims of the token are trusted.
+from its row at each check, so a revocation takes effect at the next check in any process. New clients are checked at
+once, open sockets every ROUTING_SOCKET_RECHECK_SECONDS. While the database is down, the metrics trust the claims of a
+token, and open sockets stay open.
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ from routing.types import (
 )
 
 STRING = r'"(?:[^"\\]|\\.)*"?'
-"""A string of a JSON text. The closing quote is optional: to search for it again and again is slow."""
+"""A string of a JSON text. The closing quote is optional. Else the rest of an unclosed string would be scanned once per
+quote in it, which is slow."""
 
 STRINGS, TOKENS = re.compile(STRING), re.compile(STRING + "|[][{}]")
 
@@ -71,7 +72,7 @@ REASONS: dict[type[Exception], Reason] = {
 }
 
 MAX_VALUES = 5000
-"""Maximum number of values in a message, in lists and objects at any depth. A job has a few dozen."""
+"""Maximum number of values in a message, at any depth and itself included. A job has a few dozen."""
 
 LARGE = 64 * 1024
 """Length of a message from which it is read in a thread, because that takes long. A job has a few thousand bytes."""
@@ -95,8 +96,7 @@ CLIENT_RATE_LIMITED = RATE_LIMITED.model_copy(
 class Answer(NamedTuple):
     """A message to send, and the route that it contains, if any. A sender that can't deliver it releases the route.
 
-    `decided` is true if a decision on the job was made, so the client may ask about the job. It is false if the message
-    was refused.
+    `decided` is true if the answer is a route or a decision. This shows that the client may use the job.
     """
 
     message: Routed | Rejected | Refused
@@ -169,7 +169,7 @@ def read(data: str | bytes) -> Incoming | Refused | Rejected:
     if (size := len(data if isinstance(data, bytes) else data.encode())) > MAX_MESSAGE_LENGTH:
         return _unreadable(None, f"A message must have at most {MAX_MESSAGE_LENGTH} bytes, not {size}.")
     message, has_too_many = None, _has_too_many_values(data)
-    problem = f"A message must have at most {MAX_VALUES} values in its lists and objects."
+    problem = f"A message must have at most {MAX_VALUES} values, itself included."
     if not has_too_many:
         try:
             message = INCOMING.validate_json(data)
@@ -188,8 +188,8 @@ def _with_no_receipt(data: str | bytes) -> str:
     """Return a rejection with all receipts that the miner showed replaced by one invalid receipt.
 
     The miner may show values that pydantic can't parse, such as a number of 5,000 digits, half a surrogate pair, or
-    lists in lists in lists, or more values than are read. The client's statement is recorded nevertheless. Raises
-    ValueError for any other message.
+    lists nested hundreds of levels deep. The miner may also show more values than are read. The client's statement is
+    recorded nevertheless. Raises ValueError for any other message.
     """
     text = data if isinstance(data, str) else data.decode()
     if REJECTION not in text:
@@ -248,7 +248,10 @@ def _brackets(text: str) -> int:
 
 def overloaded(message: Incoming) -> Refused | Rejected:
     """Return the answer to a message that exceeds the number of messages in flight."""
-    sentence = "The router works on too many messages. Send the same message again, or send fewer messages at once."
+    sentence = (
+        "Too many messages of this socket, or of all sockets of this process, are in progress. "
+        "Send the same message again, or send fewer messages at once."
+    )
     return _refused(message.type, str(message.uuid), Reason.OVERLOADED, sentence, SOON)
 
 

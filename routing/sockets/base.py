@@ -163,7 +163,7 @@ class Socket(AsyncWebsocketConsumer):
 
     @asynccontextmanager
     async def closing_on_failure(self) -> AsyncIterator[None]:
-        """Log a failure and close the socket, so that the client does not wait. Unforeseen errors are not sent."""
+        """Log a failure. Close the socket unless the failure is Untold. The text of an unforeseen error is not sent."""
         client = self.scope.get("client")
         try:
             yield
@@ -174,7 +174,7 @@ class Socket(AsyncWebsocketConsumer):
             logger.info("Closed a socket: %s did not read a message in time.", client)
             await self.hang_up(TOO_SLOW)
         except Untold:
-            logger.info("A client disconnected before the router sent it a message: %s.", client)
+            logger.info("A message was not sent: %s is disconnected, or did not read earlier messages.", client)
         except Exception:
             logger.exception("A socket of %s failed.", client)
             await self.hang_up(INTERNAL_ERROR)

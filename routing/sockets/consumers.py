@@ -26,7 +26,7 @@ MOST_FOLLOWED = 1000
 
 
 async def read(data: str | bytes) -> Incoming | Refused | Rejected:
-    """Read a message, in a thread if it is large, so that other clients' messages need not wait for it."""
+    """Read a message. A large one is read in a thread: only its socket and other large messages queue behind it."""
     if len(data) < answers.LARGE:
         return answers.read(data)
     return await asyncio.get_running_loop().run_in_executor(_reader(os.getpid()), answers.read, data)
@@ -108,7 +108,7 @@ class JobConsumer(Socket):
     def publish(self, happened: Happened | None, *, to_followers: bool = True) -> None:
         """Publish the news of a job, if there is any.
 
-        Followers of one job get only the news that its owner caused. Other clients could send them false news.
+        Followers of one job get only news caused by clients that may use the job. Others could send them false news.
         """
         if happened:
             news.publish(happened, origin=self.subscription.channel, to_followers=to_followers)

@@ -1,10 +1,10 @@
 """The life of a job on a socket: one route, even if it is requested repeatedly, its end, and retries with other miners.
 
 All state is in the database, because another process may get the next message. The row of a new job is written with its
-reservation. Later it is written last in the pick's transaction, or alone. It is written only if its claim has not
-changed since it was read and no receipt has ended the job since. Otherwise the writer reads the row again. A receipt is
-written with the job's row locked. The holder of this lock waits only for the row of a signature or a receipt, and every
-wait is bounded.
+reservation. A later route is written at the end of the pick's transaction: only a signature follows. A fixed route is
+written in a transaction of its own. Any later route is stored only if the claim is as it was read and no finished
+receipt has come since. Otherwise the writer reads the row again. A receipt is written with the job's row locked. The
+holder of this lock waits only for the row of a signature or a receipt, and every wait is bounded.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ RACES = 8
 class Offer(NamedTuple):
     """A job's route, as sent to one caller, and the time until which its reservation is held.
 
-    Only the caller that made the route has its `claim` and can release it. A caller that gets the route again has none.
+    Only the caller that made the route has its `claim`, and can release it as undelivered. A caller that gets the route
+    again has none.
     """
 
     uuid: UUID
@@ -71,10 +72,11 @@ class Overtaken(Exception):
 
 
 def route(request: V2JobRequest, *, by: Visitor, now: dt.datetime | None = None) -> Offer | Decision:
-    """Return the route of a job, or the decision that refuses it. While a route is held, a repeated request returns it.
+    """Return the route of a job, or the decision that refuses it.
 
-    A new job belongs to the client that sends it (`by`). Raises JobTaken for another client's job, JobAlreadyOver if
-    the job is finished or paid for, ValueError for bad input, an invalid signature, and a uuid that another job has,
+    A repeated request returns a held route, unless its miner can't be reached any more and the job has not started. A
+    new job belongs to the client that sends it (`by`). Raises JobTaken for another client's job, JobAlreadyOver if the
+    job is finished or paid for, ValueError for bad input, an invalid signature, and a uuid that another job has,
     LockTimeout after RACES attempts. Raises what `decide` raises.
     """
     signature = signatures.check(request, now)
@@ -156,7 +158,7 @@ def end_route(end: Callable[..., None], reservation_id: int, now: dt.datetime | 
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """The request of a retried job, with the class and the seconds of the first request."""
+    """The request of a retried job, with the class and the seconds of the job's last route."""
 
     uuid: str
     executor_class: str
@@ -186,7 +188,7 @@ def owned(by: Visitor) -> QuerySet[RoutedJob]:
 def adopt(uuid: UUID) -> RoutedJob | None:
     """Create and return a row without an owner for a job that has a reservation and no row."""
     made = Reservation.objects.filter(job_uuid=uuid).select_related("account").order_by("created_at").last()
-    if made is None:  # it was pruned in the meantime
+    if made is None:  # the job has only receipts, or its reservation was pruned in the meantime
         return None
     job = RoutedJob(
         uuid=uuid,
@@ -206,10 +208,10 @@ def adopt(uuid: UUID) -> RoutedJob | None:
 
 
 def _find(uuid: UUID, by: Visitor) -> RoutedJob | None:
-    """Return the row of a job, or None for a new job, after one query. Raises JobTaken, JobAlreadyOver.
+    """Return the row of a job, or None if it has none. Raises JobTaken, JobAlreadyOver.
 
-    Only clients with `all_jobs` may use a job that has a reservation or a receipt but no owner. If it has a reservation
-    and no row, a row is created.
+    A new job takes only one query. Only clients with `all_jobs` may use a job that has a reservation or a receipt but
+    no owner. If it has a reservation and no row, a row is created.
     """
     known = {what for (what,) in KNOWN.fetch(job_uuid=uuid)}
     job = owned(by).select_related("reservation__account__miner").filter(pk=uuid).first() if "routed" in known else None

@@ -1,8 +1,9 @@
 """Delete the rows of the router, the receipts and the ledger that are past use, one kind at a time.
 
-A row is past use when two conditions are met: it has been over for the time that its setting says, and at least for
-SLACK; and nothing can need it any more. The candidates of a decision can be past use before the decision. The age of
-all rows is measured at the start of the run. Each batch checks its rows again when it deletes them.
+A row is past use when two conditions are met: its date is older than its setting says, and older than SLACK; and
+nothing can need it any more. The date is that of its end or of its making. Neuron lists have no date. The candidates of
+a decision can be past use before the decision. The age of all rows is measured at the start of the run. Each batch
+checks its rows again when it deletes them.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ SLACK = dt.timedelta(seconds=MAX_JOB_RUN_TIME) + RESERVATION_MARGIN
 further behind the clock of this host."""
 
 Old = tuple[QuerySet[Any], Q]
-"""The rows that have been over for long enough, and the condition that selects those of them that are past use."""
+"""The rows that are old enough, and the condition that selects those of them that are past use."""
 
 Find = Callable[[dt.datetime], Old]
-"""A function that returns this pair for the rows that were over at a given time."""
+"""A function that returns this pair for the rows that are older than a given time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,7 @@ def _jobs(used: dt.datetime, before: dt.datetime) -> Old:
     """Return the jobs routed at or before `before`, and the condition that they were no longer ongoing at `used`.
 
     Here a job is ongoing while one of its receipts is valid, and until its reservation's `expires_at`, even if the
-    reservation ended earlier. Until then its row prevents a second routing.
+    reservation ended earlier. Until then its row is needed: it names the owner, the route and the tried miners.
     """
     held = Reservation.objects.filter(pk=OuterRef("reservation"), expires_at__gt=used)
     return RoutedJob.objects.filter(routed_at__lte=before), Q(~Exists(held)) & receipts.over_since(used, "uuid")
@@ -188,7 +189,10 @@ def _signatures(now: dt.datetime, before: dt.datetime) -> Old:
 
 
 def _tokens(before: dt.datetime) -> Old:
-    """Return the tokens that were expired or revoked at or before `before`. A token without a row gives no access."""
+    """Return the tokens that were expired or revoked at or before `before`.
+
+    A token without a row gives no access, except to the metrics while the database is down.
+    """
     return AccessToken.objects.filter(Q(expires_at__lte=before) | Q(revoked_at__lte=before)), Q()
 
 

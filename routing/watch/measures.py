@@ -210,7 +210,7 @@ def block_gaps(hour: Hour) -> Taken:
 @measure("", CHECK_STAKE, Limits(0, MANY))
 def blocks_without_stake(hour: Hour) -> Taken:
     without = hour.blocks.without_stake
-    fact = f"Our own stake share was 0 in {without} of the last {hour.blocks.recorded} blocks."
+    fact = f"Our own stake share was 0 in {without} of the last {hour.blocks.recorded} recorded blocks."
     return (without, fact) if hour.newest else NO_BLOCK
 
 

@@ -80,7 +80,7 @@ def test_a_stake_share_of_0_is_the_cause(caplog: pytest.LogCaptureFixture, admin
         mint(FIRST_BLOCK + i, NOW - (30 - 12 * i) * SECOND, share=0, hotkeys=NAMES)
     sync(FIRST_BLOCK, *NAMES)
     assert [f"0 from block {FIRST_BLOCK} on" in warning for warning in warnings(caplog)] == [True]
-    cause = "Our own stake share was 0 in 3 of the last 3 blocks"
+    cause = "Our own stake share was 0 in 3 of the last 3 recorded blocks"
     with pytest.raises(
         NotEnoughAllowanceException, match=f"{cause}. Blocks with a stake share of 0 earn nothing. Check the stake"
     ):
