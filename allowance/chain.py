@@ -66,10 +66,10 @@ def record_block(
         block = Block(number=number, timestamp=timestamp, stake_share=stake_share)
         if names is not None:
             block.neurons, _ = NeuronList.objects.get_or_create(digest=_digest(names), defaults={"hotkeys": names})
-        is_another_list = names is not None and not (before and before.neurons_id == block.neurons_id)
-        if names is not None and is_another_list:
-            lost = absence(newest_block())
-            _register(set(names), number)
+            is_another_list = not (before and before.neurons_id == block.neurons_id)
+            if is_another_list:
+                lost = absence(newest_block())
+                _register(set(names), number)
         if after and after.number == number + 1:
             block.ns = ns_between(block, after)
         block.save(force_insert=True)
@@ -82,7 +82,7 @@ def record_block(
                 number,
                 CHECK_STAKE,
             )
-        if is_another_list and lost is None and (lost := absence(newest_block())):
+        if names is not None and is_another_list and lost is None and (lost := absence(newest_block())):
             logger.warning("%s %s", lost.sentence, CHECK_NEURONS)
 
 

@@ -100,7 +100,7 @@ def silences(newest: int) -> list[Silence]:
     A silence reduces allowance while a job may use blocks from before its sync. Of the older silences, up to LONGEST
     blocks, the newest that lasts is returned too. A silence of all classes lasts while more registered miners are
     silent since its sync than declare executors. If no registered miner declares any executors, the newest silence
-    lasts, whatever its class.
+    lasts, even if it is a silence of one class.
     """
     low = newest - BLOCK_EXPIRY
     syncs = ManifestSync.objects.filter(block__gt=newest - LONGEST).exclude(silent=[])

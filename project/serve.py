@@ -68,8 +68,12 @@ def main() -> None:
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # so that the server shuts down cleanly on Ctrl-C
     with minting():
-        options = {"--fd": str(listener.fileno()), "--lifespan": "off", "--ws-max-size": "1048576"}
-        options["--ws-per-message-deflate"] = "false"  # messages are short, and to compress them takes time
+        options = {
+            "--fd": str(listener.fileno()),
+            "--lifespan": "off",
+            "--ws-max-size": "1048576",
+            "--ws-per-message-deflate": "false",  # messages are short, and to compress them takes time
+        }
         uvicorn(["project.asgi:application", *chain.from_iterable(options.items()), *sys.argv[1:]])
 
 

@@ -36,9 +36,6 @@ class Interval(NamedTuple):
         return self.since <= now <= self.until
 
 
-NOBODY: frozenset[str] = frozenset()
-
-
 class Job(NamedTuple):
     """The known receipts of a job that count. `finished` is the timestamp of its finished receipt.
 
@@ -48,7 +45,7 @@ class Job(NamedTuple):
     started: Interval | None = None
     accepted: Interval | None = None
     finished: dt.datetime | None = None
-    holders: frozenset[str] = NOBODY
+    holders: frozenset[str] = frozenset()
 
     def miner(self, now: dt.datetime) -> str | None:
         """Return the miner on which the job runs according to its receipts, or None."""
@@ -151,16 +148,16 @@ class Jobs:
                 started = Interval.of(row.key, row.at, row.until)
                 accepted = Interval.of(row.other_key, row.other_at, row.other_until)
                 if started or before:  # else it runs in no class, or in another one
-                    changed[uuid] = Job(started, accepted, row.over, before.holders if before else NOBODY)
+                    changed[uuid] = Job(started, accepted, row.over, before.holders if before else frozenset())
             elif uuid:  # a reservation
                 started, accepted, _, holders = before or Job()
                 changed[uuid] = Job(started, accepted, row.over, holders | {row.key or ""})
-        return self._replaced(changed, {**known, **changed} if changed or are_all else known)
+        compared = {*changed, *self.known} if are_all else changed.keys()
+        return self._replaced(compared, {**known, **changed} if changed else known)
 
-    def _replaced(self, read: Iterable[str], known: Mapping[str, Job]) -> tuple[Jobs, set[str]]:
-        """Return the `known` jobs, and the miners whose jobs changed. Compare only `read` and forgotten jobs."""
-        forgotten = self.known.keys() - known.keys()
-        changed = [uuid for uuid in {*read, *forgotten} if known.get(uuid) != self.known.get(uuid)]
+    def _replaced(self, compared: Iterable[str], known: Mapping[str, Job]) -> tuple[Jobs, set[str]]:
+        """Return the `known` jobs, and the miners whose jobs changed. Only the `compared` jobs may have changed."""
+        changed = [uuid for uuid in compared if known.get(uuid) != self.known.get(uuid)]
         if not changed:
             return self, set()
         of, miners = dict(self.of), set[str]()

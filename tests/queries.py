@@ -32,6 +32,10 @@ def plan(sql: str, parameters: Any = None) -> list[dict[str, Any]]:
     return nodes
 
 
+def _read_by(nodes: list[dict[str, Any]]) -> set[str]:
+    return read_whole(nodes) | {node["Index Name"] for node in nodes if "Index Name" in node}
+
+
 def read_whole(nodes: list[dict[str, Any]]) -> set[str]:
     """Return the tables of which a plan reads every row."""
     return {node["Relation Name"] for node in nodes if node["Node Type"] == "Seq Scan"}
@@ -41,8 +45,7 @@ def scans(sql: str, parameters: Any = None) -> set[str]:
     """Return the indexes by which PostgreSQL, freshly vacuumed, would read a query, and the tables it reads whole."""
     with connection.cursor() as cursor:
         cursor.execute("VACUUM ANALYZE")
-    nodes = plan(sql, parameters)
-    return read_whole(nodes) | {node["Index Name"] for node in nodes if "Index Name" in node}
+    return _read_by(plan(sql, parameters))
 
 
 def scans_of_any_values(statement: Compiled, **values: Any) -> set[str]:
@@ -54,12 +57,11 @@ def scans_of_any_values(statement: Compiled, **values: Any) -> set[str]:
         cursor.execute(f"PREPARE any_values AS {compiled.numbered.replace('%', '%%')}")
         cursor.execute("SET plan_cache_mode = force_generic_plan")
     try:
-        nodes = plan(f"EXECUTE any_values ({values_in_text})")
+        return _read_by(plan(f"EXECUTE any_values ({values_in_text})"))
     finally:
         with connection.cursor() as cursor:
             cursor.execute("RESET plan_cache_mode")
             cursor.execute("DEALLOCATE any_values")
-    return read_whole(nodes) | {node["Index Name"] for node in nodes if "Index Name" in node}
 
 
 def assert_only_reads(call: Callable[[], object]) -> None:

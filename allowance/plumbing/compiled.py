@@ -14,9 +14,10 @@ use subqueries, not joins. Pass `prepare=False` if the best plan depends on a ti
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 from django.db import InterfaceError, NotSupportedError, OperationalError
@@ -58,29 +59,34 @@ class Param(Value):
         return value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Statement:
     """A compiled statement. `converters` are the converters of its columns by index, each with its expression.
 
     The values of its parameters are in several mappings. `params` has for each placeholder the number of the mapping
-    and the Param. The prepared form is `numbered`, with each distinct parameter once in `each`.
+    and the Param.
     """
 
     sql: str
     params: tuple[tuple[int, Any], ...]
     converters: dict[int, tuple[list[Callable[..., Any]], Any]]
-    numbered: str
-    each: tuple[tuple[int, Any], ...]
 
-    @classmethod
-    def of(cls, sql: str, params: Iterable[tuple[int, Any]], converters: dict[int, Any]) -> Statement:
-        """Return a statement with its parameters numbered."""
-        params = tuple(params)
-        keys = [(place, param, getattr(param, "for_save", None)) for place, param in params]
-        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys), start=1)}
-        placeholders = iter(keys)
-        numbered = re.sub("%(.)", lambda found: "%" if found[1] == "%" else f"${numbers[next(placeholders)]}", sql)
-        return cls(sql, params, converters, numbered, tuple((place, param) for place, param, _ in numbers))
+    @cached_property
+    def _keys(self) -> list[tuple[int, Param, bool]]:
+        """The parameters, each with whether it is stored. Equal ones have equal values."""
+        return [(place, param, param.for_save) for place, param in self.params]
+
+    @cached_property
+    def each(self) -> tuple[tuple[int, Param], ...]:
+        """The distinct parameters of the prepared form, in the order of their numbers."""
+        return tuple((place, param) for place, param, _ in dict.fromkeys(self._keys))
+
+    @cached_property
+    def numbered(self) -> str:
+        """The text of the prepared form, in which equal parameters have one number."""
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(self._keys), start=1)}
+        keys = iter(self._keys)
+        return re.sub("%(.)", lambda found: "%" if found[1] == "%" else f"${numbers[next(keys)]}", self.sql)
 
     def bound(self, connection: BaseDatabaseWrapper, *values: Mapping[str, Any]) -> tuple[str, list[Any]]:
         """Return the text and the parameters of the statement."""
@@ -175,7 +181,7 @@ def _compile(made: QuerySet[Any, Any] | sql.Query, connection: BaseDatabaseWrapp
     if connection.vendor == "postgresql":
         text, params = _with_constants(text, params, connection)
     columns = [expression for expression, *_ in compiler.select or ()]
-    return Statement.of(text, ((0, param) for param in params), compiler.get_converters(columns))
+    return Statement(text, tuple((0, param) for param in params), compiler.get_converters(columns))
 
 
 class Together:
@@ -210,7 +216,7 @@ class Together:
             texts.append(f"{columns} SELECT {values.removesuffix(')')} FROM part_0")  # noqa: S608 (the ORM's own text)
         *before, last = texts
         text = f"WITH {', '.join(f'part_{i} AS ({part})' for i, part in enumerate(before))} {last}"
-        return Statement.of(text, ((i, param) for i, part in enumerate(parts) for _, param in part.params), {})
+        return Statement(text, tuple((i, param) for i, part in enumerate(parts) for _, param in part.params), {})
 
 
 def _with_constants(text: str, params: Sequence[Any], connection: Any) -> tuple[str, list[Param]]:
@@ -236,8 +242,9 @@ def plan_once(connection: Any, **_signal: object) -> None:
     """
     if connection.vendor == "postgresql" and connection.alias == alias() and _prepares(connection):
         with connection.cursor() as cursor:  # the ORM selects from tables only
-            cursor.execute("SELECT set_config('plan_cache_mode', 'force_generic_plan', false)")
-            cursor.execute("SELECT set_config('jit', 'off', false)")
+            cursor.execute(
+                "SELECT set_config('plan_cache_mode', 'force_generic_plan', false), set_config('jit', 'off', false)"
+            )
 
 
 def _prepares(connection: Any) -> bool:

@@ -1,9 +1,9 @@
 """The numbers of transactions, by which a reader finds what was written since it read last.
 
-PostgreSQL numbers the transactions that write. A row that carries the number of its last writer is new to a reader if
-the number is not below that of the oldest transaction that was running when the reader read last. In whatever order
-transactions commit, no change is missed. Some rows are read more than once. On SQLite all numbers are 0, so every row
-is always new.
+PostgreSQL numbers the transactions that write. Each row carries the number of its last writer. A reader notes the
+number of the oldest transaction that is running. At its next reading the rows with this number or a higher one are new
+to it. In whatever order transactions commit, no change is missed. Some rows are read more than once. On SQLite all
+numbers are 0, so every row is always new.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ The first three come from `Standing.order`, which negates the share and the free
 
 
 class Line(NamedTuple):
-    """What a decision knows of a miner, except its incidents. `ongoing` is the number of its jobs."""
+    """A miner on the board, with all that a decision needs except its incidents. `ongoing` is how many jobs it has."""
 
     standing: Standing
     reachable: bool
@@ -78,3 +78,7 @@ class Board:
             slot = self.slots[line.hotkey]
             lines[slot], columns[slot], wei[slot] = line, line.columns, line.standing.balance.wei
         return Board(self.slots, lines, columns, wei)
+
+
+NO_BOARD = Board.of(())
+"""The board before the miners of a class are known."""

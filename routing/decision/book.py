@@ -37,9 +37,10 @@ from routing.decision.reading import Seen
 from routing.decision.state import Row, State
 
 AT_ONCE = 8
-"""The number of accounts that one statement tries to lock. Before its last reading a decision tries only so many.
+"""The maximum number of accounts that one statement tries to lock.
 
-Other routers try the same accounts first. If so many are locked, a new reading is better than more tries.
+Before its last reading a decision tries no others. Other routers try the same accounts first. If all of them are
+locked, a new reading helps more than further tries.
 """
 
 

@@ -28,7 +28,7 @@ from allowance.plumbing.union import Row as Read
 from allowance.plumbing.union import union
 from receipts.interface import ongoing
 from routing.decision import in_force
-from routing.decision.board import Board
+from routing.decision.board import NO_BOARD
 from routing.decision.in_force import InForce
 from routing.decision.state import LONG_AGO, State
 
@@ -137,7 +137,7 @@ def _read_on(state: State, executor_class: str, now: dt.datetime | None) -> Seen
         entries = reading.entries(rows, state.entries, state.chain.miners, executor_class)
         changed |= {hotkey for hotkey, entry in entries.items() if entry is not state.entries.get(hotkey)}
         if are_all and entries.keys() != state.entries.keys():
-            state = replace(state, rows={}, board=Board.of(()))
+            state = replace(state, rows={}, board=NO_BOARD)
         after = State(
             state.chain,
             entries if are_all else {**state.entries, **entries},

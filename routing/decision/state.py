@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from allowance.interface import Balance, Chain, Entry, Expired, Hold, Standing, ledger, reading
 from receipts.interface import Jobs
-from routing.decision.board import Board, Line
+from routing.decision.board import NO_BOARD, Board, Line
 
 LONG_AGO = dt.datetime.min.replace(tzinfo=dt.UTC)
 FAR_AHEAD = dt.datetime.max.replace(tzinfo=dt.UTC)
@@ -42,14 +42,14 @@ class State:
     The `rows` by hotkey, and the `board` of those that are registered, are right at the time of the reading. A reading
     returns the rows of the transactions from number `since` on; 0 means all rows. `server` is the start time of the
     database server. The number is valid only on a server with this start time. Jobs that ended before `floor` are not
-    known. After `until`, by the monotonic clock, all rows are read again.
+    known. After `until`, by the monotonic clock, the state is forgotten.
     """
 
     chain: Chain = reading.NO_CHAIN
     entries: Mapping[str, Entry] = field(default_factory=dict)
     jobs: Jobs = field(default_factory=Jobs)
     rows: Mapping[str, Row] = field(default_factory=dict)
-    board: Board = field(default_factory=lambda: Board.of(()))
+    board: Board = NO_BOARD
     since: int = 0
     server: dt.datetime = LONG_AGO
     floor: dt.datetime = LONG_AGO
@@ -59,7 +59,7 @@ class State:
         """Return the state with rows and board as they are at `now`. Only `changed` miners have changed."""
         known = changed & self.entries.keys()
         over = {hotkey for hotkey, row in self.rows.items() if not row.since <= now < row.until}
-        is_new = not self.board.slots  # there is no board yet
+        is_new = self.board is NO_BOARD
         missing = self.entries.keys() - self.rows.keys() if is_new else set()
         anew = {hotkey: self._row(self.entries[hotkey], now) for hotkey in known | over | missing}
         if not anew and not is_new:
@@ -76,7 +76,7 @@ class State:
             if hotkey in chain.miners
         }
         rows = {hotkey: row for hotkey, row in self.rows.items() if entries.get(hotkey) is row.entry}
-        return replace(self, chain=chain, entries=entries, rows=rows, board=Board.of(()))
+        return replace(self, chain=chain, entries=entries, rows=rows, board=NO_BOARD)
 
     def _row(self, entry: Entry, now: dt.datetime) -> Row:
         balance, expired = reading.free_expired(entry, now)

@@ -10,7 +10,7 @@ holder of this lock waits only for the row of a signature or a receipt, and ever
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -338,36 +338,37 @@ class Claim:
     def rows(self, reservation: Reservation) -> list[RoutedJob]:
         """Return the row of a new job, to be stored with its reservation."""
         self.expires_at = reservation.expires_at
-        row = self._row(reservation.account.miner_id, reservation, reservation.created_at)
-        return [] if self._job else [row]
+        return [] if self._job else [self._row(self._route(reservation))]
 
     def keep(self, reservation: Reservation) -> None:
         """Store the rest of the route in the transaction of its reservation. Raises Overtaken, SignatureRefused."""
-        self._store(self._row(reservation.account.miner_id, reservation, reservation.created_at))
+        self._store(self._route(reservation))
 
     def keep_fixed(self, decision: Decision) -> None:
         """Store a fixed route. Raises Overtaken, SignatureRefused."""
-        row = self._row(decision.route.miner.hotkey_ss58 if decision.route else "", None, decision.at)
+        miner = decision.route.miner.hotkey_ss58 if decision.route else ""
+        route = {**self._values, "miner": miner, "reservation": None, "routed_at": decision.at}
         with ledger_transaction():
             bound_waits(lock_timeout())
             if self._job is None:
                 try:
-                    row.save(force_insert=True)
+                    self._row(route).save(force_insert=True)
                 except IntegrityError as error:
                     raise Overtaken from error
-            self._store(row)
+            self._store(route)
 
-    def _row(self, miner: str, reservation: Reservation | None, at: dt.datetime) -> RoutedJob:
-        return RoutedJob(
-            uuid=self.uuid, owner=self._owner, miner=miner, reservation=reservation, routed_at=at, **self._values
-        )
+    def _route(self, reservation: Reservation) -> dict[str, Any]:
+        made = {"miner": reservation.account.miner_id, "reservation": reservation, "routed_at": reservation.created_at}
+        return {**self._values, **made}
 
-    def _store(self, row: RoutedJob) -> None:
+    def _row(self, route: Mapping[str, Any]) -> RoutedJob:
+        return RoutedJob(uuid=self.uuid, owner=self._owner, **route)
+
+    def _store(self, route: Mapping[str, Any]) -> None:
         if self._job:
             as_read = RoutedJob.objects.filter(pk=self.uuid, claim=self._job.claim)
-            values = {**self._values, "miner": row.miner, "reservation": row.reservation, "routed_at": row.routed_at}
             if (
-                not as_read.update(**values)
+                not as_read.update(**route)
                 or JobFinishedReceipt.objects.filter(job_uuid=self.uuid, voided_at=None).exists()
             ):
                 raise Overtaken

@@ -1,4 +1,4 @@
-"""What the tests of silences, and of other causes of lost allowance, have in common."""
+"""The steps that the tests of silences share with those of other causes of lost allowance."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ def test_the_server_prepares_these_statements_and_no_others() -> None:
     holding = [text for text in found if text.startswith("WITH part_0 AS (UPDATE")]
     assert sorted(found) == (
         sorted([*chain, changes, *holding[:1]]) if PREPARE in connection.settings_dict["OPTIONS"] else []
-    )  # one of each: whatever the values are, their types are the same
+    )  # each only once: the types of its parameters do not depend on their values
 
 
 def test_a_condition_can_t_be_none_and_a_value_of_the_wrong_type_is_refused() -> None:
