@@ -30,9 +30,16 @@ Axon = Mapping[str, str | int]
 
 
 def record_block(
-    *, number: int, timestamp: dt.datetime, stake_share: float, hotkeys: Iterable[str] | None = None
+    *,
+    number: int,
+    timestamp: dt.datetime,
+    stake_share: float,
+    hotkeys: Iterable[str] | None = None,
+    hashes: tuple[str, str] = ("", ""),
 ) -> None:
     """Record a minted block: our `stake_share` at it, 0 to 1, and the registered `hotkeys` (None: unchanged).
+
+    `hashes` are those of the block and of its parent, if they are known.
 
     Blocks may arrive late, in any order and more than once; only the first record of a number counts. Raises ValueError
     for bad input, for a timestamp that is not between those of the neighbouring blocks, and for one that is more than
@@ -63,7 +70,7 @@ def record_block(
             if other and (timestamp > other.timestamp if is_older else timestamp < other.timestamp):
                 raise _out_of_order(number, timestamp, other)
         chain_changed()
-        block = Block(number=number, timestamp=timestamp, stake_share=stake_share)
+        block = Block(number=number, timestamp=timestamp, stake_share=stake_share, hash=hashes[0], parent_hash=hashes[1])
         if names is not None:
             block.neurons, _ = NeuronList.objects.get_or_create(digest=_digest(names), defaults={"hotkeys": names})
             is_another_list = not (before and before.neurons_id == block.neurons_id)

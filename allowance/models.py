@@ -45,8 +45,15 @@ class NeuronList(models.Model):
         return f"{len(self.hotkeys)} neurons ({self.digest[:8]})"
 
 
+HASH_LENGTH = 66
+"""The length in characters of a block's hash: 0x, and 32 bytes in hexadecimal digits."""
+
+
 class Block(models.Model):
-    """A minted block. One executor gave us `ns` nanoseconds for it; None until the next block is recorded."""
+    """A minted block. One executor gave us `ns` nanoseconds for it; None until the next block is recorded.
+
+    `hash` and `parent_hash` are as the chain follower read them. They are empty if another program recorded the block.
+    """
 
     number = models.PositiveBigIntegerField(primary_key=True)
     timestamp = models.DateTimeField()
@@ -55,6 +62,8 @@ class Block(models.Model):
     neurons = models.ForeignKey(
         NeuronList, on_delete=models.PROTECT, null=True, help_text="Left out: the same as in the block before."
     )
+    hash = models.CharField(max_length=HASH_LENGTH, blank=True, default="")
+    parent_hash = models.CharField(max_length=HASH_LENGTH, blank=True, default="")
 
     class Meta:
         constraints = (
@@ -256,6 +265,53 @@ class ChainLock(models.Model):
 
     def __str__(self) -> str:
         return "chain lock"
+
+
+class Follower(models.Model):
+    """The single row of the chain follower: what it follows, which process leads, and where the chain is.
+
+    `genesis`, `netuid` and `hotkey` are those of the recorded blocks. `term` is a random number that the leading
+    process has drawn: each transaction of the follower compares it, so a process that has lost the lead writes nothing.
+    """
+
+    genesis = models.CharField(max_length=HASH_LENGTH)
+    netuid = models.PositiveIntegerField()
+    hotkey = models.CharField("validator's hotkey", max_length=HOTKEY_LENGTH)
+    source = models.CharField(max_length=255)
+    term = models.BigIntegerField(default=new_version)
+    leader = models.CharField(max_length=255, help_text="The host and the process id.")
+    leads_since = models.DateTimeField()
+    seen_at = models.DateTimeField("last heartbeat")
+    head = models.PositiveBigIntegerField("newest finalized block", null=True)
+    head_at = models.DateTimeField("when the newest finalized block was first seen", null=True)
+
+    class Meta:
+        verbose_name = "chain follower"
+        constraints = (models.CheckConstraint(condition=Q(pk=1), name="one_follower"),)
+
+    def __str__(self) -> str:
+        return f"Follower of subnet {self.netuid}"
+
+
+class SourceReport(models.Model):
+    """What the chain follower last learned from a source, such as `blocks`, `manifests`, `collateral` or `receipts`.
+
+    `error` is empty if the last attempt succeeded. `detail` depends on the source; see the module that reports it.
+    """
+
+    name = models.CharField(max_length=16, primary_key=True)
+    adapter = models.CharField(max_length=255)
+    good_at = models.DateTimeField("last good answer", null=True)
+    failed_at = models.DateTimeField("first failure since the last good answer", null=True)
+    failures = models.PositiveIntegerField("failures since the last good answer", default=0)
+    error = models.TextField(blank=True)
+    detail: models.JSONField[dict[str, Any], dict[str, Any]] = models.JSONField(default=dict, blank=True)
+
+    class Meta:
+        verbose_name = "source"
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class LedgerCheck(models.Model):

@@ -38,7 +38,7 @@ class Setting(NamedTuple):
         """Return the value in the environment, parsed by django-environ. Raises ImproperlyConfigured for bad JSON."""
         if isinstance(self.default, dict):
             try:
-                return json.loads(env.str(self.name, default="") or "{}")
+                return json.loads(env.str(self.name, default="") or json.dumps(self.default))
             except ValueError as error:
                 raise ImproperlyConfigured(f"{self.name} is not valid JSON: {error}. {self.help}") from error
         read = {int: env.int, float: env.float, str: env.str, list: env.list}[type(self.default)]
