@@ -19,6 +19,11 @@ class Calls:
     def __init__(self) -> None:
         self.counted: dict[str, list[float]] = {}
 
+    @property
+    def number(self) -> int:
+        """The number of calls."""
+        return sum(round(counts[0]) for counts in self.counted.values())
+
     async def make(self, method: str, call: Awaitable[Answer], deadline: float = DEADLINE) -> Answer:
         """Wait for the answer to a call. Raises TimeoutError after `deadline` seconds, and the errors of the call."""
         counts = self.counted.setdefault(method, [0, 0, 0.0])
