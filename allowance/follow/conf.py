@@ -75,6 +75,7 @@ conf = Settings(
     Setting(
         "JOURNAL_SPEED", 1.0, "How many times faster than a real chain the journal is played.", least=0.1, most=600
     ),
+    Setting("FOLLOW_POLL_SECONDS", 3.0, "The time between two looks for a new finalized block.", "s", least=0.01),
     Setting(
         "FOLLOW_PRIVATE_ADDRESSES",
         0,
