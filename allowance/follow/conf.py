@@ -6,6 +6,7 @@ from allowance.plumbing.settings import Setting, Settings
 
 SUBTENSOR, PYLON, JOURNAL = SOURCES = ("subtensor", "pylon", "journal")
 MINERS, COMMITMENTS = MANIFEST_SOURCES = ("miners", "commitments")
+EVM, NONE = COLLATERAL_SOURCES = ("evm", "none")
 
 conf = Settings(
     Setting(
@@ -53,7 +54,7 @@ conf = Settings(
     ),
     Setting(
         "COLLATERAL_FROM",
-        "evm",
+        EVM,
         "Where the collateral is read: evm (a contract on the chain), none, or the dotted path of a class of your own.",
     ),
     Setting(
