@@ -42,6 +42,12 @@ conf = Settings(
     Setting("PYLON_IDENTITY_NAME", "", "The name of the identity at the Pylon service, which has its own addresses."),
     Setting("PYLON_IDENTITY_TOKEN", "", "The token of the identity at the Pylon service."),
     Setting(
+        "PYLON_OPEN_ACCESS_TOKEN",
+        "",
+        "The token for open access at the Pylon service. From version 2.0 on the service needs it, also beside an "
+        "identity.",
+    ),
+    Setting(
         "MANIFESTS_FROM",
         MINERS,
         "Where the executors of miners are read: miners (each miner is asked), commitments (on the chain), or the "
