@@ -15,8 +15,9 @@ from allowance.follow.blocks import Blocks, record, stake_share
 from allowance.follow.conf import conf
 from allowance.follow.lead import Lead, LeadLost
 from allowance.follow.manifests import ManifestLoop, Sync
-from allowance.follow.running import FIRST_WAIT, LONGEST_WAIT, Loop, attempt, run
+from allowance.follow.running import FIRST_WAIT, LONGEST_WAIT, Loop, attempt, pause, run
 from allowance.follow.sources import ChainBlock, ChainSource, ManifestSource, OtherChain, SourceError
+from allowance.models import Block
 from allowance.plumbing.errors import RefusedError
 from allowance.plumbing.threads import in_database_thread
 
@@ -83,7 +84,7 @@ class Following:
                 if not is_waiting and not stop.is_set():
                     self.tell("standby")
                 is_waiting = True
-                await _pause(stop, STANDBY)
+                await pause(stop, STANDBY)
                 continue
             self.tell("lead")
             try:
@@ -163,7 +164,7 @@ class Following:
                 if isinstance(error, OtherChain):
                     raise
                 logger.warning("The follower can't start yet: %s", error)
-            await _pause(stop, wait)
+            await pause(stop, wait)
             wait = min(2 * wait, LONGEST_WAIT)
         return None
 
@@ -172,12 +173,12 @@ class Following:
         while True:
             with suppress(db.Error):  # the next heartbeat may succeed; the lock decides who leads
                 await in_database_thread(lead.keep)(self.blocks.head)
-            await asyncio.sleep(HEARTBEAT)
+            await asyncio.sleep(HEARTBEAT if self.blocks.head else self.blocks.poll)
 
     async def _watch(self, stop: asyncio.Event, until: int | None) -> None:
         """Set `stop` once block `until` is recorded."""
         while until is not None and not stop.is_set():
-            if self.blocks.newest is not None and self.blocks.newest.number >= until:
+            if await in_database_thread(Block.objects.filter(pk=until).exists)():
                 stop.set()
             await asyncio.sleep(self.blocks.poll)
 
@@ -212,10 +213,3 @@ def facts_of_sync(sync: Sync) -> dict[str, Any]:
     """Return what is shown of a manifest sync."""
     executors = sum(sum(counts.values()) for counts in sync.executors.values())
     return {"block": sync.block, "asked": len(sync.axons), "answered": len(sync.executors), "executors": executors}
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    """Sleep, but not longer than until `stop` is set."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()
