@@ -72,7 +72,9 @@ conf = Settings(
         "",
         "The journal that CHAIN_SOURCE=journal plays, plain or compressed with gzip. It is played for ever.",
     ),
-    Setting("JOURNAL_SPEED", 1.0, "How many times faster than a real chain the journal is played.", least=0.1, most=600),
+    Setting(
+        "JOURNAL_SPEED", 1.0, "How many times faster than a real chain the journal is played.", least=0.1, most=600
+    ),
     Setting(
         "FOLLOW_PRIVATE_ADDRESSES",
         0,
