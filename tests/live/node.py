@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import ipaddress
 import json
 import logging
@@ -23,8 +24,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from allowance.follow.sources import Neuron
-from tests.live.chain import GENESIS, NETUID, Chain, Discarded, State, hotkey, subnet
-from tests.live.fixtures import SPECS
+from tests.live.chain import BLOCK_TIME, FINALITY_LAG, GENESIS, NETUID, Chain, Discarded, State, hotkey, subnet
 from tests.live.runtime import runtime
 
 Refusal = Literal["", "429", "1008", "-32004"]
@@ -329,12 +329,13 @@ def served(chain: Chain, *, archive: bool = False, port: int = 0) -> Iterator[No
 
 
 async def _main(port: int) -> None:
-    chain = Chain(subnet(), spec=SPECS[-1])
+    began = dt.datetime.now(dt.UTC) - (1 + FINALITY_LAG) * BLOCK_TIME  # no block is ahead of the clock
+    chain = Chain(subnet(), start=began)
     node = Node(chain)
     await node.start(port)
     print(node.url, flush=True)  # noqa: T201 (who starts it waits for this line)
     while True:
-        await asyncio.sleep(chain.block_time.total_seconds())
+        await asyncio.sleep(BLOCK_TIME.total_seconds())
         chain.mine()
 
 
