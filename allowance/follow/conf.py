@@ -26,6 +26,7 @@ conf = Settings(
         "The file of the validator's hotkey, such as ~/.bittensor/wallets/NAME/hotkeys/KEY. The follower signs its "
         "requests for manifests with it. It needs no coldkey.",
     ),
+    Setting("VALIDATOR_HOTKEY_PASSWORD", "", "The password of VALIDATOR_HOTKEY_FILE, if the file is encrypted."),
     Setting(
         "SUBTENSOR_URL",
         ["wss://entrypoint-finney.opentensor.ai:443"],
@@ -72,7 +73,9 @@ conf = Settings(
         "",
         "The journal that CHAIN_SOURCE=journal plays, plain or compressed with gzip. It is played for ever.",
     ),
-    Setting("JOURNAL_SPEED", 1.0, "How many times faster than a real chain the journal is played.", least=0.1, most=600),
+    Setting(
+        "JOURNAL_SPEED", 1.0, "How many times faster than a real chain the journal is played.", least=0.1, most=600
+    ),
     Setting(
         "FOLLOW_PRIVATE_ADDRESSES",
         0,
