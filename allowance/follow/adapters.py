@@ -42,9 +42,11 @@ def manifest_source(chain: ChainSource) -> ManifestSource:
         return played
     match conf.MANIFESTS_FROM:
         case "miners":
+            from allowance.follow.hotkey import read_hotkey
             from allowance.follow.miners import Miners
 
-            return Miners(required("VALIDATOR_HOTKEY_FILE"), allow_private=bool(conf.FOLLOW_PRIVATE_ADDRESSES))
+            key = read_hotkey(required("VALIDATOR_HOTKEY_FILE"), validator(), conf.VALIDATOR_HOTKEY_PASSWORD)
+            return Miners(key, allow_private=bool(conf.FOLLOW_PRIVATE_ADDRESSES))
         case "commitments":
             from allowance.follow.commitments import Commitments
 

@@ -12,11 +12,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from allowance import validation
 from allowance.follow.conf import COLLATERAL_SOURCES, EVM, JOURNAL, MANIFEST_SOURCES, MINERS, PYLON, SOURCES, conf
+from allowance.follow.hotkey import HotkeyUnusable, read_hotkey
 from allowance.plumbing.checks import check
 from allowance.types import EXECUTOR_CLASSES
 
@@ -73,16 +73,11 @@ def check_hotkey(**_kwargs: Any) -> Iterator[str]:
     except ValueError as error:
         yield f"VALIDATOR_HOTKEY: {error}"
         return
-    if _asks_miners() and conf.VALIDATOR_HOTKEY_FILE and find_spec("bittensor_core"):
-        from allowance.follow.miners import read_keypair  # noqa: PLC0415 (an extra)
-
+    if _asks_miners() and (path := conf.VALIDATOR_HOTKEY_FILE) and find_spec("bittensor_core"):
         try:
-            found = read_keypair(conf.VALIDATOR_HOTKEY_FILE).ss58_address
-        except (ImproperlyConfigured, OSError) as error:
+            read_hotkey(path, hotkey, conf.VALIDATOR_HOTKEY_PASSWORD)
+        except HotkeyUnusable as error:
             yield f"VALIDATOR_HOTKEY_FILE: {error}"
-        else:
-            if found != hotkey:
-                yield f"VALIDATOR_HOTKEY_FILE has the hotkey {found}, but VALIDATOR_HOTKEY is {hotkey}."
 
 
 @check("allowance.E004", 'Write it as JSON, such as {"always_on.llm.a6000": 2}. An empty object sets no limit.')

@@ -27,6 +27,7 @@ conf = Settings(
         "The file of the validator's hotkey, such as ~/.bittensor/wallets/NAME/hotkeys/KEY. The follower signs its "
         "requests for manifests with it. It needs no coldkey.",
     ),
+    Setting("VALIDATOR_HOTKEY_PASSWORD", "", "The password of VALIDATOR_HOTKEY_FILE, if the file is encrypted."),
     Setting(
         "SUBTENSOR_URL",
         ["wss://entrypoint-finney.opentensor.ai:443"],
