@@ -1,6 +1,6 @@
 """The real Pylon service that came with the client 1.4.0, in an environment of its own in the cache.
 
-No later source distribution has the service in it. Its libraries exclude ours: turbobt needs websockets 14.
+No later source distribution has the service in it. Its libraries exclude ours: turbobt needs websockets 14 and httpx 0.26.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import hashlib
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,8 +66,7 @@ def _install(home: Path) -> None:
     for command in (
         (sys.executable, "-m", "venv", str(home)),
         (str(home / "bin" / "python"), *pip, "--only-binary", ":all:", "--require-hashes", "-r", str(REQUIREMENTS)),
+        (sys.executable, "-m", "tarfile", "-e", str(SDIST.path), str(home / "source")),
     ):
         subprocess.run(command, capture_output=True, text=True, check=True)
-    with tarfile.open(SDIST.path) as archive:
-        archive.extractall(home / "source", filter="data")
     (home / "made").touch()

@@ -6,9 +6,11 @@ all else is the service's own.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 
@@ -17,13 +19,12 @@ from allowance.follow.sources import BlockUnreadable, Head, OtherHistory
 from tests.live.chain import NETUID, Chain, changed, subnet
 from tests.live.fixtures import NEW, SPECS
 from tests.live.node import Node, served
-from tests.live.pylon import OPEN_ACCESS_TOKEN, serving
+from tests.live.pylon import OPEN_ACCESS_TOKEN, Service, serving
 from tests.live.pylon_service import pylon_service
 
 
-@dataclass
-class Stage:
-    """A scripted chain, its node, the real service on that, and the address before it."""
+class Stage(NamedTuple):
+    """A scripted chain, its node, the address of the real service, and the address of the server before it."""
 
     chain: Chain
     node: Node
@@ -31,12 +32,26 @@ class Stage:
     front: str
 
 
-@pytest.fixture
-def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
-    chain = Chain(subnet(256), spec=getattr(request, "param", NEW))
-    chain.mine(20)
+firsts = itertools.count(10_000, 1_000)
+"""The first block of each chain. No two chains share a block, because the service remembers neurons by its hash."""
+
+
+@pytest.fixture(scope="module")
+def running(request: pytest.FixtureRequest) -> Iterator[tuple[Node, Service, str]]:
+    """Run a node of a runtime, the service on it, and the server before that."""
+    chain = Chain((), spec=getattr(request, "param", NEW))
     with served(chain) as node, pylon_service(node.url) as real, serving(chain, behind=real) as front:
-        yield Stage(chain, node, real, front.url)
+        yield node, front, real
+
+
+@pytest.fixture
+def stage(running: tuple[Node, Service, str]) -> Stage:
+    """A chain of its own for each test, on servers that run on."""
+    node, front, real = running
+    chain = Chain(subnet(64), spec=node.chain.spec, first=next(firsts))
+    chain.mine(20)
+    node.chain = front.chain = chain
+    return Stage(chain, node, real, front.url)
 
 
 @asynccontextmanager
@@ -48,7 +63,7 @@ async def pylon(address: str) -> AsyncIterator[Pylon]:
         await source.close()
 
 
-@pytest.mark.parametrize("stage", SPECS, indirect=True)
+@pytest.mark.parametrize("running", SPECS, indirect=True, scope="module")
 async def test_blocks_are_those_of_the_chain(stage: Stage) -> None:
     chain = stage.chain
     async with pylon(stage.front) as source:
