@@ -89,7 +89,7 @@ def test_a_source_that_fails_is_told_by_the_age_of_its_last_good_answer_and_with
 
 def test_the_sources_may_be_silent_as_long_as_they_are_asked_seldom() -> None:
     follow(NOW)
-    after = {}
+    after: dict[str, list[str]] = {}
     for name in SOURCES:
         for age in (MINUTE, 6 * MINUTE, 16 * MINUTE, HOUR, DAY):
             report(name, NOW, good_at=NOW - age)
