@@ -21,7 +21,7 @@ def follow(now: dt.datetime = NOW, **fields: Any) -> Follower:
         "netuid": 12,
         "hotkey": "5Validator",
         "source": "subtensor",
-        "leader": "host-a:4711",
+        "leader": "host-a, process 4711",
         "leads_since": now - HOUR,
         "seen_at": now - 4 * SECOND,
         "head": 1010,

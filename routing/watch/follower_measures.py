@@ -22,7 +22,7 @@ def follower_heartbeat(hour: Hour) -> Taken:
     if follower is None:
         return None, "No chain follower has ever run here."
     age = hour.followed.age(follower.seen_at)
-    return age, f"The chain follower {follower.leader} was last seen {ago(age)}."
+    return age, f"The chain follower ({follower.leader}) was last seen {ago(age)}."
 
 
 def _measure_source(name: str, advice: str, limits: Limits) -> None:

@@ -52,7 +52,7 @@ def test_a_follower_without_a_heartbeat_is_told_with_its_process(age: int, level
     follow(NOW, seen_at=NOW - age * SECOND)
     finding = find("follower_heartbeat")
     assert (finding.level.value, finding.value) == (level, age)
-    assert "The chain follower host-a:4711 was last seen" in finding.sentence
+    assert "The chain follower (host-a, process 4711) was last seen" in finding.sentence
     out = run_command("routing_status").out
     assert finding.sentence in out
 

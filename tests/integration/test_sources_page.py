@@ -81,7 +81,7 @@ def test_the_figures_tell_the_heartbeat_the_head_the_lag_and_the_gaps(watcher: C
     for number in (1000, 1001, 1002, 1004, 1006, 1007, 1008):
         mint(number)
     assert figures(watcher) == {
-        "Heartbeat": ("4 s ago", "of host-a:4711", "good"),
+        "Heartbeat": ("4 s ago", "of host-a, process 4711", "good"),
         "Newest finalized block": ("1010", "first seen 5 s ago", ""),
         "Waiting": (
             "2",
@@ -90,7 +90,7 @@ def test_the_figures_tell_the_heartbeat_the_head_the_lag_and_the_gaps(watcher: C
         ),
         "Missing": ("2", "of the last 11 blocks", "warn"),
     }
-    assert "host-a:4711, since 2026-01-01 11:00:00 UTC, 60 min ago" in see(watcher)
+    assert "host-a, process 4711, since 2026-01-01 11:00:00 UTC, 60 min ago" in see(watcher)
     follow(seen_at=NOW - 2 * MINUTE)
     assert figures(watcher)["Heartbeat"][-1] == "warn"
     follow(seen_at=NOW - 6 * MINUTE)
