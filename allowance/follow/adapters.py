@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
@@ -38,8 +38,7 @@ def chain_source() -> ChainSource:
 def manifest_source(chain: ChainSource) -> ManifestSource:
     """Return the source that MANIFESTS_FROM names. A played journal has manifests of its own."""
     if hasattr(chain, "manifests"):
-        played: ManifestSource = chain
-        return played
+        return cast(ManifestSource, chain)
     match conf.MANIFESTS_FROM:
         case "miners":
             from allowance.follow.hotkey import read_hotkey
