@@ -1,6 +1,6 @@
 """The real Pylon service that came with the client 1.4.0, in an environment of its own in the cache.
 
-No later source distribution has the service in it. Its libraries exclude ours: turbobt needs websockets 14 and httpx 0.26.
+No later source distribution has the service in it. Its libraries exclude ours: they need websockets 14, httpx 0.26.
 """
 
 from __future__ import annotations
