@@ -14,6 +14,7 @@ from allowance.follow.collateral import AllUnknown, CollateralLoop
 from allowance.follow.evm import from_settings
 from allowance.follow.sources import ChainBlock, Neuron
 from allowance.models import Miner
+from allowance.plumbing.threads import in_database_thread
 from tests.clock import NOW
 from tests.live.evm_node import EvmNode, evm_node
 
@@ -51,6 +52,10 @@ class Subnet:
         return {"validator": json.dumps({"contract": {"address": self.contract}}).encode()}
 
 
+def amounts() -> list[int]:
+    return [*Miner.objects.order_by("hotkey").values_list("wei", flat=True)]
+
+
 async def test_the_ledger_has_what_the_contract_has(node: EvmNode, settings: Settings) -> None:
     settings.EVM_URL, settings.VALIDATOR_HOTKEY = node.url, "validator"
     contract = node.deploy(12)
@@ -68,7 +73,7 @@ async def test_the_ledger_has_what_the_contract_has(node: EvmNode, settings: Set
         """Return what is recorded after a step at this block of the chain."""
         chain.number = number
         await loop.step()
-        return [row.wei async for row in Miner.objects.order_by("hotkey")]
+        return await in_database_thread(amounts)()
 
     node.deposit(contract, ALICE, TAO)
     node.deposit(contract, BOB, 3 * TAO + 1)
