@@ -34,7 +34,7 @@ from receipts.schemas import AnyReceipt, JobAccepted, JobFinished, JobStarted, r
 from receipts.service import TABLES, table_of
 from receipts.signatures import is_signed
 from receipts.transfer.pages import LONGEST_LINE
-from receipts.types import MAX_AHEAD, BadReceiptError
+from receipts.types import MAX_AHEAD, BadReceiptError, ReceiptException
 
 OLDEST = dt.timedelta(days=2)
 """The greatest age of a receipt that is taken. Miners and validators delete their receipts after that time."""
@@ -73,6 +73,18 @@ class Refused(StrEnum):
     """The page had too many lines before it."""
 
 
+class ValidatorsUnknown(ReceiptException):
+    """No validator has a permit, as far as is known: before the first block is read, receipts can't be judged."""
+
+    wait = 5.0
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The validators with a permit are not known yet, so no receipt is read. This ends with the first block "
+            "that is read. If it does not, look at the source of the blocks."
+        )
+
+
 class Taken(NamedTuple):
     """The number of receipts that are new and stored, and the number of refused lines by reason."""
 
@@ -96,6 +108,11 @@ class Intake:
         routed: Callable[[Collection[UUID]], Collection[UUID]],
     ) -> None:
         self._own, self._validators, self._routed = own, validators, routed
+
+    def require_validators(self) -> None:
+        """Raise ValidatorsUnknown if no validator has a permit: lines that are refused are not read again."""
+        if not self._validators():
+            raise ValidatorsUnknown
 
     def take(self, miner: str, lines: Sequence[bytes], *, now: dt.datetime | None = None) -> Taken:
         """Store the receipts that count, of the lines that the miner serves. A receipt that is stored is no news."""

@@ -146,7 +146,8 @@ class ReceiptsLoop:
     async def step(self) -> float:
         """Visit the miners whose turn it is. Return the seconds until the next step.
 
-        The first step waits for all of them, so that one step is a whole reading. Raises the errors of the database.
+        The first step waits for all of them, so that one step is a whole reading. Raises ValidatorsUnknown and
+        the errors of the database.
         """
         begun = asyncio.get_running_loop().time()
         await self._turn_pages()
@@ -168,7 +169,7 @@ class ReceiptsLoop:
 
     async def _turn_pages(self) -> None:
         """Read the time and the miners. Forget the miners that are gone; begin anew with one that has moved."""
-        self._now, miners = await in_database_thread(lambda: (clock.now(), list(self._miners())))()
+        self._now, miners = await in_database_thread(self._look)()
         shelves = {}
         for miner in miners:
             shelf = self._shelves.get(miner.hotkey)
@@ -176,6 +177,11 @@ class ReceiptsLoop:
         self._shelves = shelves
         for shelf in shelves.values():
             shelf.turn_to(int(self._now.timestamp()) // PAGE_SECONDS)
+
+    def _look(self) -> tuple[dt.datetime, list[MinerAddress]]:
+        """Return the time and the miners. Raises ValidatorsUnknown."""
+        self._intake.require_validators()
+        return clock.now(), list(self._miners())
 
     def _visit(self, shelf: Shelf, what: str, reading: Coroutine[Any, Any, None]) -> None:
         """Begin a visit, unless the same one is still going on."""

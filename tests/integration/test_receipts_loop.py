@@ -17,7 +17,7 @@ from allowance.plumbing.targets import ForbiddenTarget
 from allowance.plumbing.threads import in_database_thread
 from receipts.models import JobStartedReceipt
 from receipts.transfer import loop as transfer
-from receipts.transfer.intake import Intake
+from receipts.transfer.intake import Intake, ValidatorsUnknown
 from receipts.transfer.loop import AT_ONCE, CATCH_UP, MOST_LINES, OLDER_PER_STEP, ReceiptsLoop, Shelf
 from receipts.transfer.pages import BadPage, MinerAddress, NoAnswer
 from tests.clock import MINUTE, NOW, noon
@@ -299,6 +299,19 @@ async def test_an_error_of_the_database_is_raised_and_the_lines_are_read_again(
     await whole_step(loop)
     assert await stored() == 1
     assert loop.detail["taken"] == 1
+
+
+async def test_nothing_is_read_before_the_validators_are_known(loop: ReceiptsLoop, source: Written) -> None:
+    """What is read is not read again, so it would be refused for good."""
+    source.write(ANNA, PAGE, line())
+    known = loop._intake._validators
+    loop._intake._validators = set
+    with pytest.raises(ValidatorsUnknown):
+        await whole_step(loop)
+    assert source.asked == []
+    loop._intake._validators = known
+    await whole_step(loop)
+    assert await stored() == 1
 
 
 async def test_a_miner_that_moves_is_read_anew_and_one_that_leaves_is_forgotten(
