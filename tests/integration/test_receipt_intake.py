@@ -14,10 +14,13 @@ import pytest
 from bittensor_core import Keypair
 from django.db import DataError, connection, models
 from django.test.utils import CaptureQueriesContext
+from hypothesis import given
+from hypothesis import strategies as st
 
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt, Receipt
+from receipts.schemas import AnyReceipt
 from receipts.transfer import intake
-from receipts.transfer.intake import Intake, Refused
+from receipts.transfer.intake import Intake, Refused, read_line
 from receipts.transfer.pages import LONGEST_LINE
 from receipts.types import MAX_TTL
 from receipts.voiding import void_receipt
@@ -318,3 +321,22 @@ def test_all_receipts_of_a_job_end_it() -> None:
     assert take(*wires) == (3, Counter())
     for model in (JobStartedReceipt, JobAcceptedReceipt, JobFinishedReceipt):
         assert model._default_manager.get(job_uuid=job).miner_hotkey == MINER.ss58_address
+
+
+PIECES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda values: st.lists(values) | st.dictionaries(st.text(), values),
+    max_leaves=10,
+)
+
+
+@given(st.binary() | PIECES.map(lambda value: json.dumps(value).encode()))
+def test_no_line_raises_an_error(line: bytes) -> None:
+    assert read_line(line) in {Refused.NOT_JSON, Refused.BAD}
+
+
+@given(st.sampled_from(GOLDEN), st.data())
+def test_no_value_in_a_receipt_raises_an_error(wire: Wire, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(wire["payload"])))
+    line = json.dumps(changed(wire, **{name: data.draw(PIECES)})).encode()
+    assert isinstance(read_line(line), Refused | AnyReceipt)
