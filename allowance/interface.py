@@ -7,6 +7,8 @@ from allowance.amounts import WeiFormField, parse_wei, wei_text
 from allowance.causes import MANY, Earning, causes, earning
 from allowance.chain import CHECK_BLOCKS, CHECK_STAKE
 from allowance.fields import WeiField
+from allowance.follow.adapters import chain_source, manifest_source, validator
+from allowance.follow.following import AlreadyLed, Following
 from allowance.ledger import Balance, Standing, Steps, Window, present, to_seconds, value_at
 from allowance.locks import (
     bound_waits,
@@ -21,10 +23,12 @@ from allowance.losses import CHECK_MANIFESTS, CHECK_NEURONS, Absence, Silence, a
 from allowance.models import (
     Account,
     Block,
+    Follower,
     LedgerCheck,
     ManifestSync,
     Reservation,
     ReservationState,
+    SourceReport,
     expired_at,
     held_at,
     new_version,
@@ -38,6 +42,7 @@ from allowance.reading import Chain, Entry, Expired, Hold, window
 from allowance.service import not_enough
 from allowance.types import (
     BLOCK_DURATION_US,
+    BLOCK_EXPIRY,
     EXECUTOR_CLASSES,
     HOTKEY_LENGTH,
     MAX_AHEAD,

@@ -129,11 +129,8 @@ class BlockError(SourceError):
 class StateDiscarded(BlockError):
     """The node has discarded the state of a block, and no archive node is set."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(
-            number,
-            f"The node has discarded the state of block {number}. To read it, set SUBTENSOR_ARCHIVE_URL.",
-        )
+    def __init__(self, number: int, advice: str = "To read it, set SUBTENSOR_ARCHIVE_URL.") -> None:
+        super().__init__(number, f"The node has discarded the state of block {number}. {advice}")
 
 
 class BlockUnreadable(BlockError):
@@ -141,12 +138,12 @@ class BlockUnreadable(BlockError):
 
     wait = 60.0
 
-    def __init__(self, number: int, runtime: int | None, reason: str) -> None:
+    def __init__(
+        self, number: int, runtime: int | None, reason: str, advice: str = "Update the libraries of the extra `live`."
+    ) -> None:
         self.runtime, self.reason = runtime, reason
         super().__init__(
-            number,
-            f"Block {number} can't be decoded (runtime {runtime or 'unknown'}): {reason}. "
-            "Update the libraries of the extra `live`.",
+            number, f"Block {number} can't be decoded (runtime {runtime or 'unknown'}): {reason}. {advice}"
         )
 
 

@@ -18,6 +18,7 @@ from tests.live.runtime import SS58_FORMAT, runtime
 NETUID = 12
 FIRST = 1_000
 START = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
+BLOCK_TIME = dt.timedelta(seconds=12)
 FINALITY_LAG = 2
 """How many blocks the finalized head is behind the best one."""
 
@@ -78,7 +79,7 @@ class Chain:
         commitments: Mapping[str, bytes] | None = None,
         spec: int = NEW,
         start: dt.datetime = START,
-        block_time: dt.timedelta = dt.timedelta(seconds=12),
+        block_time: dt.timedelta = BLOCK_TIME,
         first: int = FIRST,
     ) -> None:
         self.neurons, self.spec, self.block_time = tuple(neurons), spec, block_time
