@@ -8,8 +8,13 @@ from typing import Any
 
 MINIMUM_WEI = "DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI"
 WINDOW_HOURS = "DYNAMIC_ROUTING_RELIABILITY_WINDOW_HOURS"
+UNUSED_BLOCKS = "DYNAMIC_ROUTING_UNUSED_BLOCKS"
 
 MAX_WINDOW_HOURS = 24.0 * 366
+
+MAX_UNUSED_BLOCKS = 722
+"""BLOCK_EXPIRY of the ledger: all blocks that a job may use, except the newest. A site's settings import this module,
+and so it can't import the ledger."""
 
 DATABASE_BACKEND = "constance.backends.database.DatabaseBackend"
 """The backend of constance that keeps the dynamic settings in a table. A pick reads them with the ledger."""
@@ -17,6 +22,7 @@ DATABASE_BACKEND = "constance.backends.database.DatabaseBackend"
 CONSTANCE_FIELDS: dict[str, list[Any]] = {
     "routing_wei": ["allowance.amounts.WeiFormField", {}],
     "routing_hours": ["django.forms.FloatField", {"min_value": 0.0, "max_value": MAX_WINDOW_HOURS}],
+    "routing_blocks": ["django.forms.IntegerField", {"min_value": 0, "max_value": MAX_UNUSED_BLOCKS}],
 }
 """Entries of CONSTANCE_ADDITIONAL_FIELDS: the form fields of the dynamic settings, with their bounds."""
 
@@ -27,6 +33,12 @@ CONSTANCE_SETTINGS: dict[str, tuple[Any, str, str]] = {
         "routing_wei",
     ),
     WINDOW_HOURS: (24.0, "How many hours an incident counts against a miner.", "routing_hours"),
+    UNUSED_BLOCKS: (
+        0,
+        "How many of the oldest blocks that may pay for a job stay unused. Validators disagree by some blocks about "
+        "which blocks have expired, and may not count a job that is paid for with the oldest. 0 uses all blocks.",
+        "routing_blocks",
+    ),
 }
 """Entries of CONSTANCE_CONFIG: the default, the help text and the field of each dynamic setting."""
 
