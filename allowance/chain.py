@@ -70,7 +70,9 @@ def record_block(
             if other and (timestamp > other.timestamp if is_older else timestamp < other.timestamp):
                 raise _out_of_order(number, timestamp, other)
         chain_changed()
-        block = Block(number=number, timestamp=timestamp, stake_share=stake_share, hash=hashes[0], parent_hash=hashes[1])
+        block = Block(
+            number=number, timestamp=timestamp, stake_share=stake_share, hash=hashes[0], parent_hash=hashes[1]
+        )
         if names is not None:
             block.neurons, _ = NeuronList.objects.get_or_create(digest=_digest(names), defaults={"hotkeys": names})
             is_another_list = not (before and before.neurons_id == block.neurons_id)

@@ -7,6 +7,7 @@ from functools import lru_cache
 from django.conf import settings
 from django.utils.crypto import salted_hmac
 
+from allowance.follow.conf import conf as of_follower
 from allowance.plumbing.database import database
 from allowance.plumbing.settings import Setting, Settings
 from allowance.plumbing.settings import conf as of_allowance
@@ -170,7 +171,7 @@ conf = Settings(
     ),
 )
 
-SETTINGS = {**of_allowance.table, **conf.table}
+SETTINGS = {**of_allowance.table, **of_follower.table, **conf.table}
 """All settings of the three apps, by name."""
 
 

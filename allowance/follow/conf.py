@@ -72,7 +72,10 @@ conf = Settings(
         "",
         "The journal that CHAIN_SOURCE=journal plays, plain or compressed with gzip. It is played for ever.",
     ),
-    Setting("JOURNAL_SPEED", 1.0, "How many times faster than a real chain the journal is played.", least=0.1, most=600),
+    Setting(
+        "JOURNAL_SPEED", 1.0, "How many times faster than a real chain the journal is played.", least=0.1, most=600
+    ),
+    Setting("FOLLOW_POLL_SECONDS", 3.0, "The time between two looks for a new finalized block.", "s", least=0.01),
     Setting(
         "FOLLOW_PRIVATE_ADDRESSES",
         0,

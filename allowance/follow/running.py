@@ -56,17 +56,19 @@ async def _repeat(loop: Loop, stop: asyncio.Event) -> None:
 
 
 async def attempt(loop: Loop) -> tuple[float, str]:
-    """Make one step and report it. Return the wait in seconds, and the error or an empty text.
+    """Make one step and report it, if it called the source. Return the wait in seconds, and the error or no text.
 
     Every error but LeadLost is reported and logged, because the other loops must go on.
     """
+    before = loop.calls.number
     try:
         wait = await loop.step()
+        if loop.calls.number > before:
+            await in_database_thread(report_good)(loop.name, loop.adapter, detail_of(loop))
     except LeadLost:
         raise
     except Exception as error:
         return await _report(loop, error), str(error) or type(error).__name__
-    await in_database_thread(report_good)(loop.name, loop.adapter, detail_of(loop))
     return wait, ""
 
 
