@@ -9,6 +9,7 @@ from typing import Any
 MINIMUM_WEI = "DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI"
 WINDOW_HOURS = "DYNAMIC_ROUTING_RELIABILITY_WINDOW_HOURS"
 UNUSED_BLOCKS = "DYNAMIC_ROUTING_UNUSED_BLOCKS"
+EXECUTOR_LIMITS = "DYNAMIC_MINER_MAX_EXECUTORS_PER_CLASS"
 
 MAX_WINDOW_HOURS = 24.0 * 366
 
@@ -22,6 +23,7 @@ DATABASE_BACKEND = "constance.backends.database.DatabaseBackend"
 CONSTANCE_FIELDS: dict[str, list[Any]] = {
     "routing_wei": ["allowance.amounts.WeiFormField", {}],
     "routing_hours": ["django.forms.FloatField", {"min_value": 0.0, "max_value": MAX_WINDOW_HOURS}],
+    "routing_limits": ["allowance.follow.limits.LimitsFormField", {}],
     "routing_blocks": ["django.forms.IntegerField", {"min_value": 0, "max_value": MAX_UNUSED_BLOCKS}],
 }
 """Entries of CONSTANCE_ADDITIONAL_FIELDS: the form fields of the dynamic settings, with their bounds."""
@@ -38,6 +40,12 @@ CONSTANCE_SETTINGS: dict[str, tuple[Any, str, str]] = {
         "How many of the oldest blocks that may pay for a job stay unused. Validators disagree by some blocks about "
         "which blocks have expired, and may not count a job that is paid for with the oldest. 0 uses all blocks.",
         "routing_blocks",
+    ),
+    EXECUTOR_LIMITS: (
+        "",
+        "The maximum number of executors of a miner by class, such as always_on.llm.a6000=2,always_on.test=1. The "
+        "chain follower clips higher counts. If empty, the setting MANIFEST_LIMITS applies.",
+        "routing_limits",
     ),
 }
 """Entries of CONSTANCE_CONFIG: the default, the help text and the field of each dynamic setting."""

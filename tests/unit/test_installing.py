@@ -13,6 +13,7 @@ from routing.dynamic import (
     APPS,
     CONSTANCE_FIELDS,
     CONSTANCE_SETTINGS,
+    EXECUTOR_LIMITS,
     FIELDSET,
     MINIMUM_WEI,
     UNUSED_BLOCKS,
@@ -61,6 +62,7 @@ def test_what_a_site_has_for_constance_stays() -> None:
         **CONSTANCE["CONSTANCE_CONFIG"],
         WINDOW_HOURS: CONSTANCE_SETTINGS[WINDOW_HOURS],
         UNUSED_BLOCKS: CONSTANCE_SETTINGS[UNUSED_BLOCKS],
+        EXECUTOR_LIMITS: CONSTANCE_SETTINGS[EXECUTOR_LIMITS],
     }
     assert module["CONSTANCE_ADDITIONAL_FIELDS"] == {**CONSTANCE["CONSTANCE_ADDITIONAL_FIELDS"], **CONSTANCE_FIELDS}
 
@@ -68,15 +70,24 @@ def test_what_a_site_has_for_constance_stays() -> None:
 @pytest.mark.parametrize(
     ("groups", "after"),
     [
-        ({"Words": ("GREETING",)}, {"Words": ("GREETING",), FIELDSET: (MINIMUM_WEI, WINDOW_HOURS, UNUSED_BLOCKS)}),
-        ((("Words", ["GREETING"]),), (("Words", ["GREETING"]), (FIELDSET, (MINIMUM_WEI, WINDOW_HOURS, UNUSED_BLOCKS)))),
         (
-            {"Words": {"fields": ("GREETING", MINIMUM_WEI), "collapse": True}},
-            {"Words": {"fields": ("GREETING", MINIMUM_WEI), "collapse": True}, FIELDSET: (WINDOW_HOURS, UNUSED_BLOCKS)},
+            {"Words": ("GREETING",)},
+            {"Words": ("GREETING",), FIELDSET: (MINIMUM_WEI, WINDOW_HOURS, UNUSED_BLOCKS, EXECUTOR_LIMITS)},
         ),
         (
-            {"All": ("GREETING", MINIMUM_WEI, WINDOW_HOURS, UNUSED_BLOCKS)},
-            {"All": ("GREETING", MINIMUM_WEI, WINDOW_HOURS, UNUSED_BLOCKS)},
+            (("Words", ["GREETING"]),),
+            (("Words", ["GREETING"]), (FIELDSET, (MINIMUM_WEI, WINDOW_HOURS, UNUSED_BLOCKS, EXECUTOR_LIMITS))),
+        ),
+        (
+            {"Words": {"fields": ("GREETING", MINIMUM_WEI), "collapse": True}},
+            {
+                "Words": {"fields": ("GREETING", MINIMUM_WEI), "collapse": True},
+                FIELDSET: (WINDOW_HOURS, UNUSED_BLOCKS, EXECUTOR_LIMITS),
+            },
+        ),
+        (
+            {"All": ("GREETING", MINIMUM_WEI, WINDOW_HOURS, UNUSED_BLOCKS, EXECUTOR_LIMITS)},
+            {"All": ("GREETING", MINIMUM_WEI, WINDOW_HOURS, UNUSED_BLOCKS, EXECUTOR_LIMITS)},
         ),
     ],
     ids=["by name", "in order", "one of ours, collapsed", "all of ours"],

@@ -13,8 +13,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from allowance.interface import AlreadyLed, Following, OtherChain, chain_source, manifest_source, validator
 from allowance.plumbing.console import progress_bar
 from allowance.plumbing.programs import AnsweringCommand
+from routing.upkeep.document import document_loop
+from routing.upkeep.limits import executor_limits
 
-PARTS = ("blocks", "manifests", "collateral", "receipts")
+PARTS = ("blocks", "manifests", "collateral", "receipts", "settings")
 
 
 class Command(AnsweringCommand):
@@ -62,6 +64,9 @@ class Command(AnsweringCommand):
             tell=shown.tell,
             accept_silence=options["accept_silence"],
         )
+        following.manifests.limits = executor_limits
+        if document := document_loop():
+            following.loops.append(document)
         following.loops = [loop for loop in following.loops if loop.name in chosen]
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
