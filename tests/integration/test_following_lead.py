@@ -115,7 +115,9 @@ def test_an_empty_ledger_belongs_to_no_chain(lead: Lead) -> None:
 
 def following_of(source: Chain) -> tuple[Following, list[tuple[str, dict[str, Any]]]]:
     told: list[tuple[str, dict[str, Any]]] = []
-    following = Following(source, source, hotkey=VALIDATOR, tell=lambda event, **facts: told.append((event, facts)))
+    following = Following(
+        source, source, None, hotkey=VALIDATOR, tell=lambda event, **facts: told.append((event, facts)), limits=dict
+    )
     following.blocks.poll = following.manifests.poll = 0.001
     following.manifests.again_after = 0
     return following, told
