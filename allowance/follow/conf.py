@@ -6,6 +6,7 @@ from allowance.plumbing.settings import Setting, Settings
 
 SUBTENSOR, PYLON, JOURNAL = SOURCES = ("subtensor", "pylon", "journal")
 MINERS, COMMITMENTS = MANIFEST_SOURCES = ("miners", "commitments")
+EVM, NONE = COLLATERAL_SOURCES = ("evm", "none")
 
 conf = Settings(
     Setting(
@@ -42,6 +43,12 @@ conf = Settings(
     Setting("PYLON_IDENTITY_NAME", "", "The name of the identity at the Pylon service, which has its own addresses."),
     Setting("PYLON_IDENTITY_TOKEN", "", "The token of the identity at the Pylon service."),
     Setting(
+        "PYLON_OPEN_ACCESS_TOKEN",
+        "",
+        "The token for open access at the Pylon service. From version 2.0 on the service needs it, also beside an "
+        "identity.",
+    ),
+    Setting(
         "MANIFESTS_FROM",
         MINERS,
         "Where the executors of miners are read: miners (each miner is asked), commitments (on the chain), or the "
@@ -54,7 +61,7 @@ conf = Settings(
     ),
     Setting(
         "COLLATERAL_FROM",
-        "evm",
+        EVM,
         "Where the collateral is read: evm (a contract on the chain), none, or the dotted path of a class of your own.",
     ),
     Setting(
@@ -76,6 +83,7 @@ conf = Settings(
     Setting(
         "JOURNAL_SPEED", 1.0, "How many times faster than a real chain the journal is played.", least=0.1, most=600
     ),
+    Setting("FOLLOW_POLL_SECONDS", 3.0, "The time between two looks for a new finalized block.", "s", least=0.01),
     Setting(
         "FOLLOW_PRIVATE_ADDRESSES",
         0,

@@ -12,7 +12,14 @@ from allowance.models import SourceReport
 
 def report_good(name: str, adapter: str, detail: dict[str, Any]) -> None:
     """Store that a source gave a good answer now."""
-    values = {"adapter": adapter, "detail": detail, "good_at": clock.now(), "failed_at": None, "failures": 0, "error": ""}
+    values = {
+        "adapter": adapter,
+        "detail": detail,
+        "good_at": clock.now(),
+        "failed_at": None,
+        "failures": 0,
+        "error": "",
+    }
     SourceReport.objects.update_or_create(pk=name, defaults=values)
 
 

@@ -16,20 +16,30 @@ DEADLINE = 10.0
 class Calls:
     """The calls to one source. `counted` maps each method to its number of calls, errors, and seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, deadline: float = DEADLINE) -> None:
+        self.deadline = deadline
         self.counted: dict[str, list[float]] = {}
 
-    async def make(self, method: str, call: Awaitable[Answer], deadline: float = DEADLINE) -> Answer:
-        """Wait for the answer to a call. Raises TimeoutError after `deadline` seconds, and the errors of the call."""
+    @property
+    def number(self) -> int:
+        """The number of calls."""
+        return sum(round(counts[0]) for counts in self.counted.values())
+
+    async def make(self, method: str, call: Awaitable[Answer], deadline: float | None = None) -> Answer:
+        """Wait for the answer to a call. Raises TimeoutError after `deadline` seconds, and the errors of the call.
+
+        Without a `deadline` it is that of all calls.
+        """
+        seconds = deadline or self.deadline
         counts = self.counted.setdefault(method, [0, 0, 0.0])
         begun = time.monotonic()
         counts[0] += 1
         try:
-            async with asyncio.timeout(deadline):
+            async with asyncio.timeout(seconds):
                 return await call
         except TimeoutError:
             counts[1] += 1
-            raise TimeoutError(f"The call {method} had no answer within {deadline:g} s.") from None
+            raise TimeoutError(f"The call {method} had no answer within {seconds:g} s.") from None
         except asyncio.CancelledError:
             raise
         except BaseException:

@@ -1,0 +1,228 @@
+"""A run of the chain follower: lead or stand by, and run the loops while leading."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from django import db
+
+from allowance import chain
+from allowance.follow.blocks import Blocks, record, stake_share
+from allowance.follow.conf import conf
+from allowance.follow.lead import Lead, LeadLost
+from allowance.follow.manifests import ManifestLoop, Sync
+from allowance.follow.running import FIRST_WAIT, LONGEST_WAIT, Loop, attempt, pause, run
+from allowance.follow.sources import ChainBlock, ChainSource, ManifestSource, OtherChain, SourceError
+from allowance.models import Block
+from allowance.plumbing.errors import RefusedError
+from allowance.plumbing.threads import in_database_thread
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT = 5.0
+"""Seconds between two heartbeats of the leading follower."""
+
+REFRESH = 12.0
+"""Seconds between two readings of the newest block, if the follower does not record blocks itself."""
+
+STANDBY = 1.0
+"""Seconds between two tries to take the lead."""
+
+CLOSING = 2.0
+"""The maximum time (s) to close the connections of a loop."""
+
+SOURCE_FAILURES = (SourceError, OSError, TimeoutError)
+"""What a source raises if it gives no answer."""
+
+Tell = Callable[..., None]
+"""A function that shows an event: `tell(event, **facts)`. Threads of the database call it."""
+
+
+class AlreadyLed(RefusedError):
+    """Another follower leads, so a single run can't record anything."""
+
+    def __init__(self) -> None:
+        super().__init__("Another follower follows the chain. Stop it first, or let it do the work.")
+
+
+class Following:
+    """The loops of a follower, and the lead under which they write."""
+
+    def __init__(
+        self,
+        source: ChainSource,
+        manifests: ManifestSource,
+        *,
+        hotkey: str,
+        tell: Tell,
+        accept_silence: bool = False,
+    ) -> None:
+        self.source, self.hotkey, self.tell = source, hotkey, tell
+        self.lead: Lead | None = None
+        poll: float = conf.FOLLOW_POLL_SECONDS
+        self.blocks = Blocks(source, self._write_block, poll=poll)
+        self.manifests = ManifestLoop(
+            manifests,
+            self.blocks.recorded_block,
+            self._write_sync,
+            limits=lambda: conf.MANIFEST_LIMITS,
+            poll=poll,
+            accept_silence=accept_silence,
+        )
+        self.loops: list[Loop] = [self.blocks, self.manifests]
+
+    async def follow(self, stop: asyncio.Event, *, until: int | None = None) -> None:
+        """Follow the chain until `stop` is set, or block `until` is recorded. Stand by while another follower leads.
+
+        Raises OtherChain if the recorded blocks are of another chain, subnet or validator.
+        """
+        is_waiting = False
+        while not stop.is_set():
+            lead = await self._try_to_lead(stop)
+            if lead is None:
+                if not is_waiting and not stop.is_set():
+                    self.tell("standby")
+                is_waiting = True
+                await pause(stop, STANDBY)
+                continue
+            self.tell("lead")
+            try:
+                async with asyncio.TaskGroup() as group:
+                    watching = self._beat(lead), self._watch(stop, until), self._refresh()
+                    watchers = [group.create_task(each) for each in watching]
+                    await run(self.loops, stop)
+                    for watcher in watchers:
+                        watcher.cancel()
+            except* LeadLost as lost:
+                logger.warning("%s", lost.exceptions[0])
+            finally:
+                await in_database_thread(lead.release)()
+
+    async def once(self) -> list[str]:
+        """Record all that is due now. Return the names of the loops that failed. Raises AlreadyLed and OtherChain."""
+        lead = await self._identify()
+        if not await in_database_thread(lead.take)():
+            raise AlreadyLed
+        beat = asyncio.create_task(self._beat(lead))
+        try:
+            return [loop.name for loop in self.loops if not await self._finish(loop)]
+        finally:
+            beat.cancel()
+            await in_database_thread(lead.release)()
+
+    async def preview(self) -> list[str]:
+        """Show what would be recorded of the newest finalized block. Record nothing. Return the loops that failed."""
+        failed: list[str] = []
+        try:
+            head = await self.blocks.look()
+            block = await self.blocks.calls.make("block", self.source.block(head.number))
+        except SOURCE_FAILURES as error:
+            logger.warning("blocks: %s", error)
+            return [loop.name for loop in self.loops]
+        self.tell("block", **facts_of_block(block, self.hotkey))
+        for loop in self.loops:
+            try:
+                if loop is self.manifests:
+                    self.tell("manifests", **facts_of_sync(await self.manifests.sync(block)))
+            except SOURCE_FAILURES as error:
+                logger.warning("%s: %s", loop.name, error)
+                failed.append(loop.name)
+        return failed
+
+    async def _finish(self, loop: Loop) -> bool:
+        """Make the due steps of a loop. Return whether all succeeded."""
+        while True:
+            wait, error = await attempt(loop)
+            if error or loop is not self.blocks or self.blocks.is_current:
+                return not error
+            await asyncio.sleep(wait)
+
+    async def close(self) -> None:
+        """Close all connections, each within CLOSING seconds."""
+        for loop in (self.blocks, *self.loops):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSING):
+                    await loop.close()
+
+    async def _identify(self) -> Lead:
+        """Return the lead for this chain, subnet and validator."""
+        if self.lead is None:
+            genesis = await self.blocks.calls.make("genesis", self.source.genesis())
+            self.lead = await in_database_thread(Lead)(
+                genesis=genesis, netuid=conf.NETUID, hotkey=self.hotkey, source=self.source.name
+            )
+        return self.lead
+
+    async def _try_to_lead(self, stop: asyncio.Event) -> Lead | None:
+        """Take the lead, or return None if another follower has it. Repeat if the chain or the database fails."""
+        wait = FIRST_WAIT
+        while not stop.is_set():
+            try:
+                lead = await self._identify()
+                return lead if await in_database_thread(lead.take)() else None
+            except (*SOURCE_FAILURES, db.Error) as error:
+                if isinstance(error, OtherChain):
+                    raise
+                logger.warning("The follower can't start yet: %s", error)
+            await pause(stop, wait)
+            wait = min(2 * wait, LONGEST_WAIT)
+        return None
+
+    async def _beat(self, lead: Lead) -> None:
+        """Store heartbeats. Raises LeadLost if another follower leads."""
+        while True:
+            with suppress(db.Error):  # the next heartbeat may succeed; the lock decides who leads
+                await in_database_thread(lead.keep)(self.blocks.head)
+            await asyncio.sleep(HEARTBEAT if self.blocks.head else self.blocks.poll)
+
+    async def _watch(self, stop: asyncio.Event, until: int | None) -> None:
+        """Set `stop` once block `until` is recorded."""
+        while until is not None and not stop.is_set():
+            if await in_database_thread(Block.objects.filter(pk=until).exists)():
+                stop.set()
+            await asyncio.sleep(self.blocks.poll)
+
+    async def _refresh(self) -> None:
+        """Read the newest recorded block from time to time, if another program records the blocks."""
+        while self.blocks not in self.loops:
+            try:
+                await self.blocks.recorded_block()
+            except SOURCE_FAILURES as error:
+                logger.warning("blocks: %s", error)
+            await asyncio.sleep(REFRESH)
+
+    def _write_block(self, block: ChainBlock) -> None:
+        record(self._leading, block)
+        self.tell("block", **facts_of_block(block, self.hotkey))
+
+    def _write_sync(self, sync: Sync) -> None:
+        with self._leading.writing():
+            chain.record_manifests(block=sync.block, axons=sync.axons, executors=sync.executors)
+        self.tell("manifests", **facts_of_sync(sync))
+
+    @property
+    def _leading(self) -> Lead:
+        if self.lead is None:
+            raise LeadLost
+        return self.lead
+
+
+def facts_of_block(block: ChainBlock, hotkey: str) -> dict[str, Any]:
+    """Return what is shown of a block."""
+    return {
+        "number": block.number,
+        "hash": block.hash,
+        "timestamp": block.timestamp.isoformat(),
+        "stake_share": stake_share(block.neurons, hotkey),
+        "neurons": len(block.neurons),
+    }
+
+
+def facts_of_sync(sync: Sync) -> dict[str, Any]:
+    """Return what is shown of a manifest sync."""
+    executors = sum(sum(counts.values()) for counts in sync.executors.values())
+    return {"block": sync.block, "asked": len(sync.axons), "answered": len(sync.executors), "executors": executors}

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections import Counter
+from threading import Lock
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management.base import CommandError, CommandParser
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from allowance.interface import Following, chain_source, manifest_source, validator
+from allowance.plumbing.console import progress_bar
+from allowance.plumbing.errors import RefusedError
+from allowance.plumbing.programs import AnsweringCommand
+from routing.upkeep.document import document_loop
+from routing.upkeep.limits import executor_limits
+
+PARTS = ("blocks", "manifests", "collateral", "receipts", "settings")
+
+
+class Command(AnsweringCommand):
+    help = (
+        "Follow the chain: record its finalized blocks, the manifests and the collateral of the miners, and their "
+        "receipts, until Ctrl-C or SIGTERM. A second follower stands by, and takes over when the first one ends. "
+        "Exit code: 0 ended as asked; 1 with --once or --dry-run, a source failed (the log says which); 2 bad options "
+        "or settings, or the ledger belongs to another chain, subnet or validator."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--once", action="store_true", help="record what is due now, and end")
+        parser.add_argument("--until", type=int, metavar="N", help="end when block N is recorded")
+        parser.add_argument(
+            "--only", metavar="PARTS", help=f"follow only these parts, separated by commas: {', '.join(PARTS)}"
+        )
+        parser.add_argument(
+            "--dry-run", action="store_true", help="read everything once, show what would be recorded, record nothing"
+        )
+        parser.add_argument(
+            "--accept-silence",
+            action="store_true",
+            help="record the next manifest sync even if most miners are silent: it voids their allowance",
+        )
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        chosen = options["only"].split(",") if options["only"] else list(PARTS)
+        if unknown := sorted(set(chosen) - set(PARTS)):
+            raise CommandError(f"Unknown parts: {', '.join(unknown)}. The parts are: {', '.join(PARTS)}.", returncode=2)
+        try:
+            failed = asyncio.run(self.follow(chosen, options))
+        except (ImproperlyConfigured, RefusedError) as error:
+            raise CommandError(str(error), returncode=2) from error
+        if failed:
+            raise CommandError(f"These parts failed: {', '.join(failed)}. The log says why.", returncode=1)
+
+    async def follow(self, chosen: list[str], options: dict[str, Any]) -> list[str]:
+        """Follow as the options say. Return the parts that failed."""
+        shown = Shown(self, as_json=options["format"] == "json")
+        chain = chain_source()
+        following = Following(
+            chain,
+            manifest_source(chain),
+            hotkey=validator(),
+            tell=shown.tell,
+            accept_silence=options["accept_silence"],
+        )
+        following.manifests.limits = executor_limits
+        if document := document_loop():
+            following.loops.append(document)
+        following.loops = [loop for loop in following.loops if loop.name in chosen]
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        try:
+            with shown.progress:
+                if options["dry_run"]:
+                    return await following.preview()
+                if options["once"]:
+                    return await following.once()
+                await following.follow(stop, until=options["until"])
+                return []
+        finally:
+            await following.close()
+
+
+class Shown:
+    """What the command shows: progress on a terminal, else one line for each event."""
+
+    def __init__(self, command: Command, *, as_json: bool) -> None:
+        self.command, self.as_json = command, as_json
+        self.counts: Counter[str] = Counter()
+        self.newest: dict[str, Any] = {}
+        self.lock = Lock()  # several threads tell
+        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        terminal = progress_bar(*columns)
+        self.progress = terminal if command.stdout.isatty() and not as_json else Progress(disable=True)
+        self.task = self.progress.add_task("Connecting")
+
+    def tell(self, event: str, **facts: Any) -> None:
+        """Show an event."""
+        with self.lock:
+            self.counts[event] += 1
+            self.newest[event] = facts
+            if not self.progress.disable:
+                self.progress.update(self.task, description=self._description())
+            elif self.as_json:
+                self.command.write_json({"event": event, **facts})
+            else:
+                self.command.stdout.write(" ".join([event, *(f"{name}={value}" for name, value in facts.items())]))
+            self.command.stdout.flush()
+
+    def _description(self) -> str:
+        if "block" not in self.newest:
+            return "Waiting: another follower leads" if "standby" in self.newest else "Connecting"
+        parts = [f"Block {self.newest['block']['number']}", f"{self.counts['block']} recorded"]
+        if sync := self.newest.get("manifests"):
+            parts.append(f"{sync['answered']} of {sync['asked']} manifests at {sync['block']}")
+        return ", ".join(parts)
