@@ -9,7 +9,8 @@ from allowance.chain import CHECK_BLOCKS, CHECK_STAKE
 from allowance.fields import WeiField
 from allowance.follow.adapters import chain_source, manifest_source, validator
 from allowance.follow.following import AlreadyLed, Following
-from allowance.follow.sources import OtherChain
+from allowance.follow.limits import parse_limits
+from allowance.follow.sources import OtherChain, SourceError
 from allowance.ledger import Balance, Standing, Steps, Window, present, to_seconds, value_at
 from allowance.locks import (
     bound_waits,
@@ -24,10 +25,12 @@ from allowance.losses import CHECK_MANIFESTS, CHECK_NEURONS, Absence, Silence, a
 from allowance.models import (
     Account,
     Block,
+    Follower,
     LedgerCheck,
     ManifestSync,
     Reservation,
     ReservationState,
+    SourceReport,
     expired_at,
     held_at,
     new_version,
@@ -41,6 +44,7 @@ from allowance.reading import Chain, Entry, Expired, Hold, window
 from allowance.service import not_enough
 from allowance.types import (
     BLOCK_DURATION_US,
+    BLOCK_EXPIRY,
     EXECUTOR_CLASSES,
     HOTKEY_LENGTH,
     MAX_AHEAD,

@@ -38,6 +38,7 @@ from routing.pages.lists import (
     SearchedByIndexAdmin,
 )
 from routing.pages.miner import miner_page
+from routing.pages.sources import sources_page
 from routing.pages.status import status_page
 
 
@@ -149,6 +150,7 @@ class DecisionRecordAdmin(SearchedByIndexAdmin):
         return [
             path("status/", status_page, name="routing_status"),
             path("ledger/", ledger_page, name="routing_ledger"),
+            path("sources/", sources_page, name="routing_sources"),
             *super().get_urls(),
         ]
 
@@ -185,7 +187,8 @@ class DecisionRecordAdmin(SearchedByIndexAdmin):
     def thresholds(self, decision: DecisionRecord) -> str:
         if decision.window_hours is None:
             return "none: a fixed route"
-        return f"collateral of {wei_text(decision.minimum_wei)}, incidents of {decision.window_hours:g} h"
+        unused = f", {decision.unused_blocks} oldest blocks unused" if decision.unused_blocks else ""
+        return f"collateral of {wei_text(decision.minimum_wei)}, incidents of {decision.window_hours:g} h{unused}"
 
     @admin.display(description="candidates that failed")
     def failed(self, decision: DecisionRecord) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from django import db
@@ -17,34 +17,19 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.models import Model
 
 from allowance.interface import validation
+from allowance.plumbing.checks import check
 from allowance.plumbing.database import alias, database
 from routing.access import signatures
 from routing.conf import SETTINGS, conf
 from routing.decision import fixed
 from routing.dynamic import CONSTANCE_SETTINGS, DATABASE_BACKEND
+from routing.upkeep.fetching import check_location
 from routing.watch.findings import own_limits
 from routing.watch.measures import MEASURES
 
 APPS = ("allowance", "router_receipts", "routing")
 VENDORS = ("postgresql", "sqlite")
 ISOLATION = "read committed"
-
-
-Find = Callable[..., Iterable[str]]
-"""A function that yields a sentence on each mistake."""
-
-
-def check(identity: str, hint: str, *tags: str) -> Callable[[Find], Find]:
-    """Return a decorator that registers a function as a system check. Each sentence that it yields is an error."""
-
-    def add(find: Find) -> Find:
-        def run(**options: Any) -> list[CheckMessage]:
-            return [Error(sentence, hint=hint, id=identity) for sentence in find(**options)]
-
-        register(run, *tags)
-        return find
-
-    return add
 
 
 @check("routing.E001", 'Add "transaction_mode": "IMMEDIATE" to its OPTIONS.', Tags.database)
@@ -261,6 +246,15 @@ def check_routers(**_kwargs: Any) -> Iterator[str]:
         yield f"DATABASE_ROUTERS send {', '.join(labels)} to {other!r}, but the ledger to {ours!r}."
     if refused := [model._meta.label for model in together if not router.allow_migrate_model(ours, model)]:
         yield f"DATABASE_ROUTERS don't let {', '.join(refused)} migrate in {ours!r}."
+
+
+@check("routing.E040", "Set it to the path of a file or to a URL of http or https, or leave it empty.")
+def check_document(**_kwargs: Any) -> Iterator[str]:
+    """Require a document with dynamic settings that can be read, if there is one."""
+    try:
+        check_location(str(conf.ROUTING_DYNAMIC_FROM))
+    except ValueError as error:
+        yield f"ROUTING_DYNAMIC_FROM: {error}"
 
 
 @check("routing.E024", 'Set CONSTANCE_BACKEND = "constance.backends.database.DatabaseBackend".')

@@ -27,8 +27,8 @@ FRESH = dt.timedelta(seconds=120)
 AGAIN_AFTER = 10.0
 """Seconds until miners that had executors and did not answer are asked once more. A drop voids their allowance."""
 
-DEADLINE = 180.0
-"""The maximum time (s) of asking all miners."""
+DEADLINE = 600.0
+"""The maximum time (s) of asking all miners. A source bounds the time of each miner itself."""
 
 SHOWN = 50
 """The number of silent miners that are reported."""
@@ -118,7 +118,10 @@ def newest_sync() -> int | None:
 
 
 class ManifestLoop:
-    """The loop of the manifests. `block` returns the newest recorded block; `write` records a sync."""
+    """The loop of the manifests. `block` returns the newest recorded block; `write` records a sync.
+
+    `limits` returns the maximum number of executors by class. It may use the database.
+    """
 
     name = "manifests"
 
@@ -151,7 +154,7 @@ class ManifestLoop:
         if (age := await in_database_thread(_age)(block)) > FRESH:
             raise Stale(block.number, age)
         declared = await in_database_thread(with_executors)(block.number)
-        sync = sanitised(block, await self.ask(block, declared), self.limits())
+        sync = sanitised(block, await self.ask(block, declared), await in_database_thread(self.limits)())
         silent = sorted(declared - sync.executors.keys())
         self.detail = {
             "block": block.number,
