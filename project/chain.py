@@ -6,7 +6,7 @@ import asyncio
 import datetime as dt
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from allowance import allowance
@@ -25,8 +25,8 @@ class Follower:
     `counts` are the recorded blocks and manifest syncs.
     """
 
-    def __init__(self, journal: Journal, lead: Lead, loop: asyncio.Runner) -> None:
-        self.journal, self.lead, self.ask = journal, lead, loop.run
+    def __init__(self, journal: Journal, lead: Lead, loop: asyncio.AbstractEventLoop) -> None:
+        self.journal, self.lead, self.ask = journal, lead, loop.run_until_complete
         self.counts = Counter[str]()
         self.newest: int | None = None
         self.synced: int | None = None
@@ -64,8 +64,8 @@ class Follower:
 def following() -> Iterator[Follower]:
     """Lead the followers of the database until the context ends. The settings say what is followed."""
     journal: Any = chain_source()
-    with asyncio.Runner() as loop:
-        genesis = loop.run(journal.genesis())
+    with closing(asyncio.new_event_loop()) as loop:
+        genesis = loop.run_until_complete(journal.genesis())
         lead = Lead(genesis=genesis, netuid=conf.NETUID, hotkey=validator(), source=journal.name)
         if not lead.take():
             raise AlreadyLed
