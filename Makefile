@@ -3,16 +3,16 @@ PYTHON ?= python3
 # make test DJANGO=6.0 takes that release from requirements/django-6.0.txt, in an environment of its own.
 venv := .venv$(addprefix -django-,$(DJANGO))
 bin := $(venv)/bin
-install := $(bin)/pip install --quiet --disable-pip-version-check --require-hashes
+install = $(@D)/bin/pip install --quiet --disable-pip-version-check --require-hashes
 compile = UV_CUSTOM_COMPILE_COMMAND="make lock" $(bin)/uv pip compile --quiet --universal --fork-strategy fewest \
     --generate-hashes $(ARGS)
 oldest := $(if $(DJANGO),12,11)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve screenshots reference check test soak bench lint lock audit clean
+.PHONY: help demo serve screenshots reference check test test-live soak bench lint lock audit clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: $(venv)/base ## replay a recorded subnet into SQLite and route jobs on it
 	@$(bin)/python -m project.demo
@@ -28,6 +28,9 @@ reference: $(venv)/test ## write what the code says of itself into docs/referenc
 
 test: $(venv)/$(if $(DJANGO),django-$(DJANGO),test) ## run the tests on SQLite and on PostgreSQL (ARGS="-x -k ledger" go to pytest; DJANGO=6.0: on that)
 	@$(bin)/python -m tests $(ARGS)
+
+test-live: .venv-live/live ## run the tests with a chain, miners and services that are real or speak as the real ones do
+	@.venv-live/bin/python -m tests.live $(ARGS)
 
 check: $(venv)/test ## run the quick tests, on SQLite (ARGS="-x -k ledger" go to pytest)
 	@DATABASE_URL=sqlite:///check.sqlite3 $(bin)/python -m pytest -q -n auto --maxprocesses=4 \
@@ -53,28 +56,33 @@ lint: $(venv)/lint ## check style, types, imports, migrations and the settings o
 lock: $(venv)/made ## pin anew what pyproject.toml and requirements/*.in ask for (ARGS=--upgrade: the newest of all)
 	@$(bin)/pip install --quiet --disable-pip-version-check uv
 	@$(compile) --python-version 3.11 --extra site pyproject.toml -o requirements/base.txt
-	@$(compile) --python-version 3.11 requirements/test.in -o requirements/test.txt
+	@$(compile) --python-version 3.11 -c requirements/base.txt requirements/test.in -o requirements/test.txt
 	@$(compile) --python-version 3.11 requirements/lint.in -o requirements/lint.txt
 	@$(compile) --python-version 3.12 --no-deps requirements/django-6.0.in -o requirements/django-6.0.txt
+	@$(compile) --python-version 3.11 --extra site --extra live --extra pylon pyproject.toml requirements/test.in \
+	    -o requirements/live.txt
+	@$(compile) --python-version 3.11 requirements/pylon-service.in -o requirements/pylon-service.txt
 
 audit: $(venv)/made ## look up the pinned packages among known vulnerabilities (asks a service on the network)
 	@$(bin)/pip install --quiet --disable-pip-version-check pip-audit
 	@$(bin)/pip-audit --strict --require-hashes --disable-pip -r requirements/base.txt
 
 clean: ## remove what these targets made
-	@rm -rf .venv .venv-* .*_cache .hypothesis demo.sqlite3* test*.sqlite3*
+	@rm -rf .venv .venv-* .cache .*_cache .hypothesis demo.sqlite3* test*.sqlite3*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(venv)/made:
+$(venv)/made .venv-live/made:
 	@$(PYTHON) -c "import sys; sys.exit(not (3, $(oldest)) <= sys.version_info < (3, 14))" || \
 	    { echo "This needs Python 3.$(oldest) to 3.13. If you have one by another name: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@$(PYTHON) -m venv --clear $(venv)
+	@$(PYTHON) -m venv --clear $(@D)
 	@touch $@
 
 $(venv)/base: requirements/base.txt $(venv)/made
 $(venv)/test: requirements/test.txt $(venv)/base
 $(venv)/lint: requirements/lint.txt $(venv)/test
-$(venv)/base $(venv)/test $(venv)/lint:
+# This environment has another websockets than the others, so its requirements are resolved together.
+.venv-live/live: requirements/live.txt .venv-live/made
+$(venv)/base $(venv)/test $(venv)/lint .venv-live/live:
 	@echo "Installing $<"
 	@$(install) -r $<
 	@touch $@

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from typing import Any
 
 from django.contrib import admin
@@ -15,12 +16,14 @@ from allowance.models import (
     Account,
     Block,
     ChainLock,
+    Follower,
     LedgerCheck,
     ManifestSync,
     Miner,
     NeuronList,
     Reservation,
     ReservationState,
+    SourceReport,
     expired_at,
     held_at,
 )
@@ -233,6 +236,35 @@ class LedgerCheckAdmin(ReadOnlyAdmin):
     @admin.display(description="found")
     def found(self, check: LedgerCheck) -> str:
         return "\n".join(check.examples) or "the ledger agrees with its history"
+
+
+@admin.register(Follower)
+class FollowerAdmin(ReadOnlyAdmin):
+    """The row of the chain follower."""
+
+    list_display = ("netuid", "hotkey", "source", "leader", "since", "seen", "head")
+    fields = ("genesis", *list_display, "head_seen")
+
+    since = time_column("leads_since", "leads since")
+    seen = time_column("seen_at", "last heartbeat")
+    head_seen = time_column("head_at", "newest finalized block first seen")
+
+
+@admin.register(SourceReport)
+class SourceReportAdmin(ReadOnlyAdmin):
+    """The reports of the chain follower about its sources. Their details are shown on the page Sources."""
+
+    heavy = ("detail",)
+    ordering = ("name",)
+    list_display = ("name", "adapter", "good", "failures", "failed")
+    fields = (*list_display, "error", "told")
+
+    good = time_column("good_at", "last good answer")
+    failed = time_column("failed_at", "failing since")
+
+    @admin.display(description="detail")
+    def told(self, report: SourceReport) -> str:
+        return json.dumps(report.detail, indent=1, ensure_ascii=False)
 
 
 # This row has no useful columns. Its existence shows that a chain follower has recorded something.

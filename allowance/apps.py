@@ -10,4 +10,6 @@ class AllowanceConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from allowance.follow import checks  # noqa: F401 (registers them)
+
         connection_created.connect(plan_once)

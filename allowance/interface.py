@@ -25,10 +25,12 @@ from allowance.losses import CHECK_MANIFESTS, CHECK_NEURONS, Absence, Silence, a
 from allowance.models import (
     Account,
     Block,
+    Follower,
     LedgerCheck,
     ManifestSync,
     Reservation,
     ReservationState,
+    SourceReport,
     expired_at,
     held_at,
     new_version,
@@ -42,6 +44,7 @@ from allowance.reading import Chain, Entry, Expired, Hold, window
 from allowance.service import not_enough
 from allowance.types import (
     BLOCK_DURATION_US,
+    BLOCK_EXPIRY,
     EXECUTOR_CLASSES,
     HOTKEY_LENGTH,
     MAX_AHEAD,

@@ -200,11 +200,11 @@ def forget(steps: Steps, horizon: int) -> Steps:
 
 def to_bits(blocks: Iterable[int], base: int) -> int:
     """Return `blocks` as a set that counts from `base`; blocks below `base` are left out."""
-    bits = 0
-    for block in blocks:
-        if block >= base:
-            bits |= 1 << (block - base)
-    return bits
+    kept = [block for block in blocks if block >= base]
+    first, bits = min(kept, default=base), 0
+    for block in kept:  # small numbers: `base` may be millions of blocks lower
+        bits |= 1 << (block - first)
+    return bits << (first - base)
 
 
 def to_blocks(bits: int, base: int) -> list[int]:

@@ -38,6 +38,7 @@ from routing.pages.lists import (
     SearchedByIndexAdmin,
 )
 from routing.pages.miner import miner_page
+from routing.pages.sources import sources_page
 from routing.pages.status import status_page
 
 
@@ -149,6 +150,7 @@ class DecisionRecordAdmin(SearchedByIndexAdmin):
         return [
             path("status/", status_page, name="routing_status"),
             path("ledger/", ledger_page, name="routing_ledger"),
+            path("sources/", sources_page, name="routing_sources"),
             *super().get_urls(),
         ]
 

@@ -10,6 +10,7 @@ class RoutingConfig(AppConfig):
     def ready(self) -> None:
         from routing import checks  # noqa: F401 (registers them)
         from routing.decision import reading
+        from routing.watch import follower_measures  # noqa: F401 (registers them)
 
         # A flush deletes rows, which a reading of what has changed can't see. It ends with this signal.
         post_migrate.connect(reading.forget, sender=self)

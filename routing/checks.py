@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from django import db
@@ -17,6 +17,7 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.models import Model
 
 from allowance.interface import validation
+from allowance.plumbing.checks import check
 from allowance.plumbing.database import alias, database
 from routing.access import signatures
 from routing.conf import SETTINGS, conf
@@ -29,23 +30,6 @@ from routing.watch.measures import MEASURES
 APPS = ("allowance", "router_receipts", "routing")
 VENDORS = ("postgresql", "sqlite")
 ISOLATION = "read committed"
-
-
-Find = Callable[..., Iterable[str]]
-"""A function that yields a sentence on each mistake."""
-
-
-def check(identity: str, hint: str, *tags: str) -> Callable[[Find], Find]:
-    """Return a decorator that registers a function as a system check. Each sentence that it yields is an error."""
-
-    def add(find: Find) -> Find:
-        def run(**options: Any) -> list[CheckMessage]:
-            return [Error(sentence, hint=hint, id=identity) for sentence in find(**options)]
-
-        register(run, *tags)
-        return find
-
-    return add
 
 
 @check("routing.E001", 'Add "transaction_mode": "IMMEDIATE" to its OPTIONS.', Tags.database)

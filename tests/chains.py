@@ -24,8 +24,8 @@ BEGINS = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
 @dataclass
-class Chain:
-    """A scripted chain that is at the same time a source of manifests. `miners` have one executor of CLASS each."""
+class Lone:
+    """A scripted chain. Its `miners` have one executor of CLASS each."""
 
     head: int = 100
     miners: tuple[str, ...] = ("alice", "bob")
@@ -34,13 +34,11 @@ class Chain:
     pace: float = 1000.0
     forks: dict[int, str] = field(default_factory=dict)
     discarded_below: int = 0
+    permitted: set[str] = field(default_factory=lambda: {VALIDATOR, OTHER_VALIDATOR})
     unreadable: dict[int, int] = field(default_factory=dict)
     hangs: bool = False
-    silent: set[str] = field(default_factory=set)
-    executors: dict[str, Any] = field(default_factory=dict)
     renewed: int = 0
     read: list[int] = field(default_factory=list)
-    asked: list[tuple[str, ...]] = field(default_factory=list)
 
     async def genesis(self) -> str:
         return self.hash(0)
@@ -71,8 +69,8 @@ class Chain:
     @property
     def neurons(self) -> tuple[Neuron, ...]:
         validators = [
-            Neuron(0, VALIDATOR, "0.0.0.0", 4, 0, permit=True, stake=1),  # noqa: S104 (an axon without an address)
-            Neuron(1, OTHER_VALIDATOR, "0.0.0.0", 4, 0, permit=True, stake=3),  # noqa: S104
+            Neuron(0, VALIDATOR, "0.0.0.0", 4, 0, permit=VALIDATOR in self.permitted, stake=1),  # noqa: S104 (an axon without an address)
+            Neuron(1, OTHER_VALIDATOR, "0.0.0.0", 4, 0, permit=OTHER_VALIDATOR in self.permitted, stake=3),  # noqa: S104
         ]
         miners = [
             Neuron(uid, hotkey, f"10.0.0.{uid}", 4, 9000, permit=False, stake=0)
@@ -96,8 +94,26 @@ class Chain:
     async def close(self) -> None:
         self.hangs = True
 
+
+@dataclass
+class Chain(Lone):
+    """A scripted chain that is at the same time a source of manifests."""
+
+    silent: set[str] = field(default_factory=set)
+    executors: dict[str, Any] = field(default_factory=dict)
+    asked: list[tuple[str, ...]] = field(default_factory=list)
+
     async def manifests(self, _block: ChainBlock, miners: Sequence[Neuron]) -> Manifests:
         self.asked.append(tuple(miner.hotkey for miner in miners))
         answers: dict[str, Any] = {name: {CLASS: 1} for name in self.asked[-1] if name in self.miners}
         answers |= {name: counts for name, counts in self.executors.items() if name in self.asked[-1]}
         return {name: counts for name, counts in answers.items() if name not in self.silent}
+
+
+class Dead:
+    """A source of manifests that fails."""
+
+    name = "dead"
+
+    async def manifests(self, _block: ChainBlock, _miners: Sequence[Neuron]) -> Manifests:
+        raise OSError("no route to host")

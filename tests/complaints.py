@@ -44,7 +44,7 @@ def another_database(database: dict[str, Any], *routers: object) -> Iterator[Non
 
 def complaints(**which: Any) -> list[CheckMessage]:
     """Return what the router's checks complain about, as `manage.py check` does."""
-    return [m for m in run_checks(**which) if str(m.id).startswith("routing.")]
+    return [m for m in run_checks(**which) if str(m.id).startswith(("allowance.", "routing."))]
 
 
 def assert_only_complaint(identity: str, *mentioned: str, **which: Any) -> None:

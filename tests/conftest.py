@@ -35,6 +35,7 @@ MARKS = {
     "concurrency": pytest.mark.races,
     "faults": pytest.mark.faults,
     "host": pytest.mark.slow,
+    "live": pytest.mark.live,
     "properties": pytest.mark.slow,
     "servers": pytest.mark.servers,
 }

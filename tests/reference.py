@@ -69,7 +69,9 @@ def written_default(setting: Setting) -> str:
     default = setting.default
     if isinstance(default, int | float):
         return f"{default:g}"
-    return json.dumps(default) if isinstance(default, dict) else str(default or "")
+    if isinstance(default, list):
+        return ",".join(default)
+    return json.dumps(default) if default and isinstance(default, dict) else str(default or "")
 
 
 def written(page: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
@@ -38,13 +38,14 @@ def chain_source() -> ChainSource:
 def manifest_source(chain: ChainSource) -> ManifestSource:
     """Return the source that MANIFESTS_FROM names. A played journal has manifests of its own."""
     if hasattr(chain, "manifests"):
-        played: ManifestSource = chain
-        return played
+        return cast(ManifestSource, chain)
     match conf.MANIFESTS_FROM:
         case "miners":
+            from allowance.follow.hotkey import read_hotkey
             from allowance.follow.miners import Miners
 
-            return Miners(required("VALIDATOR_HOTKEY_FILE"), allow_private=bool(conf.FOLLOW_PRIVATE_ADDRESSES))
+            key = read_hotkey(required("VALIDATOR_HOTKEY_FILE"), validator(), conf.VALIDATOR_HOTKEY_PASSWORD)
+            return Miners(key, allow_private=bool(conf.FOLLOW_PRIVATE_ADDRESSES))
         case "commitments":
             from allowance.follow.commitments import Commitments
 

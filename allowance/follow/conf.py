@@ -6,6 +6,7 @@ from allowance.plumbing.settings import Setting, Settings
 
 SUBTENSOR, PYLON, JOURNAL = SOURCES = ("subtensor", "pylon", "journal")
 MINERS, COMMITMENTS = MANIFEST_SOURCES = ("miners", "commitments")
+EVM, NONE = COLLATERAL_SOURCES = ("evm", "none")
 
 conf = Settings(
     Setting(
@@ -26,6 +27,7 @@ conf = Settings(
         "The file of the validator's hotkey, such as ~/.bittensor/wallets/NAME/hotkeys/KEY. The follower signs its "
         "requests for manifests with it. It needs no coldkey.",
     ),
+    Setting("VALIDATOR_HOTKEY_PASSWORD", "", "The password of VALIDATOR_HOTKEY_FILE, if the file is encrypted."),
     Setting(
         "SUBTENSOR_URL",
         ["wss://entrypoint-finney.opentensor.ai:443"],
@@ -41,6 +43,12 @@ conf = Settings(
     Setting("PYLON_IDENTITY_NAME", "", "The name of the identity at the Pylon service, which has its own addresses."),
     Setting("PYLON_IDENTITY_TOKEN", "", "The token of the identity at the Pylon service."),
     Setting(
+        "PYLON_OPEN_ACCESS_TOKEN",
+        "",
+        "The token for open access at the Pylon service. From version 2.0 on the service needs it, also beside an "
+        "identity.",
+    ),
+    Setting(
         "MANIFESTS_FROM",
         MINERS,
         "Where the executors of miners are read: miners (each miner is asked), commitments (on the chain), or the "
@@ -53,7 +61,7 @@ conf = Settings(
     ),
     Setting(
         "COLLATERAL_FROM",
-        "evm",
+        EVM,
         "Where the collateral is read: evm (a contract on the chain), none, or the dotted path of a class of your own.",
     ),
     Setting(

@@ -15,8 +15,9 @@ from allowance.follow.blocks import Blocks, record, stake_share
 from allowance.follow.conf import conf
 from allowance.follow.lead import Lead, LeadLost
 from allowance.follow.manifests import ManifestLoop, Sync
-from allowance.follow.running import FIRST_WAIT, LONGEST_WAIT, Loop, attempt, run
+from allowance.follow.running import FIRST_WAIT, LONGEST_WAIT, Loop, attempt, pause, run
 from allowance.follow.sources import ChainBlock, ChainSource, ManifestSource, OtherChain, SourceError
+from allowance.models import Block
 from allowance.plumbing.errors import RefusedError
 from allowance.plumbing.threads import in_database_thread
 
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT = 5.0
 """Seconds between two heartbeats of the leading follower."""
+
+REFRESH = 12.0
+"""Seconds between two readings of the newest block, if the follower does not record blocks itself."""
 
 STANDBY = 1.0
 """Seconds between two tries to take the lead."""
@@ -83,12 +87,13 @@ class Following:
                 if not is_waiting and not stop.is_set():
                     self.tell("standby")
                 is_waiting = True
-                await _pause(stop, STANDBY)
+                await pause(stop, STANDBY)
                 continue
             self.tell("lead")
             try:
                 async with asyncio.TaskGroup() as group:
-                    watchers = [group.create_task(each) for each in (self._beat(lead), self._watch(stop, until))]
+                    watching = self._beat(lead), self._watch(stop, until), self._refresh()
+                    watchers = [group.create_task(each) for each in watching]
                     await run(self.loops, stop)
                     for watcher in watchers:
                         watcher.cancel()
@@ -163,7 +168,7 @@ class Following:
                 if isinstance(error, OtherChain):
                     raise
                 logger.warning("The follower can't start yet: %s", error)
-            await _pause(stop, wait)
+            await pause(stop, wait)
             wait = min(2 * wait, LONGEST_WAIT)
         return None
 
@@ -172,14 +177,23 @@ class Following:
         while True:
             with suppress(db.Error):  # the next heartbeat may succeed; the lock decides who leads
                 await in_database_thread(lead.keep)(self.blocks.head)
-            await asyncio.sleep(HEARTBEAT)
+            await asyncio.sleep(HEARTBEAT if self.blocks.head else self.blocks.poll)
 
     async def _watch(self, stop: asyncio.Event, until: int | None) -> None:
         """Set `stop` once block `until` is recorded."""
         while until is not None and not stop.is_set():
-            if self.blocks.newest is not None and self.blocks.newest.number >= until:
+            if await in_database_thread(Block.objects.filter(pk=until).exists)():
                 stop.set()
             await asyncio.sleep(self.blocks.poll)
+
+    async def _refresh(self) -> None:
+        """Read the newest recorded block from time to time, if another program records the blocks."""
+        while self.blocks not in self.loops:
+            try:
+                await self.blocks.recorded_block()
+            except SOURCE_FAILURES as error:
+                logger.warning("blocks: %s", error)
+            await asyncio.sleep(REFRESH)
 
     def _write_block(self, block: ChainBlock) -> None:
         record(self._leading, block)
@@ -212,10 +226,3 @@ def facts_of_sync(sync: Sync) -> dict[str, Any]:
     """Return what is shown of a manifest sync."""
     executors = sum(sum(counts.values()) for counts in sync.executors.values())
     return {"block": sync.block, "asked": len(sync.axons), "answered": len(sync.executors), "executors": executors}
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    """Sleep, but not longer than until `stop` is set."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()

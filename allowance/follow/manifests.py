@@ -27,8 +27,8 @@ FRESH = dt.timedelta(seconds=120)
 AGAIN_AFTER = 10.0
 """Seconds until miners that had executors and did not answer are asked once more. A drop voids their allowance."""
 
-DEADLINE = 180.0
-"""The maximum time (s) of asking all miners."""
+DEADLINE = 600.0
+"""The maximum time (s) of asking all miners. A source bounds the time of each miner itself."""
 
 SHOWN = 50
 """The number of silent miners that are reported."""

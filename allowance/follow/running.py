@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from allowance.follow.lead import LeadLost
@@ -16,6 +17,9 @@ logger = logging.getLogger(__name__)
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 """Seconds. The wait after a failure doubles from the first to the longest, unless the error names its own wait."""
+
+GRACE = 3.0
+"""Seconds that a step has to end when the follower is stopped."""
 
 
 class Loop(Protocol):
@@ -37,12 +41,23 @@ class Loop(Protocol):
 
 
 async def run(loops: Sequence[Loop], stop: asyncio.Event) -> None:
-    """Repeat the steps of all `loops` until `stop` is set. Raises LeadLost if another process has taken the lead."""
+    """Repeat the steps of all `loops` until `stop` is set. Raises LeadLost if another process has taken the lead.
+
+    A step that runs then has GRACE seconds to end, because a thread that writes can't be cancelled.
+    """
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_repeat(loop, stop), name=loop.name) for loop in loops]
         await stop.wait()
+        await asyncio.wait(tasks, timeout=GRACE)
         for task in tasks:
             task.cancel()
+
+
+async def pause(stop: asyncio.Event, seconds: float) -> None:
+    """Sleep, but not longer than until `stop` is set."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
 
 
 async def _repeat(loop: Loop, stop: asyncio.Event) -> None:
@@ -52,7 +67,7 @@ async def _repeat(loop: Loop, stop: asyncio.Event) -> None:
         failures = failures + 1 if error else 0
         if error and not wait:
             wait = min(FIRST_WAIT * 2 ** (failures - 1), LONGEST_WAIT)
-        await asyncio.sleep(wait)
+        await pause(stop, wait)
 
 
 async def attempt(loop: Loop) -> tuple[float, str]:

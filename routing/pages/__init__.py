@@ -31,7 +31,13 @@ class Page(NamedTuple):
 
 SEE_MINERS = ("allowance.view_miner", "allowance.view_account", "routing.view_minerincident")
 SEE_RECEIPTS = tuple(f"router_receipts.view_job{kind}receipt" for kind in ("started", "accepted", "finished"))
-SEE_MINER = (*SEE_MINERS, *SEE_RECEIPTS, "routing.view_decisionrecord", "allowance.view_reservation")
+SEE_MINER = (
+    *SEE_MINERS,
+    *SEE_RECEIPTS,
+    "routing.view_decisionrecord",
+    "allowance.view_reservation",
+    "allowance.view_sourcereport",
+)
 SEE_DECISIONS = ("routing.view_decisionrecord",)
 SEE_LEDGER = (
     "allowance.view_miner",
@@ -39,6 +45,7 @@ SEE_LEDGER = (
     "allowance.view_reservation",
     "allowance.view_ledgercheck",
 )
+SEE_SOURCES = ("allowance.view_follower", "allowance.view_sourcereport", "allowance.view_block")
 SEE_INCIDENTS = ("routing.view_minerincident",)
 SEE_STATUS = (
     "routing.view_decisionrecord",
@@ -47,6 +54,8 @@ SEE_STATUS = (
     "allowance.view_miner",
     "allowance.view_reservation",
     "allowance.view_ledgercheck",
+    "allowance.view_follower",
+    "allowance.view_sourcereport",
 )
 
 MENU = (
@@ -55,6 +64,7 @@ MENU = (
     Page("routing_board", "Reliability", SEE_MINERS),
     Page("routing_decisionrecord_changelist", "Decisions", SEE_DECISIONS),
     Page("routing_ledger", "Ledger", SEE_LEDGER),
+    Page("routing_sources", "Sources", SEE_SOURCES),
 )
 
 View = Callable[..., HttpResponseBase]

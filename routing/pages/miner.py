@@ -23,6 +23,7 @@ from allowance.interface import (
     MinerRow,
     Reservation,
     Run,
+    SourceReport,
     Steps,
     Total,
     causes,
@@ -46,6 +47,8 @@ from routing.models import DecisionRecord, MinerIncident
 from routing.pages import SEE_MINER, needs, show
 from routing.pages.charts import Chart
 from routing.pages.incident_counts import Stretch, over_time
+from routing.watch.findings import ago
+from routing.watch.followed import COLLATERAL, CollateralDetail
 
 SHOWN = Stretch("last 30 days", 30, UtcDay)
 """The days whose incidents are shown."""
@@ -135,6 +138,7 @@ def miner_page(request: HttpRequest, hotkey: str) -> HttpResponse:
         presence=presence(row.presence),
         policy=policy,
         collateral=collateral(row.wei, policy.minimum_wei),
+        collateral_read=collateral_read(name, now),
         form=form,
         seconds=seconds,
         hours=policy.window / dt.timedelta(hours=1),
@@ -164,6 +168,23 @@ def presence(steps: Steps) -> str:
 def collateral(wei: int, minimum_wei: int) -> int:
     """Return a collateral in percent of the minimum, at most 100. If there is no minimum, return 100."""
     return min(100, wei * 100 // minimum_wei) if minimum_wei else 100
+
+
+def collateral_read(hotkey: str, now: dt.datetime) -> str:
+    """Return when the chain follower read a miner's collateral, or since when it is unknown. One query."""
+    report = SourceReport.objects.filter(pk=COLLATERAL).first()
+    detail = CollateralDetail.of(report)
+
+    def since(then: dt.datetime) -> str:
+        return ago(max((now - then).total_seconds(), 0.0))
+
+    if report is None:
+        return "no chain follower reads it"
+    if unknown := detail.unknown.get(hotkey):
+        return f"unknown since {to_the_second(unknown)} ({since(unknown)}): this is the last known amount"
+    if report.good_at is None:
+        return "no chain follower has read it yet"
+    return f"read {since(report.good_at)}" + (f" at block {detail.block}" if detail.block is not None else "")
 
 
 def in_classes(hotkey: str, seconds: int, now: dt.datetime, policy: Policy) -> list[InClass]:

@@ -143,6 +143,11 @@ def amount(value: float, unit: str) -> str:
     return f"{digits(value)} {unit}".strip()
 
 
+def ago(age: float) -> str:
+    """Return how long ago something was, for people."""
+    return f"{amount(age, 's')} ago" if age >= 0 else f"{amount(-age, 's')} ahead of the site's clock"
+
+
 def digits(value: float) -> str:
     """Return a number with three significant digits; from 100 on, rounded to a whole number."""
     return f"{value:.3g}" if value < 100 else f"{value:,.0f}"

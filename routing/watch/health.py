@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from allowance.interface import Block, Reservation, ReservationState, clock, expired_at
 from allowance.plumbing.threads import in_database_thread
+from routing.watch.followed import Followed, read_followed
 
 PATIENCE = 2.0
 """Maximum time (s) to wait for the database, and for the channel layer."""
@@ -24,12 +25,16 @@ logger = logging.getLogger(__name__)
 
 
 class Ledger(NamedTuple):
-    """The newest block, its age (s), the number of live reservations, and the number of expired ones not tidied yet."""
+    """The newest block, its age (s), the number of live reservations, and the number of expired ones not tidied yet.
+
+    `followed` is what the chain follower has stored.
+    """
 
     block: int | None
     age: float | None
     live: int
     expired: int
+    followed: Followed
 
 
 class Database:
@@ -76,7 +81,7 @@ def read_ledger() -> Ledger:
     held = Reservation.objects.filter(state=ReservationState.HELD)
     counts = held.aggregate(held=Count("pk"), expired=Count("pk", filter=expired_at(now)))
     number, age = (newest.number, (now - newest.timestamp).total_seconds()) if newest else (None, None)
-    return Ledger(number, age, counts["held"] - counts["expired"], counts["expired"])
+    return Ledger(number, age, counts["held"] - counts["expired"], counts["expired"], read_followed(now))
 
 
 async def channel_layer() -> str:

@@ -1,4 +1,7 @@
-"""The measures of the last hour and of the recorded chain. Each measure is a function. Add new ones here."""
+"""The measures of the last hour and of the recorded chain. Each measure is a function. Add new ones here.
+
+Those of the chain follower are in `routing.watch.follower_measures`.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,8 @@ from routing.conf import conf
 from routing.decision.in_force import policy
 from routing.models import DecisionRecord
 from routing.types import Outcome
-from routing.watch.findings import DAY, Level, Limits, Measure, amount, digits
+from routing.watch.findings import DAY, Level, Limits, Measure, ago, digits
+from routing.watch.followed import Followed, read_followed
 
 HOUR = dt.timedelta(hours=1)
 
@@ -157,6 +161,10 @@ class Hour:
     def check(self) -> tuple[dt.datetime, int, int] | None:
         return LedgerCheck.objects.order_by("-at").values_list("at", "differences", "left").first()
 
+    @cached_property
+    def followed(self) -> Followed:
+        return read_followed(self.now)
+
     def age(self, then: dt.datetime) -> float:
         """Return the seconds since `then`; below 0 if it lies in the future, by the clock of this host."""
         return (self.now - then).total_seconds()
@@ -199,7 +207,7 @@ def block_age(hour: Hour) -> Taken:
         return NO_BLOCK
     number, timestamp = hour.newest
     age = hour.age(timestamp)
-    return age, f"Block {number} was minted {_ago(age)}."
+    return age, f"Block {number} was minted {ago(age)}."
 
 
 @measure("", CHECK_BLOCKS, Limits(0, MANY))
@@ -240,7 +248,7 @@ def manifest_age(hour: Hour) -> Taken:
     age = hour.age(at)
     if 0 > age >= -MAX_AHEAD.total_seconds() and block > number:  # its block is not recorded yet
         age = 0
-    return age, f"The newest manifests are from block {block}, minted {_ago(age)}."
+    return age, f"The newest manifests are from block {block}, minted {ago(age)}."
 
 
 @measure("%", CHECK_MANIFESTS, Limits(50, 90))
@@ -376,11 +384,7 @@ def ledger_check_age(hour: Hour) -> Taken:
     if hour.check is None:
         return NEVER_CHECKED
     age = hour.age(hour.check[0])
-    return age, f"The ledger was checked {_ago(age)}."
-
-
-def _ago(age: float) -> str:
-    return f"{amount(age, 's')} ago" if age >= 0 else f"{amount(-age, 's')} ahead of the site's clock"
+    return age, f"The ledger was checked {ago(age)}."
 
 
 def _share(part: int, total: int, of: str, fact: str) -> Taken:

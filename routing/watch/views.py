@@ -23,6 +23,7 @@ from routing.access.admission import turn_away, turn_away_unasked
 from routing.access.tokens import Scope
 from routing.conf import conf
 from routing.watch import health
+from routing.watch.follower_metrics import follower_metrics
 from routing.watch.health import OK, Ledger
 
 PERMISSION = "routing.view_metrics"
@@ -128,6 +129,7 @@ class LedgerCollector:
                 "router is not ready.",
                 value=self._ledger.age,
             )
+        yield from follower_metrics(self._ledger.followed)
 
 
 def _forget_the_dead(folder: Path) -> None:

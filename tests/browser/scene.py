@@ -16,6 +16,7 @@ from routing import routing
 from routing.models import DecisionRecord, MinerIncident
 from routing.types import MinerIncidentType, Outcome
 from tests.factories import job_request, run_command
+from tests.follower import follow, follow_all
 from tests.ledgers import CLASS, FIRST_BLOCK, fill_ledger
 
 NASTY = (
@@ -81,6 +82,8 @@ def fill() -> None:
     for outcome, hours, number in OUTCOMES:
         for _ in range(number):
             decision(outcome, now - hours * HOUR)
+    follow_all(now, (NASTY[0], LONG, "bert"))
+    follow(now, head=FIRST_BLOCK + 42)
     routing().pick(job_request(30))
     try:
         routing().pick(job_request(3600))

@@ -78,6 +78,7 @@ REACHED = {
     "Reliability": [*FIELDS, "Show as JSON", "table-wide", NASTY[0]],
     "Decisions": ["time", "outcome", "class", "q", "Show", NASTY[0]],
     "Status": ["Refresh", "table-wide", "The numbers"],
+    "Sources": ["table-wide", "The blocks", "table-scroll tall", NASTY[0]],
     "Ledger": ["All checks", "The numbers", "executor_class", "sort", "Show", "live now", NASTY[0]],
 }
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 async def test_every_page_loads_under_a_strict_policy_without_a_word_in_the_console(visit: Visit) -> None:
     for name, path in (await in_database_thread(pages)()).items():
         await visit.go(path)
-        await expect(visit.menu, name).to_have_count(5)
+        await expect(visit.menu, name).to_have_count(6)
         assert await visit.page.locator("h1").count() == 1, name
         assert visit.troubles == [], name
 

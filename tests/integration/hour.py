@@ -14,6 +14,7 @@ from routing.models import DecisionRecord
 from routing.watch.findings import Finding
 from routing.watch.status import Status, status
 from tests.clock import HOUR, MINUTE, SECOND
+from tests.follower import follow_all, report
 from tests.ledgers import CLASS, FIRST_BLOCK, fill_ledger
 from tests.rows import declare
 
@@ -41,6 +42,15 @@ VALUES: dict[str, float] = {
     "most_seconds": 66 + 2 / 3,
     "ledger_differences": 2,
     "ledger_check_age": 3 * 3600,
+    "follower_heartbeat": 4,
+    "source_blocks": 30,
+    "source_manifests": 600,
+    "source_collateral": 300,
+    "source_receipts": 30,
+    "unreadable_blocks": 2,
+    "manifests_held_back": 1,
+    "unknown_collateral": 2 * 3600,
+    "shared_evm_addresses": 0,
 }
 """What the hour comes to."""
 
@@ -102,6 +112,8 @@ def fill() -> None:
     reserve(50, ReservationState.HELD, None, NOW - HOUR)
     reserve(50, SPENT, NOW - HOUR, later)
     reserve(50, EXPIRED, NOW - HOUR, NOW - HOUR)
+    follow_all(NOW)
+    report("collateral", NOW, good_at=NOW - 5 * MINUTE, unknown={"hot-1": (NOW - 2 * HOUR).isoformat()})
     check(at=NOW - 4 * HOUR, left=9)
     check()
 

@@ -30,6 +30,7 @@ from routing.models import AccessToken, DecisionRecord, MinerIncident, Rejection
 from routing.pages import miner_link
 from tests.clock import HOUR
 from tests.factories import ESCAPED, HTML, job_request, run_command
+from tests.follower import follow_all
 from tests.ledgers import CLASS, FIRST_BLOCK, fill_ledger
 from tests.queries import queries
 from tests.rows import receive, report, reserve
@@ -64,6 +65,7 @@ def rows(db: None, no_types_remembered: None) -> None:
     route("plain", EXPIRED_JOB)
     tokens.issue(HTML, ["jobs"], dt.timedelta(days=1))
     run_command("check_ledger")
+    follow_all()
     with pytest.raises(NotEnoughAllowanceException):
         routing().pick(job_request(3600))
 

@@ -201,4 +201,5 @@ def test_a_collateral_filter_that_is_off_is_worth_to_know_and_no_alarm() -> None
     assert "DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI" in finding.sentence
     run_command("check_ledger")
     ended = run_command("routing_status")
-    assert (ended.code, ended.out.splitlines()[0]) == (0, "OK: No problem was found. Note: collateral filter.")
+    told = "OK: No problem was found. Note: collateral filter, follower heartbeat."
+    assert (ended.code, ended.out.splitlines()[0]) == (0, told)

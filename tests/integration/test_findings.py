@@ -22,6 +22,11 @@ from tests.queries import postgresql, queries
 
 pytestmark = pytest.mark.django_db
 
+NOTHING = (
+    *("live_reservations", "unreadable_blocks", "manifests_held_back", "unknown_collateral", "shared_evm_addresses"),
+)
+"""The measures that are 0 where there is nothing."""
+
 
 def test_every_measure_is_there_once_and_the_scene_tests_them_all() -> None:
     names = [finding.name for finding in status(NOW).findings]
@@ -97,13 +102,14 @@ def test_manifests_of_a_block_that_is_not_there_are_as_old_as_the_blocks_since()
 def test_without_anything_there_is_no_chain_no_work_and_no_check() -> None:
     found = by_name(status(NOW))
     known = {name: finding.value for name, finding in found.items() if finding.value is not None}
-    assert known == {"live_reservations": 0}
+    assert known == dict.fromkeys(NOTHING, 0)
     assert {name: finding.level for name, finding in found.items() if finding.level is not Level.OK} == {
         "block_age": "critical",
         "manifest_age": "critical",
         "ledger_differences": "unknown",
         "ledger_check_age": "unknown",
         "collateral_filter": "info",
+        "follower_heartbeat": "info",
     }
     assert found["refusals"].sentence == found["lock_waits"].sentence == "There were no picks in the last hour."
     assert found["expired_reservations"].sentence == "There were no reservations that ended in the last hour."
@@ -152,13 +158,13 @@ def test_the_worst_is_told_first(settings: Settings) -> None:
     assert [finding.level for finding in found.findings][:5] == ["critical", "warning", "unknown", "unknown", "ok"]
     assert (found.level, found.sentence) == (
         "critical",
-        "4 of 20 findings need attention: most jobs, expired reservations, ledger differences, ledger check age.",
+        "4 of 29 findings need attention: most jobs, expired reservations, ledger differences, ledger check age.",
     )
 
 
 @pytest.mark.usefixtures("hour")
-def test_it_takes_twelve_queries() -> None:
-    assert len(queries(lambda: status(NOW))) == 12
+def test_it_takes_fourteen_queries() -> None:
+    assert len(queries(lambda: status(NOW))) == 14
 
 
 @postgresql

@@ -21,6 +21,8 @@ from pytest_django import Settings
 from allowance import allowance
 from allowance.plumbing.threads import database_pool, in_database_thread
 from routing.watch import health
+from routing.watch.followed import Followed
+from tests.clock import NOW
 from tests.factories import raising
 from tests.ledgers import FIRST_BLOCK, fill_ledger
 from tests.programs import DEADLINE
@@ -202,7 +204,7 @@ async def test_probes_that_hang_up_leave_one_question_for_the_next(monkeypatch: 
 
     def read() -> health.Ledger:
         asked.append("ledger")
-        return health.Ledger(None, None, 0, 0)
+        return health.Ledger(None, None, 0, 0, Followed(NOW, None, {}))
 
     monkeypatch.setattr(health, "read_ledger", read)
     async with all_threads_busy():

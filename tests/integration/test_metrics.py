@@ -33,7 +33,9 @@ from routing.decision.pipeline import decide
 from routing.sockets.messages import TYPES, Reason
 from routing.types import MinerIncidentType, Outcome
 from routing.watch import health
+from routing.watch.views import exposition
 from tests.factories import EXECUTOR_CLASS, job_request
+from tests.follower import follow_all
 from tests.integration.test_locks import Holder, needs_row_locks
 from tests.ledgers import CLASS, FIRST_BLOCK, fill_ledger
 from tests.programs import Worker
@@ -197,10 +199,15 @@ def test_counting_the_reservations_reads_the_partial_index() -> None:
         Reservation.objects.filter(state="spent").delete()
 
 
-def test_the_ledger_is_read_in_two_statements_and_the_clock_in_one() -> None:
+@pytest.mark.parametrize(("followed", "statements"), [(False, 3), (True, 4)])
+def test_the_ledger_and_the_follower_are_read_in_few_statements_and_the_clock_in_one(
+    followed: bool, statements: int
+) -> None:
+    if followed:
+        follow_all()
     with CaptureQueriesContext(connection) as captured:
-        health.read_ledger()
-    assert len(captured) == 2 + (connection.vendor == "postgresql")
+        exposition(health.read_ledger())
+    assert len(captured) == statements + (connection.vendor == "postgresql")
 
 
 @contextmanager

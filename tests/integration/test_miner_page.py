@@ -29,8 +29,10 @@ from routing.incidents import void_incident
 from routing.models import IncidentVersion, MinerIncident, RoutedJob
 from routing.pages import SEE_MINER
 from routing.pages.miner import LAST, SHOWN
-from tests.clock import HOUR, NOW, SECOND, noon
+from tests.clock import HOUR, MINUTE, NOW, SECOND, noon
 from tests.factories import OTHER_CLASS
+from tests.follower import follow
+from tests.follower import report as source
 from tests.ledgers import CLASS, FIRST_BLOCK, NEWEST
 from tests.queries import assert_only_reads, queries
 from tests.rows import FAILED, HORDE, RECEIPTS, REJECTED, decided, declare, mint, receive, report, reserve
@@ -371,7 +373,7 @@ def test_it_writes_and_locks_nothing(admin_client: Client) -> None:
 @pytest.mark.parametrize("many", [1, 20])
 def test_it_takes_as_many_queries_for_much_as_for_little(many: int, admin_client: Client) -> None:
     """Two for the user; the miner, the settings, its accounts, its incidents by type; one for each class, as in a pick;
-    holds and two kinds of receipts; its incidents by day, its decisions; and, for
+    the follower's report on collateral; holds and two kinds of receipts; its incidents by day, its decisions; and, for
     the page and for a class without allowance, six that tell what of the chain keeps allowance away."""
     declare({"anna": 30})
     for _ in range(many):
@@ -382,4 +384,22 @@ def test_it_takes_as_many_queries_for_much_as_for_little(many: int, admin_client
     report("bert", executor_class=OTHER_CLASS)
     Account.objects.create(miner_id="anna", executor_class=ExecutorClass.always_on__test)
     assert len(show(admin_client).context["classes"]) == 2
-    assert len(queries(lambda: show(admin_client))) == 2 + 4 + 2 + 3 + 3 + 2 * 6
+    assert len(queries(lambda: show(admin_client))) == 2 + 4 + 2 + 1 + 3 + 3 + 2 * 6
+
+
+def test_the_age_of_the_collateral_is_shown(admin_client: Client) -> None:
+    def read() -> str:
+        (said,) = re.findall(r'<span class="quiet">([^<]*)</span></dd>', show(admin_client).content.decode())
+        return str(said)
+
+    assert read() == "no chain follower reads it"
+    follow(NOW)
+    source("collateral", NOW, good_at=None)
+    assert read() == "no chain follower has read it yet"
+    source("collateral", NOW, good_at=NOW - 5 * MINUTE)
+    assert read() == "read 5 min ago"
+    source("collateral", NOW, good_at=NOW - 5 * MINUTE, block=1001)
+    assert read() == "read 5 min ago at block 1001"
+    source("collateral", NOW, block=1001, unknown={"anna": (NOW - 3 * HOUR).isoformat()})
+    since = f"{NOW - 3 * HOUR:%Y-%m-%d %H:%M:%S} UTC"
+    assert read() == f"unknown since {since} (3 h ago): this is the last known amount"

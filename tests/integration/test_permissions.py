@@ -28,6 +28,7 @@ from routing.access import tokens
 from routing.decision import in_force
 from routing.dynamic import MINIMUM_WEI, UNUSED_BLOCKS, WINDOW_HOURS
 from tests.factories import job_request, run_command, stored
+from tests.follower import follow_all
 from tests.integration.test_admin import MODELS, record_job, route
 from tests.ledgers import fill_ledger
 from tests.rows import hold
@@ -63,6 +64,7 @@ def rows(db: None, no_types_remembered: None) -> None:
     route("anna", uuid4())
     tokens.issue("anna", ["jobs"], dt.timedelta(days=1))
     run_command("check_ledger")
+    follow_all()
     with pytest.raises(NotEnoughAllowanceException):
         routing().pick(job_request(3600))
     User.objects.create_user("somebody", password="a password")

@@ -10,8 +10,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError, CommandParser
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from allowance.interface import AlreadyLed, Following, OtherChain, chain_source, manifest_source, validator
+from allowance.interface import Following, chain_source, manifest_source, validator
 from allowance.plumbing.console import progress_bar
+from allowance.plumbing.errors import RefusedError
 from allowance.plumbing.programs import AnsweringCommand
 from routing.upkeep.document import document_loop
 from routing.upkeep.limits import executor_limits
@@ -48,7 +49,7 @@ class Command(AnsweringCommand):
             raise CommandError(f"Unknown parts: {', '.join(unknown)}. The parts are: {', '.join(PARTS)}.", returncode=2)
         try:
             failed = asyncio.run(self.follow(chosen, options))
-        except (ImproperlyConfigured, OtherChain, AlreadyLed) as error:
+        except (ImproperlyConfigured, RefusedError) as error:
             raise CommandError(str(error), returncode=2) from error
         if failed:
             raise CommandError(f"These parts failed: {', '.join(failed)}. The log says why.", returncode=1)
