@@ -12,7 +12,7 @@ oldest := $(if $(DJANGO),12,11)
 .PHONY: help demo serve screenshots reference check test test-live soak bench lint lock audit clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 demo: $(venv)/base ## replay a recorded subnet into SQLite and route jobs on it
 	@$(bin)/python -m project.demo
@@ -68,7 +68,7 @@ audit: $(venv)/made ## look up the pinned packages among known vulnerabilities (
 	@$(bin)/pip-audit --strict --require-hashes --disable-pip -r requirements/base.txt
 
 clean: ## remove what these targets made
-	@rm -rf .venv .venv-* .*_cache .hypothesis demo.sqlite3* test*.sqlite3*
+	@rm -rf .venv .venv-* .cache .*_cache .hypothesis demo.sqlite3* test*.sqlite3*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(venv)/made .venv-live/made:

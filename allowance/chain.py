@@ -147,11 +147,23 @@ def record_manifests(
 
 def record_collateral(*, hotkey: str, wei: int | str) -> None:
     """Record that a miner's collateral is now `wei`, 0 to 2**256 - 1. Raises ValueError for bad input."""
-    row = validation.hotkey(hotkey), WeiField().get_prep_value(validation.wei(wei))
+    record_collaterals({hotkey: wei})
+
+
+def record_collaterals(wei_by_hotkey: Mapping[str, int | str]) -> None:
+    """Record the collateral of miners in Wei, 0 to 2**256 - 1. Raises ValueError for bad input.
+
+    Only what differs from the stored collateral is written. If nothing differs, routers need not read the chain again.
+    """
+    amounts = {validation.hotkey(name): validation.wei(wei) for name, wei in wei_by_hotkey.items()}
     with ledger_transaction():
         lock_chain()
-        chain_changed()
-        rows.upsert(Miner, ["hotkey"], ["wei"], [row])
+        known = dict(Miner.objects.filter(hotkey__in=rows.among(amounts)).values_list("hotkey", "wei"))
+        changed = {name: wei for name, wei in amounts.items() if wei != known.get(name)}
+        if changed:
+            chain_changed()
+            stored = WeiField().get_prep_value
+            rows.upsert(Miner, ["hotkey"], ["wei"], [(name, stored(wei)) for name, wei in sorted(changed.items())])
 
 
 def _not_ahead(number: int, timestamp: dt.datetime) -> dt.datetime:

@@ -9,6 +9,8 @@ from allowance.chain import CHECK_BLOCKS, CHECK_STAKE
 from allowance.fields import WeiField
 from allowance.follow.adapters import chain_source, manifest_source, validator
 from allowance.follow.following import AlreadyLed, Following
+from allowance.follow.limits import parse_limits
+from allowance.follow.sources import OtherChain, SourceError
 from allowance.ledger import Balance, Standing, Steps, Window, present, to_seconds, value_at
 from allowance.locks import (
     bound_waits,

@@ -65,6 +65,16 @@ class Window:
     newest: int | None
     version: int | None = field(default=None, compare=False)
 
+    def without_oldest(self, blocks: int) -> Window:
+        """Return the window without the `blocks` that expire next, of all that a job at the newest block may use.
+
+        Blocks that are not recorded count too. The arrays are shared.
+        """
+        if self.newest is None:
+            return self
+        cut = self.newest - BLOCK_EXPIRY + blocks - self.low
+        return self if blocks <= 0 or cut <= 0 else Window(self.low + cut, self.ns[cut:], self.newest, self.version)
+
 
 class Balance(NamedTuple):
     """A miner in one executor class: the account's row and the miner's row as one value."""
@@ -190,11 +200,11 @@ def forget(steps: Steps, horizon: int) -> Steps:
 
 def to_bits(blocks: Iterable[int], base: int) -> int:
     """Return `blocks` as a set that counts from `base`; blocks below `base` are left out."""
-    bits = 0
-    for block in blocks:
-        if block >= base:
-            bits |= 1 << (block - base)
-    return bits
+    kept = [block for block in blocks if block >= base]
+    first, bits = min(kept, default=base), 0
+    for block in kept:  # small numbers: `base` may be millions of blocks lower
+        bits |= 1 << (block - first)
+    return bits << (first - base)
 
 
 def to_blocks(bits: int, base: int) -> list[int]:

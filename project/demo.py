@@ -1,4 +1,4 @@
-"""Replay a recorded subnet into SQLite, route a stream of jobs, and report the results: `python -m project.demo`."""
+"""Follow a recorded subnet into SQLite, route a stream of jobs, report the results: `python -m project.demo`."""
 # ruff: noqa: E402
 
 from __future__ import annotations
@@ -10,28 +10,25 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # at once: the imports below take a second
 
 import datetime as dt
-import gzip
 import heapq
-import json
 import os
 import random
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator
 from typing import NamedTuple
 from uuid import UUID
 
 import django
 
-from project.serve import DATABASE, ROOT, lock_database, remove, show_pages
+from project.serve import DATABASE, FOLLOWED, lock_database, remove, show_pages
 
-JOURNAL = ROOT / "tests/conformance/cases/mockchain-100/journal.jsonl.gz"
 UNFINISHED = DATABASE.with_name(f"{DATABASE.name}.unfinished")
 """The file in which the database is made. It replaces the old database when it is complete."""
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
-os.environ.update(DEBUG="1", DATABASE_URL=f"sqlite:///{UNFINISHED}", LOG_LEVEL="ERROR", ROUTING_DECISIONS_SAMPLE="1")
+os.environ.update(FOLLOWED, DEBUG="1", DATABASE_URL=f"sqlite:///{UNFINISHED}", LOG_LEVEL="ERROR")
+os.environ["ROUTING_DECISIONS_SAMPLE"] = "1"
 django.setup()
 
 from django.core.management import call_command
@@ -41,11 +38,11 @@ from rich.progress import track
 from rich.table import Table
 
 from allowance import allowance, reservations
-from allowance.models import Block
 from allowance.plumbing.console import wide_console
 from allowance.plumbing.programs import answering
 from allowance.types import ExecutorClass
-from project.past import CLASSES, MINTED_EACH, VALIDATOR, new_uuid, set_the_scene, started
+from project.chain import Follower, following
+from project.past import CLASSES, VALIDATOR, new_uuid, set_the_scene, started
 from receipts import receipts
 from receipts.schemas import JobFinished
 from routing import service
@@ -54,7 +51,6 @@ from routing.incidents import record_incident
 from routing.log import report
 from routing.requests import plain_request
 from routing.types import MinerIncidentType
-from routing.upkeep.journal import replay
 
 JOBS = 300
 STREAM = dt.timedelta(minutes=10)
@@ -62,9 +58,6 @@ STREAM = dt.timedelta(minutes=10)
 
 WAITING = 24
 """The number of last jobs whose reservations stay held. Each is longer than the one before: one expires soon."""
-
-EARLIER_BLOCKS = 10_000
-"""The offset of the demo's block numbers from the journal's. It leaves numbers for the blocks of the day before."""
 
 
 def main() -> None:
@@ -83,18 +76,21 @@ def run(console: Console) -> None:
     call_command("migrate", verbosity=0)
     rng = random.Random(12)  # noqa: S311 (a demo that is the same each time)
     start = dt.datetime.now(dt.UTC) - STREAM
-    lines = track(list(_moved_lines(start)), "Replaying the journal", console=console, disable=not console.is_terminal)
-    replayed = Counter(replay(lines))
-    miners = [miner.hotkey_ss58 for miner in allowance().miners()]
-    console.print(
-        f"Replayed {replayed['block']} blocks and {replayed['manifests']} manifest syncs of a subnet with "
-        f"{len(miners)} miners. Its times are shifted to end {STREAM.seconds // 60} minutes ago.\n",
-        soft_wrap=True,
-    )
-    set_the_scene(rng, miners, start)
-    stream = Stream(rng, start)
-    for _ in track(range(JOBS), "Routing jobs", console=console, disable=not console.is_terminal):
-        stream.next_job()
+    with following() as follower:
+        blocks = follower.due(start)
+        for number in track(blocks, "Following the chain", console=console, disable=not console.is_terminal):
+            follower.record(number)
+        miners = [miner.hotkey_ss58 for miner in allowance().miners() if miner.is_reachable]
+        console.print(
+            f"Recorded {follower.counts['blocks']} blocks and {follower.counts['syncs']} manifest syncs of a chain "
+            f"with {len(miners)} miners. The chain is a recorded subnet, played for ever.\n",
+            soft_wrap=True,
+        )
+        follower.record_collateral()
+        set_the_scene(rng, miners, start)
+        stream = Stream(rng, start, follower)
+        for _ in track(range(JOBS), "Routing jobs", console=console, disable=not console.is_terminal):
+            stream.next_job()
     _explain(console, stream.decisions)
     _summarise(console, stream)
     console.print("The ledger", style="bold underline")
@@ -113,19 +109,6 @@ def put_in_place() -> None:
     UNFINISHED.rename(DATABASE)
 
 
-def _moved_lines(end: dt.datetime) -> Iterator[bytes]:
-    """Yield the lines of the journal, moved to end at `end`, with EARLIER_BLOCKS added to the block numbers."""
-    with gzip.open(JOURNAL) as file:
-        events = [json.loads(line) for line in file]
-    shift = end - max(dt.datetime.fromisoformat(e["timestamp"]) for e in events if "timestamp" in e)
-    for event in events:
-        if "timestamp" in event:
-            event["timestamp"] = (dt.datetime.fromisoformat(event["timestamp"]) + shift).isoformat()
-        for number in event.keys() & {"number", "block"}:
-            event[number] += EARLIER_BLOCKS
-        yield json.dumps(event).encode()
-
-
 class Running(NamedTuple):
     """A job that a miner is running. It ends at `over`."""
 
@@ -140,23 +123,24 @@ class Running(NamedTuple):
 class Stream:
     """A stream of jobs that are routed, run, and fail or finish, on a simulated clock."""
 
-    def __init__(self, rng: random.Random, now: dt.datetime) -> None:
+    def __init__(self, rng: random.Random, now: dt.datetime, follower: Follower) -> None:
         self.rng = rng
         self.now = now
+        self.follower = follower
         self.decisions: list[Decision] = []
         self.seconds: list[float] = []
         self.running: list[Running] = []
-        self.newest = Block.objects.latest("number")
 
     def next_job(self) -> None:
-        """Advance the clock, mint a block if it is due, finish the jobs that are over, then route and start one job."""
+        """Advance the clock, record new blocks, finish the jobs that are over, then route and start one job."""
         self.now += STREAM / JOBS
-        self.mint()
+        for number in self.follower.due(self.now):
+            self.follower.record(number)
         while self.running and self.running[0].over <= self.now:
             self.finish(heapq.heappop(self.running))
-        uuid, executor_class = new_uuid(self.rng), self.rng.choices(CLASSES, (1, 1, 4))[0]
+        uuid, executor_class = new_uuid(self.rng), self.rng.choices(CLASSES, (3, 2, 2))[0]
         waiting = len(self.decisions) - (JOBS - WAITING)
-        seconds = 20 + 50 * waiting if waiting >= 0 else self.rng.choice([20, 60, 120, 300, 600, 900, 1500])
+        seconds = 20 + 50 * waiting if waiting >= 0 else self.rng.choice([20, 300, 900, 1800, 2700, 3600, 3600])
         request = plain_request(executor_class, seconds, uuid)
         before = time.perf_counter()
         decision = service.pick(request, now=self.now)
@@ -174,14 +158,6 @@ class Stream:
             reservations.spend(reservation, now=self.now)
             over = self.now + dt.timedelta(seconds=decision.job.seconds * self.rng.uniform(0.2, 1))
             heapq.heappush(self.running, Running(over, uuid, self.now, hotkey, executor_class, blocks))
-
-    def mint(self) -> None:
-        """Record the next block if it is due."""
-        minted = self.newest.timestamp + MINTED_EACH
-        if minted <= self.now:
-            number, share = self.newest.number + 1, self.rng.uniform(0.09, 0.14)
-            allowance().record_block(number=number, timestamp=minted, stake_share=share)
-            self.newest = Block.objects.get(number=number)
 
     def finish(self, job: Running) -> None:
         """Record that a job finished, or that it failed."""

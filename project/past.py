@@ -1,4 +1,4 @@
-"""Invented history for the demo: collateral, incidents, decisions, reservations, and receipts of other jobs."""
+"""Invented history for the demo: incidents, decisions, reservations, and receipts of other jobs."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import datetime as dt
 import math
 import random
 from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 from constance import config
 from django.db import transaction
 
-from allowance import allowance, reservations
+from allowance import reservations
 from allowance.models import Account, Block, Reservation, ReservationState
 from allowance.types import BLOCK_EXPIRY, RESERVATION_MARGIN, ExecutorClass
 from receipts import receipts
@@ -29,7 +30,7 @@ FORTNIGHT, DAY = dt.timedelta(days=14), dt.timedelta(days=1)
 PAST_JOBS, PAST_REFUSALS = 1500, 400
 MINTED_EACH = dt.timedelta(seconds=12)
 BLOCK_WORTH = 1.2
-"""Seconds that each executor earned us in a block of the past, with a stake share of a tenth."""
+"""Seconds that each executor earned us in a block before the recorded ones, with a stake share of a tenth."""
 
 REFUSALS = {
     Outcome.NOT_ENOUGH_ALLOWANCE: (Gate.ALLOWANCE, 70),
@@ -41,11 +42,10 @@ REFUSALS = {
 
 @transaction.atomic
 def set_the_scene(rng: random.Random, miners: list[str], now: dt.datetime) -> None:
-    """Record collateral, incidents of two weeks, decisions of a day, and receipts of other jobs."""
+    """Record incidents of two weeks, decisions of a day, and receipts of other jobs."""
     config.DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI = ETH // 100
     served = _classes_of_miners()
     for miner in miners:
-        allowance().record_collateral(hotkey=miner, wei=rng.choice([0, ETH // 200, ETH // 100, ETH // 10, ETH]))
         for _ in range(rng.choice([0, 0, 1, 3])):
             receipts().record(started(new_uuid(rng), miner, rng.choice(CLASSES), now, ttl=1800))
     for miner, classes in served.items():
@@ -91,8 +91,9 @@ def _record_incident(rng: random.Random, kind: str, hotkey: str, classes: list[s
 def _remember_a_day(rng: random.Random, now: dt.datetime, asked: int) -> None:
     """Store the decisions of the day before, and how their reservations ended.
 
-    Their blocks are older than the recorded ones, so no balance of the demo depends on them.
+    The executors of all miners count as unchanged.
     """
+    worth = {block.number: block.ns / 1e9 for block in Block.objects.exclude(ns=None) if block.ns is not None}
     accounts = rng.choices(Account.objects.filter(executors__gt=0).order_by("pk"), k=PAST_JOBS)
     ends = rng.choices(list(ReservationState), (0, 80, 14, 6), k=PAST_JOBS)
     longest = RESERVATION_MARGIN + dt.timedelta(seconds=900)  # all reservations are over when the stream begins
@@ -103,15 +104,15 @@ def _remember_a_day(rng: random.Random, now: dt.datetime, asked: int) -> None:
         job, seconds, early = new_uuid(rng), rng.choice([60, 300, 900]), RESERVATION_MARGIN * rng.random()
         started_at = newest - math.ceil((now - created_at) / MINTED_EACH)
         first = max(unused[account.pk], started_at - BLOCK_EXPIRY)
-        blocks = range(first, first + math.ceil(seconds / (BLOCK_WORTH * account.executors)))
-        if blocks.stop > started_at:  # the miner has not earned enough: skip the job
+        blocks = _payment(range(first, started_at), seconds / account.executors, worth)
+        if not blocks:  # the miner has not earned enough: skip the job
             continue
-        unused[account.pk] = blocks.stop
+        unused[account.pk] = blocks[-1] + 1
         expires_at = created_at + RESERVATION_MARGIN + dt.timedelta(seconds=seconds)
         reservation = Reservation(
             pk=pk,
             job_uuid=job,
-            blocks=list(blocks),
+            blocks=blocks,
             created_at=created_at,
             expires_at=expires_at,
             state=end,
@@ -122,6 +123,16 @@ def _remember_a_day(rng: random.Random, now: dt.datetime, asked: int) -> None:
         won = {"miner": account.miner_id, "reservation_id": pk, "rank": 1, "score": 0.0}
         decisions.append(_decision(rng, at=created_at, outcome=Outcome.ROUTED, **what, **won))
     DecisionRecord.objects.bulk_create(decisions)
+
+
+def _payment(blocks: Sequence[int], seconds: float, worth: Mapping[int, float]) -> list[int]:
+    """Return the first `blocks` that pay for `seconds` of one executor, or none if all together do not."""
+    paid = 0.0
+    for used, number in enumerate(blocks, 1):
+        paid += worth.get(number, BLOCK_WORTH)
+        if paid >= seconds:
+            return list(blocks[:used])
+    return []
 
 
 def _refusal(rng: random.Random, at: dt.datetime, asked: int) -> DecisionRecord:

@@ -13,6 +13,8 @@ import os
 import secrets
 import socket
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import NoReturn
@@ -29,10 +31,21 @@ from rich.table import Table
 
 from allowance.plumbing.console import wide_console
 from allowance.plumbing.programs import answering
+from project.follower import PATIENCE
 from routing.pages import MENU
 
 ROOT = Path(__file__).resolve().parent.parent
 DATABASE = ROOT / "demo.sqlite3"
+FOLLOWER_LOG = DATABASE.with_name(f"{DATABASE.name}.follower.log")
+FOLLOWED = {
+    "CHAIN_SOURCE": "journal",
+    "JOURNAL_FILE": str(ROOT / "tests/conformance/cases/mockchain-100/journal.jsonl.gz"),
+    "JOURNAL_SPEED": "1",
+    "NETUID": "12",
+    "VALIDATOR_HOTKEY": "validator",
+}
+"""The settings of the chain that the demo records and the follower beside the server continues."""
+
 HOST = "127.0.0.1"
 USER = "demo"
 REFUSED = 2
@@ -44,7 +57,7 @@ def main() -> None:
     The steps that can fail for external reasons come first, so that a failed start changes nothing.
     """
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
-    os.environ["DATABASE_URL"] = f"sqlite:///{DATABASE}"
+    os.environ.update(FOLLOWED, DATABASE_URL=f"sqlite:///{DATABASE}")
     _refuse_outside_debug()
     listener = _listen(os.environ.get("PORT", "8000"))
     port = listener.getsockname()[1]
@@ -57,17 +70,17 @@ def main() -> None:
     console.print(f"Log in as {USER} with the password {_new_password()} (a new one each time):", soft_wrap=True)
     show_pages(console, port)
     console.print(
-        f"Clients with a token open ws://{HOST}:{port}/ws/jobs/. Press Ctrl-C to stop the server.\n", soft_wrap=True
+        f"Clients with a token open ws://{HOST}:{port}/ws/jobs/. The chain follower writes to {FOLLOWER_LOG.name}. "
+        "Press Ctrl-C to stop the server.\n",
+        soft_wrap=True,
     )
     sys.stdout.flush()
     connections.close_all()
 
     from uvicorn.main import main as uvicorn  # noqa: PLC0415 (slow, and needed only now)
 
-    from project.ticker import minting  # noqa: PLC0415 (it imports models, which the settings must precede)
-
     signal.signal(signal.SIGINT, signal.default_int_handler)  # so that the server shuts down cleanly on Ctrl-C
-    with minting():
+    with following():
         options = {
             "--fd": str(listener.fileno()),
             "--lifespan": "off",
@@ -75,6 +88,28 @@ def main() -> None:
             "--ws-per-message-deflate": "false",  # messages are short, and to compress them takes time
         }
         uvicorn(["project.asgi:application", *chain.from_iterable(options.items()), *sys.argv[1:]])
+
+
+@contextmanager
+def following() -> Iterator[None]:
+    """Run the chain follower until the context ends. It ends with this process, even if this process is killed."""
+    with FOLLOWER_LOG.open("wb") as log:  # warnings and errors go to the terminal
+        follower = subprocess.Popen(
+            [sys.executable, "-m", "project.follower"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            start_new_session=True,  # Ctrl-C is for the server, which ends the follower
+        )
+    try:
+        yield
+    finally:
+        follower.terminate()
+        try:
+            follower.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            follower.kill()
+            follower.wait()
 
 
 def show_pages(console: Console, port: int = 8000) -> None:
@@ -96,7 +131,7 @@ def lock_database() -> None:
 
 def remove(database: Path) -> None:
     """Remove a SQLite database, and its log files, which a new database of this name must not read."""
-    for suffix in ("", "-journal", "-wal", "-shm"):
+    for suffix in ("", "-journal", "-wal", "-shm", ".follower.lock"):
         database.with_name(database.name + suffix).unlink(missing_ok=True)
 
 

@@ -145,6 +145,7 @@ LOGGING = {
     "handlers": {"stderr": {"class": "routing.access.logs.TokenlessHandler", "formatter": LOG_FORMAT}},
     "loggers": {
         "constance": {"level": "WARNING"},
+        "httpx": {"level": "WARNING"},  # at INFO it logs the address of each request, which may hold a key
         # The server's own messages come in the same format.
         **{name: {"handlers": [], "propagate": True} for name in ("uvicorn", "uvicorn.access")},
     },

@@ -187,7 +187,8 @@ class DecisionRecordAdmin(SearchedByIndexAdmin):
     def thresholds(self, decision: DecisionRecord) -> str:
         if decision.window_hours is None:
             return "none: a fixed route"
-        return f"collateral of {wei_text(decision.minimum_wei)}, incidents of {decision.window_hours:g} h"
+        unused = f", {decision.unused_blocks} oldest blocks unused" if decision.unused_blocks else ""
+        return f"collateral of {wei_text(decision.minimum_wei)}, incidents of {decision.window_hours:g} h{unused}"
 
     @admin.display(description="candidates that failed")
     def failed(self, decision: DecisionRecord) -> str:

@@ -23,6 +23,7 @@ from routing.access import signatures
 from routing.conf import SETTINGS, conf
 from routing.decision import fixed
 from routing.dynamic import CONSTANCE_SETTINGS, DATABASE_BACKEND
+from routing.upkeep.fetching import check_location
 from routing.watch.findings import own_limits
 from routing.watch.measures import MEASURES
 
@@ -245,6 +246,15 @@ def check_routers(**_kwargs: Any) -> Iterator[str]:
         yield f"DATABASE_ROUTERS send {', '.join(labels)} to {other!r}, but the ledger to {ours!r}."
     if refused := [model._meta.label for model in together if not router.allow_migrate_model(ours, model)]:
         yield f"DATABASE_ROUTERS don't let {', '.join(refused)} migrate in {ours!r}."
+
+
+@check("routing.E040", "Set it to the path of a file or to a URL of http or https, or leave it empty.")
+def check_document(**_kwargs: Any) -> Iterator[str]:
+    """Require a document with dynamic settings that can be read, if there is one."""
+    try:
+        check_location(str(conf.ROUTING_DYNAMIC_FROM))
+    except ValueError as error:
+        yield f"ROUTING_DYNAMIC_FROM: {error}"
 
 
 @check("routing.E024", 'Set CONSTANCE_BACKEND = "constance.backends.database.DatabaseBackend".')

@@ -156,6 +156,13 @@ conf = Settings(
     _kept("CHECKS", 400.0, "Results of check_ledger."),
     _kept("TOKENS", 90.0, "Access tokens that have expired or were revoked."),
     Setting(
+        "ROUTING_DYNAMIC_FROM",
+        "",
+        "A JSON document with dynamic settings: the path of a file, or a URL of http or https. The chain follower "
+        "reads it every five minutes, and stores what has changed. It overrides what operators enter in the admin. By "
+        "default there is none.",
+    ),
+    Setting(
         "ROUTING_READY_MAX_BLOCK_AGE",
         120.0,
         "The maximum age of the newest block. Above it /readyz answers that this router is not ready.",

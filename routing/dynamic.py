@@ -8,8 +8,14 @@ from typing import Any
 
 MINIMUM_WEI = "DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI"
 WINDOW_HOURS = "DYNAMIC_ROUTING_RELIABILITY_WINDOW_HOURS"
+UNUSED_BLOCKS = "DYNAMIC_ROUTING_UNUSED_BLOCKS"
+EXECUTOR_LIMITS = "DYNAMIC_MINER_MAX_EXECUTORS_PER_CLASS"
 
 MAX_WINDOW_HOURS = 24.0 * 366
+
+MAX_UNUSED_BLOCKS = 722
+"""BLOCK_EXPIRY of the ledger: all blocks that a job may use, except the newest. A site's settings import this module,
+and so it can't import the ledger."""
 
 DATABASE_BACKEND = "constance.backends.database.DatabaseBackend"
 """The backend of constance that keeps the dynamic settings in a table. A pick reads them with the ledger."""
@@ -17,6 +23,8 @@ DATABASE_BACKEND = "constance.backends.database.DatabaseBackend"
 CONSTANCE_FIELDS: dict[str, list[Any]] = {
     "routing_wei": ["allowance.amounts.WeiFormField", {}],
     "routing_hours": ["django.forms.FloatField", {"min_value": 0.0, "max_value": MAX_WINDOW_HOURS}],
+    "routing_limits": ["allowance.follow.limits.LimitsFormField", {}],
+    "routing_blocks": ["django.forms.IntegerField", {"min_value": 0, "max_value": MAX_UNUSED_BLOCKS}],
 }
 """Entries of CONSTANCE_ADDITIONAL_FIELDS: the form fields of the dynamic settings, with their bounds."""
 
@@ -27,6 +35,18 @@ CONSTANCE_SETTINGS: dict[str, tuple[Any, str, str]] = {
         "routing_wei",
     ),
     WINDOW_HOURS: (24.0, "How many hours an incident counts against a miner.", "routing_hours"),
+    UNUSED_BLOCKS: (
+        0,
+        "How many of the oldest blocks that may pay for a job stay unused. Validators disagree by some blocks about "
+        "which blocks have expired, and may not count a job that is paid for with the oldest. 0 uses all blocks.",
+        "routing_blocks",
+    ),
+    EXECUTOR_LIMITS: (
+        "",
+        "The maximum number of executors of a miner by class, such as always_on.llm.a6000=2,always_on.test=1. The "
+        "chain follower clips higher counts. If empty, the setting MANIFEST_LIMITS applies.",
+        "routing_limits",
+    ),
 }
 """Entries of CONSTANCE_CONFIG: the default, the help text and the field of each dynamic setting."""
 

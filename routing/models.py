@@ -127,6 +127,9 @@ class DecisionRecord(models.Model):
     score = models.FloatField(null=True)
     minimum_wei = WeiField(default=0, verbose_name="minimum collateral in Wei")
     window_hours = models.FloatField(null=True)
+    unused_blocks = models.PositiveIntegerField(
+        default=0, help_text="The number of the oldest blocks of allowance that were left unused."
+    )
     asked = models.PositiveIntegerField("candidates", default=0)
     counts: models.JSONField[dict[str, int], dict[str, int]] = models.JSONField(
         default=dict, help_text="The number of candidates that failed at each gate."

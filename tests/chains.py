@@ -34,6 +34,7 @@ class Lone:
     pace: float = 1000.0
     forks: dict[int, str] = field(default_factory=dict)
     discarded_below: int = 0
+    permitted: set[str] = field(default_factory=lambda: {VALIDATOR, OTHER_VALIDATOR})
     unreadable: dict[int, int] = field(default_factory=dict)
     hangs: bool = False
     renewed: int = 0
@@ -68,8 +69,8 @@ class Lone:
     @property
     def neurons(self) -> tuple[Neuron, ...]:
         validators = [
-            Neuron(0, VALIDATOR, "0.0.0.0", 4, 0, permit=True, stake=1),  # noqa: S104 (an axon without an address)
-            Neuron(1, OTHER_VALIDATOR, "0.0.0.0", 4, 0, permit=True, stake=3),  # noqa: S104
+            Neuron(0, VALIDATOR, "0.0.0.0", 4, 0, permit=VALIDATOR in self.permitted, stake=1),  # noqa: S104 (an axon without an address)
+            Neuron(1, OTHER_VALIDATOR, "0.0.0.0", 4, 0, permit=OTHER_VALIDATOR in self.permitted, stake=3),  # noqa: S104
         ]
         miners = [
             Neuron(uid, hotkey, f"10.0.0.{uid}", 4, 9000, permit=False, stake=0)

@@ -45,6 +45,7 @@ class Job:
     exclude: Collection[str] = ()
     minimum_wei: int = 0
     window_hours: float = 24.0
+    unused_blocks: int = 0
 
 
 @dataclass(frozen=True)
@@ -280,6 +281,10 @@ class Subnet:
                 jobs.add(b.job_uuid or pk)
         return len(jobs)
 
+    def start(self, job: Job) -> int:
+        """Return the block that a job starts at: later than the newest one, if the oldest blocks stay unused."""
+        return self.newest + job.unused_blocks
+
     def gate(self, miner: str, job: Job, now: dt.datetime) -> Gate | None:
         """Return the first thing that keeps a miner from the job, or None."""
         cls = job.executor_class
@@ -287,7 +292,7 @@ class Subnet:
             return "absent"
         if miner in job.exclude:
             return "excluded"
-        if sum(self.free(miner, cls, self.newest, now).values()) < to_ns(job.seconds):
+        if sum(self.free(miner, cls, self.start(job), now).values()) < to_ns(job.seconds):
             return "allowance"
         if self.wei.get(miner, 0) < job.minimum_wei:
             return "collateral"
@@ -297,7 +302,7 @@ class Subnet:
 
     def pick(self, job: Job, now: dt.datetime) -> Route | Refusal:
         cls = job.executor_class
-        found = self.find(job.seconds, cls, self.newest, now, job.exclude)
+        found = self.find(job.seconds, cls, self.start(job), now, job.exclude)
         if isinstance(found, Refusal):
             return found
         since = now - dt.timedelta(hours=job.window_hours)
@@ -315,7 +320,7 @@ class Subnet:
             return Refusal("NotEnoughCollateralException")
         for miner in sorted(gates, key=score):
             if gates[miner] is None:
-                return Route(miner, self.take(miner, cls, job.seconds, self.newest, now))
+                return Route(miner, self.take(miner, cls, job.seconds, self.start(job), now))
         return Refusal("AllMinersBusy")
 
     def take(self, miner: str, cls: str, seconds: float, start: int, now: dt.datetime) -> tuple[int, ...]:

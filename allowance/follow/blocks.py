@@ -140,6 +140,8 @@ class Blocks:
         """The newest block whose state the node has discarded. It has no older states either."""
         self.unreadable: dict[int, BlockUnreadable] = {}
         self.retry_at: dict[int, float] = {}
+        self.permits: dict[str, int] = {}
+        """The newest block at which each validator had a permit, by hotkey, as far as blocks were read."""
         self.recorded = 0
         self.lag = 0.0
         self.is_current = False
@@ -213,23 +215,43 @@ class Blocks:
         self.unreadable.pop(number, None)
         del self.retry_at[number]
         self.recorded += 1
-        if self.newest is None or block.number >= self.newest.number:
-            self.newest = block
+        self._note(block)
+        if block is self.newest:
             self.lag = await in_database_thread(_age)(block)
 
     async def recorded_block(self) -> ChainBlock | None:
-        """Return the newest recorded block with its neurons, or None if the follower has recorded none.
+        """Return the newest recorded block with its neurons, or None if there is none.
 
         Raises OtherHistory if the source has another block with this number.
         """
         recorded = await in_database_thread(_newest_recorded)()
-        if recorded is None or (self.newest is not None and self.newest.hash == recorded.hash):
-            return self.newest if recorded else None
+        if recorded is None:
+            return None
+        if (
+            self.newest is not None
+            and self.newest.number == recorded.number
+            and recorded.hash in {"", self.newest.hash}
+        ):
+            return self.newest
         block = await self.calls.make("block", self.source.block(recorded.number))
-        if block.hash != recorded.hash:
+        if recorded.hash not in {"", block.hash}:
             raise OtherHistory(block.number, recorded.hash, block.hash)
-        self.newest = block
+        self.newest = None  # it may be a block that was forgotten
+        self._note(block)
         return block
+
+    def validators(self) -> set[str]:
+        """Return the hotkeys of the validators that have a permit, or had one in the last BLOCK_EXPIRY blocks."""
+        newest = max(self.permits.values(), default=0)
+        return {hotkey for hotkey, number in self.permits.items() if number >= newest - BLOCK_EXPIRY}
+
+    def _note(self, block: ChainBlock) -> None:
+        """Remember a block that was read, if it is the newest one, and its validators."""
+        if self.newest is None or block.number >= self.newest.number:
+            self.newest = block
+        for neuron in block.neurons:
+            if neuron.permit:
+                self.permits[neuron.hotkey] = max(block.number, self.permits.get(neuron.hotkey, 0))
 
     async def close(self) -> None:
         """Close the source."""
@@ -248,7 +270,7 @@ def live(head: int) -> list[int]:
 
 
 def _newest_recorded() -> Head | None:
-    newest = Block.objects.order_by("-number").exclude(hash="").values_list("number", "hash").first()
+    newest = Block.objects.order_by("-number").values_list("number", "hash").first()
     return Head(*newest) if newest else None
 
 

@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 HEARTBEAT = 5.0
 """Seconds between two heartbeats of the leading follower."""
 
+REFRESH = 12.0
+"""Seconds between two readings of the newest block, if the follower does not record blocks itself."""
+
 STANDBY = 1.0
 """Seconds between two tries to take the lead."""
 
@@ -89,7 +92,8 @@ class Following:
             self.tell("lead")
             try:
                 async with asyncio.TaskGroup() as group:
-                    watchers = [group.create_task(each) for each in (self._beat(lead), self._watch(stop, until))]
+                    watching = self._beat(lead), self._watch(stop, until), self._refresh()
+                    watchers = [group.create_task(each) for each in watching]
                     await run(self.loops, stop)
                     for watcher in watchers:
                         watcher.cancel()
@@ -181,6 +185,15 @@ class Following:
             if await in_database_thread(Block.objects.filter(pk=until).exists)():
                 stop.set()
             await asyncio.sleep(self.blocks.poll)
+
+    async def _refresh(self) -> None:
+        """Read the newest recorded block from time to time, if another program records the blocks."""
+        while self.blocks not in self.loops:
+            try:
+                await self.blocks.recorded_block()
+            except SOURCE_FAILURES as error:
+                logger.warning("blocks: %s", error)
+            await asyncio.sleep(REFRESH)
 
     def _write_block(self, block: ChainBlock) -> None:
         record(self._leading, block)

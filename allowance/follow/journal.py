@@ -110,6 +110,7 @@ class Journal:
     """
 
     name = "journal"
+    contract = ""
 
     def __init__(
         self,

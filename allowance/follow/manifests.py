@@ -118,7 +118,10 @@ def newest_sync() -> int | None:
 
 
 class ManifestLoop:
-    """The loop of the manifests. `block` returns the newest recorded block; `write` records a sync."""
+    """The loop of the manifests. `block` returns the newest recorded block; `write` records a sync.
+
+    `limits` returns the maximum number of executors by class. It may use the database.
+    """
 
     name = "manifests"
 
@@ -151,7 +154,7 @@ class ManifestLoop:
         if (age := await in_database_thread(_age)(block)) > FRESH:
             raise Stale(block.number, age)
         declared = await in_database_thread(with_executors)(block.number)
-        sync = sanitised(block, await self.ask(block, declared), self.limits())
+        sync = sanitised(block, await self.ask(block, declared), await in_database_thread(self.limits)())
         silent = sorted(declared - sync.executors.keys())
         self.detail = {
             "block": block.number,

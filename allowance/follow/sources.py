@@ -94,12 +94,26 @@ class ManifestSource(Protocol):
 
 
 class CollateralSource(Protocol):
-    """The collateral that is posted for EVM addresses."""
+    """The collateral that is posted for EVM addresses, in Wei.
+
+    `contract` is the address of the contract that was read last, for people. It is empty before the first answer, and
+    for a source that is no contract.
+
+    The chain's own collateral of miners (MinerCollateral, in rao of alpha) is another amount in another unit. A source
+    of it needs a protocol, a column and a gate of its own: nothing here may add it to Wei.
+    """
 
     name: str
+    contract: str
 
     async def collateral(self, block: int, addresses: Sequence[str]) -> Mapping[str, int]:
         """Return the Wei of each address at a block. An address whose collateral is unknown is left out."""
+
+    async def renew(self) -> None:
+        """Drop the connection. The next call makes a new one, to the next endpoint if there are several."""
+
+    async def close(self) -> None:
+        """Close the connection."""
 
 
 class SourceError(RefusedError):

@@ -210,6 +210,7 @@ class LiveBook:
 
     def _hold(self, seen: Seen, ranking: Ranking, slot: int) -> Decision | Ranking | None:
         """Reserve with a candidate as it was seen. Return None if its account is locked or has changed since."""
+        seen = _as_asked(seen, ranking)
         row, job = seen.state.rows.get(ranking.hotkey(slot)), ranking.question.job
         if row is None:  # its account was forgotten
             return None
@@ -265,6 +266,15 @@ def _pass_over(ranking: Ranking, slots: Sequence[int]) -> Ranking:
     return ranking.after(dict.fromkeys(slots, PASSED_OVER))
 
 
+def _as_asked(seen: Seen, ranking: Ranking) -> Seen:
+    """Return the input with the unused blocks of the policy that the decision is made by.
+
+    It may be a what-if policy, or the settings may have changed between two readings.
+    """
+    policy = ranking.question.policy
+    return seen.leaving(policy.unused_blocks) if policy else seen
+
+
 @dataclass(slots=True)
 class DryBook:
     """The book of dry runs: the database, and the reservations `assumed` in memory. It writes and locks nothing.
@@ -285,8 +295,9 @@ class DryBook:
         if self.seen is None:
             raise RuntimeError("Call read before reserve.")
         slot, job, hotkey = equals[0], ranking.question.job, ranking.hotkey(equals[0])
-        row = self.seen.state.rows[hotkey]
-        blocks = admit(self.seen.state, row, job)
+        state = _as_asked(self.seen, ranking).state
+        row = state.rows[hotkey]
+        blocks = admit(state, row, job)
         if isinstance(blocks, Verdict):
             return ranking.after({slot: blocks})
         expires_at = self.seen.at + dt.timedelta(seconds=job.seconds) + RESERVATION_MARGIN
@@ -303,7 +314,7 @@ def admit(state: State, row: Row, job: Job) -> list[int] | Verdict:
     if ongoing >= balance.executors:
         return busy(ongoing, balance.executors)
     line = state.board.line(balance.hotkey)  # only registered miners have one
-    blocks = ledger.take(state.chain.window, balance, ledger.to_ns(job.seconds)) if line else None
+    blocks = ledger.take(state.window, balance, ledger.to_ns(job.seconds)) if line else None
     if blocks is None:
         return Verdict(Gate.RESERVATION, job.seconds, ledger.to_seconds(line.standing.free if line else 0))
     return blocks

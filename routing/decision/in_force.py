@@ -19,10 +19,20 @@ from allowance.interface import MAX_WEI
 from allowance.plumbing.compiled import Param
 from allowance.plumbing.union import Row, arm
 from routing.decision.model import Policy
-from routing.dynamic import DATABASE_BACKEND, MAX_WINDOW_HOURS, MINIMUM_WEI, WINDOW_HOURS
+from routing.dynamic import (
+    DATABASE_BACKEND,
+    MAX_UNUSED_BLOCKS,
+    MAX_WINDOW_HOURS,
+    MINIMUM_WEI,
+    UNUSED_BLOCKS,
+    WINDOW_HOURS,
+)
 from routing.models import IncidentVersion
 
 SETTING, VERSION = 20, 21
+
+OF_POLICY = (MINIMUM_WEI, WINDOW_HOURS, UNUSED_BLOCKS)
+"""The dynamic settings that make a policy, in the order of the parameters of `make_policy`."""
 
 
 class InForce(NamedTuple):
@@ -41,13 +51,13 @@ def stored(executor_class: Any) -> list[QuerySet[Any, Any]]:
     version = arm(VERSION, IncidentVersion.objects.filter(pk=executor_class), number="version")
     if not _are_stored():
         return [version]
-    keys = [Param(name, CharField()) for name in (MINIMUM_WEI, WINDOW_HOURS)]
+    keys = [Param(name, CharField()) for name in OF_POLICY]
     return [arm(SETTING, Constance.objects.filter(key__in=keys), key="key", text="value"), version]
 
 
 def names() -> dict[str, str]:
     """Return the values of the parameters of `stored`: the keys under which constance stores the settings."""
-    return {name: constance_settings.DATABASE_PREFIX + name for name in (MINIMUM_WEI, WINDOW_HOURS)}
+    return {name: constance_settings.DATABASE_PREFIX + name for name in OF_POLICY}
 
 
 def policy() -> Policy:
@@ -77,18 +87,20 @@ def _are_stored() -> bool:
 def _policy(stored: Mapping[str, str]) -> Policy:
     if not _are_stored():
         with _to_be_corrected():
-            values = get_values_for_keys([MINIMUM_WEI, WINDOW_HOURS])
-            return make_policy(values[MINIMUM_WEI], values[WINDOW_HOURS])
+            values = get_values_for_keys(OF_POLICY)
+            return make_policy(*(values[name] for name in OF_POLICY))
     return _parsed(*map(stored.get, names().values()))
 
 
 @lru_cache(maxsize=64)
-def _parsed(minimum_wei: str | None, window_hours: str | None) -> Policy:
-    """Return the policy for values as constance stores them. None stands for the default."""
-    wei, hours = (constance_settings.CONFIG[key][0] for key in (MINIMUM_WEI, WINDOW_HOURS))
+def _parsed(*stored: str | None) -> Policy:
+    """Return the policy for values as constance stores them, in the order of OF_POLICY. None stands for the default."""
     with _to_be_corrected():
         return make_policy(
-            wei if minimum_wei is None else loads(minimum_wei), hours if window_hours is None else loads(window_hours)
+            *(
+                constance_settings.CONFIG[name][0] if value is None else loads(value)
+                for name, value in zip(OF_POLICY, stored, strict=True)
+            )
         )
 
 
@@ -101,24 +113,27 @@ def _to_be_corrected() -> Iterator[None]:
 
 
 def make_policy(
-    minimum_wei: int, window_hours: float, *, names: tuple[str, str] = (MINIMUM_WEI, WINDOW_HOURS)
+    minimum_wei: int, window_hours: float, unused_blocks: int = 0, *, names: tuple[str, str, str] = OF_POLICY
 ) -> Policy:
     """Return a policy. Raises ValueError, which names the value, for a value outside the bounds of the admin."""
-    wei_name, hours_name = names
+    wei_name, hours_name, blocks_name = names
     if not 0 <= minimum_wei <= MAX_WEI:
         raise ValueError(f"{wei_name} must be 0 to 2**256 - 1, not {minimum_wei!r:.80}.")
     if not 0 <= window_hours <= MAX_WINDOW_HOURS:
         raise ValueError(f"{hours_name} must be 0 to {MAX_WINDOW_HOURS:g}, not {window_hours!r:.80}.")
-    return Policy(int(minimum_wei), dt.timedelta(hours=window_hours))
+    if not 0 <= unused_blocks <= MAX_UNUSED_BLOCKS:
+        raise ValueError(f"{blocks_name} must be 0 to {MAX_UNUSED_BLOCKS}, not {unused_blocks!r:.80}.")
+    return Policy(int(minimum_wei), dt.timedelta(hours=window_hours), int(unused_blocks))
 
 
-def what_if(there: Policy, minimum_wei: int | None, hours: float | None) -> Policy:
-    """Return a policy with another least collateral (Wei) and another window (hours). None keeps the value of `there`.
+def what_if(there: Policy, minimum_wei: int | None, hours: float | None, unused_blocks: int | None = None) -> Policy:
+    """Return a policy with another least collateral (Wei), another window (hours) and other unused blocks.
 
-    Raises ValueError for values outside the bounds of the admin.
+    None keeps the value of `there`. Raises ValueError for values outside the bounds of the admin.
     """
     return make_policy(
         there.minimum_wei if minimum_wei is None else minimum_wei,
         there.window / dt.timedelta(hours=1) if hours is None else hours,
-        names=("The amount of Wei", "The number of hours"),
+        there.unused_blocks if unused_blocks is None else unused_blocks,
+        names=("The amount of Wei", "The number of hours", "The number of unused blocks"),
     )

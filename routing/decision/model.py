@@ -27,10 +27,14 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The dynamic settings in force: required collateral in Wei (0: none), and length of the reliability window."""
+    """The dynamic settings in force: required collateral in Wei (0: none), and length of the reliability window.
+
+    `unused_blocks` is the number of the oldest blocks of allowance that are left unused.
+    """
 
     minimum_wei: int
     window: dt.timedelta
+    unused_blocks: int = 0
 
 
 class Gate(StrEnum):
@@ -278,4 +282,5 @@ def summarise(policy: Policy | None, candidates: int, counts: Mapping[Gate, int]
         f"{n} {SUMMARY[gate].format(minimum_wei=wei_text(policy.minimum_wei))}"
         for gate, n in sorted(counts.items(), key=lambda item: -item[1])
     )
-    return f"{passed} of {candidates} miners eligible" + (f": {failed}" if failed else "")
+    unused = f" (the {policy.unused_blocks} oldest blocks stay unused)" if policy.unused_blocks else ""
+    return f"{passed} of {candidates} miners eligible" + (f": {failed}" if failed else "") + unused

@@ -10,13 +10,14 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from allowance.interface import EXECUTOR_CLASSES, causes, clock, validation
+from allowance.interface import EXECUTOR_CLASSES, MANY, causes, clock, validation
 from routing.decision.board import Board
 from routing.decision.book import Book, Outdated, Reserver
 from routing.decision.fixed import fixed_route
 from routing.decision.model import OF_THE_SETTINGS, Candidates, Decision, Gate, Job, Policy, Remedies, Timings
 from routing.decision.ranking import Ranking, rank
 from routing.decision.reliability import incident_counts
+from routing.dynamic import UNUSED_BLOCKS
 from routing.types import OrganicJobRequest
 
 
@@ -52,6 +53,9 @@ def decide(
         asked = len(candidates) - counts.get(Gate.EXCLUDED, 0)
         lacking = [c.standing.balance for c in candidates if c.verdict.gate in {Gate.EXCLUDED, Gate.ALLOWANCE}]
         named = causes(job.executor_class, balances, lacking, of_blocks=2 * counts.get(Gate.ALLOWANCE, 0) >= asked)
+        unused = decision.policy.unused_blocks if decision.policy else 0
+        if unused > MANY and Gate.ALLOWANCE in counts:
+            named += (f"The {unused} oldest blocks stay unused: see {UNUSED_BLOCKS}.",)
         return replace(decision, causes=named)
     return decision
 
@@ -69,6 +73,7 @@ def _decide(
     begun = time.perf_counter()
     seen = book.read(job.executor_class, now)
     policy, at, newest = policy or seen.in_force.policy, seen.at, seen.window.newest
+    seen = seen.leaving(policy.unused_blocks)
     incidents = {}
     if seen.state.rows:
         incidents = incident_counts(job.executor_class, at, policy.window, version=seen.in_force.incidents)

@@ -71,8 +71,14 @@ class Seen(NamedTuple):
 
     @property
     def window(self) -> Window:
-        """The usable blocks."""
+        """The usable blocks, also those that the policy leaves unused."""
         return self.state.chain.window
+
+    def leaving(self, unused: int) -> Seen:
+        """Return the input with another number of unused blocks."""
+        if unused == self.state.unused:
+            return self
+        return self._replace(state=self.state.leaving(unused).at(self.at, frozenset()))
 
 
 _states: dict[tuple[str, str], State] = {}
@@ -118,7 +124,7 @@ def _read_on(state: State, executor_class: str, now: dt.datetime | None) -> Seen
     """
     while True:
         if time.monotonic() > state.until:
-            state = State(until=time.monotonic() + LASTS)
+            state = State(until=time.monotonic() + LASTS, unused=state.unused)
         rows, floor = _changed(state, executor_class), state.floor
         are_all = rows is None
         if rows is None:
@@ -138,6 +144,8 @@ def _read_on(state: State, executor_class: str, now: dt.datetime | None) -> Seen
         changed |= {hotkey for hotkey, entry in entries.items() if entry is not state.entries.get(hotkey)}
         if are_all and entries.keys() != state.entries.keys():
             state = replace(state, rows={}, board=NO_BOARD)
+        current = in_force.parse(rows)
+        state = state.leaving(current.policy.unused_blocks)
         after = State(
             state.chain,
             entries if are_all else {**state.entries, **entries},
@@ -148,12 +156,13 @@ def _read_on(state: State, executor_class: str, now: dt.datetime | None) -> Seen
             (snapshot.at if snapshot else None) or LONG_AGO,
             floor,
             state.until,
+            state.unused,
         )
         at = now or clock.now(by_server=snapshot and snapshot.until)
         if at < floor:  # jobs may run then that are not known
             state = State()
             continue
-        return Seen(after.at(at, changed), in_force.parse(rows), at)
+        return Seen(after.at(at, changed), current, at)
 
 
 def _changed(state: State, executor_class: str) -> list[Read] | None:

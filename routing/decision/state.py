@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from allowance.interface import Balance, Chain, Entry, Expired, Hold, Standing, ledger, reading
+from allowance.interface import Balance, Chain, Entry, Expired, Hold, Standing, Window, ledger, reading
 from receipts.interface import Jobs
 from routing.decision.board import NO_BOARD, Board, Line
 
@@ -42,7 +42,8 @@ class State:
     The `rows` by hotkey, and the `board` of those that are registered, are right at the time of the reading. A reading
     returns the rows of the transactions from number `since` on; 0 means all rows. `server` is the start time of the
     database server. The number is valid only on a server with this start time. Jobs that ended before `floor` are not
-    known. After `until`, by the monotonic clock, the state is forgotten.
+    known. After `until`, by the monotonic clock, the state is forgotten. The standings on the board leave out the
+    `unused` oldest blocks.
     """
 
     chain: Chain = reading.NO_CHAIN
@@ -54,6 +55,16 @@ class State:
     server: dt.datetime = LONG_AGO
     floor: dt.datetime = LONG_AGO
     until: float = -math.inf
+    unused: int = 0
+
+    @property
+    def window(self) -> Window:
+        """The blocks that pay for jobs."""
+        return self.chain.window.without_oldest(self.unused)
+
+    def leaving(self, unused: int) -> State:
+        """Return the state with another number of unused blocks. `at` then makes its board anew."""
+        return self if unused == self.unused else replace(self, unused=unused, board=NO_BOARD)
 
     def at(self, now: dt.datetime, changed: Set[str]) -> State:
         """Return the state with rows and board as they are at `now`. Only `changed` miners have changed."""
@@ -91,7 +102,7 @@ class State:
                 found.append(row.line(before.standing))
             elif row.balance.registered:
                 unknown.append(row)
-        standings = ledger.survey(self.chain.window, [row.balance for row in unknown])
+        standings = ledger.survey(self.window, [row.balance for row in unknown])
         return found + [row.line(standing) for row, standing in zip(unknown, standings, strict=True)]
 
     def _ongoing(self, entry: Entry, now: dt.datetime) -> set[str | int]:

@@ -90,7 +90,7 @@ def load(record: DecisionRecord) -> Decision | None:
     """
     if record.candidates is None or record.window_hours is None:
         return None
-    policy = Policy(record.minimum_wei, dt.timedelta(hours=record.window_hours))
+    policy = Policy(record.minimum_wei, dt.timedelta(hours=record.window_hours), record.unused_blocks)
     job = Job(str(record.job_uuid), record.executor_class, record.seconds)
     kept = [dict(zip(record.candidates["columns"], row, strict=True)) for row in record.candidates["rows"]]
     candidates = Candidates.of([_candidate(record.executor_class, each) for each in kept])
@@ -132,6 +132,7 @@ def _record(decision: Decision, seconds: float, waited: float, **what: object) -
         block=decision.block,
         minimum_wei=decision.policy.minimum_wei if decision.policy else 0,
         window_hours=decision.policy.window / dt.timedelta(hours=1) if decision.policy else None,
+        unused_blocks=decision.policy.unused_blocks if decision.policy else 0,
         asked=len(decision.candidates),
         counts={gate.value: n for gate, n in decision.counts.items()},
         microseconds=round(seconds * 1e6),

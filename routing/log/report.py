@@ -33,6 +33,7 @@ def as_json(decision: Decision) -> dict[str, object]:
         "block": decision.block,
         "minimum_collateral_wei": policy and str(policy.minimum_wei),
         "window_hours": policy and policy.window.total_seconds() / 3600,
+        "unused_blocks": policy and policy.unused_blocks,
         "outcome": decision.outcome.value,
         "sentence": sentence(decision),
         "summary": decision.summary,
@@ -186,7 +187,9 @@ class Explanation(NamedTuple):
     def summary(self) -> str:
         """One line: how many miners could take the job, and what the others failed at."""
         hours, counts = self.record.window_hours, {Gate(gate): n for gate, n in self.record.counts.items()}
-        policy = None if hours is None else Policy(self.record.minimum_wei, dt.timedelta(hours=hours))
+        if hours is None:
+            return summarise(None, self.record.asked, counts)
+        policy = Policy(self.record.minimum_wei, dt.timedelta(hours=hours), self.record.unused_blocks)
         return summarise(policy, self.record.asked, counts)
 
     def as_json(self, now: dt.datetime) -> dict[str, object]:
@@ -201,6 +204,7 @@ class Explanation(NamedTuple):
             "block": record.block,
             "minimum_collateral_wei": None if record.window_hours is None else str(record.minimum_wei),
             "window_hours": record.window_hours,
+            "unused_blocks": None if record.window_hours is None else record.unused_blocks,
             "outcome": record.outcome,
             "sentence": self.fate(now),
             "summary": self.summary,

@@ -23,7 +23,7 @@ from allowance.interface import (
 from routing.decision import in_force
 from routing.decision.dry import dry_run
 from routing.decision.model import Decision, Gate, Policy, Remedies
-from routing.dynamic import MAX_WINDOW_HOURS
+from routing.dynamic import MAX_UNUSED_BLOCKS, MAX_WINDOW_HOURS
 from routing.log import report
 from routing.pages import SEE_MINER, SEE_MINERS, needs, show
 
@@ -42,6 +42,9 @@ class BoardForm(forms.Form):
         min_value=0,
         max_value=MAX_WINDOW_HOURS,
         widget=forms.NumberInput(attrs={"step": "any"}),
+    )
+    unused_blocks = forms.IntegerField(
+        label="Oldest blocks that stay unused", required=False, min_value=0, max_value=MAX_UNUSED_BLOCKS
     )
     exclude = forms.CharField(
         label="Excluded miners",
@@ -70,6 +73,7 @@ def board_page(request: HttpRequest) -> HttpResponse:
     form = BoardForm({**USUAL, **request.GET.dict()})
     form.fields["minimum_wei"].help_text = f"If empty: the setting in force, {wei_text(current.minimum_wei)}."
     form.fields["hours"].help_text = f"If empty: the setting in force, {current.window / dt.timedelta(hours=1):g}."
+    form.fields["unused_blocks"].help_text = f"If empty: the setting in force, {current.unused_blocks}."
     decision = decision_for(form, current) if form.is_valid() else None
     if request.GET.get("format") == "json":
         if decision is None:
@@ -91,7 +95,7 @@ def board_page(request: HttpRequest) -> HttpResponse:
 def decision_for(form: BoardForm, current: Policy) -> Decision:
     """Return the dry run that a valid form asks for."""
     asked = form.cleaned_data
-    policy = in_force.what_if(current, asked["minimum_wei"], asked["hours"])
+    policy = in_force.what_if(current, asked["minimum_wei"], asked["hours"], asked["unused_blocks"])
     remedies = Remedies(excluded=f"name fewer under “{form['exclude'].label}”")
     if asked["minimum_wei"] is not None:
         remedies = remedies._replace(collateral=f"lower “{form['minimum_wei'].label}”")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import json
 import logging
 import random
 import resource
@@ -30,6 +31,8 @@ from allowance.models import Account, Block, Miner, Reservation, ReservationStat
 from allowance.types import AllowanceException
 from receipts import receipts
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
+from receipts.transfer.intake import Intake
+from receipts.transfer.loop import BATCH
 from routing import routing, service
 from routing.decision.book import DryBook, LiveBook
 from routing.decision.model import Gate
@@ -40,6 +43,7 @@ from routing.requests import V2JobRequest
 from routing.types import JobRoute, JobRoutingException, MinerIncidentType, Outcome
 from tests.benchmarks.seed import CLASSES, migrate, seed
 from tests.factories import job_request
+from tests.receipts import MINER, VALIDATOR, started
 
 picked: list[int] = []
 """The reservations to be undone before the next measurement."""
@@ -117,6 +121,16 @@ def block() -> None:
     newest = _newest()
     newest.number, newest.timestamp = newest.number + 1, newest.timestamp + dt.timedelta(seconds=1)
     allowance().record_block(number=newest.number, timestamp=newest.timestamp, stake_share=0.12, hotkeys=_registered())
+
+
+def take_in(number: int) -> float:
+    """Return the seconds that it takes to verify and store so many receipts of a page, once they are signed."""
+    lines = [json.dumps(started(timezone.now())).encode() for _ in range(number)]
+    intake = Intake(own="", validators=lambda: {VALIDATOR.ss58_address}, routed=lambda _: ())
+    began = time.perf_counter()
+    batches = (lines[i : i + BATCH] for i in range(0, number, BATCH))
+    assert sum(intake.take(MINER.ss58_address, batch).taken for batch in batches) == number
+    return time.perf_counter() - began
 
 
 def dry_run() -> None:
@@ -281,7 +295,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     operation.__name__: operation
     for operation in (
         *(migrate, seed, time_each, repeat, threads, coroutines, statements, undo),
-        *(report_half, keep_all_candidates, steps_down, resident),
+        *(report_half, keep_all_candidates, steps_down, resident, take_in),
     )
 }
 """What a worker of the benchmark does. What takes long says how far it has come: `{"done": …, "of": …}`."""

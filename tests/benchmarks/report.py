@@ -141,7 +141,7 @@ def _table(*columns: str) -> Table:
 
 
 def _figure(value: float, unit: str) -> str:
-    text = f"{value:.2f}" if unit in {"ms", "MB"} else f"{value:.0f}"
+    text = f"{value:.2f}" if unit in {"ms", "s", "MB"} else f"{value:.0f}"
     return text + (unit if unit.startswith("/") else f" {unit}".rstrip())
 
 

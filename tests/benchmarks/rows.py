@@ -93,6 +93,13 @@ def block(bench: Bench) -> Iterator[Line]:
     )
 
 
+def transfer(bench: Bench) -> Iterator[Line]:
+    number = bench.scale.served_receipts
+    with bench.team(bench.scale.usual) as team:
+        (seconds,) = team.do("take_in", number=number)
+    yield Line(f"{number:,} receipts of a miner verified and stored", seconds, "s", at_most(15))
+
+
 def first_picks(bench: Bench) -> Iterator[Line]:
     number = bench.scale.processes
     with bench.team(bench.scale.usual, size=number) as team:
@@ -193,7 +200,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Line]]] = {
     row.__name__: row
     for row in (
         *(pick, first_picks, processes, coroutines, history, miners, reservations, receipts, incidents, flowing),
-        *(block, size, memory, contention, sockets, sqlite, dry_run, logging, metrics, decisions),
+        *(block, transfer, size, memory, contention, sockets, sqlite, dry_run, logging, metrics, decisions),
     )
 }
 

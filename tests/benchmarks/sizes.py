@@ -43,6 +43,7 @@ class Scale:
     very_many: Subnet
     past_reservations: int
     past_receipts: int
+    served_receipts: int
     past_incidents: int
     crowded: Subnet
     crowd: int
@@ -65,6 +66,7 @@ SCALES = {
         very_many=Subnet(10_000, 30, classes=5),
         past_reservations=100_000,
         past_receipts=1_000_000,
+        served_receipts=10_000,
         past_incidents=500_000,
         crowded=Subnet(8, 722, classes=1, executors=4, changing=0),
         crowd=8,
@@ -85,6 +87,7 @@ SCALES = {
         very_many=Subnet(40, 10, classes=5),
         past_reservations=200,
         past_receipts=300,
+        served_receipts=600,
         past_incidents=200,
         crowded=Subnet(4, 60, classes=1, executors=2, changing=0),
         crowd=2,

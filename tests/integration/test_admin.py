@@ -19,13 +19,13 @@ from django.utils.html import escape
 
 from allowance.models import Account, Block, ManifestSync, Miner, NeuronList, Reservation
 from allowance.plumbing import lists
-from allowance.types import MAX_WEI, NotEnoughAllowanceException
+from allowance.types import BLOCK_EXPIRY, MAX_WEI, NotEnoughAllowanceException
 from receipts.models import JobAcceptedReceipt, JobFinishedReceipt, JobStartedReceipt
 from receipts.schemas import JobAccepted, JobFinished, JobStarted
 from routing import routing
 from routing.access import tokens
 from routing.decision import in_force
-from routing.dynamic import MINIMUM_WEI, WINDOW_HOURS
+from routing.dynamic import MINIMUM_WEI, UNUSED_BLOCKS, WINDOW_HOURS
 from routing.models import AccessToken, DecisionRecord, MinerIncident, Rejection, RoutedJob, UsedSignature
 from routing.pages import miner_link
 from tests.clock import HOUR
@@ -339,32 +339,39 @@ def test_a_list_leaves_heavy_columns_alone(model: Model, column: str, admin_clie
     assert not any(f'"{column}"' in sql for sql in asked(admin_client, page(model, "changelist")))
 
 
-def save_settings(client: Client, wei: object, hours: object) -> bool:
+def save_settings(client: Client, wei: object, hours: object, unused: object) -> bool:
     """Store the dynamic settings as the admin's form does, and tell whether it took them."""
     address = reverse("admin:constance_config_changelist")
     version = client.get(address).context["form"]["version"].value()
-    response = client.post(address, {"version": version, MINIMUM_WEI: wei, WINDOW_HOURS: hours})
+    form = {"version": version, MINIMUM_WEI: wei, WINDOW_HOURS: hours, UNUSED_BLOCKS: unused}
+    response = client.post(address, form)
     assert response.status_code in (200, 302)
     return response.status_code == 302
 
 
-@pytest.mark.parametrize(("wei", "hours"), [(MAX_WEI, 0.5), (MAX_WEI - 1, 24 * 366), (0, 0), (10**18 + 1, 0.1)])
+@pytest.mark.parametrize(
+    ("wei", "hours", "unused"),
+    [(MAX_WEI, 0.5, 0), (MAX_WEI - 1, 24 * 366, 1), (0, 0, BLOCK_EXPIRY), (10**18 + 1, 0.1, 15)],
+)
 def test_dynamic_settings_are_read_as_exactly_as_they_were_entered(
-    wei: int, hours: float, admin_client: Client
+    wei: int, hours: float, unused: int, admin_client: Client
 ) -> None:
-    assert save_settings(admin_client, wei, hours)
+    assert save_settings(admin_client, wei, hours, unused)
     policy = in_force.policy()
-    assert (policy.minimum_wei, policy.window) == (wei, dt.timedelta(hours=hours))
+    assert (policy.minimum_wei, policy.window, policy.unused_blocks) == (wei, dt.timedelta(hours=hours), unused)
 
 
 @pytest.mark.parametrize(
-    ("wei", "hours"),
+    ("wei", "hours", "unused"),
     [
-        *((wei, 24) for wei in (MAX_WEI + 1, -1, "", "1.5", "10.000", "10,000", "1e78", "nan", "many")),
-        *((0, hours) for hours in (-1, -0.001, "nan", "inf", "-inf", "", "1e300", 24 * 366 + 1, "a day")),
+        *((wei, 24, 0) for wei in (MAX_WEI + 1, -1, "", "1.5", "10.000", "10,000", "1e78", "nan", "many")),
+        *((0, hours, 0) for hours in (-1, -0.001, "nan", "inf", "-inf", "", "1e300", 24 * 366 + 1, "a day")),
+        *((0, 24, unused) for unused in (-1, BLOCK_EXPIRY + 1, "", "1.5", "nan", "all")),
     ],
 )
-def test_dynamic_settings_out_of_bounds_are_refused(wei: object, hours: object, admin_client: Client) -> None:
-    assert save_settings(admin_client, 7, 2)
-    assert not save_settings(admin_client, wei, hours)
-    assert in_force.policy() == in_force.make_policy(7, 2)
+def test_dynamic_settings_out_of_bounds_are_refused(
+    wei: object, hours: object, unused: object, admin_client: Client
+) -> None:
+    assert save_settings(admin_client, 7, 2, 15)
+    assert not save_settings(admin_client, wei, hours, unused)
+    assert in_force.policy() == in_force.make_policy(7, 2, 15)

@@ -18,6 +18,7 @@ from allowance.follow.sources import ChainBlock, Neuron, OtherHistory
 from allowance.models import Block
 from allowance.oversight.forgetting import forget_blocks
 from allowance.plumbing.threads import in_database_thread
+from allowance.types import BLOCK_EXPIRY
 from tests.chains import OTHER_VALIDATOR, VALIDATOR, Chain
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -219,6 +220,19 @@ async def test_the_newest_recorded_block_is_kept_and_held_against_the_ledger() -
     third, _ = loop_of(source)
     with pytest.raises(OtherHistory):
         await third.recorded_block()
+
+
+async def test_validators_are_those_that_had_a_permit_lately() -> None:
+    source = Chain(head=5)
+    loop, _ = loop_of(source)
+    await step_until_current(loop)
+    assert loop.validators() == {VALIDATOR, OTHER_VALIDATOR}
+    source.permitted, source.head = {VALIDATOR}, 6
+    await loop.step()
+    assert loop.validators() == {VALIDATOR, OTHER_VALIDATOR}
+    source.head = 5 + BLOCK_EXPIRY + 1
+    await loop.step()
+    assert loop.validators() == {VALIDATOR}
 
 
 NEURONS = st.lists(st.tuples(st.booleans(), st.integers(0, 2**64 - 1)), max_size=20)

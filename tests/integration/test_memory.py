@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from constance import config
 from django.core.management import call_command
 from django.db import OperationalError, connection
 from hypothesis import given, settings
@@ -63,6 +64,7 @@ EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.tuples(st.just("block"), st.sets(st.sampled_from(MINERS), min_size=1)),
     st.tuples(st.just("declare"), st.sampled_from(MINERS), st.integers(0, 3), st.integers(1, 3)),
     st.tuples(st.just("deposit"), st.sampled_from(MINERS), st.integers(0, 2**70)),
+    st.tuples(st.just("unused"), st.sampled_from([0, 705, 710])),
     st.tuples(st.just("forget")),
     st.tuples(st.just("wait"), st.sampled_from([1, 6, 61, 130, -100])),
 )
@@ -90,6 +92,8 @@ def happen(event: Event, held: list[int], now: dt.datetime) -> None:
             allowance().record_manifests(block=block, axons={miner: axon}, executors={miner: {CLASS: executors}})
         case "deposit", miner, wei:
             allowance().record_collateral(hotkey=miner, wei=wei)
+        case "unused", blocks:
+            config.DYNAMIC_ROUTING_UNUSED_BLOCKS = blocks
         case ("forget",):
             reading.forget()
 

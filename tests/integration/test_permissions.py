@@ -26,7 +26,7 @@ from allowance.types import NotEnoughAllowanceException
 from routing import routing
 from routing.access import tokens
 from routing.decision import in_force
-from routing.dynamic import MINIMUM_WEI, WINDOW_HOURS
+from routing.dynamic import MINIMUM_WEI, UNUSED_BLOCKS, WINDOW_HOURS
 from tests.factories import job_request, run_command, stored
 from tests.follower import follow_all
 from tests.integration.test_admin import MODELS, record_job, route
@@ -208,12 +208,12 @@ def test_an_action_does_what_it_says_for_whoever_has_the_permission(admin_client
 def test_the_dynamic_settings_are_for_superusers_only(admin_client: Client) -> None:
     address = reverse("admin:constance_config_changelist")
     version = admin_client.get(address).context["form"]["version"].value()
-    form = {"version": version, MINIMUM_WEI: 7, WINDOW_HOURS: 2}
+    form = {"version": version, MINIMUM_WEI: 7, WINDOW_HOURS: 2, UNUSED_BLOCKS: 15}
     stewards = staff(*Permission.objects.filter(content_type__app_label="constance"))
     assert [stewards.get(address).status_code, stewards.post(address, form).status_code] == [403, 403]
     assert in_force.policy() == in_force.make_policy(0, 24.0)
     assert admin_client.post(address, form).status_code == 302
-    assert in_force.policy() == in_force.make_policy(7, 2.0)
+    assert in_force.policy() == in_force.make_policy(7, 2.0, 15)
 
 
 def test_a_form_of_another_site_is_refused() -> None:

@@ -55,7 +55,7 @@ class RpcError(Exception):
 
 
 class Node:
-    """A node of a chain. A test may set its faults at any time, from any thread.
+    """A node of a chain. A test may set its faults at any time, from any thread but the node's.
 
     `silent` answers nothing. `refusing` answers with the policy of a public node, for `retry_after` seconds as it says.
     `unreadable` answers runtime calls with bytes that don't decode. An `archive` node discards no state. `calls` counts
@@ -105,6 +105,22 @@ class Node:
 
         assert self._loop
         asyncio.run_coroutine_threadsafe(close(), self._loop)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let the node do nothing as long as the context, as a stopped machine: its connections stay, half dead."""
+        thaw, is_frozen = threading.Event(), threading.Event()
+
+        def freeze() -> None:
+            is_frozen.set()
+            thaw.wait()
+
+        self._soon(freeze)
+        is_frozen.wait()
+        try:
+            yield
+        finally:
+            thaw.set()
 
     def _soon(self, act: Callable[[], None]) -> None:
         assert self._loop

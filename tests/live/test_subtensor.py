@@ -281,6 +281,19 @@ async def test_a_node_that_is_silent_from_the_start_is_left(serve: Serve, follow
     assert source.name == f"subtensor {second.url}"
 
 
+async def test_a_half_dead_connection_is_thrown_away(serve: Serve, follow: Follow) -> None:
+    script = chain()
+    first, second = serve(script), serve(script)
+    source, calls = follow(first, second), Calls()
+    await source.latest()
+    with first.frozen():
+        with pytest.raises(TimeoutError):
+            await calls.make("latest", source.latest(), NEVER)
+        await calls.make("renew", source.renew(), DEADLINE)
+        await assert_equal(source, script)
+        await calls.make("close", source.close(), DEADLINE)
+
+
 async def test_a_node_that_can_t_be_reached_is_left(serve: Serve, follow: Follow) -> None:
     script = chain()
     with served(script) as gone:

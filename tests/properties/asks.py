@@ -26,7 +26,8 @@ from tests.properties.history import Do
 
 OK = "ok"
 
-Policy = tuple[int, float]
+Policy = tuple[int, float, int]
+"""The least collateral (Wei), the window (hours), and the number of unused blocks."""
 
 
 def ask(do: Do, decisions: list[Decision] | None = None) -> Any:
@@ -117,6 +118,7 @@ def forget(do: Do) -> str:
 def policy(do: Do) -> str:
     config.DYNAMIC_MINIMUM_COLLATERAL_AMOUNT_WEI = do["wei"]
     config.DYNAMIC_ROUTING_RELIABILITY_WINDOW_HOURS = do["hours"]
+    config.DYNAMIC_ROUTING_UNUSED_BLOCKS = do["unused"]
     return OK
 
 

@@ -233,7 +233,8 @@ class Author:
 
     def policy(self) -> Do:
         wei = self.random.choice([0, 0, 0, 0, 5, 6, 10**18, 2**256 - 1])
-        return {"ask": "policy", "wei": wei, "hours": self.random.choice([0.0, 0.02, 1.0, 24.0])}
+        hours, unused = self.random.choice([(0.0, 15), (0.02, 700), (1.0, 0), (24.0, 0)])
+        return {"ask": "policy", "wei": wei, "hours": hours, "unused": unused}
 
     def repair(self, *, alone: bool) -> Do:
         what = self.random.choice([None, "held", "spent", "executors", "voided_before", "presence", "ns"])

@@ -103,7 +103,7 @@ def check_hold(call: Call, booking: Booking, policy: Policy) -> None:
     if miner not in now.registered():
         raise Violation(f"{call} stored {booking}, but the newest neurons are {sorted(now.registered())}.")
     offers = [
-        view.take(miner, cls, seconds, do.get("start", view.newest), call.now)
+        view.take(miner, cls, seconds, do.get("start", view.newest + policy[2]), call.now)
         for view in (now.with_blocks_of(then) for then in reversed(call.states))
     ]
     if booking.blocks not in offers:

@@ -32,7 +32,7 @@ def take(tally: Tally, call: Call, before: Subnet, after: Subnet) -> None:
             tally[STATES, name] += 1
     tally[STATES, seen.TRUSTED] += isinstance(answer, Route) and answer.blocks is None
     if kind == "pick" and isinstance(answer, Route | Refusal) and not call.crashed:
-        job = wanted(do, (0, 0.0))
+        job = wanted(do, (0, 0.0, 0))
         tally[STATES, seen.UNREACHABLE] += any(before.gate(miner, job, call.now) == "address" for miner in MINERS)
     if kind in EVENTS:
         EVENTS[kind](tally, do, before, after, isinstance(answer, Refusal))

@@ -89,7 +89,7 @@ class World:
         self.rows: Rows = {}
         self.clock = self.travelled = START
         self.skews = dict.fromkeys(range(ROUTERS), dt.timedelta())
-        self.policy: asks.Policy = (0, 24.0)
+        self.policy: asks.Policy = (0, 24.0, 0)
         self.trace: list[str] = []
         self.last_record = 0
 
@@ -150,7 +150,7 @@ class World:
             case "skew":
                 self.skews[action.router] = dt.timedelta(microseconds=do["us"])
             case "policy":
-                self.policy = do["wei"], do["hours"]
+                self.policy = do["wei"], do["hours"], do["unused"]
                 asks.policy(do)
             case _:
                 return False

@@ -10,7 +10,7 @@ import pytest
 from pytest_django import Settings
 
 from routing.conf import SETTINGS
-from routing.dynamic import CONSTANCE_SETTINGS, MINIMUM_WEI, WINDOW_HOURS
+from routing.dynamic import CONSTANCE_SETTINGS
 from tests.complaints import Sends, another_database, assert_only_complaint, complaints
 
 SQLITE: dict[str, Any] = {
@@ -52,7 +52,7 @@ def test_a_bad_database_is_told_by_its_alias_if_it_is_ours(
         assert complaints() == []
 
 
-@pytest.mark.parametrize("key", [MINIMUM_WEI, WINDOW_HOURS])
+@pytest.mark.parametrize("key", [*CONSTANCE_SETTINGS])
 def test_a_missing_dynamic_setting_is_named(key: str, settings: Settings) -> None:
     settings.CONSTANCE_CONFIG = {k: v for k, v in CONSTANCE_SETTINGS.items() if k != key}
     assert_only_complaint("routing.E003", key)

@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from routing.dynamic import APPS, CONSTANCE_FIELDS, CONSTANCE_SETTINGS, FIELDSET, MINIMUM_WEI, WINDOW_HOURS
+from routing.dynamic import (
+    APPS,
+    CONSTANCE_FIELDS,
+    CONSTANCE_SETTINGS,
+    EXECUTOR_LIMITS,
+    FIELDSET,
+    MINIMUM_WEI,
+    UNUSED_BLOCKS,
+    WINDOW_HOURS,
+)
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 [LINES] = re.findall(r"^```python\n(# settings\.py.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -52,6 +61,8 @@ def test_what_a_site_has_for_constance_stays() -> None:
     assert module["CONSTANCE_CONFIG"] == {
         **CONSTANCE["CONSTANCE_CONFIG"],
         WINDOW_HOURS: CONSTANCE_SETTINGS[WINDOW_HOURS],
+        UNUSED_BLOCKS: CONSTANCE_SETTINGS[UNUSED_BLOCKS],
+        EXECUTOR_LIMITS: CONSTANCE_SETTINGS[EXECUTOR_LIMITS],
     }
     assert module["CONSTANCE_ADDITIONAL_FIELDS"] == {**CONSTANCE["CONSTANCE_ADDITIONAL_FIELDS"], **CONSTANCE_FIELDS}
 
@@ -59,13 +70,25 @@ def test_what_a_site_has_for_constance_stays() -> None:
 @pytest.mark.parametrize(
     ("groups", "after"),
     [
-        ({"Words": ("GREETING",)}, {"Words": ("GREETING",), FIELDSET: (MINIMUM_WEI, WINDOW_HOURS)}),
-        ((("Words", ["GREETING"]),), (("Words", ["GREETING"]), (FIELDSET, (MINIMUM_WEI, WINDOW_HOURS)))),
+        (
+            {"Words": ("GREETING",)},
+            {"Words": ("GREETING",), FIELDSET: (MINIMUM_WEI, WINDOW_HOURS, UNUSED_BLOCKS, EXECUTOR_LIMITS)},
+        ),
+        (
+            (("Words", ["GREETING"]),),
+            (("Words", ["GREETING"]), (FIELDSET, (MINIMUM_WEI, WINDOW_HOURS, UNUSED_BLOCKS, EXECUTOR_LIMITS))),
+        ),
         (
             {"Words": {"fields": ("GREETING", MINIMUM_WEI), "collapse": True}},
-            {"Words": {"fields": ("GREETING", MINIMUM_WEI), "collapse": True}, FIELDSET: (WINDOW_HOURS,)},
+            {
+                "Words": {"fields": ("GREETING", MINIMUM_WEI), "collapse": True},
+                FIELDSET: (WINDOW_HOURS, UNUSED_BLOCKS, EXECUTOR_LIMITS),
+            },
         ),
-        ({"All": ("GREETING", MINIMUM_WEI, WINDOW_HOURS)}, {"All": ("GREETING", MINIMUM_WEI, WINDOW_HOURS)}),
+        (
+            {"All": ("GREETING", MINIMUM_WEI, WINDOW_HOURS, UNUSED_BLOCKS, EXECUTOR_LIMITS)},
+            {"All": ("GREETING", MINIMUM_WEI, WINDOW_HOURS, UNUSED_BLOCKS, EXECUTOR_LIMITS)},
+        ),
     ],
     ids=["by name", "in order", "one of ours, collapsed", "all of ours"],
 )

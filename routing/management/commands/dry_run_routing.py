@@ -42,6 +42,9 @@ class Command(AnsweringCommand):
         )
         what_if.add_argument("--window", type=float, metavar="HOURS", help="assume a reliability window of this length")
         what_if.add_argument(
+            "--unused-blocks", type=int, metavar="N", help="assume that the oldest N blocks of allowance stay unused"
+        )
+        what_if.add_argument(
             "--exclude", action="append", default=[], metavar="HOTKEY", help="exclude this miner (repeatable)"
         )
         what_if.add_argument("--at", metavar="TIME", help="assume this time (ISO 8601, with a zone)")
@@ -100,6 +103,8 @@ def what_if(options: dict[str, Any]) -> tuple[Policy, Remedies]:
             policy = in_force.what_if(policy, parse_wei(amount), None)
     with named("--window"):
         policy = in_force.what_if(policy, None, options["window"])
+    with named("--unused-blocks"):
+        policy = in_force.what_if(policy, None, None, options["unused_blocks"])
     with named("--exclude"):
         validation.hotkeys(options["exclude"], "It")
     return policy, remedies

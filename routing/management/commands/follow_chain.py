@@ -14,8 +14,10 @@ from allowance.interface import Following, chain_source, manifest_source, valida
 from allowance.plumbing.console import progress_bar
 from allowance.plumbing.errors import RefusedError
 from allowance.plumbing.programs import AnsweringCommand
+from routing.upkeep.document import document_loop
+from routing.upkeep.limits import executor_limits
 
-PARTS = ("blocks", "manifests", "collateral", "receipts")
+PARTS = ("blocks", "manifests", "collateral", "receipts", "settings")
 
 
 class Command(AnsweringCommand):
@@ -63,6 +65,9 @@ class Command(AnsweringCommand):
             tell=shown.tell,
             accept_silence=options["accept_silence"],
         )
+        following.manifests.limits = executor_limits
+        if document := document_loop():
+            following.loops.append(document)
         following.loops = [loop for loop in following.loops if loop.name in chosen]
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,0 +1,75 @@
+"""The demo's chain: a recorded subnet that is played for ever, and a follower of it on a simulated clock."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from allowance import allowance
+from allowance.follow.adapters import chain_source, validator
+from allowance.follow.blocks import WINDOW, record
+from allowance.follow.conf import conf
+from allowance.follow.following import AlreadyLed
+from allowance.follow.journal import Journal
+from allowance.follow.lead import Lead
+from allowance.follow.manifests import EVERY, sanitised
+
+
+class Follower:
+    """A follower on a simulated clock. It records what `manage.py follow_chain` would have recorded.
+
+    `counts` are the recorded blocks and manifest syncs.
+    """
+
+    def __init__(self, journal: Journal, lead: Lead, loop: asyncio.Runner) -> None:
+        self.journal, self.lead, self.ask = journal, lead, loop.run
+        self.counts = Counter[str]()
+        self.newest: int | None = None
+        self.synced: int | None = None
+
+    def due(self, now: dt.datetime) -> range:
+        """Return the numbers of the blocks to record at the time `now`. At first these are all that jobs can use."""
+        self.journal.now = lambda: now
+        last = self.journal.newest()
+        return range(last - WINDOW if self.newest is None else self.newest + 1, last + 1)
+
+    def record(self, number: int) -> None:
+        """Record a block, and the manifests if a sync is due."""
+        block = self.ask(self.journal.block(number))
+        record(self.lead, block)
+        self.newest = number
+        self.counts["blocks"] += 1
+        if self.synced is None or number >= self.synced + EVERY:
+            answers = self.ask(self.journal.manifests(block, block.neurons))
+            sync = sanitised(block, answers, conf.MANIFEST_LIMITS)
+            allowance().record_manifests(block=number, axons=sync.axons, executors=sync.executors)
+            self.synced = number
+            self.counts["syncs"] += 1
+
+    def record_collateral(self) -> None:
+        """Record the collateral of all miners at the newest block."""
+        number = self.journal.newest()
+        addresses = self.ask(self.journal.evm_addresses(number))
+        wei = self.ask(self.journal.collateral(number, list(addresses.values())))
+        for neuron in self.journal.neurons(number):
+            if neuron.uid in addresses:
+                allowance().record_collateral(hotkey=neuron.hotkey, wei=wei[addresses[neuron.uid]])
+
+
+@contextmanager
+def following() -> Iterator[Follower]:
+    """Lead the followers of the database until the context ends. The settings say what is followed."""
+    journal: Any = chain_source()
+    with asyncio.Runner() as loop:
+        genesis = loop.run(journal.genesis())
+        lead = Lead(genesis=genesis, netuid=conf.NETUID, hotkey=validator(), source=journal.name)
+        if not lead.take():
+            raise AlreadyLed
+        try:
+            yield Follower(journal, lead, loop)
+        finally:
+            lead.release()
