@@ -26,8 +26,8 @@ def chain_source() -> ChainSource:
         case "pylon":
             from allowance.follow.pylon import Pylon
 
-            identity = conf.PYLON_IDENTITY_NAME, conf.PYLON_IDENTITY_TOKEN
-            return Pylon(required("PYLON_ADDRESS"), *identity, netuid=conf.NETUID)
+            access = conf.PYLON_IDENTITY_NAME, conf.PYLON_IDENTITY_TOKEN, conf.PYLON_OPEN_ACCESS_TOKEN
+            return Pylon(required("PYLON_ADDRESS"), *access, netuid=conf.NETUID)
         case "journal":
             from allowance.follow.journal import Journal
 
