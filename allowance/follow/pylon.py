@@ -9,8 +9,7 @@ What Pylon can't tell, and what this adapter does about it:
   forks below that, the next block has another parent than recorded, and the follower stops.
 * It has no headers. The parent's hash is that of the block before, which is read for this alone: each block costs two
   reads, but one where blocks are read backwards. It is empty if the block before can't be read.
-* It has no genesis. The address of the service stands for it. So the follower refuses another service at first sight,
-  and another chain behind the same address at the first block beside a recorded one.
+* It has no genesis. So the follower notices another chain at the first block beside a recorded one.
 * It tells stakes as floating-point tokens. In rao they are exact up to 2 million tokens, and off by a few rao above.
 * It tells commitments and EVM addresses as of the newest block only.
 """
@@ -97,11 +96,11 @@ class PylonIdentityUnfit(SourceError):
 class Pylon:
     """A Pylon service. Without an identity it is asked by open access.
 
-    `pace` is low because the service decodes about one block per second and core.
+    `pace` is low and `deadline` is long because the service decodes about one block per second and core.
     """
 
     name = "pylon"
-    pace = 0.5
+    pace, deadline = 0.5, 30.0
 
     def __init__(
         self,
@@ -127,8 +126,8 @@ class Pylon:
         return (split.netloc.rpartition("@")[2] + split.path).rstrip("/")
 
     async def genesis(self) -> str:
-        """Return the service's address in place of the hash of block 0."""
-        return f"pylon:{self.service}"[:66]
+        """Return an empty text: the service does not give the hash of block 0."""
+        return ""
 
     async def latest(self) -> Head:
         """Return the block DEPTH before the newest."""

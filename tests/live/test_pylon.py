@@ -262,17 +262,8 @@ async def test_renewal_forgets_the_head(chain: Chain, service: Service) -> None:
         assert (await source.latest()).number == chain.head - DEPTH
 
 
-@pytest.mark.parametrize(
-    ("address", "genesis"),
-    [
-        ("http://127.0.0.1:8000", "pylon:127.0.0.1:8000"),
-        ("https://127.0.0.1:8000/", "pylon:127.0.0.1:8000"),
-        ("https://user:secret@pylon.example/api/", "pylon:pylon.example/api"),
-        ("http://" + "x" * 80, "pylon:" + "x" * 60),
-    ],
-)
-async def test_the_address_stands_for_the_chain(address: str, genesis: str) -> None:
-    assert await Pylon(address, netuid=NETUID).genesis() == genesis
+async def test_the_service_has_no_genesis() -> None:
+    assert await Pylon("http://127.0.0.1:8000", netuid=NETUID).genesis() == ""
 
 
 async def test_the_client_reads_no_environment(chain: Chain, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
