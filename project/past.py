@@ -16,6 +16,7 @@ from django.db import transaction
 from allowance import reservations
 from allowance.models import Account, Block, Reservation, ReservationState
 from allowance.types import BLOCK_EXPIRY, RESERVATION_MARGIN, ExecutorClass
+from project.serve import FOLLOWED
 from receipts import receipts
 from receipts.schemas import JobStarted
 from routing.decision.model import Gate
@@ -24,7 +25,7 @@ from routing.models import DecisionRecord
 from routing.types import MinerIncidentType, Outcome
 
 CLASSES = (ExecutorClass.always_on__gpu_24gb, ExecutorClass.always_on__llm__a6000, ExecutorClass.spin_up_4min__gpu_24gb)
-VALIDATOR = "validator"
+VALIDATOR = FOLLOWED["VALIDATOR_HOTKEY"]
 ETH = 10**18
 FORTNIGHT, DAY = dt.timedelta(days=14), dt.timedelta(days=1)
 PAST_JOBS, PAST_REFUSALS = 1500, 400
