@@ -158,7 +158,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_jobs_of_the_demo_s_past_are_paid_with_blocks_that_add_up_to_their_seconds(demo: Path) -> None:
     """One block fewer would be too few. Before the recorded blocks, a block is 12 s at a stake share of a tenth."""
-    worth = {number: float(str(ns)) / 1e9 for number, ns in query(demo, "SELECT number, ns FROM allowance_block") if ns}
+    recorded = {number: int(str(ns)) for number, ns in query(demo, "SELECT number, ns FROM allowance_block") if ns}
     found = query(
         demo,
         "SELECT d.seconds, r.blocks, a.executors FROM allowance_reservation r"
@@ -169,8 +169,8 @@ def test_jobs_of_the_demo_s_past_are_paid_with_blocks_that_add_up_to_their_secon
     for seconds, blocks, executors in found:
         assert isinstance(seconds, float)
         assert isinstance(executors, int)
-        paid = [executors * worth.get(number, 1.2) for number in json.loads(str(blocks))]
-        assert sum(paid[:-1]) < seconds <= sum(paid) + 1e-6
+        paid = [executors * recorded.get(number, 1_200_000_000) for number in json.loads(str(blocks))]
+        assert sum(paid[:-1]) < seconds * 10**9 <= sum(paid)
 
 
 def test_the_demo_s_chain_has_no_gap_and_each_block_its_parent(demo: Path) -> None:
