@@ -7,10 +7,12 @@ from allowance.amounts import WeiFormField, parse_wei, wei_text
 from allowance.causes import MANY, Earning, causes, earning
 from allowance.chain import CHECK_BLOCKS, CHECK_STAKE
 from allowance.fields import WeiField
-from allowance.follow.adapters import chain_source, manifest_source, validator
-from allowance.follow.following import AlreadyLed, Following
+from allowance.follow.adapters import chain_source, collateral_source, manifest_source, validator
+from allowance.follow.conf import conf as follow_settings
+from allowance.follow.following import Following
+from allowance.follow.libraries import missing_library, require_library
 from allowance.follow.limits import parse_limits
-from allowance.follow.sources import OtherChain, SourceError
+from allowance.follow.sources import SourceError
 from allowance.ledger import Balance, Standing, Steps, Window, present, to_seconds, value_at
 from allowance.locks import (
     bound_waits,

@@ -16,7 +16,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.loader import MigrationLoader
 from django.db.models import Model
 
-from allowance.interface import validation
+from allowance.interface import follow_settings, missing_library, validation
 from allowance.plumbing.checks import check
 from allowance.plumbing.database import alias, database
 from routing.access import signatures
@@ -182,6 +182,14 @@ def check_status_limits(**_kwargs: Any) -> Iterator[str]:
         own_limits(MEASURES)
     except ImproperlyConfigured as error:
         yield str(error)
+
+
+@check("routing.E027", "Or set RECEIPTS_FROM_MINERS to 0: then the router does not know the jobs of other validators.")
+def check_receipts(**_kwargs: Any) -> Iterator[str]:
+    """Require the library that reads the receipts of miners, if this site has a follower of a chain."""
+    follows = follow_settings.VALIDATOR_HOTKEY and follow_settings.CHAIN_SOURCE != "journal"
+    if follows and conf.RECEIPTS_FROM_MINERS and (missing := missing_library("receipts")):
+        yield f"RECEIPTS_FROM_MINERS is 1, which {missing}"
 
 
 @check("routing.E020", "Use PostgreSQL, or SQLite for a trial.", Tags.database)

@@ -170,6 +170,14 @@ conf = Settings(
         least=0,
     ),
     Setting(
+        "RECEIPTS_FROM_MINERS",
+        1,
+        "Whether the chain follower reads the receipts that miners serve: 1 or 0. Without them the router does not "
+        "know which executors other validators use.",
+        least=0,
+        most=1,
+    ),
+    Setting(
         "ROUTING_STATUS_LIMITS",
         {},
         "Limits of manage.py routing_status and of its page, as JSON. For each named measure: the value above which it "

@@ -32,6 +32,7 @@ class Lone:
     begins: dt.datetime = BEGINS
     name: str = "scripted"
     pace: float = 1000.0
+    deadline: float = 10.0
     forks: dict[int, str] = field(default_factory=dict)
     discarded_below: int = 0
     permitted: set[str] = field(default_factory=lambda: {VALIDATOR, OTHER_VALIDATOR})

@@ -239,11 +239,15 @@ def carries(kind: type[Exception]) -> list[str]:
     return [*re.findall(r"^ +self\.(\w+) = ", inspect.getsource(initialise), re.MULTILINE), *properties]
 
 
+OF_EXTRAS = {"allowance.follow.connection"}
+"""Modules that import the library of an extra. Other modules import them in functions."""
+
+
 def load_all() -> list[ModuleType]:
     """Import every module of the three apps."""
     folders = {f"{app}.": import_module(app).__path__ for app in APPS}
     names = [module.name for prefix, folder in folders.items() for module in walk_packages(folder, prefix)]
-    return [import_module(name) for name in names if ".migrations." not in name]
+    return [import_module(name) for name in names if ".migrations." not in name and name not in OF_EXTRAS]
 
 
 if __name__ == "__main__":

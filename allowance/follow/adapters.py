@@ -7,15 +7,17 @@ from typing import Any, cast
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from allowance.follow.conf import conf
-from allowance.follow.sources import ChainSource, ManifestSource
+from allowance.follow.conf import NONE, conf
+from allowance.follow.libraries import require_library
+from allowance.follow.sources import ChainSource, CollateralSource, ManifestSource
 
 # Each adapter is imported where it is chosen: its library may not be installed.
 # ruff: noqa: PLC0415
 
 
 def chain_source() -> ChainSource:
-    """Return the source that CHAIN_SOURCE names. Raises ImproperlyConfigured if a setting of it is missing."""
+    """Return the source that CHAIN_SOURCE names. Raises ImproperlyConfigured if a setting or a library is missing."""
+    require_library(conf.CHAIN_SOURCE)
     match conf.CHAIN_SOURCE:
         case "subtensor":
             from allowance.follow.subtensor import Subtensor
@@ -24,8 +26,8 @@ def chain_source() -> ChainSource:
         case "pylon":
             from allowance.follow.pylon import Pylon
 
-            identity = conf.PYLON_IDENTITY_NAME, conf.PYLON_IDENTITY_TOKEN
-            return Pylon(required("PYLON_ADDRESS"), *identity, netuid=conf.NETUID)
+            access = conf.PYLON_IDENTITY_NAME, conf.PYLON_IDENTITY_TOKEN, conf.PYLON_OPEN_ACCESS_TOKEN
+            return Pylon(required("PYLON_ADDRESS"), *access, netuid=conf.NETUID)
         case "journal":
             from allowance.follow.journal import Journal
 
@@ -39,6 +41,7 @@ def manifest_source(chain: ChainSource) -> ManifestSource:
     """Return the source that MANIFESTS_FROM names. A played journal has manifests of its own."""
     if hasattr(chain, "manifests"):
         return cast(ManifestSource, chain)
+    require_library(conf.MANIFESTS_FROM)
     match conf.MANIFESTS_FROM:
         case "miners":
             from allowance.follow.hotkey import read_hotkey
@@ -52,6 +55,23 @@ def manifest_source(chain: ChainSource) -> ManifestSource:
             return Commitments(chain)
         case path:
             own: ManifestSource = _own("MANIFESTS_FROM", path)
+            return own
+
+
+def collateral_source(chain: ChainSource) -> CollateralSource | None:
+    """Return the source that COLLATERAL_FROM names, or None for `none`. A played journal has collateral of its own."""
+    if conf.COLLATERAL_FROM == NONE:
+        return None
+    if hasattr(chain, "collateral"):
+        return cast(CollateralSource, chain)
+    require_library(conf.COLLATERAL_FROM)
+    match conf.COLLATERAL_FROM:
+        case "evm":
+            from allowance.follow.evm import from_settings
+
+            return from_settings(chain)
+        case path:
+            own: CollateralSource = _own("COLLATERAL_FROM", path)
             return own
 
 

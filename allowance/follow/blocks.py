@@ -11,6 +11,7 @@ from typing import Any
 from allowance import chain, clock
 from allowance.follow.lead import Lead
 from allowance.follow.sources import (
+    Behind,
     BlockUnreadable,
     ChainBlock,
     ChainSource,
@@ -131,7 +132,7 @@ class Blocks:
     ) -> None:
         self.source, self.adapter, self.write = source, source.name, write
         self.poll, self.stall, self.monotonic = poll, stall, monotonic
-        self.calls = Calls()
+        self.calls = Calls(source.deadline)
         self.head: Head | None = None
         self.moved_at = monotonic()
         self.newest: ChainBlock | None = None
@@ -165,7 +166,7 @@ class Blocks:
     async def step(self) -> float:
         """Record the live blocks, then one missing block. Return the seconds until the next step."""
         head = await self.look()
-        for number in await in_database_thread(live)(head.number):
+        for number in await in_database_thread(live)(self.source.name, head.number):
             if self._is_due(number):
                 await self.take(number)
         self.gaps = await in_database_thread(missing)(head.number)
@@ -261,11 +262,16 @@ class Blocks:
         return number > self.discarded and self.retry_at.get(number, 0.0) <= self.monotonic()
 
 
-def live(head: int) -> list[int]:
-    """Return the numbers of the blocks after the newest recorded one; only the `head` if there are too many."""
+def live(source: str, head: int) -> list[int]:
+    """Return the numbers of the blocks after the newest recorded one; only the `head` if there are too many.
+
+    Raises Behind if the head is far older than the newest recorded block.
+    """
     newest = Block.objects.order_by("-number").values_list("number", flat=True).first()
     if newest is None or head - newest > AT_ONCE:
         return [head]
+    if newest - head > AT_ONCE:
+        raise Behind(source, head, newest)
     return list(range(newest + 1, head + 1))
 
 

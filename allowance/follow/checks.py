@@ -15,18 +15,11 @@ from typing import Any
 from django.utils.module_loading import import_string
 
 from allowance import validation
-from allowance.follow.conf import COLLATERAL_SOURCES, EVM, JOURNAL, MANIFEST_SOURCES, MINERS, PYLON, SOURCES, conf
+from allowance.follow.conf import COLLATERAL_SOURCES, JOURNAL, MANIFEST_SOURCES, MINERS, PYLON, SOURCES, conf
 from allowance.follow.hotkey import HotkeyUnusable, read_hotkey
+from allowance.follow.libraries import missing_library
 from allowance.plumbing.checks import check
 from allowance.types import EXECUTOR_CLASSES
-
-LIBRARIES = {
-    "subtensor": ("bittensor", "live"),
-    PYLON: ("pylon_client", "pylon"),
-    MINERS: ("bittensor_core", "live"),
-    EVM: ("httpx", "live"),
-}
-"""By the name of an adapter: the module that it needs, and the extra that installs it."""
 
 
 @check("allowance.E001", "Set it to one of its names, or to the dotted path of a class of your own.")
@@ -43,10 +36,8 @@ def check_sources(**_kwargs: Any) -> Iterator[str]:
                 import_string(name)
             except ImportError as error:
                 yield f"{setting} is {name!r:.200}, not one of {', '.join(names)}, and can't be imported: {error}."
-        elif name in LIBRARIES and _is_used(setting):
-            module, extra = LIBRARIES[name]
-            if find_spec(module) is None:
-                yield f"{setting} is {name}, which needs {module}: pip install 'miner-router[{extra}]'."
+        elif _is_used(setting) and (missing := missing_library(name)):
+            yield f"{setting} is {name}, which {missing}"
 
 
 @check("allowance.E002", "Set what is missing, or remove VALIDATOR_HOTKEY if this site needs no chain follower.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -12,11 +12,12 @@ from django import db
 
 from allowance import chain
 from allowance.follow.blocks import Blocks, record, stake_share
+from allowance.follow.collateral import CollateralLoop, Reading
 from allowance.follow.conf import conf
 from allowance.follow.lead import Lead, LeadLost
 from allowance.follow.manifests import ManifestLoop, Sync
 from allowance.follow.running import FIRST_WAIT, LONGEST_WAIT, Loop, attempt, pause, run
-from allowance.follow.sources import ChainBlock, ChainSource, ManifestSource, OtherChain, SourceError
+from allowance.follow.sources import ChainBlock, ChainSource, CollateralSource, ManifestSource, OtherChain, SourceError
 from allowance.models import Block
 from allowance.plumbing.errors import RefusedError
 from allowance.plumbing.threads import in_database_thread
@@ -56,9 +57,11 @@ class Following:
         self,
         source: ChainSource,
         manifests: ManifestSource,
+        collateral: CollateralSource | None,
         *,
         hotkey: str,
         tell: Tell,
+        limits: Callable[[], Mapping[str, int]],
         accept_silence: bool = False,
     ) -> None:
         self.source, self.hotkey, self.tell = source, hotkey, tell
@@ -69,11 +72,17 @@ class Following:
             manifests,
             self.blocks.recorded_block,
             self._write_sync,
-            limits=lambda: conf.MANIFEST_LIMITS,
+            limits=limits,
             poll=poll,
             accept_silence=accept_silence,
         )
         self.loops: list[Loop] = [self.blocks, self.manifests]
+        if collateral is not None:
+            self.loops.append(
+                CollateralLoop(
+                    collateral, self.blocks.recorded_block, source.evm_addresses, self._write_collateral, poll=poll
+                )
+            )
 
     async def follow(self, stop: asyncio.Event, *, until: int | None = None) -> None:
         """Follow the chain until `stop` is set, or block `until` is recorded. Stand by while another follower leads.
@@ -128,6 +137,8 @@ class Following:
             try:
                 if loop is self.manifests:
                     self.tell("manifests", **facts_of_sync(await self.manifests.sync(block)))
+                elif isinstance(loop, CollateralLoop):
+                    self.tell("collateral", **facts_of_collateral(await loop.read(block)))
             except SOURCE_FAILURES as error:
                 logger.warning("%s: %s", loop.name, error)
                 failed.append(loop.name)
@@ -204,6 +215,11 @@ class Following:
             chain.record_manifests(block=sync.block, axons=sync.axons, executors=sync.executors)
         self.tell("manifests", **facts_of_sync(sync))
 
+    def _write_collateral(self, reading: Reading) -> None:
+        with self._leading.writing():
+            chain.record_collaterals(reading.wei)
+        self.tell("collateral", **facts_of_collateral(reading))
+
     @property
     def _leading(self) -> Lead:
         if self.lead is None:
@@ -226,3 +242,8 @@ def facts_of_sync(sync: Sync) -> dict[str, Any]:
     """Return what is shown of a manifest sync."""
     executors = sum(sum(counts.values()) for counts in sync.executors.values())
     return {"block": sync.block, "asked": len(sync.axons), "answered": len(sync.executors), "executors": executors}
+
+
+def facts_of_collateral(reading: Reading) -> dict[str, Any]:
+    """Return what is shown of a reading of the collateral."""
+    return {"block": reading.block, "miners": len(reading.wei), "with_collateral": sum(map(bool, reading.wei.values()))}

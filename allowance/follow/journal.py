@@ -22,6 +22,7 @@ from django.utils import timezone
 
 from allowance import validation
 from allowance.follow.sources import BlockError, ChainBlock, Head, Manifests, Neuron, SourceError
+from allowance.plumbing.calls import DEADLINE
 from allowance.types import BLOCK_DURATION_US, MAX_BLOCK_NUMBER
 
 FASTER_FROM = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -109,7 +110,7 @@ class Journal:
     The file is read when the journal is first asked. Raises JournalUnplayable, or OSError, if that is impossible.
     """
 
-    name = "journal"
+    name, deadline = "journal", DEADLINE
     contract = ""
 
     def __init__(

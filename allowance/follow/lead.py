@@ -28,6 +28,10 @@ ADVISORY_LOCK = 0x6D696E6572726F75
 """The number of the advisory lock. It is valid in one database, so other databases of the server can have followers."""
 
 
+NO_GENESIS = ""
+"""The genesis of a source that does not know it. Then only the hashes of the blocks show another chain."""
+
+
 class LeadLost(RefusedError):
     """Another process leads, or the lock is gone. Nothing was written. The follower stands by again."""
 
@@ -73,8 +77,10 @@ class Lead:
             lock_chain()
             known = Follower.objects.filter(pk=1).first()
             if known is not None and Block.objects.exists():
+                own["genesis"] = own["genesis"] or known.genesis
                 for name, configured in own.items():
-                    if (recorded := getattr(known, name)) != configured:
+                    recorded = getattr(known, name)
+                    if recorded != configured and not (name == "genesis" and NO_GENESIS in {recorded, configured}):
                         raise OtherChain(NAMES[name], str(recorded), str(configured))
             Follower.objects.update_or_create(pk=1, defaults={**own, **values})
 

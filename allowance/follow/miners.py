@@ -42,7 +42,6 @@ MAX_FRAGMENTS = 100
 MESSAGE_TOO_BIG = 1009
 """The code with which this side closes a connection if a message is too long."""
 
-
 TOO_MUCH = "It sends too much."
 
 
@@ -66,7 +65,6 @@ class Miners:
         at_once: int = AT_ONCE,
         connect: float = CONNECT,
         whole: float = WHOLE,
-        max_message: int = MAX_MESSAGE,
         now: Callable[[], float] = time.time,
     ) -> None:
         """Ask as the validator whose hotkey `signer` is.
@@ -75,8 +73,7 @@ class Miners:
         host's, because the miners compare it to theirs: a miner refuses a time that is more than 10 s old.
         """
         self.signer, self.allow_private = signer, allow_private
-        self.at_once, self.connect, self.whole, self.max_message = at_once, connect, whole, max_message
-        self.now = now
+        self.at_once, self.connect, self.whole, self.now = at_once, connect, whole, now
         self.silences: dict[str, str] = {}
 
     async def manifests(self, block: ChainBlock, miners: Sequence[Neuron]) -> Manifests:
@@ -153,7 +150,7 @@ class Miners:
                     open_timeout=None,
                     close_timeout=CLOSE,
                     ping_interval=None,
-                    max_size=self.max_message,
+                    max_size=MAX_MESSAGE,
                     max_queue=4,
                     compression=None,
                     proxy=None,

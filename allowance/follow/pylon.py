@@ -5,11 +5,11 @@ addresses that miners behind a DDoS shield give to it alone.
 
 What Pylon can't tell, and what this adapter does about it:
 
-* It has no finalized head. The adapter takes the block DEPTH before the newest, as ComputeHorde does.
-* It has no headers. The parent's hash is that of the block before, read once more, if that is among the last HELD. A
-  block whose hash has changed stops the follower. The parents of older blocks stay unknown: their hash is empty.
-* It has no genesis. The address of the service stands for it. So the follower refuses another service at first sight,
-  and another chain behind the same address at the first block that has another hash than recorded.
+* It has no finalized head. The adapter takes the block DEPTH before the newest, as ComputeHorde does. If the chain
+  forks below that, the next block has another parent than recorded, and the follower stops.
+* It has no headers. The parent's hash is that of the block before, which is read for this alone: each block costs two
+  reads, but one where blocks are read backwards. It is empty if the block before can't be read.
+* It has no genesis. So the follower notices another chain at the first block beside a recorded one.
 * It tells stakes as floating-point tokens. In rao they are exact up to 2 million tokens, and off by a few rao above.
 * It tells commitments and EVM addresses as of the newest block only.
 """
@@ -26,7 +26,6 @@ from allowance.follow.sources import (
     ChainBlock,
     Head,
     Neuron,
-    OtherHistory,
     SourceBusy,
     SourceError,
     StateDiscarded,
@@ -35,9 +34,6 @@ from allowance.plumbing.calls import DEADLINE
 
 DEPTH = 5
 """The number of blocks before the newest at which a block is taken for finalized."""
-
-HELD = 10
-"""The number of newest blocks whose hashes are held against what the service says later."""
 
 RAO = 10**9
 """The rao in a token."""
@@ -100,11 +96,11 @@ class PylonIdentityUnfit(SourceError):
 class Pylon:
     """A Pylon service. Without an identity it is asked by open access.
 
-    `pace` is low because the service decodes about one block per second and core.
+    `pace` is low and `deadline` is long because the service decodes about one block per second and core.
     """
 
     name = "pylon"
-    pace = 0.5
+    pace, deadline = 0.5, 30.0
 
     def __init__(
         self,
@@ -121,8 +117,7 @@ class Pylon:
         self._client: Any = None
         self._head: Head | None = None
         self._read: Any = None
-        """The neurons at the head, until `block` takes them."""
-        self._hashes: dict[int, str] = {}
+        """The last neurons that were read only for the hash of their block, until `block` takes them."""
 
     @property
     def service(self) -> str:
@@ -131,32 +126,24 @@ class Pylon:
         return (split.netloc.rpartition("@")[2] + split.path).rstrip("/")
 
     async def genesis(self) -> str:
-        """Return the service's address in place of the hash of block 0."""
-        return f"pylon:{self.service}"[:66]
+        """Return an empty text: the service does not give the hash of block 0."""
+        return ""
 
     async def latest(self) -> Head:
-        """Return the block DEPTH before the newest. Raises OtherHistory if it was another one before."""
+        """Return the block DEPTH before the newest."""
         newest = await self._ask("get_latest_block_info")
         number = max(newest.number - DEPTH, 0)
         if self._head is None or number > self._head.number:
-            self._read = await self._neurons(number)
-            self._head = Head(number, self._read.block.hash)
+            self._head = Head(number, await self._hash(number))
         return self._head
 
     async def block(self, number: int) -> ChainBlock:
-        """Return a block. Raises OtherHistory if it or the one before has changed, BlockUnreadable, StateDiscarded."""
+        """Return a block. Raises BlockUnreadable or StateDiscarded if the service can't read it."""
         try:
             answer, self._read = self._read, None
             if answer is None or answer.block.number != number:
                 answer = await self._neurons(number)
-            is_held = number - 1 in self._hashes
-            return ChainBlock(
-                number=number,
-                hash=answer.block.hash,
-                parent=(await self._neurons(number - 1)).block.hash if is_held else "",
-                timestamp=_timestamp(number, await self._ask("get_extrinsic", number, 0)),
-                neurons=_neurons(answer),
-            )
+            time = _time(number, await self._ask("get_extrinsic", number, 0))
         except PylonRefused as error:
             if "data is unavailable" in error.detail:
                 advice = "Set PYLON_BITTENSOR_ARCHIVE_NETWORK at the Pylon service."
@@ -165,6 +152,8 @@ class Pylon:
                 reason = f"Pylon answers {error.status} {error.detail}".strip().rstrip(".")
                 raise BlockUnreadable(number, None, reason, "See the log of the Pylon service.") from error
             raise
+        parent = await self._parent(number)
+        return ChainBlock(number, answer.block.hash, parent, time, _neurons(answer))
 
     async def commitments(self, number: int) -> Mapping[str, bytes]:
         """Return the newest commitments, whatever the `number`: the service tells no older ones."""
@@ -200,15 +189,23 @@ class Pylon:
         return () if self.identity else (self.netuid,)
 
     async def _neurons(self, number: int) -> Any:
-        """Return the answer with the neurons at a block. Raises OtherHistory if its hash is held with another value."""
-        answer = await self._ask("get_neurons", *self._subnet, number)
-        held, found = self._hashes.get(number), answer.block.hash
-        self._hashes[number] = found
-        while len(self._hashes) > HELD:
-            del self._hashes[min(self._hashes)]
-        if held not in (None, found):
-            raise OtherHistory(number, held, found)
-        return answer
+        """Return the answer with the neurons at a block."""
+        return await self._ask("get_neurons", *self._subnet, number)
+
+    async def _hash(self, number: int) -> str:
+        """Return the hash of a block. Only the answer with its neurons tells it, so that is kept for `block`."""
+        self._read = answer = await self._neurons(number)
+        found: str = answer.block.hash
+        return found
+
+    async def _parent(self, number: int) -> str:
+        """Return the hash of the block before, or an empty text if the service can't read that block."""
+        try:
+            return await self._hash(number - 1) if number else ""
+        except PylonRefused as error:
+            if error.status in (404, 500):
+                return ""
+            raise
 
     async def _ask(self, method: str, *arguments: Any, version: str = "v1", on_404: str = "") -> Any:
         """Return the client's answer to a call. Raises SourceError if there is none."""
@@ -278,7 +275,7 @@ def _neurons(answer: Any) -> tuple[Neuron, ...]:
     return tuple(sorted(found, key=lambda neuron: neuron.uid))
 
 
-def _timestamp(number: int, extrinsic: Any) -> dt.datetime:
+def _time(number: int, extrinsic: Any) -> dt.datetime:
     """Return the time that the first extrinsic of a block sets. Raises BlockUnreadable if it is another extrinsic."""
     call = extrinsic.call
     values = {argument.name: argument.value for argument in call.call_args}

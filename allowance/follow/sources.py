@@ -56,14 +56,15 @@ class ChainSource(Protocol):
     """A chain: its blocks, and what its state says at a block.
 
     `name` is that of the adapter, for people. `pace` is the number of blocks per second that the follower may read to
-    fill gaps.
+    fill gaps. `deadline` is the maximum time of a call, in seconds.
     """
 
     name: str
     pace: float
+    deadline: float
 
     async def genesis(self) -> str:
-        """Return the hash of block 0, which identifies the chain."""
+        """Return the hash of block 0, which identifies the chain, or an empty text if the source does not know it."""
 
     async def latest(self) -> Head:
         """Return the newest finalized block."""
@@ -172,6 +173,17 @@ class OtherHistory(BlockError):
             number,
             f"Block {number} is recorded with the hash {recorded}, but the source says {found}. Nothing more is "
             f"recorded. If the source is right, forget the block: manage.py forget_blocks --from {number}.",
+        )
+
+
+class Behind(SourceError):
+    """The source's newest block is far older than the newest recorded one: the node is not synchronized."""
+
+    def __init__(self, source: str, head: int, recorded: int) -> None:
+        self.source, self.head, self.recorded = source, head, recorded
+        super().__init__(
+            f"The newest finalized block of {source} is {head}, but block {recorded} is recorded. Nothing is recorded "
+            "until it has caught up. Check that the node is synchronized, and that it is a node of the same chain."
         )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 from allowance.follow.sources import ChainBlock, Head, SourceError, StateDiscarded
+from allowance.plumbing.calls import DEADLINE
 
 if TYPE_CHECKING:
     from allowance.follow.connection import Connection
@@ -35,6 +36,8 @@ class Subtensor:
 
     It uses one node at a time. After a failure to connect, and at `renew`, it goes on to the next of `urls`.
     """
+
+    deadline = DEADLINE
 
     def __init__(self, urls: Sequence[str], archive: str, netuid: int) -> None:
         self._urls, self._archive_url, self._netuid = list(urls), archive, netuid

@@ -124,7 +124,7 @@ class HttpPages:
     async def _pool(self, address: str, port: int) -> httpx.AsyncHTTPTransport:
         pool = self._pools.pop((address, port), None)
         if pool is None:
-            limits = self._httpx.Limits(max_connections=2, keepalive_expiry=60)
+            limits = self._httpx.Limits(max_connections=2, max_keepalive_connections=1, keepalive_expiry=60)
             pool = self._httpx.AsyncHTTPTransport(verify=self._no_tls, trust_env=False, limits=limits)
         self._pools[address, port] = pool
         if len(self._pools) > MOST_CONNECTIONS:

@@ -72,7 +72,7 @@ async def stops(visit: Visit) -> dict[str, bool]:
 
 MENU_LINKS = [entry.title for entry in MENU]
 FILTERS = ["time", "class", "type", "miner", "voided", "Show", "q", "Search all time", "Download as CSV"]
-FIELDS = ["executor_class", "seconds", "minimum_wei", "hours", "exclude", "Rank the miners"]
+FIELDS = ["executor_class", "seconds", "minimum_wei", "hours", "unused_blocks", "exclude", "Rank the miners"]
 REACHED = {
     "Incidents": [*FILTERS, "The numbers", "Time", NASTY[0]],
     "Reliability": [*FIELDS, "Show as JSON", "table-wide", NASTY[0]],

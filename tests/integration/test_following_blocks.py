@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from allowance import allowance, chain
 from allowance.follow import blocks as module
 from allowance.follow.blocks import AT_ONCE, RETRY, WINDOW, Blocks, Stalled, check_history, missing, runs, stake_share
-from allowance.follow.sources import ChainBlock, Neuron, OtherHistory
+from allowance.follow.sources import Behind, ChainBlock, Neuron, OtherHistory
 from allowance.models import Block
 from allowance.oversight.forgetting import forget_blocks
 from allowance.plumbing.threads import in_database_thread
@@ -220,6 +220,20 @@ async def test_the_newest_recorded_block_is_kept_and_held_against_the_ledger() -
     third, _ = loop_of(source)
     with pytest.raises(OtherHistory):
         await third.recorded_block()
+
+
+@pytest.mark.parametrize("behind", [AT_ONCE, AT_ONCE + 1])
+async def test_a_node_that_is_far_behind_is_no_source(behind: int) -> None:
+    source = Chain(head=100)
+    await loop_of(source)[0].step()
+    source.head, source.read, source.forks = 100 - behind, [], {0: "another network"}
+    other, _ = loop_of(source)
+    if behind > AT_ONCE:
+        with pytest.raises(Behind):
+            await other.step()
+    else:
+        await other.step()
+    assert len(source.read) == (0 if behind > AT_ONCE else 1)
 
 
 async def test_validators_are_those_that_had_a_permit_lately() -> None:

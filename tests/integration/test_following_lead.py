@@ -104,6 +104,18 @@ def test_the_ledger_of_another_chain_is_refused(lead: Lead, what: dict[str, Any]
     assert lead.take(), "the refused one has released the lock"
 
 
+def test_a_source_without_a_genesis_can_take_over(lead: Lead) -> None:
+    lead.take()
+    record(lead, Chain().made(5))
+    lead.release()
+    for genesis in ("", "0x00"):
+        other = lead_of(genesis=genesis)
+        assert other.take()
+        other.release()
+    with pytest.raises(OtherChain):
+        lead_of(genesis="0x01").take()
+
+
 def test_an_empty_ledger_belongs_to_no_chain(lead: Lead) -> None:
     lead.take()
     lead.release()
@@ -115,7 +127,9 @@ def test_an_empty_ledger_belongs_to_no_chain(lead: Lead) -> None:
 
 def following_of(source: Chain) -> tuple[Following, list[tuple[str, dict[str, Any]]]]:
     told: list[tuple[str, dict[str, Any]]] = []
-    following = Following(source, source, hotkey=VALIDATOR, tell=lambda event, **facts: told.append((event, facts)))
+    following = Following(
+        source, source, None, hotkey=VALIDATOR, tell=lambda event, **facts: told.append((event, facts)), limits=dict
+    )
     following.blocks.poll = following.manifests.poll = 0.001
     following.manifests.again_after = 0
     return following, told

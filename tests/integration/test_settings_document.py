@@ -52,6 +52,11 @@ def pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "now", lambda *_, **__: NOW)
 
 
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
 def apply(document: object) -> document.Changes:
     return DocumentLoop(PLACE).apply(document if isinstance(document, bytes) else json.dumps(document).encode())
 
@@ -136,6 +141,14 @@ def test_a_value_is_not_changed_by_a_document_without_it() -> None:
     assert in_force.policy() == in_force.make_policy(0, 1.0, 5)
 
 
+BAD_VALUES: dict[str, list[Any]] = {
+    MINIMUM_WEI: [-1, 1.5, 2**256, True, None, [], "10.000", {"a": 1}],
+    UNUSED_BLOCKS: [-1, 723, 1.5, False, "", [1]],
+    WINDOW_HOURS: [-1, 9000, True, float("nan"), float("inf")],
+    EXECUTOR_LIMITS: [1, "a", "a=-1", {"a": 1.5}, {"a": {}}],
+}
+
+
 @pytest.mark.parametrize(
     ("bad", "problem"),
     [
@@ -144,10 +157,7 @@ def test_a_value_is_not_changed_by_a_document_without_it() -> None:
         (b"[" * 200_000, "nested too deeply"),
         (b"9" * 5000, "can't be used"),
         ([1], "it is not a JSON object"),
-        *(({MINIMUM_WEI: wei}, f"{MINIMUM_WEI} is") for wei in (-1, 1.5, 2**256, True, None, [], "10.000", {"a": 1})),
-        *(({UNUSED_BLOCKS: n}, f"{UNUSED_BLOCKS} is") for n in (-1, 723, 1.5, False, "", [1])),
-        *(({WINDOW_HOURS: hours}, f"{WINDOW_HOURS} is") for hours in (-1, 9000, True, float("nan"), float("inf"))),
-        *(({EXECUTOR_LIMITS: each}, f"{EXECUTOR_LIMITS} is") for each in (1, "a", "a=-1", {"a": 1.5}, {"a": {}})),
+        *(({name: value}, f"{name} is") for name, values in BAD_VALUES.items() for value in values),
         ({UNUSED_BLOCKS: {"items": 1}}, f"{UNUSED_BLOCKS}.items: Input should be a valid list"),
         ({UNUSED_BLOCKS: {"items": [{}]}}, f"{UNUSED_BLOCKS}.items.0.value: Field required"),
         ({UNUSED_BLOCKS: entry(item(1, "2026-01-01T00:00:00"))}, "timezone"),
@@ -273,17 +283,25 @@ def test_a_redirect_stays_on_its_host() -> None:
             assert "is not allowed" in step(f"{place}/first")[1]
 
 
+def speak_nonsense(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"nonsense\r\n\r\n")
+
+
 def test_what_a_server_does_wrong_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with served(lambda it: answer(it, code=404)) as place:
         assert "HTTP Error 404: Not Found." in step(place)[1]
     assert "Connection refused" in step(place)[1]
-    with served(lambda it: it.wfile.write(b"nonsense\r\n\r\n") and None) as place:
+    with served(speak_nonsense) as place:
         assert "can't be used" in step(place)[1]
     with served(lambda it: answer(it, b" " * (fetching.LARGEST + 1))) as place:
         assert "it is larger than" in step(place)[1]
     ended = Event()
+
+    def wait(_handler: BaseHTTPRequestHandler) -> None:
+        ended.wait(60)
+
     monkeypatch.setattr(document, "DEADLINE", 0.05)
-    with served(lambda _: ended.wait(60) and None) as place:
+    with served(wait) as place:
         assert "The call read had no answer within 0.05 s." in step(place)[1]
         ended.set()
 

@@ -154,7 +154,8 @@ def test_a_row_s_page_answers_whatever_its_address_names(model: type[models.Mode
 @pytest.mark.parametrize("view", [*(page.name for page in MENU), "routing_minerincident_csv"])
 def test_our_pages_answer_whatever_their_address_asks_for(view: str, admin_client: Client) -> None:
     page = reverse(f"admin:{view}")
-    for name in ("executor_class", "seconds", "minimum_wei", "hours", "exclude", "format", "sort", "time", "miner"):
+    asked = ("executor_class", "seconds", "minimum_wei", "hours", "unused_blocks", "exclude")
+    for name in (*asked, "format", "sort", "time", "miner"):
         for value in VALUES:
             address = f"{page}?{urlencode({name: value})}"
             assert admin_client.get(address).status_code in {200, 302, 400}, address

@@ -106,7 +106,7 @@ class Chain:
         assert self.head - depth >= self._finalized, "a finalized block can't be forked away"
         del self._states[-depth:]
         for _ in range(depth):
-            self._append(dt.timedelta(milliseconds=500))
+            self._append(self.block_time / 24)
 
     @property
     def head(self) -> int:

@@ -31,6 +31,7 @@ from allowance.follow.sources import Neuron
 
 HOST = "127.0.0.1"
 PATH = "/v0.1/validator_interface/"
+RECEIPTS = "/receipts/"
 MAX_AGE = 10
 """Seconds. A miner refuses a request that was signed earlier."""
 
@@ -111,8 +112,8 @@ UNAUTHORIZED = {"message_type": "UnauthorizedError", "code": "unknown_validator"
 class ScriptedMiner:
     """One miner. A test may change `manifest`, `behaviour` and `redirect` at any time.
 
-    `asked` counts the connections. `accepted` counts the requests that the miner has accepted, `refusals` has the
-    reasons of the others.
+    `pages` are the receipts that it serves, by page. `asked` counts the connections. `accepted` counts the requests
+    that the miner has accepted, `refusals` has the reasons of the others.
     """
 
     def __init__(self, number: int, validator: str) -> None:
@@ -127,6 +128,7 @@ class ScriptedMiner:
         self.asked = self.accepted = 0
         self.refusals: list[str] = []
         self.headers: dict[str, str] = {}
+        self.pages: dict[int, bytes] = {}
 
     def neuron(self, uid: int | None = None) -> Neuron:
         """Return the miner as the chain has it."""
@@ -145,11 +147,31 @@ class ScriptedMiner:
             while not connection.transport.is_closing():
                 connection.transport.write(b"x")
                 await asyncio.sleep(DRIP)
+        if request.path.startswith(RECEIPTS):
+            return self._page(connection, request)
         if self.behaviour is Behaviour.REDIRECTS:
             response = connection.respond(http.HTTPStatus.FOUND, "")
             response.headers["Location"] = self.redirect
             return response
         return None
+
+    def _page(self, connection: ServerConnection, request: Request) -> Response:
+        """Answer a request for a page of receipts as a miner's web server does: from the first byte asked for."""
+        page = self.pages.get(int(request.path.removeprefix(RECEIPTS).removesuffix(".jsonl")))
+        if page is None:
+            return connection.respond(http.HTTPStatus.NOT_FOUND, "")
+        seen = int(request.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+        if seen and seen >= len(page):
+            response = connection.respond(http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, "")
+            response.headers["Content-Range"] = f"bytes */{len(page)}"
+            return response
+        response = connection.respond(http.HTTPStatus.PARTIAL_CONTENT if seen else http.HTTPStatus.OK, "")
+        response.body = page[seen:]
+        del response.headers["Content-Length"]
+        response.headers["Content-Length"] = str(len(response.body))
+        if seen:
+            response.headers["Content-Range"] = f"bytes {seen}-{len(page) - 1}/{len(page)}"
+        return response
 
     async def talk(self, connection: ServerConnection) -> None:
         """Do with a connection what the script says, and wait until it is closed."""

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from allowance.chain import record_block
+from allowance.follow.blocks import Blocks, check_history, stake_share
 from allowance.follow.pylon import DEPTH, Pylon, PylonIdentityUnfit, PylonRefused, PylonSilent
 from allowance.follow.sources import BlockUnreadable, ChainBlock, Head, OtherHistory, SourceBusy, StateDiscarded
 from tests.live.chain import NETUID, Chain, changed, subnet
@@ -39,37 +41,45 @@ async def pylon(service: Service, *, identity: str = "", token: str = OPEN_ACCES
         await source.close()
 
 
-def scripted(chain: Chain, number: int, *, parent: bool = True) -> ChainBlock:
-    """Return a block as the script has it, and without its parent's hash if Pylon can't tell that."""
-    block = chain.state(number).block
-    return block if parent else replace(block, parent="")
+def written(block: ChainBlock) -> None:
+    """Record a block as the follower does."""
+    check_history(block)
+    record_block(
+        number=block.number,
+        timestamp=block.timestamp,
+        stake_share=stake_share(block.neurons, block.neurons[0].hotkey),
+        hotkeys=[neuron.hotkey for neuron in block.neurons],
+        hashes=(block.hash, block.parent),
+    )
 
 
 @pytest.mark.parametrize("identity", ["", IDENTITY])
 async def test_blocks_are_those_of_the_chain(chain: Chain, service: Service, identity: str) -> None:
     async with pylon(service, identity=identity) as source:
         head = await source.latest()
-        assert head == Head(chain.head - DEPTH, scripted(chain, chain.head - DEPTH).hash)
-        assert await source.block(head.number) == scripted(chain, head.number, parent=False)
+        assert head == Head(chain.head - DEPTH, chain.state(chain.head - DEPTH).block.hash)
+        assert await source.block(head.number) == chain.state(head.number).block
         for _ in range(3):
             chain.mine()
             head = await source.latest()
-            assert await source.block(head.number) == scripted(chain, head.number)
+            assert await source.block(head.number) == chain.state(head.number).block
 
 
-async def test_an_older_block_has_no_known_parent(chain: Chain, service: Service) -> None:
-    async with pylon(service) as source:
-        head = await source.latest()
-        for number in range(head.number, head.number - 12, -1):
-            assert await source.block(number) == scripted(chain, number, parent=False)
-
-
-async def test_the_neurons_of_a_new_head_are_read_once(chain: Chain, service: Service) -> None:
+async def test_blocks_are_read_backwards_with_one_reading_each(chain: Chain, service: Service) -> None:
     async with pylon(service) as source:
         head = await source.latest()
         assert await source.latest() == head
-        await source.block(head.number)
-        assert service.asked[f"/api/v1/subnet/{NETUID}/block/{head.number}/neurons"] == 1
+        for number in range(head.number, chain.first, -1):
+            assert await source.block(number) == chain.state(number).block
+    assert {path: count for path, count in service.asked.items() if "neurons" in path and count != 1} == {}
+
+
+async def test_the_parent_of_the_first_readable_block_is_unknown(chain: Chain, service: Service) -> None:
+    async with pylon(service) as source:
+        assert await source.block(chain.first) == replace(chain.state(chain.first).block, parent="")
+        service.faults[f"{chain.first + 1}/neurons"] = 503, "stale"
+        with pytest.raises(PylonRefused, match="503 stale"):
+            await source.block(chain.first + 2)
 
 
 async def test_an_identity_is_told_the_addresses_behind_a_shield(chain: Chain, service: Service) -> None:
@@ -90,30 +100,28 @@ async def test_stakes_are_exact(chain: Chain, service: Service, stake: int) -> N
         assert (await source.block(chain.head)).neurons[0].stake == stake
 
 
+@pytest.mark.django_db(transaction=True)
 async def test_a_fork_below_the_depth_stops_the_follower(chain: Chain, service: Service) -> None:
     chain.finalizing = False
     chain.mine(10)
     async with pylon(service) as source:
-        head = await source.latest()
-        before = await source.block(head.number)
-        chain.fork(8)
-        chain.mine()
-        assert (await source.latest()).number == head.number + 1
-        with pytest.raises(OtherHistory) as caught:
-            await source.block(head.number + 1)
-        assert (caught.value.number, caught.value.recorded) == (head.number, before.hash)
-        assert caught.value.found == scripted(chain, head.number).hash
-        # The next try tells the new history. The follower compares that with what it has recorded.
-        assert await source.block(head.number + 1) == scripted(chain, head.number + 1)
-
-
-async def test_a_fork_above_the_depth_is_not_seen(chain: Chain, service: Service) -> None:
-    async with pylon(service) as source:
-        head = await source.latest()
-        await source.block(head.number)
+        loop = Blocks(source, written)
+        await loop.step()
+        recorded = chain.state(chain.head - DEPTH).block
+        assert loop.newest == recorded
         chain.fork(2)
-        chain.mine()
-        assert await source.block(head.number + 1) == scripted(chain, head.number + 1)
+        chain.mine(1)
+        await loop.step()  # a fork above the depth is nothing to stop for
+        recorded = chain.state(chain.head - DEPTH).block
+        chain.fork(8)
+        chain.mine(1)
+        for _ in range(2):
+            loop.retry_at.clear()
+            with pytest.raises(OtherHistory) as caught:
+                await loop.step()
+            assert (caught.value.number, caught.value.recorded) == (recorded.number, recorded.hash)
+            assert caught.value.found == chain.state(recorded.number).block.hash
+    assert loop.newest == recorded
 
 
 async def test_commitments_are_the_newest(chain: Chain, service: Service) -> None:
@@ -254,17 +262,8 @@ async def test_renewal_forgets_the_head(chain: Chain, service: Service) -> None:
         assert (await source.latest()).number == chain.head - DEPTH
 
 
-@pytest.mark.parametrize(
-    ("address", "genesis"),
-    [
-        ("http://127.0.0.1:8000", "pylon:127.0.0.1:8000"),
-        ("https://127.0.0.1:8000/", "pylon:127.0.0.1:8000"),
-        ("https://user:secret@pylon.example/api/", "pylon:pylon.example/api"),
-        ("http://" + "x" * 80, "pylon:" + "x" * 60),
-    ],
-)
-async def test_the_address_stands_for_the_chain(address: str, genesis: str) -> None:
-    assert await Pylon(address, netuid=NETUID).genesis() == genesis
+async def test_the_service_has_no_genesis() -> None:
+    assert await Pylon("http://127.0.0.1:8000", netuid=NETUID).genesis() == ""
 
 
 async def test_the_client_reads_no_environment(chain: Chain, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

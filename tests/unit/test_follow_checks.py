@@ -19,7 +19,7 @@ def journal(settings: Settings, tmp_path: Path) -> Settings:
     file = tmp_path / "journal.jsonl"
     file.write_text("{}")
     settings.CHAIN_SOURCE, settings.JOURNAL_FILE, settings.VALIDATOR_HOTKEY = "journal", str(file), HOTKEY
-    settings.MANIFESTS_FROM, settings.COLLATERAL_FROM = "commitments", "none"
+    settings.MANIFESTS_FROM, settings.COLLATERAL_FROM, settings.RECEIPTS_FROM_MINERS = "commitments", "none", 0
     return settings
 
 
@@ -66,6 +66,14 @@ def test_miners_answer_signed_requests_only(journal: Settings) -> None:
 
 
 def test_a_missing_library_is_named_with_its_extra(journal: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("allowance.follow.checks.find_spec", lambda name: None if name == "pylon_client" else name)
+    monkeypatch.setattr("allowance.follow.libraries.find_spec", lambda name: None if name == "pylon_client" else name)
     journal.CHAIN_SOURCE, journal.PYLON_ADDRESS = "pylon", "http://127.0.0.1:8000"
     assert_only_complaint("allowance.E001", "miner-router[pylon]")
+
+
+def test_receipts_need_a_library(journal: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("allowance.follow.libraries.find_spec", lambda name: None if name == "httpx" else name)
+    journal.CHAIN_SOURCE, journal.RECEIPTS_FROM_MINERS = "tests.chains.Chain", 1
+    assert_only_complaint("routing.E027", "miner-router[live]")
+    journal.CHAIN_SOURCE = "journal"
+    assert complaints() == []

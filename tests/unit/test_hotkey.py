@@ -59,7 +59,6 @@ PUBLIC: bytes = bittensor_core.serialized_keypair_to_keyfile_data(Keypair(ss58_a
         (b"{}", "not a hotkey file"),
         (b"hunter2 hunter2", "not a hotkey file"),
         (b"\xff\xfe", "not a hotkey file"),
-        (b"$NACL", "does not open it|not a hotkey file"),
         (PUBLIC, "no private key"),
         (b" " * (MAX_FILE + 1), "too long"),
     ],

@@ -10,14 +10,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError, CommandParser
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from allowance.interface import Following, chain_source, manifest_source, validator
 from allowance.plumbing.console import progress_bar
 from allowance.plumbing.errors import RefusedError
 from allowance.plumbing.programs import AnsweringCommand
-from routing.upkeep.document import document_loop
-from routing.upkeep.limits import executor_limits
-
-PARTS = ("blocks", "manifests", "collateral", "receipts", "settings")
+from routing.upkeep.following import PARTS, following
 
 
 class Command(AnsweringCommand):
@@ -57,31 +53,20 @@ class Command(AnsweringCommand):
     async def follow(self, chosen: list[str], options: dict[str, Any]) -> list[str]:
         """Follow as the options say. Return the parts that failed."""
         shown = Shown(self, as_json=options["format"] == "json")
-        chain = chain_source()
-        following = Following(
-            chain,
-            manifest_source(chain),
-            hotkey=validator(),
-            tell=shown.tell,
-            accept_silence=options["accept_silence"],
-        )
-        following.manifests.limits = executor_limits
-        if document := document_loop():
-            following.loops.append(document)
-        following.loops = [loop for loop in following.loops if loop.name in chosen]
+        follower = following(shown.tell, parts=chosen, accept_silence=options["accept_silence"])
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         try:
             with shown.progress:
                 if options["dry_run"]:
-                    return await following.preview()
+                    return await follower.preview()
                 if options["once"]:
-                    return await following.once()
-                await following.follow(stop, until=options["until"])
+                    return await follower.once()
+                await follower.follow(stop, until=options["until"])
                 return []
         finally:
-            await following.close()
+            await follower.close()
 
 
 class Shown:

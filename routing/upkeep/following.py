@@ -1,0 +1,77 @@
+"""The chain follower of this site: the loops of the ledger, of the receipts and of the settings' document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from uuid import UUID
+
+from allowance.interface import (
+    Account,
+    Following,
+    MinerRow,
+    Reservation,
+    chain_source,
+    collateral_source,
+    follow_settings,
+    manifest_source,
+    present,
+    require_library,
+    validator,
+)
+from receipts.interface import HttpPages, Intake, MinerAddress, ReceiptsLoop
+from routing.conf import conf
+from routing.models import DecisionRecord, RoutedJob
+from routing.types import Outcome
+from routing.upkeep.document import document_loop
+from routing.upkeep.limits import executor_limits
+
+PARTS = ("blocks", "manifests", "collateral", "receipts", "settings")
+"""The names of the loops."""
+
+
+def following(tell: Callable[..., None], *, parts: Collection[str] = PARTS, accept_silence: bool = False) -> Following:
+    """Return the follower that the settings describe, with the loops of these `parts`.
+
+    Raises ImproperlyConfigured or HotkeyUnusable if a setting is missing or wrong.
+    """
+    chain = chain_source()
+    made = Following(
+        chain,
+        manifest_source(chain),
+        collateral_source(chain),
+        hotkey=validator(),
+        tell=tell,
+        limits=executor_limits,
+        accept_silence=accept_silence,
+    )
+    if conf.RECEIPTS_FROM_MINERS and not hasattr(chain, "manifests"):  # a played miner serves no receipts
+        made.loops.append(receipts_loop(made.hotkey, made.blocks.validators))
+    if document := document_loop():
+        made.loops.append(document)
+    made.loops = [loop for loop in made.loops if loop.name in parts]
+    return made
+
+
+def receipts_loop(own: str, validators: Callable[[], Collection[str]]) -> ReceiptsLoop:
+    """Return the loop that takes in the receipts that the miners serve. `own` is the hotkey of our validator.
+
+    Raises ImproperlyConfigured if a library is missing.
+    """
+    require_library("receipts")
+    pages = HttpPages(allow_private=bool(follow_settings.FOLLOW_PRIVATE_ADDRESSES))
+    return ReceiptsLoop(pages, Intake(own=own, validators=validators, routed=routed), serving_miners)
+
+
+def routed(jobs: Collection[UUID]) -> set[UUID]:
+    """Return those of the `jobs` that this site has routed, or for which it has made a reservation."""
+    decided = DecisionRecord.objects.filter(outcome=Outcome.ROUTED, job_uuid__in=jobs).values_list("job_uuid")
+    reserved = Reservation.objects.filter(job_uuid__in=jobs).values_list("job_uuid")
+    return {job for (job,) in RoutedJob.objects.filter(pk__in=jobs).values_list("pk").union(decided, reserved)}
+
+
+def serving_miners() -> Iterator[MinerAddress]:
+    """Yield the registered miners that have executors and an address."""
+    working = Account.objects.filter(executors__gt=0).values("miner")
+    for miner in MinerRow.objects.filter(pk__in=working).order_by("hotkey"):
+        if present(miner.presence) and miner.value.is_reachable:
+            yield MinerAddress(miner.hotkey, miner.address, miner.port)
