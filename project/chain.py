@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from allowance import allowance
+from allowance import chain
 from allowance.follow.adapters import chain_source, validator
 from allowance.follow.blocks import WINDOW, record
 from allowance.follow.conf import conf
@@ -46,7 +46,7 @@ class Follower:
         if self.synced is None or number >= self.synced + EVERY:
             answers = self.ask(self.journal.manifests(block, block.neurons))
             sync = sanitised(block, answers, conf.MANIFEST_LIMITS)
-            allowance().record_manifests(block=number, axons=sync.axons, executors=sync.executors)
+            chain.record_manifests(block=number, axons=sync.axons, executors=sync.executors)
             self.synced = number
             self.counts["syncs"] += 1
 
@@ -55,9 +55,8 @@ class Follower:
         number = self.journal.newest()
         addresses = self.ask(self.journal.evm_addresses(number))
         wei = self.ask(self.journal.collateral(number, list(addresses.values())))
-        for neuron in self.journal.neurons(number):
-            if neuron.uid in addresses:
-                allowance().record_collateral(hotkey=neuron.hotkey, wei=wei[addresses[neuron.uid]])
+        neurons = self.journal.neurons(number)
+        chain.record_collaterals({n.hotkey: wei[addresses[n.uid]] for n in neurons if n.uid in addresses})
 
 
 @contextmanager

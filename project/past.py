@@ -16,6 +16,7 @@ from django.db import transaction
 from allowance import reservations
 from allowance.models import Account, Block, Reservation, ReservationState
 from allowance.types import BLOCK_EXPIRY, RESERVATION_MARGIN, ExecutorClass
+from project.serve import FOLLOWED
 from receipts import receipts
 from receipts.schemas import JobStarted
 from routing.decision.model import Gate
@@ -24,13 +25,13 @@ from routing.models import DecisionRecord
 from routing.types import MinerIncidentType, Outcome
 
 CLASSES = (ExecutorClass.always_on__gpu_24gb, ExecutorClass.always_on__llm__a6000, ExecutorClass.spin_up_4min__gpu_24gb)
-VALIDATOR = "validator"
+VALIDATOR = FOLLOWED["VALIDATOR_HOTKEY"]
 ETH = 10**18
 FORTNIGHT, DAY = dt.timedelta(days=14), dt.timedelta(days=1)
 PAST_JOBS, PAST_REFUSALS = 1500, 400
 MINTED_EACH = dt.timedelta(seconds=12)
-BLOCK_WORTH = 1.2
-"""Seconds that each executor earned us in a block before the recorded ones, with a stake share of a tenth."""
+BLOCK_NS = 1_200_000_000
+"""Nanoseconds that each executor earned us in a block before the recorded ones, with a stake share of a tenth."""
 
 REFUSALS = {
     Outcome.NOT_ENOUGH_ALLOWANCE: (Gate.ALLOWANCE, 70),
@@ -93,7 +94,7 @@ def _remember_a_day(rng: random.Random, now: dt.datetime, asked: int) -> None:
 
     The executors of all miners count as unchanged.
     """
-    worth = {block.number: block.ns / 1e9 for block in Block.objects.exclude(ns=None) if block.ns is not None}
+    recorded = {block.number: block.ns for block in Block.objects.all() if block.ns is not None}
     accounts = rng.choices(Account.objects.filter(executors__gt=0).order_by("pk"), k=PAST_JOBS)
     ends = rng.choices(list(ReservationState), (0, 80, 14, 6), k=PAST_JOBS)
     longest = RESERVATION_MARGIN + dt.timedelta(seconds=900)  # all reservations are over when the stream begins
@@ -104,7 +105,7 @@ def _remember_a_day(rng: random.Random, now: dt.datetime, asked: int) -> None:
         job, seconds, early = new_uuid(rng), rng.choice([60, 300, 900]), RESERVATION_MARGIN * rng.random()
         started_at = newest - math.ceil((now - created_at) / MINTED_EACH)
         first = max(unused[account.pk], started_at - BLOCK_EXPIRY)
-        blocks = _payment(range(first, started_at), seconds / account.executors, worth)
+        blocks = _payment(range(first, started_at), seconds, account.executors, recorded)
         if not blocks:  # the miner has not earned enough: skip the job
             continue
         unused[account.pk] = blocks[-1] + 1
@@ -125,12 +126,12 @@ def _remember_a_day(rng: random.Random, now: dt.datetime, asked: int) -> None:
     DecisionRecord.objects.bulk_create(decisions)
 
 
-def _payment(blocks: Sequence[int], seconds: float, worth: Mapping[int, float]) -> list[int]:
-    """Return the first `blocks` that pay for `seconds` of one executor, or none if all together do not."""
-    paid = 0.0
+def _payment(blocks: Sequence[int], seconds: int, executors: int, recorded: Mapping[int, int]) -> list[int]:
+    """Return the first of the `blocks` that pay for a job, or none if all together do not."""
+    owed = seconds * 10**9
     for used, number in enumerate(blocks, 1):
-        paid += worth.get(number, BLOCK_WORTH)
-        if paid >= seconds:
+        owed -= executors * recorded.get(number, BLOCK_NS)
+        if owed <= 0:
             return list(blocks[:used])
     return []
 

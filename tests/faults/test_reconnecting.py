@@ -20,7 +20,6 @@ from allowance.models import Account, Block
 from allowance.oversight import audit
 from allowance.plumbing import connections as renewing
 from allowance.service import Allowance
-from project.ticker import mint
 from receipts import receipts
 from receipts.models import JobStartedReceipt
 from receipts.schemas import JobStarted
@@ -276,14 +275,6 @@ def test_voiding_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     connection.close()
     assert not MinerIncident.objects.filter(voided_at=None).exists()
     assert not JobStartedReceipt.objects.filter(voided_at=None).exists()
-
-
-@postgresql
-@pytest.mark.usefixtures("anna")
-def test_the_demo_s_ticker_goes_on() -> None:
-    for _ in range(3):
-        end_session()
-        mint(with_manifests=True)
 
 
 @postgresql
