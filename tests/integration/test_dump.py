@@ -17,6 +17,7 @@ from allowance.models import Account, Miner
 from allowance.types import MAX_WEI
 from tests.clock import noon
 from tests.factories import empty_tables, run_command
+from tests.follower import follow_all
 from tests.integration import past
 
 APPS = ("allowance", "router_receipts", "routing")
@@ -39,6 +40,7 @@ def test_what_is_dumped_is_loaded_again(form: str, transactional_db: None, setti
     past.record_history(settings)
     allowance().record_collateral(hotkey="anna", wei=MAX_WEI)
     run_command("check_ledger")
+    follow_all()
     before = all_rows()
     assert all(before.values()), [model for model, rows in before.items() if not rows]
     assert Account.objects.exclude(spent=0).exists()
