@@ -61,6 +61,8 @@ lock: $(venv)/made ## pin anew what pyproject.toml and requirements/*.in ask for
 	@$(compile) --python-version 3.12 --no-deps requirements/django-6.0.in -o requirements/django-6.0.txt
 	@$(compile) --python-version 3.11 --extra site --extra live --extra pylon pyproject.toml requirements/test.in \
 	    -o requirements/live.txt
+	@$(compile) --python-version 3.11 --extra site --extra live --extra pylon -c requirements/live.txt pyproject.toml \
+	    -o requirements/follower.txt
 	@$(compile) --python-version 3.11 requirements/pylon-service.in -o requirements/pylon-service.txt
 
 audit: $(venv)/made ## look up the pinned packages among known vulnerabilities (asks a service on the network)

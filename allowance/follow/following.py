@@ -56,7 +56,7 @@ class Following:
     def __init__(
         self,
         source: ChainSource,
-        manifests: ManifestSource,
+        manifests: ManifestSource | None,
         collateral: CollateralSource | None,
         *,
         hotkey: str,
@@ -68,21 +68,17 @@ class Following:
         self.lead: Lead | None = None
         poll: float = conf.FOLLOW_POLL_SECONDS
         self.blocks = Blocks(source, self._write_block, poll=poll)
-        self.manifests = ManifestLoop(
-            manifests,
-            self.blocks.recorded_block,
-            self._write_sync,
-            limits=limits,
-            poll=poll,
-            accept_silence=accept_silence,
-        )
-        self.loops: list[Loop] = [self.blocks, self.manifests]
-        if collateral is not None:
+        self.loops: list[Loop] = [self.blocks]
+        newest = self.blocks.recorded_block
+        if manifests is not None:
             self.loops.append(
-                CollateralLoop(
-                    collateral, self.blocks.recorded_block, source.evm_addresses, self._write_collateral, poll=poll
+                ManifestLoop(
+                    manifests, newest, self._write_sync, limits=limits, poll=poll, accept_silence=accept_silence
                 )
             )
+        if collateral is not None:
+            write = self._write_collateral
+            self.loops.append(CollateralLoop(collateral, newest, source.evm_addresses, write, poll=poll))
 
     async def follow(self, stop: asyncio.Event, *, until: int | None = None) -> None:
         """Follow the chain until `stop` is set, or block `until` is recorded. Stand by while another follower leads.
@@ -135,8 +131,8 @@ class Following:
         self.tell("block", **facts_of_block(block, self.hotkey))
         for loop in self.loops:
             try:
-                if loop is self.manifests:
-                    self.tell("manifests", **facts_of_sync(await self.manifests.sync(block)))
+                if isinstance(loop, ManifestLoop):
+                    self.tell("manifests", **facts_of_sync(await loop.sync(block)))
                 elif isinstance(loop, CollateralLoop):
                     self.tell("collateral", **facts_of_collateral(await loop.read(block)))
             except SOURCE_FAILURES as error:

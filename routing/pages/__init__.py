@@ -37,6 +37,7 @@ SEE_MINER = (
     "routing.view_decisionrecord",
     "allowance.view_reservation",
     "allowance.view_sourcereport",
+    "allowance.view_block",
 )
 SEE_DECISIONS = ("routing.view_decisionrecord",)
 SEE_LEDGER = (

@@ -19,6 +19,7 @@ from allowance.interface import (
     MAX_JOB_RUN_TIME,
     Account,
     BadInputError,
+    Block,
     Fate,
     MinerRow,
     Reservation,
@@ -171,20 +172,24 @@ def collateral(wei: int, minimum_wei: int) -> int:
 
 
 def collateral_read(hotkey: str, now: dt.datetime) -> str:
-    """Return when the chain follower read a miner's collateral, or since when it is unknown. One query."""
+    """Return the block of a miner's collateral, and its age, or since when it is unknown. At most two queries.
+
+    The age is that of the block: the report is renewed also when no reading was due.
+    """
     report = SourceReport.objects.filter(pk=COLLATERAL).first()
     detail = CollateralDetail.of(report)
 
     def since(then: dt.datetime) -> str:
-        return ago(max((now - then).total_seconds(), 0.0))
+        return ago((now - then).total_seconds())
 
     if report is None:
         return "no chain follower reads it"
     if unknown := detail.unknown.get(hotkey):
         return f"unknown since {to_the_second(unknown)} ({since(unknown)}): this is the last known amount"
-    if report.good_at is None:
+    if report.good_at is None or detail.block is None:
         return "no chain follower has read it yet"
-    return f"read {since(report.good_at)}" + (f" at block {detail.block}" if detail.block is not None else "")
+    minted = Block.objects.filter(pk=detail.block).values_list("timestamp", flat=True).first()
+    return f"read at block {detail.block}" + (f", minted {since(minted)}" if minted else "")
 
 
 def in_classes(hotkey: str, seconds: int, now: dt.datetime, policy: Policy) -> list[InClass]:

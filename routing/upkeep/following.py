@@ -37,14 +37,16 @@ def following(tell: Callable[..., None], *, parts: Collection[str] = PARTS, acce
     chain = chain_source()
     made = Following(
         chain,
-        manifest_source(chain),
-        collateral_source(chain),
+        manifest_source(chain) if "manifests" in parts else None,
+        collateral_source(chain) if "collateral" in parts else None,
         hotkey=validator(),
         tell=tell,
         limits=executor_limits,
         accept_silence=accept_silence,
     )
-    if conf.RECEIPTS_FROM_MINERS and not hasattr(chain, "manifests"):  # a played miner serves no receipts
+    if (
+        "receipts" in parts and conf.RECEIPTS_FROM_MINERS and not hasattr(chain, "manifests")
+    ):  # a played miner serves no receipts
         made.loops.append(receipts_loop(made.hotkey, made.blocks.validators))
     if document := document_loop():
         made.loops.append(document)

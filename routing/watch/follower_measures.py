@@ -105,7 +105,7 @@ def unknown_collateral(hour: Hour) -> Taken:
     Limits(0, 0),
     without=Level.INFO,
 )
-def shared_evm_addresses(hour: Hour) -> Taken:
+def shared_collateral(hour: Hour) -> Taken:
     shared = hour.followed.collateral.shared
     if not shared:
         return 0, "The chain follower reports no EVM address with several hotkeys."

@@ -50,7 +50,7 @@ VALUES: dict[str, float] = {
     "unreadable_blocks": 2,
     "manifests_held_back": 1,
     "unknown_collateral": 2 * 3600,
-    "shared_evm_addresses": 0,
+    "shared_collateral": 0,
 }
 """What the hour comes to."""
 

@@ -13,6 +13,8 @@ from django.db import models, transaction
 from pytest_django import Settings
 
 from allowance import allowance
+from allowance.follow.lead import Lead
+from allowance.follow.reports import report_good
 from allowance.models import Account, Miner
 from allowance.types import MAX_WEI
 from tests.clock import noon
@@ -39,6 +41,10 @@ def test_what_is_dumped_is_loaded_again(form: str, transactional_db: None, setti
     past.record_history(settings)
     allowance().record_collateral(hotkey="anna", wei=MAX_WEI)
     run_command("check_ledger")
+    lead = Lead(genesis="0x00", netuid=12, hotkey="validator", source="scripted")
+    lead.take()
+    lead.release()
+    report_good("blocks", "scripted", {"gaps": [[1, 2]]})
     before = all_rows()
     assert all(before.values()), [model for model, rows in before.items() if not rows]
     assert Account.objects.exclude(spent=0).exists()

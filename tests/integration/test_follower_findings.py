@@ -121,7 +121,7 @@ def test_a_brake_unknown_collateral_and_shared_addresses_are_told() -> None:
         "unreadable_blocks": "warning",
         "manifests_held_back": "warning",
         "unknown_collateral": "warning",
-        "shared_evm_addresses": "info",
+        "shared_collateral": "info",
     }
     assert find("manifests_held_back").sentence == (
         "2 of 3 miners that had executors did not answer. This sync is not recorded. "
@@ -130,9 +130,9 @@ def test_a_brake_unknown_collateral_and_shared_addresses_are_told() -> None:
     assert find("unknown_collateral").sentence.startswith(
         "The collateral of 2 miners is unknown. That of hot-3 became unknown 2 h ago."
     )
-    assert find("shared_evm_addresses").sentence.startswith(f"EVM addresses with several hotkeys: {SHARED} (2).")
+    assert find("shared_collateral").sentence.startswith(f"EVM addresses with several hotkeys: {SHARED} (2).")
     report("collateral", NOW, shared={f"0x{number}": ["a", "b"] for number in range(5)})
-    assert find("shared_evm_addresses").sentence.startswith(
+    assert find("shared_collateral").sentence.startswith(
         "EVM addresses with several hotkeys: 0x0 (2), 0x1 (2) and 3 more."
     )
 

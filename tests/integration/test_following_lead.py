@@ -130,8 +130,8 @@ def following_of(source: Chain) -> tuple[Following, list[tuple[str, dict[str, An
     following = Following(
         source, source, None, hotkey=VALIDATOR, tell=lambda event, **facts: told.append((event, facts)), limits=dict
     )
-    following.blocks.poll = following.manifests.poll = 0.001
-    following.manifests.again_after = 0
+    for loop in following.loops:
+        loop.poll = 0.001  # type: ignore[attr-defined]
     return following, told
 
 

@@ -136,7 +136,7 @@ def test_a_pick_makes_no_more_statements() -> None:
 
 @settings(max_examples=40)
 @given(
-    unused=st.one_of(st.just(0), st.integers(0, BLOCK_EXPIRY), st.integers(THREE - 3, THREE + 18)),
+    unused=st.one_of(st.just(0), st.integers(0, BLOCK_EXPIRY), st.integers(THREE - 3, BLOCK_EXPIRY)),
     seconds=st.sampled_from([1, 12, 13, 60, 300]),
     taken=st.lists(st.tuples(st.sampled_from(["anna", "bert"]), st.sampled_from([6, 12, 40])), max_size=4),
 )

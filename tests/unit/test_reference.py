@@ -18,8 +18,8 @@ from routing.service import Routing
 from tests.reference import APPS, EXAMPLE, PAGE, example, family, load_all, written
 
 NAMES = set(re.findall(r"\w+", PAGE.read_text()))
-INTERNAL = {"NotAdmitted", "NotRead", "Outdated", "Overtaken", "Untold"}
-"""Errors that never leave our sockets and pages."""
+INTERNAL = {"NotAdmitted", "NotRead", "Outdated", "Overtaken", "Silence", "Untold", "_Unusable"}
+"""Errors that never leave our sockets, our pages and the module that raises them."""
 
 ERRORS = {
     kind.__name__: kind

@@ -31,7 +31,9 @@ class Command(AnsweringCommand):
             "--only", metavar="PARTS", help=f"follow only these parts, separated by commas: {', '.join(PARTS)}"
         )
         parser.add_argument(
-            "--dry-run", action="store_true", help="read everything once, show what would be recorded, record nothing"
+            "--dry-run",
+            action="store_true",
+            help="read the newest block, the manifests and the collateral once, show what would be recorded, record nothing",
         )
         parser.add_argument(
             "--accept-silence",
