@@ -14,10 +14,10 @@ oldest := $(if $(DJANGO),12,11)
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
-demo: $(venv)/base ## replay a recorded subnet into SQLite and route jobs on it
+demo: $(venv)/base ## follow a recorded subnet into SQLite and route jobs on it
 	@$(bin)/python -m project.demo
 
-serve: $(venv)/base ## serve the demo's database and its pages on http://127.0.0.1:8000 (PORT=8001 elsewhere)
+serve: $(venv)/base ## serve the demo and follow its chain, on http://127.0.0.1:8000 (PORT=8001 elsewhere)
 	@DEBUG=1 $(bin)/python -m project.serve $(ARGS)
 
 screenshots: $(venv)/test ## take the README's pictures of the demo's pages (needs a Chromium; CHROMIUM=/path if not on the PATH)
