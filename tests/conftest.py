@@ -72,7 +72,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(mark)
         if item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
-        if item.path.stem in ONCE and connections["default"].vendor == "postgresql":
+        if (
+            item.path.stem in ONCE
+            and item.path.parent.name != "browser"
+            and connections["default"].vendor == "postgresql"
+        ):
             item.add_marker(pytest.mark.skip(reason="does not depend on the database: tested on SQLite"))
 
 

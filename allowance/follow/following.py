@@ -16,6 +16,7 @@ from allowance.follow.collateral import CollateralLoop, Reading
 from allowance.follow.conf import conf
 from allowance.follow.lead import Lead, LeadLost
 from allowance.follow.manifests import ManifestLoop, Sync
+from allowance.follow.reports import forget_other_reports
 from allowance.follow.running import FIRST_WAIT, LONGEST_WAIT, Loop, attempt, pause, run
 from allowance.follow.sources import ChainBlock, ChainSource, CollateralSource, ManifestSource, OtherChain, SourceError
 from allowance.models import Block
@@ -95,6 +96,7 @@ class Following:
                 await pause(stop, STANDBY)
                 continue
             self.tell("lead")
+            await in_database_thread(forget_other_reports)([loop.name for loop in self.loops])
             try:
                 async with asyncio.TaskGroup() as group:
                     watching = self._beat(lead), self._watch(stop, until), self._refresh()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from django.db.models import F
@@ -33,3 +34,8 @@ def report_failure(name: str, adapter: str, error: str, detail: dict[str, Any]) 
         failures=F("failures") + 1,
         failed_at=report.failed_at or clock.now(),
     )
+
+
+def forget_other_reports(names: Collection[str]) -> None:
+    """Delete the reports of loops that do not run any more. They would stay bad for good."""
+    SourceReport.objects.exclude(pk__in=names).delete()

@@ -17,6 +17,7 @@ from allowance.follow import following as module
 from allowance.follow.blocks import record
 from allowance.follow.following import AlreadyLed, Following
 from allowance.follow.lead import Lead, LeadLost
+from allowance.follow.reports import report_failure
 from allowance.follow.running import attempt
 from allowance.follow.sources import Head, OtherChain
 from allowance.models import Block, Follower, SourceReport
@@ -146,6 +147,13 @@ async def test_a_follower_follows_until_a_block(now_chain: Chain) -> None:
     await following.follow(asyncio.Event(), until=30)
     assert told[0] == ("lead", {})
     assert await in_database_thread(Block.objects.filter(pk=30).exists)()
+
+
+async def test_the_reports_of_parts_that_do_not_run_are_forgotten(now_chain: Chain) -> None:
+    await in_database_thread(report_failure)("collateral", "evm", "no route", {})
+    following, _ = following_of(now_chain)
+    await following.follow(asyncio.Event(), until=30)
+    assert not await in_database_thread(SourceReport.objects.filter(pk="collateral").exists)()
 
 
 async def test_one_run_records_all_that_is_due(now_chain: Chain) -> None:

@@ -33,7 +33,7 @@ class Command(AnsweringCommand):
         parser.add_argument(
             "--dry-run",
             action="store_true",
-            help="read the newest block, the manifests and the collateral once, show what would be recorded, record nothing",
+            help="read the newest block, the manifests and the collateral, show what would be recorded, record nothing",
         )
         parser.add_argument(
             "--accept-silence",
