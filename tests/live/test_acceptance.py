@@ -161,6 +161,16 @@ def forge(net: Subnet, ours: UUID) -> set[str]:
     return {receipt["payload"]["job_uuid"] for receipt in genuine}
 
 
+def shorten(net: Subnet) -> set[str]:
+    """Let a miner replace its pages by one that is shorter. Return the job of the receipt on it."""
+    now, miner = timezone.now(), net.miners[3]
+    miner.pages.clear()
+    receipt = started(now, miner=miner.keypair, validator=OTHER, executor_class="always_on.test")
+    assert len(receipt["payload"]["executor_class"]) < len(CLASS)
+    serve_receipts(miner, receipt, at=now)
+    return {receipt["payload"]["job_uuid"]}
+
+
 def deposit(net: Subnet) -> dict[str, int]:
     """Post collateral and associate addresses. Return the Wei that the ledger must have, by hotkey."""
     address = {n: f"0x{n + 1:040x}" for n in (0, 1, 2, *SHARED, GONE)}
@@ -189,13 +199,18 @@ def fault(net: Subnet, act: Callable[[], None]) -> None:
         act()
 
 
+def misbehave(net: Subnet) -> None:
+    """Let some miners lie, and others give no manifest."""
+    for number, lie in LIARS.items():
+        net.miners[number].manifest = lie
+    for number, behaviour in TROUBLE.items():
+        net.miners[number].behaviour = behaviour
+    net.miners[DROPPED].manifest = {CLASS: 3}
+
+
 def test_the_ledger_is_what_the_chain_finalized(tmp_path: Path) -> None:
     with subnet() as net, picking() as jobs:
-        for number, lie in LIARS.items():
-            net.miners[number].manifest = lie
-        for number, behaviour in TROUBLE.items():
-            net.miners[number].behaviour = behaviour
-        net.miners[DROPPED].manifest = {CLASS: 3}
+        misbehave(net)
         wei = deposit(net)
         with follow(net, tmp_path) as first, follow(net, tmp_path) as second:
             wait_until(lambda: Follower.objects.exists() and ManifestSync.objects.exists())
@@ -216,6 +231,9 @@ def test_the_ledger_is_what_the_chain_finalized(tmp_path: Path) -> None:
             stored = forge(net, jobs[0])
             wait_until(lambda: stored <= set(map(str, JobStartedReceipt.objects.values_list("job_uuid", flat=True))))
             wait_until(lambda: sum(report("receipts").get("refused", {}).values()) >= 5)
+
+            stored |= shorten(net)
+            wait_until(lambda: stored <= set(map(str, JobStartedReceipt.objects.values_list("job_uuid", flat=True))))
 
             leading.process.send_signal(signal.SIGKILL)
             leading.process.wait()

@@ -295,7 +295,7 @@ def test_the_file_is_read_once(file: Path) -> None:
         (b"", "it has no block"),
         (b"\n \n", "it has no block"),
         (b"\x1f\x8bno", "the compressed file is damaged"),
-        (gzip.compress(b"x" * 9999)[:-9], "the compressed file is damaged"),
+        (gzip.compress(b"x" * 9999, mtime=0)[:-9], "the compressed file is damaged"),
         (b"[]\n", "line 1 is no entry"),
         (b"\n{}\n", "line 2 is no entry"),
         (b"{", "line 1 is no entry"),
