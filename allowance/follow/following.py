@@ -206,7 +206,8 @@ class Following:
 
     def _write_block(self, block: ChainBlock) -> None:
         record(self._leading, block)
-        self.tell("block", **facts_of_block(block, self.hotkey))
+        missing = [number for number in self.blocks.gaps if number != block.number]
+        self.tell("block", **facts_of_block(block, self.hotkey), missing=len(missing))
 
     def _write_sync(self, sync: Sync) -> None:
         with self._leading.writing():

@@ -78,6 +78,7 @@ class Shown:
         self.command, self.as_json = command, as_json
         self.counts: Counter[str] = Counter()
         self.newest: dict[str, Any] = {}
+        self.head = 0
         self.lock = Lock()  # several threads tell
         columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
         terminal = progress_bar(*columns)
@@ -100,7 +101,11 @@ class Shown:
     def _description(self) -> str:
         if "block" not in self.newest:
             return "Waiting: another follower leads" if "standby" in self.newest else "Connecting"
-        parts = [f"Block {self.newest['block']['number']}", f"{self.counts['block']} recorded"]
+        block = self.newest["block"]
+        self.head = max(self.head, block["number"])
+        parts = [f"Block {self.head}", f"{self.counts['block']} recorded"]
+        if missing := block.get("missing"):
+            parts.append(f"{missing} missing")
         if sync := self.newest.get("manifests"):
             parts.append(f"{sync['answered']} of {sync['asked']} manifests at {sync['block']}")
         return ", ".join(parts)
