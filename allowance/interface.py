@@ -12,6 +12,7 @@ from allowance.follow.conf import conf as follow_settings
 from allowance.follow.following import Following
 from allowance.follow.libraries import missing_library, require_library
 from allowance.follow.limits import parse_limits
+from allowance.follow.running import GRACE
 from allowance.follow.sources import SourceError
 from allowance.ledger import Balance, Standing, Steps, Window, present, to_seconds, value_at
 from allowance.locks import (

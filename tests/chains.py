@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -118,3 +119,17 @@ class Dead:
 
     async def manifests(self, _block: ChainBlock, _miners: Sequence[Neuron]) -> Manifests:
         raise OSError("no route to host")
+
+
+class Hanging(Lone):
+    """A chain that says that it was asked, and never answers."""
+
+    async def genesis(self) -> str:
+        sys.stdout.write("asked\n")
+        sys.stdout.flush()
+        await asyncio.Event().wait()
+        return ""
+
+    async def latest(self) -> Head:
+        await self.genesis()
+        return await super().latest()

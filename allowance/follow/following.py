@@ -34,8 +34,8 @@ REFRESH = 12.0
 STANDBY = 1.0
 """Seconds between two tries to take the lead."""
 
-CLOSING = 2.0
-"""The maximum time (s) to close the connections of a loop."""
+CLOSING = 1.0
+"""The maximum time (s) to close all connections."""
 
 SOURCE_FAILURES = (SourceError, OSError, TimeoutError)
 """What a source raises if it gives no answer."""
@@ -81,10 +81,11 @@ class Following:
             write = self._write_collateral
             self.loops.append(CollateralLoop(collateral, newest, source.evm_addresses, write, poll=poll))
 
-    async def follow(self, stop: asyncio.Event, *, until: int | None = None) -> None:
+    async def follow(self, stop: asyncio.Event, *, until: int | None = None) -> list[str]:
         """Follow the chain until `stop` is set, or block `until` is recorded. Stand by while another follower leads.
 
-        Raises OtherChain if the recorded blocks are of another chain, subnet or validator.
+        Return no failed loops: each goes on. Raises OtherChain if the recorded blocks are of another chain, subnet or
+        validator.
         """
         is_waiting = False
         while not stop.is_set():
@@ -108,6 +109,7 @@ class Following:
                 logger.warning("%s", lost.exceptions[0])
             finally:
                 await in_database_thread(lead.release)()
+        return []
 
     async def once(self) -> list[str]:
         """Record all that is due now. Return the names of the loops that failed. Raises AlreadyLed and OtherChain."""
@@ -151,11 +153,11 @@ class Following:
             await asyncio.sleep(wait)
 
     async def close(self) -> None:
-        """Close all connections, each within CLOSING seconds."""
-        for loop in (self.blocks, *self.loops):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CLOSING):
-                    await loop.close()
+        """Close all connections, in at most CLOSING seconds."""
+        closing = asyncio.gather(*(loop.close() for loop in {self.blocks, *self.loops}), return_exceptions=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSING):
+                await closing
 
     async def _identify(self) -> Lead:
         """Return the lead for this chain, subnet and validator."""

@@ -48,6 +48,15 @@ def test_it_follows_until_it_is_told_to_end() -> None:
     assert list(check_ledger()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("options", "code"), [((), 0), (("--once",), 130), (("--dry-run",), 130)])
+def test_it_ends_while_its_source_hangs(options: tuple[str, ...], code: int, number: signal.Signals) -> None:
+    own = {"CHAIN_SOURCE": "tests.chains.Hanging", "COLLATERAL_FROM": "none", "RECEIPTS_FROM_MINERS": 0}
+    with follow(*options, MANIFESTS_FROM="tests.chains.Dead", **own) as follower:
+        follower.await_log("^asked$")
+        assert follower.stop(number) == code
+
+
 def test_a_second_follower_takes_over_when_the_first_one_is_killed() -> None:
     with follow() as first:
         first.await_log("^block ")

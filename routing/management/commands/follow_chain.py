@@ -10,10 +10,14 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError, CommandParser
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from allowance.interface import GRACE
 from allowance.plumbing.console import progress_bar
 from allowance.plumbing.errors import RefusedError
 from allowance.plumbing.programs import AnsweringCommand
 from routing.upkeep.following import PARTS, following
+
+PATIENCE = GRACE + 0.5
+"""Seconds from a signal until the work is cancelled."""
 
 
 class Command(AnsweringCommand):
@@ -56,19 +60,28 @@ class Command(AnsweringCommand):
         """Follow as the options say. Return the parts that failed."""
         shown = Shown(self, as_json=options["format"] == "json")
         follower = following(shown.tell, parts=chosen, accept_silence=options["accept_silence"])
-        stop = asyncio.Event()
+        stop, is_single = asyncio.Event(), options["dry_run"] or options["once"]
+        if is_single:
+            work = asyncio.create_task(follower.preview() if options["dry_run"] else follower.once())
+        else:
+            work = asyncio.create_task(follower.follow(stop, until=options["until"]))
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            asyncio.get_running_loop().add_signal_handler(number, end, work, stop, 0 if is_single else PATIENCE)
         try:
             with shown.progress:
-                if options["dry_run"]:
-                    return await follower.preview()
-                if options["once"]:
-                    return await follower.once()
-                await follower.follow(stop, until=options["until"])
-                return []
+                return await work
+        except asyncio.CancelledError:
+            if is_single:
+                raise KeyboardInterrupt from None
+            return []
         finally:
             await follower.close()
+
+
+def end(work: asyncio.Task[Any], stop: asyncio.Event, patience: float) -> None:
+    """End the work after a signal: let it stop by itself, and cancel it after `patience` seconds."""
+    stop.set()
+    asyncio.get_running_loop().call_later(patience, work.cancel)
 
 
 class Shown:
