@@ -38,20 +38,26 @@ class Lone:
     discarded_below: int = 0
     permitted: set[str] = field(default_factory=lambda: {VALIDATOR, OTHER_VALIDATOR})
     unreadable: dict[int, int] = field(default_factory=dict)
+    broken: dict[int, Exception] = field(default_factory=dict)
     hangs: bool = False
+    fails: Exception | None = None
     renewed: int = 0
     read: list[int] = field(default_factory=list)
 
     async def genesis(self) -> str:
-        return self.hash(0)
+        return self.hash_of(0)
 
     async def latest(self) -> Head:
+        if self.fails:
+            raise self.fails
         if self.hangs:
             await asyncio.Event().wait()
-        return Head(self.head, self.hash(self.head))
+        return Head(self.head, self.hash_of(self.head))
 
     async def block(self, number: int) -> ChainBlock:
         self.read.append(number)
+        if error := self.broken.get(number):
+            raise error
         if number in self.unreadable:
             raise BlockUnreadable(number, self.unreadable[number], "unknown type")
         if number < self.discarded_below:
@@ -62,8 +68,8 @@ class Lone:
         """Return a block without its faults."""
         return ChainBlock(
             number,
-            self.hash(number),
-            self.hash(number - 1),
+            self.hash_of(number),
+            self.hash_of(number - 1),
             self.begins + dt.timedelta(seconds=12 * number),
             self.neurons,
         )
@@ -80,7 +86,10 @@ class Lone:
         ]
         return (*validators, *miners)
 
-    def hash(self, number: int) -> str:
+    async def hash(self, number: int) -> str:
+        return self.hash_of(number)
+
+    def hash_of(self, number: int) -> str:
         fork = "".join(name for at, name in sorted(self.forks.items()) if at <= number)
         return "0x" + sha256(f"{number}/{fork}".encode()).hexdigest()
 

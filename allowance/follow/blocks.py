@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from allowance import chain, clock
 from allowance.follow.lead import Lead
 from allowance.follow.sources import (
+    SOURCE_FAILURES,
     Behind,
     BlockUnreadable,
     ChainBlock,
@@ -18,13 +19,14 @@ from allowance.follow.sources import (
     Head,
     Neuron,
     OtherHistory,
+    SourceBusy,
     SourceError,
     StateDiscarded,
 )
 from allowance.models import Block
 from allowance.plumbing.calls import Calls
 from allowance.plumbing.threads import in_database_thread
-from allowance.types import BLOCK_EXPIRY
+from allowance.types import BLOCK_EXPIRY, BadInputError
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,9 @@ AT_ONCE = 25
 
 WINDOW = BLOCK_EXPIRY + 300
 """The number of blocks before the newest in which gaps are filled. Jobs that run can use no older block."""
+
+GAP_PAUSE = 10.0
+"""The minimum time (s) until a missing block is read again after a failure of the source."""
 
 RETRY = 60.0
 """Seconds until a block that could not be decoded is read again."""
@@ -130,23 +135,31 @@ class Blocks:
         stall: float = STALL,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.source, self.adapter, self.write = source, source.name, write
+        self.source, self.write = source, write
         self.poll, self.stall, self.monotonic = poll, stall, monotonic
         self.calls = Calls(source.deadline)
         self.head: Head | None = None
         self.moved_at = monotonic()
         self.newest: ChainBlock | None = None
         self.gaps: list[int] = []
+        self.gap_error = ""
+        """Why the last gap could not be filled, as far as that is no property of the block."""
         self.discarded = -1
         """The newest block whose state the node has discarded. It has no older states either."""
         self.unreadable: dict[int, BlockUnreadable] = {}
         self.retry_at: dict[int, float] = {}
+        self.gaps_wait_until = 0.0
         self.permits: dict[str, int] = {}
-        """The newest block at which each validator had a permit, by hotkey, as far as blocks were read."""
+        """The newest block at which each validator had a permit, by hotkey, of the last BLOCK_EXPIRY blocks."""
         self.recorded = 0
         self.lag = 0.0
         self.is_current = False
         """Whether the last step found nothing more to record."""
+
+    @property
+    def adapter(self) -> str:
+        """The name of the source, which changes if it goes on to another node."""
+        return self.source.name
 
     @property
     def detail(self) -> dict[str, Any]:
@@ -158,37 +171,48 @@ class Blocks:
             "lag_seconds": self.lag,
             "gaps": runs(self.gaps),
             "missing": len(self.gaps),
+            "gap_error": self.gap_error,
             "discarded": sum(number <= self.discarded for number in self.gaps),
             "unreadable": [[e.number, e.runtime, e.reason] for e in list(self.unreadable.values())[:SHOWN]],
             "recorded": self.recorded,
+            "permits": self.permits,
         }
 
     async def step(self) -> float:
-        """Record the live blocks, then one missing block. Return the seconds until the next step."""
+        """Record the live blocks in order, then one missing block. Return the seconds until the next step.
+
+        A live block that can't be read for now ends the step: the next step begins with it.
+        """
         head = await self.look()
-        for number in await in_database_thread(live)(self.source.name, head.number):
+        for number in await self._live(head.number):
             if self._is_due(number):
                 await self.take(number)
         self.gaps = await in_database_thread(missing)(head.number)
+        self.unreadable = {number: error for number, error in self.unreadable.items() if number in self.gaps}
+        self.retry_at = {number: at for number, at in self.retry_at.items() if number in self.gaps}
         gap = next(filter(self._is_due, self.gaps), None)
         self.is_current = gap is None
-        if gap is None:
+        if gap is None or self.gaps_wait_until > self.monotonic():
             return self.poll
-        await self.take(gap)
-        if self._is_due(gap):  # it was read
-            self.gaps.remove(gap)
+        await self._fill(gap)
         return 1 / self.source.pace
 
     async def look(self) -> Head:
-        """Return the newest finalized block. Raises Stalled if there is no new one for too long."""
+        """Return the newest finalized block. Raises Stalled if there is no new one for too long.
+
+        If the source fails, the next call goes to another connection, and to the next node if there are several. A
+        source that refuses calls for now is asked again, until it has given no new block for too long.
+        """
         try:
             head = await self.calls.make("latest", self.source.latest())
-        except TimeoutError:
-            await self.renew()
+        except SOURCE_FAILURES as error:
+            if not isinstance(error, SourceBusy) or self._is_stalled():
+                await self.renew()
             raise
         if self.head is None or head.number > self.head.number:
             self.head, self.moved_at = head, self.monotonic()
-        elif (seconds := self.monotonic() - self.moved_at) > self.stall:
+        elif self._is_stalled():
+            seconds = self.monotonic() - self.moved_at
             self.moved_at = self.monotonic()
             await self.renew()
             raise Stalled(self.source.name, self.head.number, seconds)
@@ -200,25 +224,60 @@ class Blocks:
         self.discarded = -1  # another endpoint may keep more states
 
     async def take(self, number: int) -> None:
-        """Read a block and record it. A block whose state is discarded or can't be decoded stays missing."""
-        self.retry_at[number] = self.monotonic() + RETRY
+        """Read a block and record it. A block that can't be decoded stays missing, and is read again after RETRY s."""
         try:
             block = await self.calls.make("block", self.source.block(number))
-        except StateDiscarded:
-            self.discarded = max(self.discarded, number)
-            return
         except BlockUnreadable as error:
             if number not in self.unreadable:
                 logger.warning("%s", error)
-            self.unreadable[number] = error
+            self.unreadable[number], self.retry_at[number] = error, self.monotonic() + RETRY
             return
         await in_database_thread(self.write)(block)
         self.unreadable.pop(number, None)
-        del self.retry_at[number]
+        self.retry_at.pop(number, None)
         self.recorded += 1
         self._note(block)
         if block is self.newest:
             self.lag = await in_database_thread(_age)(block)
+
+    async def _fill(self, number: int) -> None:
+        """Record a missing block. A failure delays the next missing blocks, and no live block.
+
+        Raises OtherHistory, because then no block of the source is to be trusted.
+        """
+        try:
+            await self.take(number)
+        except OtherHistory:
+            raise
+        except StateDiscarded:
+            self.discarded = max(self.discarded, number)
+        except (*SOURCE_FAILURES, BadInputError) as error:
+            wait = max(getattr(error, "wait", 0.0), GAP_PAUSE)
+            self.gaps_wait_until, self.gap_error = self.monotonic() + wait, str(error)
+            logger.warning("Block %d stays missing for now: %s", number, error)
+        else:
+            self.gap_error = ""
+            if number not in self.unreadable:
+                self.gaps.remove(number)
+
+    async def _live(self, head: int) -> list[int]:
+        """Return the numbers of the blocks after the newest recorded one; only the `head` if there are too many.
+
+        Raises Behind if the head is far older than the newest recorded block, and OtherHistory if the chain has another
+        block with its number: a block after a gap has no recorded parent that would show it.
+        """
+        recorded = await in_database_thread(_newest_recorded)()
+        if recorded is None:
+            return [head]
+        if recorded.number - head > AT_ONCE:
+            await self.renew()
+            raise Behind(self.source.name, head, recorded.number)
+        if head - recorded.number <= AT_ONCE:
+            return list(range(recorded.number + 1, head + 1))
+        found = await self.calls.make("hash", self.source.hash(recorded.number))
+        if recorded.hash and found and found != recorded.hash:
+            raise OtherHistory(recorded.number, recorded.hash, found)
+        return [head]
 
     async def recorded_block(self) -> ChainBlock | None:
         """Return the newest recorded block with its neurons, or None if there is none.
@@ -243,36 +302,33 @@ class Blocks:
 
     def validators(self) -> set[str]:
         """Return the hotkeys of the validators that have a permit, or had one in the last BLOCK_EXPIRY blocks."""
-        newest = max(self.permits.values(), default=0)
-        return {hotkey for hotkey, number in self.permits.items() if number >= newest - BLOCK_EXPIRY}
+        return set(self.permits)
 
-    def _note(self, block: ChainBlock) -> None:
-        """Remember a block that was read, if it is the newest one, and its validators."""
-        if self.newest is None or block.number >= self.newest.number:
-            self.newest = block
-        for neuron in block.neurons:
-            if neuron.permit:
-                self.permits[neuron.hotkey] = max(block.number, self.permits.get(neuron.hotkey, 0))
+    def restore(self, detail: Mapping[str, Any]) -> None:
+        """Take over the validators that an earlier process has reported."""
+        permits = detail.get("permits")
+        if isinstance(permits, dict):
+            self.permits = {**permits, **self.permits}
 
     async def close(self) -> None:
         """Close the source."""
         await self.source.close()
 
+    def _note(self, block: ChainBlock) -> None:
+        """Remember a block that was read, if it is the newest one, and its validators."""
+        if self.newest is None or block.number >= self.newest.number:
+            self.newest = block
+        found = {neuron.hotkey: block.number for neuron in block.neurons if neuron.permit}
+        latest = {hotkey: max(number, found.get(hotkey, 0)) for hotkey, number in {**found, **self.permits}.items()}
+        oldest = self.newest.number - BLOCK_EXPIRY
+        # A new dict: threads of the database read the old one.
+        self.permits = {hotkey: number for hotkey, number in latest.items() if number >= oldest}
+
+    def _is_stalled(self) -> bool:
+        return self.monotonic() - self.moved_at > self.stall
+
     def _is_due(self, number: int) -> bool:
         return number > self.discarded and self.retry_at.get(number, 0.0) <= self.monotonic()
-
-
-def live(source: str, head: int) -> list[int]:
-    """Return the numbers of the blocks after the newest recorded one; only the `head` if there are too many.
-
-    Raises Behind if the head is far older than the newest recorded block.
-    """
-    newest = Block.objects.order_by("-number").values_list("number", flat=True).first()
-    if newest is None or head - newest > AT_ONCE:
-        return [head]
-    if newest - head > AT_ONCE:
-        raise Behind(source, head, newest)
-    return list(range(newest + 1, head + 1))
 
 
 def _newest_recorded() -> Head | None:

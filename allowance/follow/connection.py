@@ -57,6 +57,9 @@ SILENCE = 15.0
 GOODBYE = 1.0
 """The maximum time (s) for closing a connection properly."""
 
+BEHIND = 50
+"""How many blocks a node behind the same address may be behind another one. It does not know the newest blocks then."""
+
 REFUSALS = {-32004, -32005, 429}
 """The codes of errors by which nodes refuse calls because of their rate limit or policy."""
 
@@ -144,6 +147,12 @@ class Connection:
             self._newest = max(self._newest, head.number)
             return head
 
+    async def hash(self, number: int) -> str:
+        """Return the hash of a block, which a node knows even if it has discarded the state."""
+        with self._translated():
+            found: str = await self._node.get_block_hash(number)
+            return found
+
     async def block(self, number: int, netuid: int) -> ChainBlock:
         """Return a block with the neurons of a subnet. Raises StateDiscarded or BlockUnreadable."""
 
@@ -221,17 +230,21 @@ class Connection:
         except RpcPolicyRejection as error:
             raise SourceBusy(self.name, _seconds(error.retry_after), self._said(error)) from error
         except (StateDiscardedError, BlockNotFound) as error:
-            if number is None or (isinstance(error, BlockNotFound) and number > self._newest):
+            if number is None or (isinstance(error, BlockNotFound) and not self._is_old(number)):
                 raise SourceError(f"{self.name} does not have block {number or ''}: {self._said(error)}.") from error
             raise StateDiscarded(number) from error
         except SubstrateRequestException as error:
             if _code(error) in REFUSALS:
                 raise SourceBusy(self.name, 0, self._said(error)) from error
-            if number is not None and any(text in str(error) for text in NO_HEADER):
+            if number is not None and self._is_old(number) and any(text in str(error) for text in NO_HEADER):
                 raise StateDiscarded(number) from error
             raise SourceError(f"{self.name} gave no answer: {self._said(error)}.") from error
         except WebSocketException as error:
             raise SourceError(f"{self.name} gave no answer: {self._said(error)}.") from error
+
+    def _is_old(self, number: int) -> bool:
+        """Return whether a node that does not know a block has discarded it, and is not just behind another node."""
+        return number < self._newest - BEHIND
 
     def _said(self, error: Exception) -> str:
         """Return the text of an error without the address, which may have a password or a token in it."""

@@ -18,8 +18,15 @@ from allowance.follow.lead import Lead, LeadLost
 from allowance.follow.manifests import ManifestLoop, Sync
 from allowance.follow.reports import forget_other_reports
 from allowance.follow.running import FIRST_WAIT, LONGEST_WAIT, Loop, attempt, pause, run
-from allowance.follow.sources import ChainBlock, ChainSource, CollateralSource, ManifestSource, OtherChain, SourceError
-from allowance.models import Block
+from allowance.follow.sources import (
+    SOURCE_FAILURES,
+    ChainBlock,
+    ChainSource,
+    CollateralSource,
+    ManifestSource,
+    OtherChain,
+)
+from allowance.models import Block, SourceReport
 from allowance.plumbing.errors import RefusedError
 from allowance.plumbing.threads import in_database_thread
 
@@ -36,9 +43,6 @@ STANDBY = 1.0
 
 CLOSING = 1.0
 """The maximum time (s) to close all connections."""
-
-SOURCE_FAILURES = (SourceError, OSError, TimeoutError)
-"""What a source raises if it gives no answer."""
 
 Tell = Callable[..., None]
 """A function that shows an event: `tell(event, **facts)`. Threads of the database call it."""
@@ -97,7 +101,7 @@ class Following:
                 await pause(stop, STANDBY)
                 continue
             self.tell("lead")
-            await in_database_thread(forget_other_reports)([loop.name for loop in self.loops])
+            await in_database_thread(self._take_over)()
             try:
                 async with asyncio.TaskGroup() as group:
                     watching = self._beat(lead), self._watch(stop, until), self._refresh()
@@ -105,8 +109,8 @@ class Following:
                     await run(self.loops, stop)
                     for watcher in watchers:
                         watcher.cancel()
-            except* LeadLost as lost:
-                logger.warning("%s", lost.exceptions[0])
+            except* LeadLost:
+                logger.warning("%s", LeadLost())
             finally:
                 await in_database_thread(lead.release)()
         return []
@@ -187,14 +191,15 @@ class Following:
         """Store heartbeats. Raises LeadLost if another follower leads."""
         while True:
             with suppress(db.Error):  # the next heartbeat may succeed; the lock decides who leads
-                await in_database_thread(lead.keep)(self.blocks.head)
+                await in_database_thread(lead.keep)(self.blocks.head, self.source.name)
             await asyncio.sleep(HEARTBEAT if self.blocks.head else self.blocks.poll)
 
     async def _watch(self, stop: asyncio.Event, until: int | None) -> None:
         """Set `stop` once block `until` is recorded."""
         while until is not None and not stop.is_set():
-            if await in_database_thread(Block.objects.filter(pk=until).exists)():
-                stop.set()
+            with suppress(db.Error):  # the loops report that the database fails
+                if await in_database_thread(Block.objects.filter(pk=until).exists)():
+                    stop.set()
             await asyncio.sleep(self.blocks.poll)
 
     async def _refresh(self) -> None:
@@ -202,9 +207,15 @@ class Following:
         while self.blocks not in self.loops:
             try:
                 await self.blocks.recorded_block()
-            except SOURCE_FAILURES as error:
+            except (*SOURCE_FAILURES, db.Error) as error:
                 logger.warning("blocks: %s", error)
             await asyncio.sleep(REFRESH)
+
+    def _take_over(self) -> None:
+        """Continue from the reports of the process that led before. Delete those of loops that do not run any more."""
+        report = SourceReport.objects.filter(pk=self.blocks.name).first()
+        self.blocks.restore(report.detail if report else {})
+        forget_other_reports([loop.name for loop in self.loops])
 
     def _write_block(self, block: ChainBlock) -> None:
         record(self._leading, block)

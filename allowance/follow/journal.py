@@ -158,7 +158,11 @@ class Journal:
         first, start = self.origin
         return start - (first - number) * self.spacing // 1 * MICROSECOND
 
-    def hash(self, number: int) -> str:
+    async def hash(self, number: int) -> str:
+        """Return the hash of a block."""
+        return self.hash_of(number)
+
+    def hash_of(self, number: int) -> str:
         """Return the hash of a block."""
         return _digest(self.genesis_hash, number) if number else self.genesis_hash
 
@@ -189,7 +193,7 @@ class Journal:
     async def latest(self) -> Head:
         """Return the newest block. All blocks are final."""
         newest = self.newest()
-        return Head(newest, self.hash(newest))
+        return Head(newest, self.hash_of(newest))
 
     async def block(self, number: int) -> ChainBlock:
         """Return a block. Raises BlockNotMinted for one that is ahead of the clock."""
@@ -197,7 +201,7 @@ class Journal:
         if not 0 <= number <= newest:
             raise BlockNotMinted(number, newest)
         return ChainBlock(
-            number, self.hash(number), self.hash(number - 1), self.timestamp(number), self.neurons(number)
+            number, self.hash_of(number), self.hash_of(number - 1), self.timestamp(number), self.neurons(number)
         )
 
     async def commitments(self, number: int) -> Mapping[str, bytes]:

@@ -64,7 +64,7 @@ class Lead:
         return True
 
     def _begin_term(self) -> None:
-        now = clock.now()
+        now, self.term = clock.now(), new_version()
         own = {"genesis": self.genesis, "netuid": self.netuid, "hotkey": self.hotkey}
         values = {
             "source": self.source,
@@ -84,12 +84,15 @@ class Lead:
                         raise OtherChain(NAMES[name], str(recorded), str(configured))
             Follower.objects.update_or_create(pk=1, defaults={**own, **values})
 
-    def keep(self, head: Head | None) -> None:
-        """Store a heartbeat, and the newest finalized block. Raises LeadLost if another process leads."""
+    def keep(self, head: Head | None, source: str = "") -> None:
+        """Store a heartbeat, the name of the source, and the newest finalized block.
+
+        Raises LeadLost if another process leads.
+        """
         self._lock.check()
         now = clock.now()
         mine = Follower.objects.filter(pk=1, term=self.term)
-        if not mine.update(seen_at=now):
+        if not mine.update(seen_at=now, source=source or self.source):
             raise LeadLost
         if head is not None:
             mine.exclude(head=head.number).update(head=head.number, head_at=now)
@@ -126,15 +129,18 @@ class _AdvisoryLock:
         self.release()
         connection: Any = database().copy()
         connection.inc_thread_sharing()  # the pool's threads take turns
-        connection.connect()
-        connection.set_autocommit(False)
-        with connection.cursor() as cursor:  # the ORM has no API for advisory locks
-            cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [ADVISORY_LOCK])
-            (taken,) = cursor.fetchone()
-        self._connection = connection
-        if not taken:
-            self.release()
-        return bool(taken)
+        taken: bool = False
+        try:
+            connection.connect()
+            connection.set_autocommit(False)
+            with connection.cursor() as cursor:  # the ORM has no API for advisory locks
+                cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [ADVISORY_LOCK])
+                taken = bool(cursor.fetchone()[0])
+        finally:
+            self._connection = connection
+            if not taken:
+                self.release()
+        return taken
 
     def check(self) -> None:
         """Raises LeadLost if the connection, and so the lock, is gone."""

@@ -46,7 +46,7 @@ class HeldBack(SourceError):
         super().__init__(
             f"{silent} of {declared} miners that had executors did not answer at block {block}. This sync is not "
             "recorded, because it would void their allowance. Check the network of this host. If the miners are "
-            "really gone, run manage.py follow_chain --accept-silence once."
+            "really gone, stop the follower, and run manage.py follow_chain --once --accept-silence."
         )
 
 

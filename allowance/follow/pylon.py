@@ -134,7 +134,7 @@ class Pylon:
         newest = await self._ask("get_latest_block_info")
         number = max(newest.number - DEPTH, 0)
         if self._head is None or number > self._head.number:
-            self._head = Head(number, await self._hash(number))
+            self._head = Head(number, await self.hash(number))
         return self._head
 
     async def block(self, number: int) -> ChainBlock:
@@ -192,7 +192,7 @@ class Pylon:
         """Return the answer with the neurons at a block."""
         return await self._ask("get_neurons", *self._subnet, number)
 
-    async def _hash(self, number: int) -> str:
+    async def hash(self, number: int) -> str:
         """Return the hash of a block. Only the answer with its neurons tells it, so that is kept for `block`."""
         self._read = answer = await self._neurons(number)
         found: str = answer.block.hash
@@ -201,7 +201,7 @@ class Pylon:
     async def _parent(self, number: int) -> str:
         """Return the hash of the block before, or an empty text if the service can't read that block."""
         try:
-            return await self._hash(number - 1) if number else ""
+            return await self.hash(number - 1) if number else ""
         except PylonRefused as error:
             if error.status in (404, 500):
                 return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Protocol
@@ -18,16 +19,22 @@ logger = logging.getLogger(__name__)
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 """Seconds. The wait after a failure doubles from the first to the longest, unless the error names its own wait."""
 
+REPORT_EVERY = 15.0
+"""Seconds between two reports of a loop that works. A report can have many kilobytes."""
+
 GRACE = 3.0
 """Seconds that a step has to end when the follower is stopped."""
 
 
 class Loop(Protocol):
-    """A part of the follower that repeats a step. `adapter` is the name of its source, for people."""
+    """A part of the follower that repeats a step."""
 
     name: str
-    adapter: str
     calls: Calls
+
+    @property
+    def adapter(self) -> str:
+        """The name of its source, for people."""
 
     @property
     def detail(self) -> dict[str, Any]:
@@ -61,27 +68,35 @@ async def pause(stop: asyncio.Event, seconds: float) -> None:
 
 
 async def _repeat(loop: Loop, stop: asyncio.Event) -> None:
-    failures = 0
+    failures, reported_at = 0, -REPORT_EVERY
     while not stop.is_set():
-        wait, error = await attempt(loop)
+        is_quiet = not failures and time.monotonic() < reported_at + REPORT_EVERY
+        wait, error = await attempt(loop, is_quiet=is_quiet)
+        reported_at = reported_at if is_quiet else time.monotonic()
         failures = failures + 1 if error else 0
         if error and not wait:
             wait = min(FIRST_WAIT * 2 ** (failures - 1), LONGEST_WAIT)
         await pause(stop, wait)
 
 
-async def attempt(loop: Loop) -> tuple[float, str]:
-    """Make one step and report it, if it called the source. Return the wait in seconds, and the error or no text.
+async def attempt(loop: Loop, *, is_quiet: bool = False) -> tuple[float, str]:
+    """Make one step and report it, if the source has answered. Return the wait in seconds, and the error or no text.
 
-    Every error but LeadLost is reported and logged, because the other loops must go on.
+    Every error but LeadLost is reported and logged, because the other loops must go on. If `is_quiet`, a step without
+    an error is not reported.
     """
-    before = loop.calls.number
+    before = loop.calls.good
     try:
         wait = await loop.step()
-        if loop.calls.number > before:
+        if loop.calls.good > before and not is_quiet:
             await in_database_thread(report_good)(loop.name, loop.adapter, detail_of(loop))
     except LeadLost:
         raise
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        return await _report(loop, RuntimeError(f"A library cancelled the step: {error!r}")), "cancelled"
     except Exception as error:
         return await _report(loop, error), str(error) or type(error).__name__
     return wait, ""

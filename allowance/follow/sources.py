@@ -69,6 +69,9 @@ class ChainSource(Protocol):
     async def latest(self) -> Head:
         """Return the newest finalized block."""
 
+    async def hash(self, number: int) -> str:
+        """Return the hash of a finalized block, also of one whose state is discarded; an empty text if unknown."""
+
     async def block(self, number: int) -> ChainBlock:
         """Return a finalized block. Raises StateDiscarded or BlockUnreadable if this block can't be read."""
 
@@ -198,3 +201,7 @@ class OtherChain(SourceError):
             f"The ledger was recorded for the {what} {recorded}, but the follower is set to {configured}. "
             "Correct the settings, or use an empty database."
         )
+
+
+SOURCE_FAILURES = (SourceError, OSError, TimeoutError)
+"""What a source raises if it gives no usable answer."""

@@ -55,6 +55,10 @@ class Subtensor:
         """Return the newest finalized block."""
         return await (await self._connected()).latest()
 
+    async def hash(self, number: int) -> str:
+        """Return the hash of a finalized block."""
+        return await (await self._connected()).hash(number)
+
     async def block(self, number: int) -> ChainBlock:
         """Return a finalized block. Raises StateDiscarded or BlockUnreadable if this block can't be read."""
         return await self._read(lambda node: node.block(number, self._netuid))
@@ -69,7 +73,8 @@ class Subtensor:
 
     async def renew(self) -> None:
         """Throw the connections away. The next call connects to the next node."""
-        self._advance()
+        if self._node:  # else the last try to connect has gone on to the next node already
+            self._advance()
         await self.close()
 
     async def close(self) -> None:

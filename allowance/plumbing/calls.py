@@ -21,9 +21,9 @@ class Calls:
         self.counted: dict[str, list[float]] = {}
 
     @property
-    def number(self) -> int:
-        """The number of calls."""
-        return sum(round(counts[0]) for counts in self.counted.values())
+    def good(self) -> int:
+        """The number of calls that had an answer."""
+        return sum(round(counts[0] - counts[1]) for counts in self.counted.values())
 
     async def make(self, method: str, call: Awaitable[Answer], deadline: float | None = None) -> Answer:
         """Wait for the answer to a call. Raises TimeoutError after `deadline` seconds, and the errors of the call.

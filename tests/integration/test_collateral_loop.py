@@ -104,7 +104,7 @@ def test_before_the_first_block_nothing_is_read(subnet: Subnet) -> None:
     subnet.head = 0
     loop = subnet.loop()
     assert step(loop) == POLL
-    assert loop.calls.number == 0
+    assert loop.calls.good == 0
 
 
 def test_no_association_is_0_and_one_that_is_gone_is_0(subnet: Subnet) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from allowance import allowance, chain
 from allowance.follow import blocks as module
 from allowance.follow.blocks import AT_ONCE, RETRY, WINDOW, Blocks, Stalled, check_history, missing, runs, stake_share
-from allowance.follow.sources import Behind, ChainBlock, Neuron, OtherHistory
+from allowance.follow.sources import Behind, ChainBlock, Neuron, OtherHistory, SourceBusy, SourceError
 from allowance.models import Block
 from allowance.oversight.forgetting import forget_blocks
 from allowance.plumbing.threads import in_database_thread
@@ -71,7 +71,7 @@ async def test_new_blocks_are_recorded_in_order() -> None:
     assert source.read == [6, 7, 8]
     assert await in_database_thread(numbers)() == list(range(9))
     newest = await in_database_thread(Block.objects.select_related("neurons").get)(pk=8)
-    assert (newest.hash, newest.parent_hash, newest.stake_share) == (source.hash(8), source.hash(7), 0.25)
+    assert (newest.hash, newest.parent_hash, newest.stake_share) == (source.hash_of(8), source.hash_of(7), 0.25)
     assert newest.timestamp == source.made(8).timestamp
     assert newest.neurons is not None
     assert newest.neurons.hotkeys == sorted([VALIDATOR, OTHER_VALIDATOR, *source.miners])
@@ -115,16 +115,100 @@ async def test_nothing_is_recorded_of_another_history(forked: int) -> None:
     source.head, source.forks = 6, {5: "fork"} if forked == 5 else {6: "fork"}
     if forked == 6:  # only the unrecorded block differs: this is no other history
         await loop.step()
-        assert (await in_database_thread(Block.objects.get)(pk=6)).hash == source.hash(6)
+        assert (await in_database_thread(Block.objects.get)(pk=6)).hash == source.hash_of(6)
         return
     with pytest.raises(OtherHistory) as caught:
         await loop.step()
-    assert (caught.value.number, caught.value.found) == (5, source.hash(5))
+    assert (caught.value.number, caught.value.found) == (5, source.hash_of(5))
     assert await in_database_thread(numbers)() == list(range(6))
     await in_database_thread(forget_blocks)(5)
     loop.retry_at.clear()
     await step_until_current(loop)
-    assert (await in_database_thread(Block.objects.get)(pk=5)).hash == source.hash(5)
+    assert (await in_database_thread(Block.objects.get)(pk=5)).hash == source.hash_of(5)
+
+
+@pytest.mark.parametrize("more", [1, AT_ONCE, AT_ONCE + 1, 10 * AT_ONCE])
+async def test_another_history_stays_refused_however_long_it_grows(more: int) -> None:
+    source = Chain(head=5)
+    loop, _ = loop_of(source)
+    await step_until_current(loop)
+    source.head, source.forks = 5 + more, {4: "fork"}
+    for _ in range(3):
+        with pytest.raises(OtherHistory):
+            await loop.step()
+    assert await in_database_thread(numbers)() == list(range(6))
+
+
+async def test_a_live_block_that_fails_is_not_passed_over() -> None:
+    source = Chain(head=5)
+    loop, _ = loop_of(source)
+    await step_until_current(loop)
+    source.head, source.broken = 7, {6: OSError("reset")}
+    for _ in range(2):
+        with pytest.raises(OSError, match="reset"):
+            await loop.step()
+    assert await in_database_thread(numbers)() == list(range(6))
+    source.broken = {}
+    await loop.step()
+    assert await in_database_thread(numbers)() == list(range(8))
+
+
+@pytest.mark.parametrize("error", [SourceBusy("archive", 60, "429"), OSError("reset")])
+async def test_a_source_that_gives_no_missing_blocks_delays_no_live_ones(error: Exception) -> None:
+    source = Chain(head=100, broken=dict.fromkeys(range(100), error))
+    loop, watch = loop_of(source)
+    assert await loop.step() == 1 / source.pace
+    assert loop.detail["gap_error"] == str(error)
+    source.head, source.read = 101, []
+    assert await loop.step() == loop.poll
+    assert source.read == [101], "no missing block is asked for again yet"
+    watch.time += 60
+    source.broken = {}
+    await loop.step()
+    assert source.read == [101, 99]
+    assert loop.detail["gap_error"] == ""
+
+
+@pytest.mark.parametrize("error", [OSError("refused"), SourceError("no answer")])
+async def test_a_source_that_fails_is_connected_anew_at_once(error: Exception) -> None:
+    source = Chain(head=3, fails=error)
+    loop, _ = loop_of(source)
+    with pytest.raises(type(error)):
+        await loop.step()
+    assert source.renewed == 1
+
+
+async def test_a_source_that_refuses_calls_is_waited_for_but_not_for_ever() -> None:
+    source = Chain(head=3, fails=SourceBusy("public node", 60, "429"))
+    loop, watch = loop_of(source)
+    with pytest.raises(SourceBusy):
+        await loop.step()
+    assert source.renewed == 0
+    watch.time += module.STALL + 1
+    with pytest.raises(SourceBusy):
+        await loop.step()
+    assert source.renewed == 1
+
+
+async def test_an_unreadable_block_is_forgotten_when_it_is_too_old_to_matter() -> None:
+    source = Chain(head=3, unreadable={2: 461})
+    loop, _ = loop_of(source)
+    await step_until_current(loop)
+    source.head = 3 + WINDOW
+    await loop.step()
+    assert loop.detail["unreadable"] == []
+
+
+async def test_a_restart_remembers_the_validators() -> None:
+    source = Chain(head=5)
+    loop, _ = loop_of(source)
+    await step_until_current(loop)
+    source.permitted = {VALIDATOR}
+    other, _ = loop_of(source)
+    other.restore(loop.detail)
+    source.head = 6
+    await other.step()
+    assert other.validators() == {VALIDATOR, OTHER_VALIDATOR}
 
 
 async def test_a_gap_is_held_against_the_block_after_it() -> None:

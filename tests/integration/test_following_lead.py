@@ -244,6 +244,29 @@ async def test_a_failure_is_reported_until_an_answer_comes(caplog: pytest.LogCap
     assert report.detail == {"n": 1, "calls": loop.calls.counted}
 
 
+async def test_a_step_that_a_library_cancels_is_a_failure_and_not_the_end() -> None:
+    loop = Failing()
+    loop.fails = asyncio.CancelledError("by a library")  # type: ignore[assignment]
+    assert await attempt(loop) == (0, "cancelled")
+    assert "by a library" in (await in_database_thread(SourceReport.objects.get)()).error
+
+
+async def test_a_database_that_fails_for_a_moment_ends_nothing(
+    now_chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    following, _ = following_of(now_chain)
+    filter_blocks, failures = Block.objects.filter, iter([db.OperationalError("away")] * 3)
+
+    def failing(**how: Any) -> Any:
+        for error in failures:
+            raise error
+        return filter_blocks(**how)
+
+    monkeypatch.setattr(Block.objects, "filter", failing)
+    await following.follow(asyncio.Event(), until=30)
+    assert await in_database_thread(Block.objects.filter(pk=30).exists)()
+
+
 async def test_a_failing_loop_does_not_stop_the_others(now_chain: Chain) -> None:
     following, _ = following_of(now_chain)
     following.loops.insert(0, Failing())
