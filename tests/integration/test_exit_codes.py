@@ -29,12 +29,20 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "issue_token": ("client", "--scope", "jobs"),
     "replay_journal": (str(ROOT / "tests/conformance/cases/route-005/journal.jsonl"),),
     "reservations": ("--spend", "1"),
+    "follow_chain": ("--dry-run",),
     "forget_blocks": ("--from", "4000000000", "--dry-run"),
     "revoke_token": ("somebody",),
     "void_incidents": ("--miner", "somebody", "--dry-run"),
     "void_receipts": ("--miner", "somebody", "--by", "anna", "--reason", "a test", "--dry-run"),
 }
 """What a command needs to be told; most need nothing."""
+
+PLAYED = {
+    "CHAIN_SOURCE": "journal",
+    "JOURNAL_FILE": str(ROOT / "tests/conformance/cases/route-005/journal.jsonl"),
+    "VALIDATOR_HOTKEY": "validator",
+}
+"""A chain that needs nothing else."""
 
 NO_DATABASE = {"message_schema": 0, "routing_status": 2}
 """What ends otherwise than with NO_ANSWER where there is no database: the first needs none, the second is to say so."""
@@ -54,7 +62,7 @@ def start(
     **environment: str,
 ) -> Program:
     command = sys.executable, *program, name, *(arguments or ARGUMENTS.get(name, ()))
-    return Program(*command, environment=environment, out=out, err=err)
+    return Program(*command, environment={**PLAYED, **environment}, out=out, err=err)
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from django.apps import apps
 from django.contrib.auth.models import Permission, User
 from django.utils import timezone
 
+from allowance.follow.lead import Lead
+from allowance.follow.reports import report_good
 from allowance.models import ChainLock
 from routing import routing
 from routing.access import tokens
@@ -51,6 +53,10 @@ def past(ledger_clean_at_the_end: None) -> None:
     )
     UsedSignature.objects.create(signatory="anna", signed_at_ns=1, job_uuid=first.uuid)
     tokens.issue("a program", [tokens.Scope.JOBS], dt.timedelta(days=1))
+    lead = Lead(genesis="0x00", netuid=12, hotkey="validator", source="scripted")
+    lead.take()
+    lead.release()
+    report_good("blocks", "scripted", {})
     boss = User.objects.create_user("boss")
     boss.user_permissions.add(Permission.objects.get(codename="view_jobstartedreceipt"))
     config.DYNAMIC_ROUTING_RELIABILITY_WINDOW_HOURS = 5.0
