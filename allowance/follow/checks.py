@@ -56,15 +56,24 @@ def check_missing(**_kwargs: Any) -> Iterator[str]:
 
 @check("allowance.E003", "Use the address of a validator's hotkey. It begins with 5 and has 48 characters.")
 def check_hotkey(**_kwargs: Any) -> Iterator[str]:
-    """Require a validator's hotkey that can be one, and a file of the same hotkey."""
+    """Require a validator's hotkey that can be one."""
     if not (hotkey := conf.VALIDATOR_HOTKEY):
         return
     try:
         validation.hotkey(hotkey)
     except ValueError as error:
         yield f"VALIDATOR_HOTKEY: {error}"
-        return
-    if _asks_miners() and (path := conf.VALIDATOR_HOTKEY_FILE) and find_spec("bittensor_core"):
+
+
+@check(
+    "allowance.E007",
+    "Copy the file of this validator's hotkey, let only the service's user read it, and name it in "
+    "VALIDATOR_HOTKEY_FILE.",
+)
+def check_hotkey_file(**_kwargs: Any) -> Iterator[str]:
+    """Require a file of the validator's hotkey, if miners are asked."""
+    hotkey = conf.VALIDATOR_HOTKEY
+    if hotkey and _asks_miners() and (path := conf.VALIDATOR_HOTKEY_FILE) and find_spec("bittensor_core"):
         try:
             read_hotkey(path, hotkey, conf.VALIDATOR_HOTKEY_PASSWORD)
         except HotkeyUnusable as error:

@@ -128,11 +128,17 @@ class Following:
             await in_database_thread(lead.release)()
 
     async def preview(self) -> list[str]:
-        """Show what would be recorded of the newest finalized block. Record nothing. Return the loops that failed."""
+        """Show what would be recorded of the newest finalized block. Record nothing. Return the loops that failed.
+
+        Raises OtherChain.
+        """
         failed: list[str] = []
         try:
+            await self._identify()
             head = await self.blocks.look()
             block = await self.blocks.calls.make("block", self.source.block(head.number))
+        except OtherChain:
+            raise
         except SOURCE_FAILURES as error:
             logger.warning("blocks: %s", error)
             return [loop.name for loop in self.loops]
@@ -140,7 +146,8 @@ class Following:
         for loop in self.loops:
             try:
                 if isinstance(loop, ManifestLoop):
-                    self.tell("manifests", **facts_of_sync(await loop.sync(block)))
+                    sync = await loop.sync(block)
+                    self.tell("manifests", **facts_of_sync(sync), silent=loop.detail["why"])
                 elif isinstance(loop, CollateralLoop):
                     self.tell("collateral", **facts_of_collateral(await loop.read(block)))
             except SOURCE_FAILURES as error:
@@ -170,6 +177,7 @@ class Following:
             self.lead = await in_database_thread(Lead)(
                 genesis=genesis, netuid=conf.NETUID, hotkey=self.hotkey, source=self.source.name
             )
+        await in_database_thread(self.lead.refuse_other_chain)()  # before it stands by, not only when it takes over
         return self.lead
 
     async def _try_to_lead(self, stop: asyncio.Event) -> Lead | None:

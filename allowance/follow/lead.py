@@ -63,26 +63,33 @@ class Lead:
             raise
         return True
 
+    def refuse_other_chain(self) -> None:
+        """Raise OtherChain if the recorded blocks are of another chain, subnet or validator."""
+        known = Follower.objects.filter(pk=1).first()
+        if known is None or not Block.objects.exists():
+            return
+        self.genesis = self.genesis or known.genesis
+        for name, what in NAMES.items():
+            recorded, configured = getattr(known, name), getattr(self, name)
+            if recorded != configured and not (name == "genesis" and NO_GENESIS in {recorded, configured}):
+                raise OtherChain(what, str(recorded), str(configured))
+
     def _begin_term(self) -> None:
         now, self.term = clock.now(), new_version()
-        own = {"genesis": self.genesis, "netuid": self.netuid, "hotkey": self.hotkey}
-        values = {
-            "source": self.source,
-            "term": self.term,
-            "leader": f"{socket.gethostname()}, process {os.getpid()}",
-            "leads_since": now,
-            "seen_at": now,
-        }
         with ledger_transaction():
             lock_chain()
-            known = Follower.objects.filter(pk=1).first()
-            if known is not None and Block.objects.exists():
-                own["genesis"] = own["genesis"] or known.genesis
-                for name, configured in own.items():
-                    recorded = getattr(known, name)
-                    if recorded != configured and not (name == "genesis" and NO_GENESIS in {recorded, configured}):
-                        raise OtherChain(NAMES[name], str(recorded), str(configured))
-            Follower.objects.update_or_create(pk=1, defaults={**own, **values})
+            self.refuse_other_chain()
+            values = {
+                "genesis": self.genesis,
+                "netuid": self.netuid,
+                "hotkey": self.hotkey,
+                "source": self.source,
+                "term": self.term,
+                "leader": f"{socket.gethostname()}, process {os.getpid()}",
+                "leads_since": now,
+                "seen_at": now,
+            }
+            Follower.objects.update_or_create(pk=1, defaults=values)
 
     def keep(self, head: Head | None, source: str = "") -> None:
         """Store a heartbeat, the name of the source, and the newest finalized block.

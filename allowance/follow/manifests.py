@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -30,8 +31,8 @@ AGAIN_AFTER = 10.0
 DEADLINE = 600.0
 """The maximum time (s) of asking all miners. A source bounds the time of each miner itself."""
 
-SHOWN = 50
-"""The number of silent miners that are reported."""
+SHOWN, REASONS = 50, 10
+"""The number of silent miners, and of different reasons of silence, that are reported."""
 
 NOWHERE: dict[str, str | int] = {"address": "0.0.0.0", "ip_version": 4, "port": 0}  # noqa: S104 (the axon of no address)
 
@@ -156,11 +157,14 @@ class ManifestLoop:
         declared = await in_database_thread(with_executors)(block.number)
         sync = sanitised(block, await self.ask(block, declared), await in_database_thread(self.limits)())
         silent = sorted(declared - sync.executors.keys())
+        reasons: Mapping[str, str] = getattr(self.source, "silences", {})
         self.detail = {
             "block": block.number,
             "asked": len(sync.axons),
             "answered": len(sync.executors),
             "silent": silent[:SHOWN],
+            "reasons": {hotkey: reasons[hotkey] for hotkey in silent[:SHOWN] if hotkey in reasons},
+            "why": dict(Counter(reasons.values()).most_common(REASONS)),
             "held_back": "",
             "clipped": sync.clipped,
         }

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from allowance.follow.lead import LeadLost
 from allowance.follow.reports import report_failure, report_good
+from allowance.follow.sources import SOURCE_FAILURES
 from allowance.plumbing.calls import Calls
 from allowance.plumbing.threads import in_database_thread
 
@@ -18,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 """Seconds. The wait after a failure doubles from the first to the longest, unless the error names its own wait."""
+
+LOG_EVERY = 60.0
+"""Seconds between two log records of the same failure."""
 
 REPORT_EVERY = 15.0
 """Seconds between two reports of a loop that works. A report can have many kilobytes."""
@@ -67,11 +71,31 @@ async def pause(stop: asyncio.Event, seconds: float) -> None:
             await stop.wait()
 
 
+class FailureLog:
+    """The log of the failures of a loop: a new one at once, and one that lasts each LOG_EVERY seconds."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.text, self.logged_at = name, "", 0.0
+
+    def note(self, text: str, error: Exception | None = None) -> None:
+        """Log a failure, or that there is none any more if the `text` is empty."""
+        now = time.monotonic()
+        if text == self.text and (not text or now < self.logged_at + LOG_EVERY):
+            return
+        self.text, self.logged_at = text, now
+        if not text:
+            logger.info("%s: the source answers again", self.name)
+            return
+        is_known = error is None or isinstance(error, SOURCE_FAILURES) or hasattr(error, "wait")
+        level = getattr(error, "level", logging.WARNING)
+        logger.log(level, "%s: %s", self.name, text, exc_info=None if is_known else error)
+
+
 async def _repeat(loop: Loop, stop: asyncio.Event) -> None:
-    failures, reported_at = 0, -REPORT_EVERY
+    failures, reported_at, log = 0, -REPORT_EVERY, FailureLog(loop.name)
     while not stop.is_set():
         is_quiet = not failures and time.monotonic() < reported_at + REPORT_EVERY
-        wait, error = await attempt(loop, is_quiet=is_quiet)
+        wait, error = await attempt(loop, log, is_quiet=is_quiet)
         reported_at = reported_at if is_quiet else time.monotonic()
         failures = failures + 1 if error else 0
         if error and not wait:
@@ -79,34 +103,35 @@ async def _repeat(loop: Loop, stop: asyncio.Event) -> None:
         await pause(stop, wait)
 
 
-async def attempt(loop: Loop, *, is_quiet: bool = False) -> tuple[float, str]:
+async def attempt(loop: Loop, log: FailureLog | None = None, *, is_quiet: bool = False) -> tuple[float, str]:
     """Make one step and report it, if the source has answered. Return the wait in seconds, and the error or no text.
 
     Every error but LeadLost is reported and logged, because the other loops must go on. If `is_quiet`, a step without
     an error is not reported.
     """
-    before = loop.calls.good
+    log, before = log or FailureLog(loop.name), loop.calls.good
     try:
         wait = await loop.step()
-        if loop.calls.good > before and not is_quiet:
-            await in_database_thread(report_good)(loop.name, loop.adapter, detail_of(loop))
+        if loop.calls.good > before:
+            log.note("")
+            if not is_quiet:
+                await in_database_thread(report_good)(loop.name, loop.adapter, detail_of(loop))
     except LeadLost:
         raise
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        return await _report(loop, RuntimeError(f"A library cancelled the step: {error!r}")), "cancelled"
+        return await _report(loop, log, RuntimeError(f"A library cancelled the step: {error!r}")), "cancelled"
     except Exception as error:
-        return await _report(loop, error), str(error) or type(error).__name__
+        return await _report(loop, log, error), str(error) or type(error).__name__
     return wait, ""
 
 
-async def _report(loop: Loop, error: Exception) -> float:
+async def _report(loop: Loop, log: FailureLog, error: Exception) -> float:
     """Report and log a failure. Return the wait that the error names, or 0."""
     text = str(error) or type(error).__name__
-    is_known = isinstance(error, OSError | TimeoutError) or hasattr(error, "wait")
-    logger.warning("%s: %s", loop.name, text, exc_info=None if is_known else error)
+    log.note(text, error)
     try:
         await in_database_thread(report_failure)(loop.name, loop.adapter, text, detail_of(loop))
     except Exception:  # the database may be what failed

@@ -89,7 +89,10 @@ class ChainSource(Protocol):
 
 
 class ManifestSource(Protocol):
-    """The executors that miners declare."""
+    """The executors that miners declare.
+
+    A source may have the attribute `silences`: by hotkey, why a miner did not answer when it was last asked.
+    """
 
     name: str
 

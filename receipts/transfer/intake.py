@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -76,7 +77,7 @@ class Refused(StrEnum):
 class ValidatorsUnknown(ReceiptException):
     """No validator has a permit, as far as is known: before the first block is read, receipts can't be judged."""
 
-    wait = 5.0
+    wait, level = 5.0, logging.INFO  # each start has such a moment
 
     def __init__(self) -> None:
         super().__init__(
@@ -228,8 +229,9 @@ def _store(news: Sequence[AnyReceipt], refused: Counter[Refused], now: dt.dateti
     if not news:
         return 0
     try:
-        receipts().record_many(news, now=now)
-        return len(news)
+        bad = receipts().record_many(news, now=now)
+        refused[Refused.NOT_STORED] += len(bad)
+        return len(news) - len(bad)
     except (DataError, IntegrityError):
         pass
     stored = 0

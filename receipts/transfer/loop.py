@@ -108,16 +108,23 @@ class ReceiptsLoop:
     """The loop for receipts. A step asks each miner whose turn it is for what is new on its two newest pages.
 
     `miners` returns the miners with executors, and where they listen. It uses the database, so it runs in a thread.
+    `tell` is called with each batch of new receipts.
     What was read is remembered in memory. After a start the pages of 5 h are read again, the newest first. A miner that
     does not answer keeps no other waiting: the step ends without it, and its visit goes on.
     """
 
     name = "receipts"
 
-    def __init__(self, source: ReceiptSource, intake: Intake, miners: Callable[[], Iterable[MinerAddress]]) -> None:
+    def __init__(
+        self,
+        source: ReceiptSource,
+        intake: Intake,
+        miners: Callable[[], Iterable[MinerAddress]],
+        tell: Callable[..., None] = lambda *_, **__: None,
+    ) -> None:
         self.adapter = source.name
         self.calls = Calls()
-        self._source, self._intake, self._miners = source, intake, miners
+        self._source, self._intake, self._miners, self._tell = source, intake, miners, tell
         self._shelves: dict[str, Shelf] = {}
         self._visits: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._slots, self._older_slots = asyncio.Semaphore(AT_ONCE), asyncio.Semaphore(OLDER_AT_ONCE)
@@ -260,6 +267,8 @@ class ReceiptsLoop:
                 taken, refused = await in_database_thread(self._intake.take)(shelf.miner.hotkey, batch)
             progress.forged += refused.total() - refused[Refused.NO_VALIDATOR]
             self._count(shelf, taken, refused)
+            if taken:
+                self._tell("receipts", miner=shelf.miner.hotkey, taken=taken, refused=refused.total())
             taken_in += len(batch)
         if taken_in < len(lines):
             self._count(shelf, 0, Counter({Refused.TOO_MANY: len(lines) - taken_in}))

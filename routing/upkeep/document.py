@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from typing import Any
 from urllib.error import URLError
@@ -138,13 +138,17 @@ def store(changed: Changes) -> None:
         raise RuntimeError(f"Constance did not store {', '.join(lost)}.")
 
 
+def silent(*_: object, **__: object) -> None:
+    """Show nothing."""
+
+
 class DocumentLoop:
     """The loop that stores the dynamic settings of a document. `location` is a path, or a URL of http or https."""
 
     name = "settings"
 
-    def __init__(self, location: str) -> None:
-        self.location, self.adapter = location, shown(location)
+    def __init__(self, location: str, tell: Callable[..., None] = silent) -> None:
+        self.location, self.adapter, self.tell = location, shown(location), tell
         self.calls = Calls(DEADLINE)
         self.detail: dict[str, Any] = {"changed": {}, "changed_at": None, "ignored": []}
 
@@ -154,7 +158,8 @@ class DocumentLoop:
             content = await self.calls.make("read", in_daemon_thread(lambda: fetch(self.location)))
         except (OSError, HTTPException, ValueError) as error:
             raise DocumentError(self.adapter, error) from error
-        await in_database_thread(self.apply)(content)
+        for name, (old, new) in (await in_database_thread(self.apply)(content)).items():
+            self.tell("settings", name=name, old=str(old), new=str(new))
         return EVERY
 
     def apply(self, content: bytes) -> Changes:
@@ -180,11 +185,11 @@ class DocumentLoop:
         """Do nothing: a reading keeps no connection."""
 
 
-def document_loop() -> DocumentLoop | None:
+def document_loop(tell: Callable[..., None] = silent) -> DocumentLoop | None:
     """Return the loop for ROUTING_DYNAMIC_FROM, or None if it is empty. Raises ImproperlyConfigured."""
     location = str(conf.ROUTING_DYNAMIC_FROM)
     try:
         check_location(location)
     except ValueError as error:
         raise ImproperlyConfigured(f"ROUTING_DYNAMIC_FROM: {error}") from error
-    return DocumentLoop(location) if location else None
+    return DocumentLoop(location, tell) if location else None

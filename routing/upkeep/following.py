@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from uuid import UUID
+
+from constance.utils import get_values_for_keys
 
 from allowance.interface import (
     Account,
@@ -14,16 +16,17 @@ from allowance.interface import (
     collateral_source,
     follow_settings,
     manifest_source,
+    parse_limits,
     present,
     require_library,
     validator,
 )
 from receipts.interface import HttpPages, Intake, MinerAddress, ReceiptsLoop
 from routing.conf import conf
+from routing.dynamic import EXECUTOR_LIMITS
 from routing.models import DecisionRecord, RoutedJob
 from routing.types import Outcome
 from routing.upkeep.document import document_loop
-from routing.upkeep.limits import executor_limits
 
 PARTS = ("blocks", "manifests", "collateral", "receipts", "settings")
 """The names of the loops."""
@@ -47,21 +50,31 @@ def following(tell: Callable[..., None], *, parts: Collection[str] = PARTS, acce
     if (
         "receipts" in parts and conf.RECEIPTS_FROM_MINERS and not hasattr(chain, "manifests")
     ):  # a played miner serves no receipts
-        made.loops.append(receipts_loop(made.hotkey, made.blocks.validators))
-    if document := document_loop():
+        made.loops.append(receipts_loop(made.hotkey, made.blocks.validators, tell))
+    if document := document_loop(tell):
         made.loops.append(document)
     made.loops = [loop for loop in made.loops if loop.name in parts]
     return made
 
 
-def receipts_loop(own: str, validators: Callable[[], Collection[str]]) -> ReceiptsLoop:
+def receipts_loop(own: str, validators: Callable[[], Collection[str]], tell: Callable[..., None]) -> ReceiptsLoop:
     """Return the loop that takes in the receipts that the miners serve. `own` is the hotkey of our validator.
 
     Raises ImproperlyConfigured if a library is missing.
     """
     require_library("receipts")
     pages = HttpPages(allow_private=bool(follow_settings.FOLLOW_PRIVATE_ADDRESSES))
-    return ReceiptsLoop(pages, Intake(own=own, validators=validators, routed=routed), serving_miners)
+    return ReceiptsLoop(pages, Intake(own=own, validators=validators, routed=routed), serving_miners, tell)
+
+
+def executor_limits() -> Mapping[str, int]:
+    """Return the limits of executors in the dynamic settings, or MANIFEST_LIMITS if that setting is empty.
+
+    Raises BadInputError if limits were stored without the check of the admin.
+    """
+    text = str(get_values_for_keys([EXECUTOR_LIMITS])[EXECUTOR_LIMITS])
+    limits: Mapping[str, int] = parse_limits(text) if text else follow_settings.MANIFEST_LIMITS
+    return limits
 
 
 def routed(jobs: Collection[UUID]) -> set[UUID]:

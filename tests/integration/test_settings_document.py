@@ -35,7 +35,7 @@ from routing.dynamic import EXECUTOR_LIMITS, MINIMUM_WEI, UNUSED_BLOCKS, WINDOW_
 from routing.upkeep import document, fetching
 from routing.upkeep.document import EVERY, DocumentError, DocumentLoop, document_loop
 from routing.upkeep.fetching import fetch
-from routing.upkeep.limits import executor_limits
+from routing.upkeep.following import executor_limits
 from tests.chains import VALIDATOR, Chain
 from tests.clock import NOW
 from tests.complaints import assert_only_complaint

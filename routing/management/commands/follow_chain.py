@@ -46,7 +46,7 @@ class Command(AnsweringCommand):
         )
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        chosen = options["only"].split(",") if options["only"] else list(PARTS)
+        chosen = list(PARTS) if options["only"] is None else options["only"].split(",")
         if unknown := sorted(set(chosen) - set(PARTS)):
             raise CommandError(f"Unknown parts: {', '.join(unknown)}. The parts are: {', '.join(PARTS)}.", returncode=2)
         try:
