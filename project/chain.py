@@ -1,4 +1,4 @@
-"""The demo's chain: a recorded subnet that is played for ever, and a follower of it on a simulated clock."""
+"""The demo's chain: a recorded subnet that is played again and again, and a follower of it on a simulated clock."""
 
 from __future__ import annotations
 

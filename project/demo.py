@@ -83,7 +83,7 @@ def run(console: Console) -> None:
         miners = [miner.hotkey_ss58 for miner in allowance().miners() if miner.is_reachable]
         console.print(
             f"Recorded {follower.counts['blocks']} blocks and {follower.counts['syncs']} manifest syncs of a chain "
-            f"with {len(miners)} miners. The chain is a recorded subnet, played for ever.\n",
+            f"with {len(miners)} miners. The chain is a recorded subnet, played again and again.\n",
             soft_wrap=True,
         )
         follower.record_collateral()

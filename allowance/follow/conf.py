@@ -78,7 +78,7 @@ conf = Settings(
     Setting(
         "JOURNAL_FILE",
         "",
-        "The journal that CHAIN_SOURCE=journal plays, plain or compressed with gzip. It is played for ever.",
+        "The journal that CHAIN_SOURCE=journal plays, plain or compressed with gzip. After its end it begins again.",
     ),
     Setting(
         "JOURNAL_SPEED", 1.0, "How many times faster than a real chain the journal is played.", least=0.1, most=600

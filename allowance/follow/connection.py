@@ -71,7 +71,7 @@ class Socket:
     """A WebSocket for bittensor's session. A graceful close is an error like any other, and closing takes no longer
     than GOODBYE.
 
-    The session of bittensor 11.3 waits for ever for its pending answers after a graceful close.
+    The session of bittensor 11.3 waits without end for its pending answers after a graceful close.
     """
 
     def __init__(self, socket: ClientConnection) -> None:

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import cast
@@ -77,7 +76,7 @@ class Miners:
         self.silences: dict[str, str] = {}
 
     async def manifests(self, block: ChainBlock, miners: Sequence[Neuron]) -> Manifests:
-        """Return the answers of the `miners` that answered, within `longest` seconds."""
+        """Return the answers of the `miners` that answered."""
         registered = {neuron.hotkey for neuron in block.neurons}
         self.silences = {hotkey: reason for hotkey, reason in self.silences.items() if hotkey in registered}
         slots = asyncio.Semaphore(self.at_once)
@@ -85,10 +84,6 @@ class Miners:
             tasks = {miner.hotkey: group.create_task(self._answer(miner, slots)) for miner in miners}
         answers = {hotkey: task.result() for hotkey, task in tasks.items()}
         return {hotkey: answer for hotkey, answer in answers.items() if answer is not None}
-
-    def longest(self, count: int) -> float:
-        """Return the maximum time (s) to ask `count` miners: what it takes if all of them hang."""
-        return math.ceil(count / self.at_once) * (self.whole + CLOSE)
 
     async def _answer(self, miner: Neuron, slots: asyncio.Semaphore) -> Mapping[str, object] | None:
         """Return the manifest of a miner. If it gives none, note the reason."""

@@ -1,7 +1,7 @@
 """The sources of the chain follower: the values that it reads, the protocols of the adapters, and their errors.
 
 An adapter connects when it is first asked. Each of its methods raises SourceError, a subclass, or OSError if there is
-no answer. The follower puts a deadline on each call, so an adapter may wait for ever.
+no answer. The follower puts a deadline on each call, so an adapter need not have its own.
 """
 
 from __future__ import annotations

@@ -174,7 +174,7 @@ def collateral(wei: int, minimum_wei: int) -> int:
 def collateral_read(hotkey: str, now: dt.datetime) -> str:
     """Return the block of a miner's collateral, and its age, or since when it is unknown. At most two queries.
 
-    The age is that of the block: the report is renewed also when no reading was due.
+    The age is that of the block at which the collateral was read.
     """
     report = SourceReport.objects.filter(pk=COLLATERAL).first()
     detail = CollateralDetail.of(report)

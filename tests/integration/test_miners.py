@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from bittensor_core import Keypair
 
-from allowance.follow.miners import CLOSE, TOO_MUCH, Miners
+from allowance.follow.miners import TOO_MUCH, Miners
 from allowance.follow.sources import ChainBlock, Neuron
 from tests.live.miners import LIES, Behaviour, ScriptedMiners
 
@@ -230,12 +230,6 @@ async def test_hanging_miners_take_one_slot_each_and_no_more(scripted: ScriptedM
     assert await asking == {last.hotkey: MANIFEST}
     assert len(miners.silences) == COUNT - 1
     assert all("has not answered within" in reason for reason in miners.silences.values())
-
-
-def test_the_longest_time_is_that_of_miners_that_all_hang() -> None:
-    miners = asker(whole=15.0, at_once=64)
-    slot = 15 + CLOSE
-    assert [miners.longest(count) for count in (0, 1, 64, 65, 256)] == [0, slot, slot, 2 * slot, 4 * slot]
 
 
 async def test_bad_miners_do_not_disturb_the_others(scripted: ScriptedMiners) -> None:
