@@ -116,7 +116,10 @@ class Intake:
             raise ValidatorsUnknown
 
     def take(self, miner: str, lines: Sequence[bytes], *, now: dt.datetime | None = None) -> Taken:
-        """Store the receipts that count, of the lines that the miner serves. A receipt that is already stored does not count as taken."""
+        """Store the receipts that count, of the lines that the miner serves.
+
+        A receipt that is already stored does not count as taken.
+        """
         at = now or clock.now()
         validators = frozenset(self._validators())
         refused: Counter[Refused] = Counter()
