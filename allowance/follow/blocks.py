@@ -183,6 +183,7 @@ class Blocks:
 
         A live block that can't be read for now ends the step: the next step begins with it.
         """
+        begun = self.monotonic()
         head = await self.look()
         for number in await self._live(head.number):
             if self._is_due(number):
@@ -195,7 +196,7 @@ class Blocks:
         if gap is None or self.gaps_wait_until > self.monotonic():
             return self.poll
         await self._fill(gap)
-        return 1 / self.source.pace
+        return max(0.0, begun + 1 / self.source.pace - self.monotonic())
 
     async def look(self) -> Head:
         """Return the newest finalized block. Raises Stalled if there is no new one for too long.

@@ -27,6 +27,7 @@ from allowance.follow.sources import (
     OtherChain,
 )
 from allowance.models import Block, SourceReport
+from allowance.types import LockTimeout
 from allowance.plumbing.errors import RefusedError
 from allowance.plumbing.threads import in_database_thread
 
@@ -187,7 +188,7 @@ class Following:
             try:
                 lead = await self._identify()
                 return lead if await in_database_thread(lead.take)() else None
-            except (*SOURCE_FAILURES, db.Error) as error:
+            except (*SOURCE_FAILURES, db.Error, LockTimeout) as error:
                 if isinstance(error, OtherChain):
                     raise
                 logger.warning("The follower can't start yet: %s", error)
