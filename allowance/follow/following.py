@@ -27,9 +27,9 @@ from allowance.follow.sources import (
     OtherChain,
 )
 from allowance.models import Block, SourceReport
-from allowance.types import LockTimeout
 from allowance.plumbing.errors import RefusedError
 from allowance.plumbing.threads import in_database_thread
+from allowance.types import LockTimeout
 
 logger = logging.getLogger(__name__)
 

@@ -60,7 +60,8 @@ async def run(loops: Sequence[Loop], stop: asyncio.Event) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_repeat(loop, stop), name=loop.name) for loop in loops]
         await stop.wait()
-        await asyncio.wait(tasks, timeout=GRACE)
+        if tasks:
+            await asyncio.wait(tasks, timeout=GRACE)
         for task in tasks:
             task.cancel()
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from uuid import UUID
 
 from constance.utils import get_values_for_keys
-
 from django.core.exceptions import ImproperlyConfigured
 
 from allowance.interface import (

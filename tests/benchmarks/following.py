@@ -98,7 +98,7 @@ async def _catch_up() -> float:
     return (missing[-1] - missing[0]) / (len(missing) - 1)
 
 
-stops: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
+stops: list[tuple[asyncio.Event, asyncio.Task[Any]]] = []
 """What ends the following that goes on, and its task."""
 
 

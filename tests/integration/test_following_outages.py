@@ -17,7 +17,7 @@ from allowance.follow.blocks import AT_ONCE, RETRY, STALL, WINDOW
 from allowance.follow.following import Following
 from allowance.follow.lead import Lead
 from allowance.follow.running import run
-from allowance.follow.sources import Head, OtherHistory, SourceBusy, SourceError
+from allowance.follow.sources import Head, OtherHistory, SourceBusy, SourceError, StateDiscarded
 from allowance.models import Block
 from allowance.plumbing.threads import in_database_thread
 from allowance.types import LockTimeout
@@ -159,7 +159,8 @@ async def test_blocks_whose_state_was_away_for_a_moment_are_read_again() -> None
     loop, watch = loop_of(source)
     await loop.step()
     source.head, source.discarded_below = 51, 10**9
-    await loop.step()
+    with pytest.raises(StateDiscarded):
+        await loop.step()
     source.discarded_below = 0
     watch.time += RETRY + 1
     await step_until_current(loop)

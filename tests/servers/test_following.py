@@ -132,7 +132,7 @@ def test_one_run_ends_when_it_is_told(number: int) -> None:
 
 
 @pytest.mark.parametrize("part", ["settings", "receipts"])
-def test_it_ends_properly_if_a_part_has_nothing_to_do(part: str) -> None:
-    with follow("--only", part) as program:
-        program.await_log("^lead")
-        assert program.stop() == 0
+def test_a_part_that_has_nothing_to_do_is_named(part: str) -> None:
+    ended = follow("--only", part).finish()
+    assert ended.code == 2
+    assert f"there is nothing to follow for: {part}" in ended.err
