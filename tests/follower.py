@@ -71,6 +71,8 @@ def follow_all(now: dt.datetime = NOW, hotkeys: Sequence[str] = ("hot-1", "hot-2
         asked=3,
         answered=1,
         silent=[second, third],
+        reasons={second: "Connection refused"},
+        why={"No answer within 5 s": 1, "Connection refused": 2},
         held_back="2 of 3 miners that had executors did not answer. This sync is not recorded.",
         clipped=1,
     )
@@ -97,5 +99,7 @@ def follow_all(now: dt.datetime = NOW, hotkeys: Sequence[str] = ("hot-1", "hot-2
             first: {"taken": 1000, "refused": 0, "good_at": (now - SECOND).isoformat(), "silent_since": None},
             second: {"taken": 234, "refused": 42, "good_at": (now - MINUTE).isoformat()},
             third: {"silent_since": (now - HOUR).isoformat()},
+            "hot-quiet": {"good_at": now.isoformat()},
         },
     )
+    report("settings", now, adapter="/etc/settings.json", calls={"read": [5, 0, 0.1]})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from itertools import groupby
 from typing import NamedTuple
 
@@ -13,8 +13,9 @@ from django.views.decorators.http import require_safe
 from allowance.interface import BLOCK_EXPIRY, Block, clock
 from allowance.plumbing.console import to_the_second
 from routing.pages import SEE_MINER, SEE_SOURCES, miner_link, needs, show
-from routing.watch.findings import Finding, Level, ago, amount, own_limits
+from routing.watch.findings import Finding, Level, ago, lasting, own_limits
 from routing.watch.followed import SOURCES, Detail, Followed, MinerReceipts
+from routing.watch.follower_measures import before_the_ledger
 from routing.watch.measures import MEASURES, Hour
 
 SHOWN = BLOCK_EXPIRY + 300
@@ -67,7 +68,8 @@ def sources_page(request: HttpRequest) -> HttpResponse:
     def since(then: dt.datetime | None, never: str = "never") -> str:
         return never if then is None else f"{to_the_second(then)}, {ago(followed.age(then))}"
 
-    receipts = sorted(followed.receipts.miners.items(), key=_worst_first)
+    may_fail = found("failures_in_a_row").limits
+    told = [miner for miner in followed.receipts.miners.items() if _has_something_to_tell(miner[1])]
     return show(
         request,
         "routing/sources.html",
@@ -76,7 +78,7 @@ def sources_page(request: HttpRequest) -> HttpResponse:
         figures=_figures(followed, found("follower_heartbeat"), counts),
         leads_since=since(followed.follower.leads_since) if followed.follower else "",
         sources=[
-            (name, report, since(report.good_at), found(f"source_{name}"))
+            (name, report, since(report.good_at), found(f"source_{name}"), may_fail.level(report.failures))
             for name in SOURCES
             if (report := followed.reports.get(name))
         ],
@@ -84,7 +86,9 @@ def sources_page(request: HttpRequest) -> HttpResponse:
         parts=parts,
         counts=counts,
         size=sum(counts.values()),
-        silent=[miner(hotkey) for hotkey in followed.manifests.silent],
+        before=before_the_ledger(before) if (before := followed.discarded_before) else "",
+        silent=[(miner(hotkey), followed.manifests.reasons.get(hotkey, "")) for hotkey in followed.manifests.silent],
+        why=_most_first(followed.manifests.why),
         unknown=[
             (miner(hotkey), since(then))
             for hotkey, then in sorted(followed.collateral.unknown.items(), key=lambda each: (each[1], each[0]))
@@ -93,10 +97,12 @@ def sources_page(request: HttpRequest) -> HttpResponse:
             (address, [miner(hotkey) for hotkey in hotkeys])
             for address, hotkeys in sorted(followed.collateral.shared.items())
         ],
-        refused=sorted(followed.receipts.refused.items(), key=lambda each: (-each[1], each[0])),
+        refused=_most_first(followed.receipts.refused),
         receipts=[
-            (miner(hotkey), seen, since(seen.good_at), since(seen.silent_since, "")) for hotkey, seen in receipts
+            (miner(hotkey), seen, since(seen.good_at), since(seen.silent_since, ""))
+            for hotkey, seen in sorted(told, key=_worst_first)
         ],
+        others=len(followed.receipts.miners) - len(told),
     )
 
 
@@ -128,7 +134,7 @@ def _figures(followed: Followed, heartbeat: Finding, counts: dict[str, int]) -> 
     follower, lag = followed.follower, followed.blocks.lag_seconds
     if follower is None:
         return []
-    took = "" if lag is None else f"; the newest was recorded {amount(lag, 's')} after it was minted"
+    took = "" if lag is None else f"; the newest was recorded {lasting(lag)} after it was minted"
     seen = "" if follower.head_at is None else f"first seen {ago(followed.age(follower.head_at))}"
     return [
         Figure(
@@ -153,6 +159,14 @@ def _calls(followed: Followed) -> Iterator[tuple[str, str, int, int, str]]:
     for name, report in followed.reports.items():
         for method, (calls, errors, seconds) in sorted(Detail.of(report).calls.items()):
             yield name, method, int(calls), int(errors), f"{1000 * seconds / calls:,.0f} ms" if calls else "–"
+
+
+def _most_first(numbers: Mapping[str, int]) -> list[tuple[str, int]]:
+    return sorted(numbers.items(), key=lambda each: (-each[1], each[0]))
+
+
+def _has_something_to_tell(seen: MinerReceipts) -> bool:
+    return bool(seen.taken or seen.refused or seen.silent_since)
 
 
 def _worst_first(miner: tuple[str, MinerReceipts]) -> tuple[bool, float, int, str]:

@@ -25,6 +25,9 @@ SOON = 1.0
 
 BLOCK_DURATION = dt.timedelta(microseconds=BLOCK_DURATION_US)
 
+LEAST_WAIT = dt.timedelta(seconds=3)
+"""Minimum time to wait for the next block. Its time is an estimate, and a shorter time would make clients ask often."""
+
 
 def retry_after(decision: Decision, now: dt.datetime) -> float | None:
     """Return the seconds after which a refused job may find a miner; None if no known event can change the refusal.
@@ -51,7 +54,15 @@ def _next_allowance(decision: Decision, now: dt.datetime) -> dt.datetime | None:
     if expire := _next_expiry(decision, holding, now):
         return expire
     newest = Block.objects.order_by("-number").first() if any(c.executors for c in short) else None
-    return max(newest.timestamp + BLOCK_DURATION, now) if newest else None
+    return now + _until_next_block(newest, now) if newest else None
+
+
+def _until_next_block(newest: Block, now: dt.datetime) -> dt.timedelta:
+    """Return the time until the next block is recorded, if blocks are recorded at a constant age.
+
+    That age may be several blocks, because the chain follower records finalized blocks.
+    """
+    return max(BLOCK_DURATION - (now - newest.timestamp) % BLOCK_DURATION, LEAST_WAIT)
 
 
 def _next_executor(decision: Decision, now: dt.datetime) -> dt.datetime | None:

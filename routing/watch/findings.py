@@ -145,7 +145,12 @@ def amount(value: float, unit: str) -> str:
 
 def ago(age: float) -> str:
     """Return how long ago something was, for people."""
-    return f"{amount(age, 's')} ago" if age >= 0 else f"{amount(-age, 's')} ahead of the site's clock"
+    return f"{lasting(age)} ago" if age >= 0 else f"{lasting(-age)} ahead of the site's clock"
+
+
+def lasting(seconds: float) -> str:
+    """Return a duration for people: in whole seconds from 1 s on."""
+    return amount(seconds if seconds < 1 else round(seconds), "s")
 
 
 def digits(value: float) -> str:

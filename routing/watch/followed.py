@@ -8,11 +8,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
+from django.db.models import Min
 from pydantic import BaseModel, ValidationError
 
-from allowance.interface import Follower, SourceReport
+from allowance.interface import Block, Follower, SourceReport
 
-BLOCKS, MANIFESTS, COLLATERAL, RECEIPTS = SOURCES = ("blocks", "manifests", "collateral", "receipts")
+BLOCKS, MANIFESTS, COLLATERAL, RECEIPTS, SETTINGS = SOURCES = (
+    "blocks",
+    "manifests",
+    "collateral",
+    "receipts",
+    "settings",
+)
 """The names of the sources, in display order."""
 
 
@@ -31,23 +38,32 @@ class Detail(BaseModel):
 
 
 class BlocksDetail(Detail):
-    """The detail of the source of blocks. `unreadable` lists blocks with the runtime's version and the reason."""
+    """The detail of the source of blocks. `unreadable` lists blocks with the runtime's version and the reason.
+
+    `gaps` are the ranges [first, last] of missing blocks, ascending. The first `discarded` of these blocks are those
+    that the node has discarded.
+    """
 
     newest: int | None = None
     lag_blocks: int | None = None
     lag_seconds: float | None = None
-    missing: int | None = None
+    gaps: tuple[tuple[int, int], ...] | None = None
     discarded: int = 0
     unreadable: tuple[tuple[int, int | None, str], ...] = ()
 
 
 class ManifestsDetail(Detail):
-    """The detail of the source of manifests. `held_back` says why the last sync was not recorded, or is empty."""
+    """The detail of the source of manifests. `held_back` says why the last sync was not recorded, or is empty.
+
+    `why` is the number of miners that did not answer, by reason. `reasons` are those of the `silent` ones.
+    """
 
     block: int | None = None
     asked: int | None = None
     answered: int | None = None
     silent: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = {}
+    why: Mapping[str, int] = {}
     held_back: str = ""
     clipped: int = 0
 
@@ -81,11 +97,15 @@ class ReceiptsDetail(Detail):
 
 @dataclass(frozen=True)
 class Followed:
-    """The row of the chain follower, and the reports of its sources by name. All are missing if it has never run."""
+    """The row of the chain follower, and the reports of its sources by name. All are missing if it has never run.
+
+    `first_block` is the number of the first recorded block, or None. Missing blocks before it are no gaps of the ledger.
+    """
 
     at: dt.datetime
     follower: Follower | None
     reports: Mapping[str, SourceReport]
+    first_block: int | None = None
 
     @cached_property
     def blocks(self) -> BlocksDetail:
@@ -103,13 +123,34 @@ class Followed:
     def receipts(self) -> ReceiptsDetail:
         return ReceiptsDetail.of(self.reports.get(RECEIPTS))
 
+    @property
+    def missing(self) -> int | None:
+        """The number of missing blocks after the first recorded one; None if it is unknown."""
+        gaps = self.blocks.gaps
+        if gaps is None or self.first_block is None:
+            return None
+        return sum(max(last - max(first, self.first_block) + 1, 0) for first, last in gaps)
+
+    @property
+    def discarded(self) -> int:
+        """The number of discarded blocks after the first recorded one."""
+        return self.blocks.discarded - self.discarded_before
+
+    @property
+    def discarded_before(self) -> int:
+        """The number of discarded blocks before the first recorded one. They would have earned nothing."""
+        missing = sum(last - first + 1 for first, last in self.blocks.gaps or ())
+        return min(missing - (self.missing or 0), self.blocks.discarded)
+
     def age(self, then: dt.datetime) -> float:
         """Return the seconds since `then`. It is 0 if the follower wrote `then` while the rows were read."""
         return max((self.at - then).total_seconds(), 0.0)
 
 
 def read_followed(now: dt.datetime) -> Followed:
-    """Return what the follower has stored. One query if it has never run, else two."""
+    """Return what the follower has stored. One query if it has never run, else three."""
     follower = Follower.objects.first()
-    reports = SourceReport.objects.order_by("name") if follower else ()
-    return Followed(now, follower, {report.name: report for report in reports})
+    if follower is None:
+        return Followed(now, None, {})
+    reports = {report.name: report for report in SourceReport.objects.order_by("name")}
+    return Followed(now, follower, reports, Block.objects.aggregate(first=Min("number"))["first"])

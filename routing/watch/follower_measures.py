@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from allowance.interface import MANY
 from routing.watch.findings import DAY, Level, Limits, ago
-from routing.watch.followed import BLOCKS, COLLATERAL, MANIFESTS, RECEIPTS
+from routing.watch.followed import BLOCKS, COLLATERAL, MANIFESTS, RECEIPTS, SETTINGS
 from routing.watch.measures import Hour, Taken, measure
 
 NAMED = 2
@@ -63,13 +63,23 @@ _measure_source(
     "Check the network of this host, and the follower's log. Without new receipts, miners may look busy that are not.",
     Limits(300, 1800),
 )
-
-
-@measure(
-    "",
-    "Update the libraries of the extra `live`. For discarded blocks, set SUBTENSOR_ARCHIVE_URL.",
-    Limits(0, MANY),
+_measure_source(
+    SETTINGS,
+    "Check the document that ROUTING_DYNAMIC_FROM names, and the follower's log.",
+    Limits(900, 3600),
 )
+
+
+@measure("", "Check what the error names, and the follower's log.", Limits(2, 1000))
+def failures_in_a_row(hour: Hour) -> Taken:
+    failing = max(hour.followed.reports.values(), key=lambda each: each.failures, default=None)
+    if failing is None or not failing.failures:
+        return 0, "No source of the chain follower fails."
+    fact = f"Failures of the source of the {failing.name} in a row: {failing.failures}. The newest: {failing.error}"
+    return failing.failures, fact
+
+
+@measure("", "Update the libraries of the extra `live`.", Limits(0, MANY))
 def unreadable_blocks(hour: Hour) -> Taken:
     blocks = hour.followed.blocks
     facts = [
@@ -78,9 +88,26 @@ def unreadable_blocks(hour: Hour) -> Taken:
     ]
     if (more := len(blocks.unreadable) - NAMED) > 0:
         facts.append(f"Others like it: {more} or more.")
-    if blocks.discarded:
-        facts.append(f"Missing blocks that the node has discarded: {blocks.discarded}.")
-    return len(blocks.unreadable) + blocks.discarded, " ".join(facts) or "The chain follower reports no such block."
+    return len(blocks.unreadable), " ".join(facts) or "The chain follower reports no such block."
+
+
+@measure("", "Set SUBTENSOR_ARCHIVE_URL.", Limits(0, MANY))
+def discarded_blocks(hour: Hour) -> Taken:
+    discarded, before = hour.followed.discarded, hour.followed.discarded_before
+    facts = []
+    if before:
+        facts.append(before_the_ledger(before))
+    if discarded:
+        facts.append(f"Missing blocks that the node has discarded: {discarded}.")
+    return discarded, " ".join(facts) or "The chain follower reports no such block."
+
+
+def before_the_ledger(blocks: int) -> str:
+    """Return what the loss of so many blocks means, if they are older than the first recorded block."""
+    return (
+        f"{blocks} block{'s' if blocks > 1 else ''} from before the ledger began can't be read any more. "
+        f"{'They' if blocks > 1 else 'It'} would have earned nothing."
+    )
 
 
 @measure("", "Until a sync is recorded, the manifests before it count.", Limits(0, 1))

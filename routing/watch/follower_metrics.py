@@ -31,7 +31,11 @@ def follower_metrics(followed: Followed) -> Iterator[Metric]:
             "The age of the newest recorded block when the follower recorded it.",
             blocks.lag_seconds,
         ),
-        ("router_chain_missing_blocks", "Blocks that the follower has not recorded yet or can't read.", blocks.missing),
+        (
+            "router_chain_missing_blocks",
+            "Blocks after the first recorded one that the follower has not recorded yet or can't read.",
+            followed.missing,
+        ),
         ("router_manifests_asked", "Miners that were asked for their manifests in the last sync.", manifests.asked),
         ("router_manifests_answered", "Miners that answered in the last sync.", manifests.answered),
     )

@@ -23,7 +23,8 @@ from tests.queries import postgresql, queries
 pytestmark = pytest.mark.django_db
 
 NOTHING = (
-    *("live_reservations", "unreadable_blocks", "manifests_held_back", "unknown_collateral", "shared_collateral"),
+    *("live_reservations", "failures_in_a_row", "unreadable_blocks", "discarded_blocks", "manifests_held_back"),
+    *("unknown_collateral", "shared_collateral"),
 )
 """The measures that are 0 where there is nothing."""
 

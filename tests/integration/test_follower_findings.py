@@ -16,6 +16,7 @@ from tests.clock import DAY, HOUR, MINUTE, SECOND
 from tests.factories import run_command
 from tests.follower import ERROR, SHARED, follow, follow_all, report
 from tests.integration.hour import NOW, by_name, find
+from tests.rows import mint
 
 pytestmark = [pytest.mark.django_db, pytest.mark.time_machine(NOW, tick=False)]
 
@@ -99,26 +100,73 @@ def test_the_sources_may_be_silent_as_long_as_they_are_asked_seldom() -> None:
         "manifests": ["ok", "ok", "warning", "warning", "critical"],
         "collateral": ["ok", "ok", "ok", "warning", "critical"],
         "receipts": ["ok", "warning", "warning", "critical", "critical"],
+        "settings": ["ok", "ok", "warning", "warning", "critical"],
     }
 
 
 def test_blocks_that_cannot_be_read_are_told_with_the_runtime() -> None:
     follow(NOW)
     unreadable = [[1005, 461, "no type 7"], [1004, None, "too short."], [1003, 461, "x"], [1002, 461, "y"]]
-    report("blocks", NOW, unreadable=unreadable, discarded=70)
+    report("blocks", NOW, unreadable=unreadable)
     finding = find("unreadable_blocks")
-    assert (finding.level.value, finding.value) == ("critical", 74)
+    assert (finding.level.value, finding.value) == ("warning", 4)
     assert finding.sentence == (
         "Block 1005 can't be decoded (runtime 461): no type 7. Block 1004 can't be decoded (runtime unknown): too "
-        "short. Others like it: 2 or more. Missing blocks that the node has discarded: 70. "
-        "Update the libraries of the extra `live`. For discarded blocks, set SUBTENSOR_ARCHIVE_URL."
+        "short. Others like it: 2 or more. Update the libraries of the extra `live`."
     )
+    assert find("discarded_blocks").level.value == "ok"
+
+
+def test_only_discarded_blocks_after_the_first_recorded_one_count() -> None:
+    follow(NOW)
+    mint(1000)
+    mint(1090)
+    before = "{} from before the ledger began can't be read any more. {} would have earned nothing."
+    gaps = [[70, 999], [1001, 1080], [1085, 1085]]
+    for discarded, value, sentence in (
+        (0, 0, "The chain follower reports no such block."),
+        (1, 0, before.format("1 block", "It")),
+        (930, 0, before.format("930 blocks", "They")),
+        (
+            1000,
+            70,
+            before.format("930 blocks", "They")
+            + " Missing blocks that the node has discarded: 70. Set SUBTENSOR_ARCHIVE_URL.",
+        ),
+        (
+            1010,
+            80,
+            before.format("930 blocks", "They")
+            + " Missing blocks that the node has discarded: 80. Set SUBTENSOR_ARCHIVE_URL.",
+        ),
+    ):
+        report("blocks", NOW, gaps=gaps, discarded=discarded)
+        finding = find("discarded_blocks")
+        assert (finding.value, finding.sentence) == (value, sentence)
+        assert finding.level.value == ("critical" if value > 72 else "warning" if value else "ok")
+
+
+@pytest.mark.parametrize(("failures", "level"), [(0, "ok"), (2, "ok"), (3, "warning"), (1000, "warning")])
+def test_a_source_that_fails_again_and_again_is_told_while_its_last_answer_is_young(failures: int, level: str) -> None:
+    follow(NOW)
+    report("receipts", NOW, failures=1, error="no")
+    report("blocks", NOW, failures=failures, error=ERROR)
+    finding = find("failures_in_a_row")
+    assert (finding.level.value, finding.value) == (level, failures or 1)
+    if level != "ok":
+        assert finding.sentence == (
+            f"Failures of the source of the blocks in a row: {failures}. The newest: {ERROR} "
+            "Check what the error names, and the follower's log."
+        )
 
 
 def test_a_brake_unknown_collateral_and_shared_addresses_are_told() -> None:
     follow_all(NOW)
+    mint(1000)
     assert levels() == {
+        "failures_in_a_row": "warning",
         "unreadable_blocks": "warning",
+        "discarded_blocks": "warning",
         "manifests_held_back": "warning",
         "unknown_collateral": "warning",
         "shared_collateral": "info",

@@ -12,6 +12,7 @@ from routing.watch.health import read_ledger
 from routing.watch.views import exposition
 from tests.clock import NOW
 from tests.follower import follow, follow_all, report
+from tests.rows import mint
 
 pytestmark = [pytest.mark.django_db, pytest.mark.time_machine(NOW, tick=False)]
 
@@ -37,37 +38,43 @@ def test_without_a_follower_nothing_is_exported() -> None:
 
 def test_what_the_follower_has_stored_is_exported() -> None:
     follow_all()
+    mint(1004)
     assert scraped() == {
         "router_follower_heartbeat_age_seconds": 4,
         "router_chain_head": 1010,
         "router_chain_lag_blocks": 2,
         "router_chain_lag_seconds": 26.5,
-        "router_chain_missing_blocks": 2,
+        "router_chain_missing_blocks": 1,
         "router_manifests_asked": 3,
         "router_manifests_answered": 1,
         "router_source_answer_age_seconds blocks": 30,
         "router_source_answer_age_seconds manifests": 600,
         "router_source_answer_age_seconds collateral": 300,
         "router_source_answer_age_seconds receipts": 30,
+        "router_source_answer_age_seconds settings": 30,
         "router_source_failures blocks": 0,
         "router_source_failures manifests": 3,
         "router_source_failures collateral": 0,
         "router_source_failures receipts": 0,
+        "router_source_failures settings": 0,
         "router_source_calls_total blocks latest": 200,
         "router_source_calls_total blocks block": 100,
         "router_source_calls_total manifests manifests": 12,
         "router_source_calls_total collateral eth_call": 9,
         "router_source_calls_total receipts page": 0,
+        "router_source_calls_total settings read": 5,
         "router_source_call_errors_total blocks latest": 2,
         "router_source_call_errors_total blocks block": 0,
         "router_source_call_errors_total manifests manifests": 3,
         "router_source_call_errors_total collateral eth_call": 0,
         "router_source_call_errors_total receipts page": 0,
+        "router_source_call_errors_total settings read": 0,
         "router_source_call_seconds_total blocks latest": 10,
         "router_source_call_seconds_total blocks block": 25,
         "router_source_call_seconds_total manifests manifests": 30,
         "router_source_call_seconds_total collateral eth_call": 4.5,
         "router_source_call_seconds_total receipts page": 0,
+        "router_source_call_seconds_total settings read": 0.1,
         "router_receipts_taken_total": 1234,
         "router_receipts_refused_total forged": 2,
         "router_receipts_refused_total old": 40,

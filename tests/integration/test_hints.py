@@ -92,8 +92,9 @@ def test_allowance_that_nobody_has_is_asked_for_again_with_the_next_block() -> N
     assert hint(600, newest().timestamp + 5 * SECOND) == 7
 
 
-def test_a_block_that_is_late_may_come_any_moment() -> None:
-    assert hint(600, newest().timestamp + 500 * SECOND) == 0.1
+@pytest.mark.parametrize(("age", "wait"), [(0, 12), (9, 3), (11.9, 3), (12, 12), (40, 8), (48, 12), (500, 4), (-5, 5)])
+def test_blocks_that_are_recorded_late_are_awaited_by_their_cadence(age: float, wait: float) -> None:
+    assert hint(600, newest().timestamp + age * SECOND) == wait
 
 
 @pytest.mark.miners("anna", executors=0)

@@ -85,7 +85,7 @@ def test_the_figures_tell_the_heartbeat_the_head_the_lag_and_the_gaps(watcher: C
         "Newest finalized block": ("1010", "first seen 5 s ago", ""),
         "Waiting": (
             "2",
-            "finalized blocks that are not recorded yet; the newest was recorded 26.5 s after it was minted",
+            "finalized blocks that are not recorded yet; the newest was recorded 26 s after it was minted",
             "",
         ),
         "Missing": ("2", "of the last 11 blocks", "warn"),
@@ -102,9 +102,10 @@ def test_each_source_is_told_with_its_last_good_answer_and_its_error(watcher: Cl
     found = rows(see(watcher), "sources")
     assert [row[:5] for row in found] == [
         ["OK", "blocks", "subtensor", "2026-01-01 11:59:30 UTC, 30 s ago", "0"],
-        ["OK", "manifests", "miners", "2026-01-01 11:50:00 UTC, 10 min ago", "3"],
+        ["WARNING failing", "manifests", "miners", "2026-01-01 11:50:00 UTC, 10 min ago", "3"],
         ["OK", "collateral", "evm", "2026-01-01 11:55:00 UTC, 5 min ago", "0"],
         ["OK", "receipts", "HTTP", "2026-01-01 11:59:30 UTC, 30 s ago", "0"],
+        ["OK", "settings", "/etc/settings.json", "2026-01-01 11:59:30 UTC, 30 s ago", "0"],
     ]
     assert found[1][5].endswith("Failures since then: 3. The newest: Two thirds of the miners are silent.")
     report("blocks", good_at=None, failed_at=NOW - 2 * MINUTE, failures=9, error=ERROR)
@@ -124,11 +125,13 @@ def test_the_calls_are_told_with_their_mean_time(watcher: Client) -> None:
         ["collateral", "eth_call", "9", "0", "500 ms"],
         ["manifests", "manifests", "12", "3", "2,500 ms"],
         ["receipts", "page", "0", "0", "–"],
+        ["settings", "read", "5", "0", "20 ms"],
     ]
 
 
 def test_what_the_follower_cannot_read_and_who_is_silent_is_told(watcher: Client) -> None:
     follow_all()
+    mint(1000)
     page = unescape(see(watcher))
     assert "the node has discarded the states of 1 missing block." in page
     assert rows(page, "unreadable") == [["1005", "461", "no type 7"]]
@@ -136,7 +139,8 @@ def test_what_the_follower_cannot_read_and_who_is_silent_is_told(watcher: Client
     assert "2 of 3 miners that had executors did not answer. This sync is not recorded." in manifests
     assert "1 of 3 miners answered the last request for manifests, at block 1000." in manifests
     assert "which were clipped: 1." in manifests
-    assert re.findall("<li>(.*?)</li>", manifests) == ["hot-2", "hot-3"]
+    assert re.findall("<li>(.*?)</li>", manifests) == ["hot-2: Connection refused", "hot-3"]
+    assert rows(page, "why") == [["Connection refused", "2"], ["No answer within 5 s", "1"]]
     collateral = section(page, "collateral")
     assert f"Read at block 1001 from the contract <code>{CONTRACT}</code>. 3 hotkeys have an EVM address." in collateral
     assert rows(page, "unknown") == [
@@ -156,6 +160,28 @@ def test_receipts_are_told_by_reason_and_by_miner_the_worst_first(watcher: Clien
         ["hot-2", "234", "42", "2026-01-01 11:59:00 UTC, 60 s ago", "–"],
         ["hot-1", "1,000", "0", "2026-01-01 11:59:59 UTC, 1 s ago", "–"],
     ]
+    assert "Miners without receipts, refused receipts and silence, which are not listed: 1." in page
+
+
+def test_discarded_blocks_from_before_the_ledger_are_no_gap(watcher: Client) -> None:
+    follow()
+    report("blocks", gaps=[[70, 999]], discarded=930)
+    mint(1000)
+    page = unescape(see(watcher))
+    assert "930 blocks from before the ledger began can't be read any more. They would have earned nothing." in page
+    assert "Discarded:" not in page
+    assert figures(watcher)["Missing"][0] == "0"
+
+
+def test_ages_are_told_in_whole_seconds(watcher: Client) -> None:
+    follow(seen_at=NOW - 4.4 * SECOND)
+    report("blocks", good_at=NOW - 0.25 * SECOND)
+    report("manifests", good_at=NOW - 31.7 * SECOND)
+    assert figures(watcher)["Heartbeat"][0] == "4 s ago"
+    blocks, manifests = rows(see(watcher), "sources")
+    assert blocks[3].endswith(", 0.25 s ago")
+    assert manifests[3].endswith(", 32 s ago")
+    assert "32 s ago." in manifests[5]
 
 
 @pytest.mark.parametrize(
@@ -213,13 +239,13 @@ def test_who_lacks_one_of_the_permissions_sees_nothing(missing: str) -> None:
     assert "hot-1" not in response.content.decode()
 
 
-def test_the_page_takes_seven_queries_and_only_reads(watcher: Client) -> None:
-    """Four to know who is asking, the follower, its reports, and the blocks."""
+def test_the_page_takes_eight_queries_and_only_reads(watcher: Client) -> None:
+    """Four to know who is asking, the follower, its reports, the first block, and the newest blocks."""
     follow_all()
     Block.objects.bulk_create(
         Block(number=n, timestamp=NOW - (2000 - n) * SECOND, stake_share=0.5) for n in range(2000)
     )
-    assert len(queries(lambda: see(watcher))) == 4 + 2 + 1
+    assert len(queries(lambda: see(watcher))) == 4 + 3 + 1
     assert_only_reads(lambda: see(watcher))
 
 
