@@ -55,7 +55,9 @@ def of_setting(setting: Setting) -> list[str]:
     """Return the lines of a setting in .env.example."""
     unit = f" In {UNITS[setting.unit]}." if setting.unit else ""
     comment = textwrap.wrap(setting.help + unit, 118, initial_indent="# ", subsequent_indent="# ")
-    return [*comment, f"#{setting.name}={written_default(setting)}"]
+    default = written_default(setting)
+    quote = "'" if isinstance(setting.default, dict) and default else ""  # so that a shell can read the file too
+    return [*comment, f"#{setting.name}={quote}{default}{quote}"]
 
 
 def settings_row(setting: Setting) -> tuple[str, str, str]:

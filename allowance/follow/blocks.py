@@ -139,7 +139,8 @@ class Blocks:
         self.poll, self.stall, self.monotonic = poll, stall, monotonic
         self.calls = Calls(source.deadline)
         self.head: Head | None = None
-        self.moved_at = monotonic()
+        self.moved_at = self.worked_at = monotonic()
+        """When the newest finalized block was first seen, and when all blocks up to it were last recorded."""
         self.newest: ChainBlock | None = None
         self.gaps: list[int] = []
         self.gap_error = ""
@@ -183,19 +184,19 @@ class Blocks:
 
         A live block that can't be read for now ends the step: the next step begins with it.
         """
+        begun = self.monotonic()
         head = await self.look()
-        for number in await self._live(head.number):
-            if self._is_due(number):
-                await self.take(number)
+        await self._record_live(head.number)
         self.gaps = await in_database_thread(missing)(head.number)
-        self.unreadable = {number: error for number, error in self.unreadable.items() if number in self.gaps}
-        self.retry_at = {number: at for number, at in self.retry_at.items() if number in self.gaps}
+        oldest = head.number - WINDOW
+        self.unreadable = {number: error for number, error in self.unreadable.items() if number >= oldest}
+        self.retry_at = {number: at for number, at in self.retry_at.items() if number >= oldest}
         gap = next(filter(self._is_due, self.gaps), None)
         self.is_current = gap is None
         if gap is None or self.gaps_wait_until > self.monotonic():
             return self.poll
         await self._fill(gap)
-        return 1 / self.source.pace
+        return max(0.0, begun + 1 / self.source.pace - self.monotonic())
 
     async def look(self) -> Head:
         """Return the newest finalized block. Raises Stalled if there is no new one for too long.
@@ -239,6 +240,19 @@ class Blocks:
         self._note(block)
         if block is self.newest:
             self.lag = await in_database_thread(_age)(block)
+
+    async def _record_live(self, head: int) -> None:
+        """Record the blocks up to the `head`. If they can't be read for too long, connect anew and raise the error."""
+        try:
+            for number in await self._live(head):
+                if self._is_due(number):
+                    await self.take(number)
+        except SOURCE_FAILURES:
+            if self.monotonic() - self.worked_at > self.stall:
+                self.worked_at = self.monotonic()
+                await self.renew()
+            raise
+        self.worked_at = self.monotonic()
 
     async def _fill(self, number: int) -> None:
         """Record a missing block. A failure delays the next missing blocks, and no live block.

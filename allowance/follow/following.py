@@ -29,6 +29,7 @@ from allowance.follow.sources import (
 from allowance.models import Block, SourceReport
 from allowance.plumbing.errors import RefusedError
 from allowance.plumbing.threads import in_database_thread
+from allowance.types import LockTimeout
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +188,7 @@ class Following:
             try:
                 lead = await self._identify()
                 return lead if await in_database_thread(lead.take)() else None
-            except (*SOURCE_FAILURES, db.Error) as error:
+            except (*SOURCE_FAILURES, db.Error, LockTimeout) as error:
                 if isinstance(error, OtherChain):
                     raise
                 logger.warning("The follower can't start yet: %s", error)

@@ -138,7 +138,7 @@ class _AdvisoryLock:
         connection.inc_thread_sharing()  # the pool's threads take turns
         taken: bool = False
         try:
-            connection.connect()
+            connection.ensure_connection()
             connection.set_autocommit(False)
             with connection.cursor() as cursor:  # the ORM has no API for advisory locks
                 cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [ADVISORY_LOCK])
@@ -171,7 +171,7 @@ class _FileLock:
     """A lock on a file beside a SQLite database. The operating system releases it when the process ends."""
 
     def __init__(self, path: object) -> None:
-        self._path = f"{path}.follower.lock"
+        self._path = f"{os.path.realpath(str(path))}.follower.lock"
         self._file: int | None = None
 
     def take(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from allowance import clock, validation
 from allowance.follow.sources import ChainBlock, Manifests, ManifestSource, Neuron, SourceError
 from allowance.ledger import value_at
-from allowance.models import Account, ManifestSync
+from allowance.models import Account, ManifestSync, Miner
 from allowance.plumbing.calls import Calls
 from allowance.plumbing.threads import in_database_thread
 from allowance.types import EXECUTOR_CLASSES, MAX_EXECUTORS, BadInputError
@@ -21,6 +21,9 @@ EVERY = 25
 
 MANY = 10
 """The brake works from this number of silent miners on."""
+
+LATELY = 300
+"""The number of blocks, an hour, in which the brake remembers the miners that declared executors."""
 
 FRESH = dt.timedelta(seconds=120)
 """The maximum age of the newest block. Older, it is our node that does not answer, and the miners are not asked."""
@@ -108,9 +111,15 @@ def _axon(neuron: Neuron) -> dict[str, str | int]:
 
 
 def with_executors(block: int) -> set[str]:
-    """Return the hotkeys of the miners that declare executors and are registered at a block."""
-    declared = Account.objects.filter(executors__gt=0).values_list("miner", "miner__presence").distinct()
-    return {hotkey for hotkey, presence in declared if value_at(presence, block)}
+    """Return the hotkeys of the registered miners that declare executors, or did in a sync of the last LATELY blocks.
+
+    With the present ones alone, losses of our own network that grow from sync to sync would pass the brake in steps.
+    """
+    declared = set(Account.objects.filter(executors__gt=0).values_list("miner", flat=True))
+    lately = ManifestSync.objects.filter(block__gt=block - LATELY).values_list("executors", flat=True)
+    declared |= {hotkey for answers in lately for hotkey, counts in answers.items() if any(counts.values())}
+    presences = Miner.objects.filter(pk__in=declared).values_list("hotkey", "presence")
+    return {hotkey for hotkey, presence in presences if value_at(presence, block)}
 
 
 def newest_sync() -> int | None:

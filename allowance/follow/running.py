@@ -13,6 +13,7 @@ from allowance.follow.lead import LeadLost
 from allowance.follow.reports import report_failure, report_good
 from allowance.follow.sources import SOURCE_FAILURES
 from allowance.plumbing.calls import Calls
+from allowance.plumbing.errors import RefusedError
 from allowance.plumbing.threads import in_database_thread
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ async def run(loops: Sequence[Loop], stop: asyncio.Event) -> None:
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(_repeat(loop, stop), name=loop.name) for loop in loops]
         await stop.wait()
-        await asyncio.wait(tasks, timeout=GRACE)
+        if tasks:
+            await asyncio.wait(tasks, timeout=GRACE)
         for task in tasks:
             task.cancel()
 
@@ -86,7 +88,7 @@ class FailureLog:
         if not text:
             logger.info("%s: the source answers again", self.name)
             return
-        is_known = error is None or isinstance(error, SOURCE_FAILURES) or hasattr(error, "wait")
+        is_known = error is None or isinstance(error, (*SOURCE_FAILURES, RefusedError))
         level = getattr(error, "level", logging.WARNING)
         logger.log(level, "%s: %s", self.name, text, exc_info=None if is_known else error)
 

@@ -129,11 +129,19 @@ class SourceError(RefusedError):
     wait: float = 5.0
 
 
+LONGEST_REFUSAL = 600.0
+"""The maximum time (s) for which the follower waits because a source asks it to."""
+
+
 class SourceBusy(SourceError):
-    """A source refuses calls for now, because of its rate limit or policy. `wait` is when to ask again, in seconds."""
+    """A source refuses calls for now, because of its rate limit or policy. `wait` is when to ask again, in seconds.
+
+    It is 60 to LONGEST_REFUSAL, whatever the source asks for.
+    """
 
     def __init__(self, source: str, wait: float, reason: str) -> None:
-        self.source, self.wait, self.reason = source, max(wait, 60.0), reason
+        wait = min(max(60.0, wait), LONGEST_REFUSAL)  # in this order NaN becomes 60
+        self.source, self.wait, self.reason = source, wait, reason
         super().__init__(
             f"{source} refuses calls: {reason}. The follower waits {self.wait:g} s. Use a lite node of your own."
         )

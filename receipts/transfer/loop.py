@@ -31,6 +31,9 @@ CATCH_UP = 60
 OLDER_PER_STEP = 4
 """The maximum number of answers with older pages of a miner in a step, so that catching up takes little of a core."""
 
+SLOW = 3.0
+"""A visit that takes longer (s) delays the next one, as if the miner had not answered."""
+
 FIRST_STEP = 30.0
 """The maximum time (s) of the first step."""
 
@@ -211,10 +214,15 @@ class ReceiptsLoop:
             raise errors[0]
 
     async def _read_newest(self, shelf: Shelf) -> None:
+        before = shelf.wait
         async with self._slots:
+            begun = asyncio.get_running_loop().time()
             for page in shelf.live:
                 if await self._read(shelf, page) is None:
                     break
+            is_slow = asyncio.get_running_loop().time() > begun + SLOW
+        if is_slow:  # else many slow miners would keep the slots from the others
+            shelf.wait = min(before * 2, SELDOM)
         shelf.due = asyncio.get_running_loop().time() + shelf.wait - OFTEN / 2  # the steps are OFTEN seconds apart
 
     async def _read_older(self, shelf: Shelf) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from uuid import UUID
 
 from constance.utils import get_values_for_keys
+from django.core.exceptions import ImproperlyConfigured
 
 from allowance.interface import (
     Account,
@@ -54,6 +55,8 @@ def following(tell: Callable[..., None], *, parts: Collection[str] = PARTS, acce
     if document := document_loop(tell):
         made.loops.append(document)
     made.loops = [loop for loop in made.loops if loop.name in parts]
+    if not made.loops:
+        raise ImproperlyConfigured(f"With these settings there is nothing to follow for: {', '.join(parts)}.")
     return made
 
 

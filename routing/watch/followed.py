@@ -99,7 +99,7 @@ class ReceiptsDetail(Detail):
 class Followed:
     """The row of the chain follower, and the reports of its sources by name. All are missing if it has never run.
 
-    `first_block` is the number of the first recorded block, or None. Missing blocks before it are no gaps.
+    `first_block` is the number of the first recorded block, or None. Blocks missing before it are no gaps.
     """
 
     at: dt.datetime

@@ -46,11 +46,21 @@ class Bench:
         self._templates: dict[Subnet, str] = {}
 
     @contextmanager
-    def team(self, subnet: Subnet, *, size: int = 1, past: Mapping[str, int] | None = None) -> Iterator[Team]:
-        """Give workers on a database as it was seeded, with so many more rows of the `past` of each kind."""
+    def team(
+        self,
+        subnet: Subnet | None,
+        *,
+        size: int = 1,
+        past: Mapping[str, int] | None = None,
+        environment: Mapping[str, object] | None = None,
+    ) -> Iterator[Team]:
+        """Give workers on a database as it was seeded, with so many more rows of the `past` of each kind.
+
+        Without a subnet the database has empty tables. `environment` is that of the workers, beside the usual one.
+        """
         name = self.server.new_name()
-        with workers_on(self.server.url(name), size) as workers:  # they start while it is made
-            self.server.create(name, self._template(subnet))
+        with workers_on(self.server.url(name), size, environment) as workers:  # they start while it is made
+            self.server.create(name, self.template(subnet) if subnet else self._migrated)
             for kind, number in (past or {}).items():
                 self._add_past(name, kind, number)
             self.server.settle(name)
@@ -67,9 +77,18 @@ class Bench:
                 self._seed(workers[0], path, subnet)
                 yield Team(workers, self.scale.stretch, self.scale.seconds)
 
+    def template(self, subnet: Subnet) -> str:
+        """Return a database to copy, seeded the first time that it is wanted."""
+        if subnet not in self._templates:
+            name = self.server.new_name()
+            self.server.create(name, self._migrated)
+            self._seed(self._seeder, name, subnet)
+            self._templates[subnet] = name
+        return self._templates[subnet]
+
     def size(self, subnet: Subnet) -> int:
         """Return the bytes of a seeded database's tables and indexes."""
-        return self.server.size(self._template(subnet))
+        return self.server.size(self.template(subnet))
 
     def time(self, turns: Mapping[str, Turn], rounds: int | None = None) -> list[Times]:
         """Return how long the acts of each turn took, and note it down for the report."""
@@ -93,15 +112,6 @@ class Bench:
                 last = min(first + CHUNK, number) - 1
                 self.server.run(PAST[kind], name, {"first": first, "last": last})
                 advance(last + 1, number)
-
-    def _template(self, subnet: Subnet) -> str:
-        """Return a database to copy, seeded the first time that it is wanted."""
-        if subnet not in self._templates:
-            name = self.server.new_name()
-            self.server.create(name, self._migrated)
-            self._seed(self._seeder, name, subnet)
-            self._templates[subnet] = name
-        return self._templates[subnet]
 
     def _seed(self, worker: Worker, name: str, subnet: Subnet) -> None:
         with self.stages.stage(f"seeding {subnet}") as advance:

@@ -48,6 +48,9 @@ from tests.receipts import MINER, VALIDATOR, started
 picked: list[int] = []
 """The reservations to be undone before the next measurement."""
 
+UNDONE_AT = 50
+"""The number of reservations at which `time_for` undoes them, so that no executors run out."""
+
 book = DryBook()
 
 
@@ -192,6 +195,19 @@ def time_each(act: str, count: int, without: str = "", before: str = "", **how: 
     return seconds
 
 
+def time_for(act: str, seconds: float) -> list[float]:
+    """Return the seconds that each act takes, until so many seconds are over. Undo them from time to time."""
+    found: list[float] = []
+    began = time.perf_counter()
+    while (before := time.perf_counter()) < began + seconds:
+        ACTS[act]()
+        found.append(time.perf_counter() - before)
+        if len(picked) >= UNDONE_AT:
+            undo()
+    undo()
+    return found
+
+
 def repeat(act: str, seconds: float) -> dict[str, Any]:
     """Act until so many seconds are over. Returns how long that was, and how often each outcome came."""
     outcomes: Counter[str] = Counter()
@@ -294,7 +310,7 @@ def _newest() -> Block:
 OPERATIONS: dict[str, Callable[..., Any]] = {
     operation.__name__: operation
     for operation in (
-        *(migrate, seed, time_each, repeat, threads, coroutines, statements, undo),
+        *(migrate, seed, time_each, time_for, repeat, threads, coroutines, statements, undo),
         *(report_half, keep_all_candidates, steps_down, resident, take_in),
     )
 }

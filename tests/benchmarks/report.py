@@ -35,10 +35,13 @@ def at_least(bound: float) -> Goal:
 
 @dataclass(frozen=True)
 class Line:
-    """A figure of ours and, where there is one, that which it is measured `against`."""
+    """A figure of ours and, where there is one, that which it is measured `against`.
+
+    `ours` is None if it could not be measured here. The note says why.
+    """
 
     name: str
-    ours: float
+    ours: float | None
     unit: str
     goal: Goal | None
     against: str = ""
@@ -47,12 +50,12 @@ class Line:
 
     @property
     def ratio(self) -> float | None:
-        return None if self.other is None else self.ours / self.other
+        return None if self.other is None or self.ours is None else self.ours / self.other
 
     @property
     def met(self) -> bool | None:
         value = self.ours if self.ratio is None else self.ratio
-        return None if self.goal is None else self.goal.met(value)
+        return None if self.goal is None or value is None else self.goal.met(value)
 
     @property
     def goal_text(self) -> str:
@@ -65,7 +68,8 @@ class Line:
 class Report:
     """All that one run found out, `lines` by the key of their row.
 
-    `loads` has the machine's load before each row: the number of processes that wanted to run, over a minute.
+    `loads` has the machine's load before each row: the number of processes that wanted to run, over a minute. `failed`
+    are the rows that could not be measured.
     """
 
     machine: dict[str, Any]
@@ -76,6 +80,7 @@ class Report:
     loads: dict[str, float]
     lines: list[tuple[str, Line]]
     times: list[Times]
+    failed: list[str]
 
     def as_json(self) -> str:
         rows = [
@@ -100,6 +105,8 @@ class Report:
     def show(self, console: Console) -> None:
         """Print the rows, then how long everything took, then where and how it was measured."""
         console.print(self._rows())
+        if self.failed:
+            console.print(f"Failed, see above: {', '.join(self.failed)}", style="bold red")
         if self.times:
             console.print()
             console.print(self._times())
@@ -116,7 +123,7 @@ class Report:
                 key,
                 f"{self.loads[key]:.1f}",
                 line.name + (f" ({line.note})" if line.note else ""),
-                _figure(line.ours, line.unit),
+                "" if line.ours is None else _figure(line.ours, line.unit),
                 line.against,
                 "" if line.other is None else _figure(line.other, line.unit),
                 "" if line.ratio is None else f"{line.ratio:.2f}",

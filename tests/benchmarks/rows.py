@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from tests.benchmarks.bench import Bench
+from tests.benchmarks.live import beside, catch_up, live_block, sync
 from tests.benchmarks.report import Goal, Line, at_least, at_most
 from tests.benchmarks.sizes import Subnet
 from tests.benchmarks.team import percentile
@@ -200,7 +201,23 @@ ROWS: dict[str, Callable[[Bench], Iterator[Line]]] = {
     row.__name__: row
     for row in (
         *(pick, first_picks, processes, coroutines, history, miners, reservations, receipts, incidents, flowing),
-        *(block, transfer, size, memory, contention, sockets, sqlite, dry_run, logging, metrics, decisions),
+        *(
+            block,
+            transfer,
+            live_block,
+            sync,
+            catch_up,
+            beside,
+            size,
+            memory,
+            contention,
+            sockets,
+            sqlite,
+            dry_run,
+            logging,
+            metrics,
+            decisions,
+        ),
     )
 }
 

@@ -20,11 +20,11 @@ from receipts.models import JobFinishedReceipt, JobStartedReceipt
 from routing import routing
 from routing.models import MinerIncident
 from routing.types import MinerIncidentType
-from tests.benchmarks.sizes import Subnet
+from tests.benchmarks.sizes import FIRST_BLOCK, Subnet
+from tests.live.miners import ScriptedMiner
 
 CLASSES = sorted(ExecutorClass)  # jobs ask for the first
 VALIDATOR = "validator"
-FIRST_BLOCK = 10_000
 BETWEEN_MANIFESTS = 25
 HOUR = dt.timedelta(hours=1)
 
@@ -38,7 +38,8 @@ def migrate(database: str) -> None:
 def seed(database: str, **subnet: Any) -> Iterator[tuple[int, int]]:
     """Fill a migrated database with a `Subnet`, newest block now, and yield (done, of how many) blocks."""
     what, rng, now = Subnet(**subnet), random.Random(7), timezone.now()
-    names = [f"miner_{i:04d}" for i in range(what.miners)]
+    numbers = range(what.miners)
+    names = [ScriptedMiner(i, "").hotkey if what.scripted else f"miner_{i:04d}" for i in numbers]
     with _connected(database):
         yield from _history(rng, names, now, what)
         _incidents(rng, names, now, what)

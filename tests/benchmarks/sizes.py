@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+FIRST_BLOCK = 10_000
+"""The number of the first block that a seeded database has."""
+
 
 @dataclass(frozen=True)
 class Subnet:
     """What a seeded database holds: `blocks` that earned, and what miners and validators did in them.
 
     `changing` is the share of miners that declare one executor more in a manifest, and so void their past when they
-    take it back in the next.
+    take it back in the next. `scripted` miners have the hotkeys of tests.live.miners.
     """
 
     miners: int
@@ -22,6 +25,7 @@ class Subnet:
     receipts: int = 0
     ongoing: int = 0
     reservations: int = 0
+    scripted: bool = False
 
     def __str__(self) -> str:
         return f"{self.miners:,} miners × {self.classes} classes, {self.blocks} blocks"
@@ -55,6 +59,8 @@ class Scale:
     stretch: int
     slices: int
     seconds: float
+    live_blocks: int
+    missed_blocks: int
 
 
 SCALES = {
@@ -78,6 +84,8 @@ SCALES = {
         stretch=5,
         slices=5,
         seconds=1.0,
+        live_blocks=50,
+        missed_blocks=60,
     ),
     "small": Scale(
         usual=Subnet(16, 30, executors=50, incidents=50, receipts=100, ongoing=5, reservations=20),
@@ -99,5 +107,7 @@ SCALES = {
         stretch=2,
         slices=1,
         seconds=0.2,
+        live_blocks=2,
+        missed_blocks=3,
     ),
 }

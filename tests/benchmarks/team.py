@@ -52,6 +52,15 @@ class Team:
 
         return turn
 
+    def stretch(self, act: str, seconds: float) -> Turn:
+        """Return the turn in which the only worker acts for some seconds, which gives the milliseconds of each."""
+
+        def turn() -> list[float]:
+            (times,) = self.do("time_for", act=act, seconds=seconds)
+            return [second * 1000 for second in times]
+
+        return turn
+
     def rate(self, operation: str = "repeat", **how: object) -> Turn:
         """Return the turn in which all act as often as they can, which gives how often that was in a second."""
 
@@ -69,10 +78,11 @@ class Team:
 
 
 @contextmanager
-def workers_on(url: str, number: int) -> Iterator[list[Worker]]:
+def workers_on(url: str, number: int, environment: Mapping[str, object] | None = None) -> Iterator[list[Worker]]:
     """Start so many workers; at the end they are gone."""
+    given = {"DATABASE_URL": url, "LOG_LEVEL": "INFO", **(environment or {})}
     with ExitStack() as stack:
-        workers = (Worker("tests.benchmarks.worker", DATABASE_URL=url, LOG_LEVEL="INFO") for _ in range(number))
+        workers = (Worker("tests.benchmarks.worker", **given) for _ in range(number))
         yield [stack.enter_context(worker) for worker in workers]
 
 

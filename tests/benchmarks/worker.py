@@ -7,11 +7,22 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from tests.benchmarks.chain import mine, open_subnet, rest
+from tests.benchmarks.following import catch_up, follow, live_blocks, stop_following, sync
 from tests.benchmarks.operations import OPERATIONS
 from tests.benchmarks.sockets import clients, serve
 from tests.programs import say
 
-ALL: dict[str, Callable[..., Any]] = {**OPERATIONS, "serve": serve, "clients": clients}
+ALL: dict[str, Callable[..., Any]] = {
+    **OPERATIONS,
+    **{
+        operation.__name__: operation
+        for operation in (
+            *(serve, clients, open_subnet, mine, rest),
+            *(follow, stop_following, live_blocks, sync, catch_up),
+        )
+    },
+}
 
 
 def do(operation: str, **how: object) -> Any:

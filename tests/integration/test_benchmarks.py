@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 
 import pytest
 from django.db import connection
 
+from tests.benchmarks import __main__ as program
+from tests.benchmarks.bench import Bench
+from tests.benchmarks.live import NEEDS
+from tests.benchmarks.report import Line
 from tests.benchmarks.rows import ROWS
 from tests.programs import Program
 
@@ -40,7 +45,9 @@ def test_the_benchmark_has_a_figure_for_every_row_and_leaves_no_database(rows: l
     report = json.loads(ended.out)
     assert {row["row"] for row in report["rows"]} == set(rows)
     for row in report["rows"]:
-        if row["goal"] == "≤ 0":
+        if row["ours"] is None:
+            assert row["note"] == NEEDS
+        elif row["goal"] == "≤ 0":
             assert row["ours"] == 0
         else:
             assert row["ours"] > 0, row
@@ -56,6 +63,23 @@ def test_a_benchmark_that_is_told_to_end_leaves_no_database() -> None:
         assert databases_of(program)
         assert program.stop() == 130
     assert databases_of(program) == []
+
+
+def test_a_row_that_fails_leaves_the_others_their_figures(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def good(_: Bench) -> Iterator[Line]:
+        yield Line("a figure", 1.0, "s", None)
+
+    def bad(_: Bench) -> Iterator[Line]:
+        yield Line("half a row", 1.0, "s", None)
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(program, "ROWS", {"good": good, "bad": bad})
+    report = program.measure("small", ["bad", "good"])
+    assert [line.name for _, line in report.lines] == ["a figure"]
+    assert report.failed == ["bad"]
+    assert "RuntimeError: no luck" in capfd.readouterr().err
 
 
 def test_unknown_rows_are_told_with_those_there_are() -> None:

@@ -43,8 +43,8 @@ class Subnet:
     over: threading.Event = field(default_factory=threading.Event)
 
     def mine(self) -> None:
-        """Mine a block every BLOCK_TIME until the script is over. The stake moves every ten blocks."""
-        while not self.over.wait(BLOCK_TIME.total_seconds()):
+        """Mine a block every `block_time` of the chain until the script is over. The stake moves every ten blocks."""
+        while not self.over.wait(self.chain.block_time.total_seconds()):
             with self.mining:
                 if self.chain.head % 10 == 0:
                     self.chain.neurons = neurons(self.miners, 1000 + self.chain.head % 100)
@@ -92,19 +92,23 @@ def serve_receipts(miner: ScriptedMiner, *receipts: dict[str, Any], at: dt.datet
 
 
 @contextmanager
-def subnet() -> Iterator[Subnet]:
-    """Run a subnet with 64 miners, whose chain is mined by the old runtime first."""
+def subnet(
+    count: int = 64, *, spec: int = OLD, first: int = FIRST, blocks: int = 0, block_time: dt.timedelta = BLOCK_TIME
+) -> Iterator[Subnet]:
+    """Run a subnet with `count` miners. Its chain begins with block `first` and has so many `blocks` more already."""
     with ExitStack() as stack:
-        miners = stack.enter_context(ScriptedMiners(OURS.ss58_address))
-        evm = stack.enter_context(evm_node(number=FIRST - 10))
+        miners = stack.enter_context(ScriptedMiners(OURS.ss58_address, count))
+        evm = stack.enter_context(evm_node(number=first - 10))
         contract = evm.deploy(NETUID)
         chain = Chain(
             neurons(miners, 1000),
             commitments={OURS.ss58_address: json.dumps({"contract": {"address": contract}}).encode()},
-            spec=OLD,
-            start=dt.datetime.now(dt.UTC) - 3 * BLOCK_TIME,
-            block_time=BLOCK_TIME,
+            spec=spec,
+            start=dt.datetime.now(dt.UTC) - (3 + blocks) * block_time,
+            block_time=block_time,
+            first=first,
         )
+        chain.mine(blocks)
         evm.mine_to(chain.head)
         node = stack.enter_context(served(chain))
         made = Subnet(chain, node, evm, contract, miners)

@@ -121,3 +121,18 @@ def test_a_part_that_fails_is_named() -> None:
     ended = follow("--dry-run", COLLATERAL_FROM="none", RECEIPTS_FROM_MINERS=0, **own).finish()
     assert ended.code == 1
     assert "These parts failed: manifests" in ended.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_one_run_ends_when_it_is_told(number: int) -> None:
+    with follow("--once", "--only", "blocks") as program:
+        program.await_log("^block ")
+        program.stop(number)
+        assert Block.objects.count() < 500, "it went on with all that was due"
+
+
+@pytest.mark.parametrize("part", ["settings", "receipts"])
+def test_a_part_that_has_nothing_to_do_is_named(part: str) -> None:
+    ended = follow("--only", part).finish()
+    assert ended.code == 2
+    assert f"there is nothing to follow for: {part}" in ended.err

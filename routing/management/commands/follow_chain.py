@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections import Counter
-from threading import Lock
+from threading import Lock, Timer
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -13,11 +14,14 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from allowance.interface import GRACE
 from allowance.plumbing.console import progress_bar
 from allowance.plumbing.errors import RefusedError
-from allowance.plumbing.programs import AnsweringCommand
+from allowance.plumbing.programs import INTERRUPTED, AnsweringCommand
 from routing.upkeep.following import PARTS, following
 
 PATIENCE = GRACE + 0.5
 """Seconds from a signal until the work is cancelled."""
+
+LAST = 4.75
+"""Seconds from a signal until the process ends, whatever its threads wait for."""
 
 
 class Command(AnsweringCommand):
@@ -29,12 +33,13 @@ class Command(AnsweringCommand):
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--once", action="store_true", help="record what is due now, and end")
-        parser.add_argument("--until", type=int, metavar="N", help="end when block N is recorded")
+        how = parser.add_mutually_exclusive_group()
+        how.add_argument("--once", action="store_true", help="record what is due now, and end")
+        how.add_argument("--until", type=int, metavar="N", help="end when block N is recorded")
         parser.add_argument(
             "--only", metavar="PARTS", help=f"follow only these parts, separated by commas: {', '.join(PARTS)}"
         )
-        parser.add_argument(
+        how.add_argument(
             "--dry-run",
             action="store_true",
             help="read the newest block, the manifests and the collateral, show what would be recorded, record nothing",
@@ -49,6 +54,8 @@ class Command(AnsweringCommand):
         chosen = list(PARTS) if options["only"] is None else options["only"].split(",")
         if unknown := sorted(set(chosen) - set(PARTS)):
             raise CommandError(f"Unknown parts: {', '.join(unknown)}. The parts are: {', '.join(PARTS)}.", returncode=2)
+        if (options["until"] or 0) < 0:
+            raise CommandError(f"--until must be a block number, not {options['until']}.", returncode=2)
         try:
             failed = asyncio.run(self.follow(chosen, options))
         except (ImproperlyConfigured, RefusedError) as error:
@@ -66,7 +73,8 @@ class Command(AnsweringCommand):
         else:
             work = asyncio.create_task(follower.follow(stop, until=options["until"]))
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, end, work, stop, 0 if is_single else PATIENCE)
+            how = (0, INTERRUPTED) if is_single else (PATIENCE, 0)
+            asyncio.get_running_loop().add_signal_handler(number, end, work, stop, *how)
         try:
             with shown.progress:
                 return await work
@@ -78,10 +86,17 @@ class Command(AnsweringCommand):
             await follower.close()
 
 
-def end(work: asyncio.Task[Any], stop: asyncio.Event, patience: float) -> None:
-    """End the work after a signal: let it stop by itself, and cancel it after `patience` seconds."""
+def end(work: asyncio.Task[Any], stop: asyncio.Event, patience: float, code: int) -> None:
+    """End the work after a signal: let it stop by itself, and cancel it after `patience` seconds.
+
+    A thread that waits for the database can't be cancelled. After LAST seconds the process ends without it: the server
+    rolls back what it has not committed.
+    """
     stop.set()
     asyncio.get_running_loop().call_later(patience, work.cancel)
+    last = Timer(LAST, os._exit, (code,))
+    last.daemon = True
+    last.start()
 
 
 class Shown:
