@@ -159,13 +159,13 @@ def test_the_worst_is_told_first(settings: Settings) -> None:
     assert [finding.level for finding in found.findings][:5] == ["critical", "warning", "unknown", "unknown", "ok"]
     assert (found.level, found.sentence) == (
         "critical",
-        "4 of 29 findings need attention: most jobs, expired reservations, ledger differences, ledger check age.",
+        "4 of 32 findings need attention: most jobs, expired reservations, ledger differences, ledger check age.",
     )
 
 
 @pytest.mark.usefixtures("hour")
-def test_it_takes_fourteen_queries() -> None:
-    assert len(queries(lambda: status(NOW))) == 14
+def test_it_takes_fifteen_queries() -> None:
+    assert len(queries(lambda: status(NOW))) == 15
 
 
 @postgresql

@@ -199,7 +199,7 @@ def test_counting_the_reservations_reads_the_partial_index() -> None:
         Reservation.objects.filter(state="spent").delete()
 
 
-@pytest.mark.parametrize(("followed", "statements"), [(False, 3), (True, 4)])
+@pytest.mark.parametrize(("followed", "statements"), [(False, 3), (True, 5)])
 def test_the_ledger_and_the_follower_are_read_in_few_statements_and_the_clock_in_one(
     followed: bool, statements: int
 ) -> None:

@@ -99,10 +99,10 @@ def test_a_hotkey_that_is_html_is_shown_as_text_and_leads_to_its_miner() -> None
 
 
 @pytest.mark.usefixtures("hour")
-def test_the_page_takes_nineteen_queries() -> None:
+def test_the_page_takes_twenty_queries() -> None:
     """Those of the function, one for the charts, and four to know who is asking."""
     client = clerk(*SEE_STATUS)
-    assert len(queries(lambda: page(client))) == 14 + 1 + 4
+    assert len(queries(lambda: page(client))) == 15 + 1 + 4
 
 
 @pytest.mark.parametrize("missing", SEE_STATUS)
