@@ -102,7 +102,6 @@ class Following:
                 await pause(stop, STANDBY)
                 continue
             self.tell("lead")
-            await in_database_thread(self._take_over)()
             try:
                 async with asyncio.TaskGroup() as group:
                     watching = self._beat(lead), self._watch(stop, until), self._refresh()
@@ -187,7 +186,10 @@ class Following:
         while not stop.is_set():
             try:
                 lead = await self._identify()
-                return lead if await in_database_thread(lead.take)() else None
+                if not await in_database_thread(lead.take)():
+                    return None
+                await in_database_thread(self._take_over)()
+                return lead
             except (*SOURCE_FAILURES, db.Error, LockTimeout) as error:
                 if isinstance(error, OtherChain):
                     raise
