@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allowance import allowance, chain
-from allowance.follow.manifests import EVERY, FRESH, MANY, HeldBack, ManifestLoop, Stale, Sync, sanitised
+from allowance.follow.manifests import EVERY, FRESH, LATELY, MANY, HeldBack, ManifestLoop, Stale, Sync, sanitised
 from allowance.follow.sources import ChainBlock, Neuron
 from allowance.models import Account, ManifestSync
 from allowance.plumbing.threads import in_database_thread
@@ -110,6 +110,24 @@ async def test_our_own_outage_voids_nothing() -> None:
     await loop.step()
     assert len(await in_database_thread(executors)()) == MANY
     assert loop.detail["held_back"] == ""
+
+
+async def test_losses_that_grow_from_sync_to_sync_do_not_pass_the_brake_in_steps() -> None:
+    miners = tuple(f"miner-{i}" for i in range(4 * MANY))
+    source = await in_database_thread(chain_of)(*miners)
+    loop = loop_of(source)
+    await loop.step()
+    await mint(source, EVERY)
+    source.silent = set(miners[: 2 * MANY])  # half of them
+    await loop.step()
+    await mint(source, EVERY)
+    source.silent = set(miners[: 2 * MANY + 1])  # one more: few of those that are left, but most of those of the hour
+    with pytest.raises(HeldBack):
+        await loop.step()
+    assert len(await in_database_thread(executors)()) == 2 * MANY
+    await mint(source, LATELY)
+    await loop.step()
+    assert len(await in_database_thread(executors)()) == 2 * MANY - 1
 
 
 async def test_a_silence_can_be_accepted_once() -> None:
