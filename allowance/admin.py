@@ -257,13 +257,13 @@ class SourceReportAdmin(ReadOnlyAdmin):
     heavy = ("detail",)
     ordering = ("name",)
     list_display = ("name", "adapter", "good", "failures", "failed")
-    fields = (*list_display, "error", "told")
+    fields = (*list_display, "error", "detail_text")
 
     good = time_column("good_at", "last good answer")
     failed = time_column("failed_at", "failing since")
 
     @admin.display(description="detail")
-    def told(self, report: SourceReport) -> str:
+    def detail_text(self, report: SourceReport) -> str:
         return json.dumps(report.detail, indent=1, ensure_ascii=False)
 
 

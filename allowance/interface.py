@@ -7,7 +7,7 @@ from allowance.amounts import WeiFormField, parse_wei, wei_text
 from allowance.causes import MANY, Earning, causes, earning
 from allowance.chain import CHECK_BLOCKS, CHECK_STAKE
 from allowance.fields import WeiField
-from allowance.follow.adapters import chain_source, collateral_source, manifest_source, validator
+from allowance.follow.adapters import chain_source, collateral_source, is_played, manifest_source, validator
 from allowance.follow.conf import conf as follow_settings
 from allowance.follow.following import Following
 from allowance.follow.libraries import missing_library, require_library

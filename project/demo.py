@@ -82,7 +82,7 @@ def run(console: Console) -> None:
             follower.record(number)
         miners = [miner.hotkey_ss58 for miner in allowance().miners() if miner.is_reachable]
         console.print(
-            f"Recorded {follower.counts['blocks']} blocks and {follower.counts['syncs']} manifest syncs of a chain "
+            f"Recorded {follower.counts['block']} blocks and {follower.counts['manifests']} manifest syncs of a chain "
             f"with {len(miners)} miners. The chain is a recorded subnet, played again and again.\n",
             soft_wrap=True,
         )

@@ -37,9 +37,14 @@ def chain_source() -> ChainSource:
             return own
 
 
+def is_played(chain: ChainSource) -> bool:
+    """Return whether a chain is a played journal, or another source that has the manifests of its miners itself."""
+    return hasattr(chain, "manifests")
+
+
 def manifest_source(chain: ChainSource) -> ManifestSource:
     """Return the source that MANIFESTS_FROM names. A played journal has manifests of its own."""
-    if hasattr(chain, "manifests"):
+    if is_played(chain):
         return cast(ManifestSource, chain)
     require_library(conf.MANIFESTS_FROM)
     match conf.MANIFESTS_FROM:

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 from allowance import clock
+from allowance.follow.reports import reported
 from allowance.follow.sources import ChainBlock, CollateralSource, SourceError
-from allowance.models import SourceReport
 from allowance.plumbing.calls import Calls
 from allowance.plumbing.threads import in_database_thread
 
@@ -96,7 +96,7 @@ class CollateralLoop:
         Raises AllUnknown, and the errors of the sources. Then the source is renewed: it may be the wrong node.
         """
         if not self.detail:
-            self.detail = await in_database_thread(_reported)()
+            self.detail = await in_database_thread(reported)(self.name)
         by_uid = await self.calls.make("evm_addresses", self.addresses_at(block.number))
         addresses = {neuron.hotkey: by_uid[neuron.uid] for neuron in block.neurons if neuron.uid in by_uid}
         asked = sorted(set(addresses.values()))
@@ -120,7 +120,7 @@ class CollateralLoop:
         return self.newest is None or not self.newest <= block < self.newest + EVERY  # blocks may have been forgotten
 
     async def _remember(self, block: int, addresses: Mapping[str, str], known: Mapping[str, int]) -> None:
-        """Keep in `detail` what was read, and since when the rest is unknown."""
+        """Store in `detail` what was read, and for each unknown collateral since when it is unknown."""
         since, now = self.detail.get("unknown", {}), await in_database_thread(clock.now)()
         self.detail = {
             "block": block,
@@ -129,9 +129,3 @@ class CollateralLoop:
             "unknown": {name: since.get(name, now.isoformat()) for name in sorted(addresses.keys() - known.keys())},
             "shared": {address: names for address, names in sorted(shared(addresses).items()) if len(names) > 1},
         }
-
-
-def _reported() -> dict[str, Any]:
-    """Return the detail that the process before this one has reported, so that `unknown` survives a restart."""
-    report = SourceReport.objects.filter(pk=CollateralLoop.name).first()
-    return report.detail if report else {}

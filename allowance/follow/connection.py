@@ -28,6 +28,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, WebSocketException
 
 from allowance.follow.sources import (
+    NOWHERE,
     BlockUnreadable,
     ChainBlock,
     Head,
@@ -43,8 +44,6 @@ Answer = TypeVar("Answer")
 
 HOTKEYS, AXONS, PERMITS, STAKES = COLUMNS = [52, 55, 57, 69]
 """The indexes of the metagraph's columns that are read."""
-
-NOWHERE = "0.0.0.0"  # noqa: S104 (the address of a neuron that does not listen)
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -268,7 +267,7 @@ def _place(axon: Mapping[str, int]) -> tuple[str, int, int]:
                 return str(ipaddress.IPv4Address(ip)), 4, port
             case {"ip": ip, "ip_type": 6, "port": port} if ip and port:
                 return str(ipaddress.IPv6Address(ip)), 6, port
-    return NOWHERE, 4, 0
+    return NOWHERE["address"], NOWHERE["ip_version"], NOWHERE["port"]
 
 
 def _content(field: object) -> bytes:

@@ -55,7 +55,7 @@ class OtherEvmChain(SourceError):
 
 
 class NoContract(SourceError):
-    """No setting and no commitment names the collateral contract, or what they name is no contract."""
+    """The settings and the commitment name no collateral contract, or an address without a contract."""
 
     wait = 60.0
 
@@ -131,7 +131,7 @@ class Evm:
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
     async def _check(self, contract: str) -> None:
-        """Compare what the node and the contract are with the settings."""
+        """Check that the node and the contract are those of the settings."""
         if not ADDRESS.fullmatch(contract):
             raise NoContract(
                 f"{contract!r:.80} is not the address of a contract."

@@ -16,7 +16,7 @@ from allowance.follow.collateral import CollateralLoop, Reading
 from allowance.follow.conf import conf
 from allowance.follow.lead import Lead, LeadLost
 from allowance.follow.manifests import ManifestLoop, Sync
-from allowance.follow.reports import forget_other_reports
+from allowance.follow.reports import forget_other_reports, reported
 from allowance.follow.running import FIRST_WAIT, LONGEST_WAIT, Loop, attempt, pause, run
 from allowance.follow.sources import (
     SOURCE_FAILURES,
@@ -26,7 +26,7 @@ from allowance.follow.sources import (
     ManifestSource,
     OtherChain,
 )
-from allowance.models import Block, SourceReport
+from allowance.models import Block
 from allowance.plumbing.errors import RefusedError
 from allowance.plumbing.threads import in_database_thread
 from allowance.types import LockTimeout
@@ -73,17 +73,17 @@ class Following:
         self.source, self.hotkey, self.tell = source, hotkey, tell
         self.lead: Lead | None = None
         poll: float = conf.FOLLOW_POLL_SECONDS
-        self.blocks = Blocks(source, self._write_block, poll=poll)
+        self.blocks = Blocks(source, self.write_block, poll=poll)
         self.loops: list[Loop] = [self.blocks]
         newest = self.blocks.recorded_block
         if manifests is not None:
             self.loops.append(
                 ManifestLoop(
-                    manifests, newest, self._write_sync, limits=limits, poll=poll, accept_silence=accept_silence
+                    manifests, newest, self.write_sync, limits=limits, poll=poll, accept_silence=accept_silence
                 )
             )
         if collateral is not None:
-            write = self._write_collateral
+            write = self.write_collateral
             self.loops.append(CollateralLoop(collateral, newest, source.evm_addresses, write, poll=poll))
 
     async def follow(self, stop: asyncio.Event, *, until: int | None = None) -> list[str]:
@@ -224,21 +224,23 @@ class Following:
 
     def _take_over(self) -> None:
         """Continue from the reports of the process that led before. Delete those of loops that do not run any more."""
-        report = SourceReport.objects.filter(pk=self.blocks.name).first()
-        self.blocks.restore(report.detail if report else {})
+        self.blocks.restore(reported(self.blocks.name))
         forget_other_reports([loop.name for loop in self.loops])
 
-    def _write_block(self, block: ChainBlock) -> None:
+    def write_block(self, block: ChainBlock) -> None:
+        """Record a block. This and the next two raise LeadLost without the lead."""
         record(self._leading, block)
         missing = [number for number in self.blocks.gaps if number != block.number]
         self.tell("block", **facts_of_block(block, self.hotkey), missing=len(missing))
 
-    def _write_sync(self, sync: Sync) -> None:
+    def write_sync(self, sync: Sync) -> None:
+        """Record a manifest sync."""
         with self._leading.writing():
             chain.record_manifests(block=sync.block, axons=sync.axons, executors=sync.executors)
         self.tell("manifests", **facts_of_sync(sync))
 
-    def _write_collateral(self, reading: Reading) -> None:
+    def write_collateral(self, reading: Reading) -> None:
+        """Record a reading of the collateral."""
         with self._leading.writing():
             chain.record_collaterals(reading.wei)
         self.tell("collateral", **facts_of_collateral(reading))
@@ -251,7 +253,7 @@ class Following:
 
 
 def facts_of_block(block: ChainBlock, hotkey: str) -> dict[str, Any]:
-    """Return what is shown of a block."""
+    """Return the facts of a block, for display."""
     return {
         "number": block.number,
         "hash": block.hash,
@@ -262,11 +264,11 @@ def facts_of_block(block: ChainBlock, hotkey: str) -> dict[str, Any]:
 
 
 def facts_of_sync(sync: Sync) -> dict[str, Any]:
-    """Return what is shown of a manifest sync."""
+    """Return the facts of a manifest sync, for display."""
     executors = sum(sum(counts.values()) for counts in sync.executors.values())
     return {"block": sync.block, "asked": len(sync.axons), "answered": len(sync.executors), "executors": executors}
 
 
 def facts_of_collateral(reading: Reading) -> dict[str, Any]:
-    """Return what is shown of a reading of the collateral."""
+    """Return the facts of a reading of the collateral, for display."""
     return {"block": reading.block, "miners": len(reading.wei), "with_collateral": sum(map(bool, reading.wei.values()))}

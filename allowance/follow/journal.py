@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from django.utils import timezone
 
 from allowance import validation
-from allowance.follow.sources import BlockError, ChainBlock, Head, Manifests, Neuron, SourceError
+from allowance.follow.sources import NOWHERE, BlockError, ChainBlock, Head, Manifests, Neuron, SourceError
 from allowance.plumbing.calls import DEADLINE
 from allowance.types import BLOCK_DURATION_US, MAX_BLOCK_NUMBER
 
@@ -35,7 +35,6 @@ until September 2028 at speed 600, until 2042 at speed 100, and for 1,600 years 
 ANOTHER_VALIDATOR = "another-validator"
 """The hotkey of the invented validator that has the rest of the stake."""
 
-NOWHERE: dict[str, Any] = {"address": "0.0.0.0", "ip_version": 4, "port": 0}  # noqa: S104 (the axon of no address)
 MICROSECOND = dt.timedelta(microseconds=1)
 
 

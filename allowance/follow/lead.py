@@ -155,7 +155,7 @@ class _AdvisoryLock:
             raise LeadLost
         try:
             with self._connection.cursor() as cursor:
-                cursor.execute("SELECT 1")  # also keeps the connection from being closed because it is idle
+                cursor.execute("SELECT 1")  # the ORM selects from tables only. This also keeps an idle connection open
         except db.Error:
             self.release()
             raise LeadLost from None

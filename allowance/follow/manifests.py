@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from allowance import clock, validation
-from allowance.follow.sources import ChainBlock, Manifests, ManifestSource, Neuron, SourceError
+from allowance.follow.sources import NOWHERE, ChainBlock, Manifests, ManifestSource, Neuron, SourceError
 from allowance.ledger import value_at
 from allowance.models import Account, ManifestSync, Miner
 from allowance.plumbing.calls import Calls
@@ -36,8 +36,6 @@ DEADLINE = 600.0
 
 SHOWN, REASONS = 50, 10
 """The number of silent miners, and of different reasons of silence, that are reported."""
-
-NOWHERE: dict[str, str | int] = {"address": "0.0.0.0", "ip_version": 4, "port": 0}  # noqa: S104 (the axon of no address)
 
 
 class HeldBack(SourceError):

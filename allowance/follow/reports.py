@@ -11,6 +11,12 @@ from allowance import clock
 from allowance.models import SourceReport
 
 
+def reported(name: str) -> dict[str, Any]:
+    """Return the detail that was last reported of a source, so that a process can continue from it."""
+    report = SourceReport.objects.filter(pk=name).first()
+    return report.detail if report else {}
+
+
 def report_good(name: str, adapter: str, detail: dict[str, Any]) -> None:
     """Store that a source gave a good answer now."""
     values = {

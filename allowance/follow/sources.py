@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from allowance.plumbing.errors import RefusedError
 
@@ -47,6 +47,9 @@ class ChainBlock:
     timestamp: dt.datetime
     neurons: tuple[Neuron, ...]
 
+
+NOWHERE: dict[str, Any] = {"address": "0.0.0.0", "ip_version": 4, "port": 0}  # noqa: S104 (the axon of no address)
+"""Where a neuron listens that does not listen."""
 
 Manifests = Mapping[str, Mapping[str, object]]
 """The executor counts of the miners that answered, by hotkey and class. A miner may have invented any of it."""

@@ -7,15 +7,13 @@ could give another address.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import ipaddress
 import re
 import socket
-import threading
 from typing import NamedTuple
 
 from allowance.plumbing.errors import RefusedError
+from allowance.plumbing.threads import in_daemon_thread
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -124,30 +122,6 @@ def why_forbidden(address: IPAddress, *, allow_private: bool) -> str:
 
 
 async def _look_up(name: str, port: int) -> list[str]:
-    """Return the IP addresses of a host name, at least one. Raises OSError if there are none.
-
-    A look-up can't be cancelled and may take a minute. So it has a thread of its own, which keeps no other look-up
-    waiting, and does not delay the end of the process.
-    """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[list[str]] = loop.create_future()
-
-    def deliver(addresses: list[str], error: OSError | None) -> None:
-        if answer.done():  # the caller's deadline has passed
-            return
-        if error:
-            answer.set_exception(error)
-        else:
-            answer.set_result(addresses)
-
-    def look_up() -> None:
-        addresses, failure = [], None
-        try:
-            addresses = [str(found[4][0]) for found in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)]
-        except OSError as error:
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop has been closed meanwhile
-            loop.call_soon_threadsafe(deliver, addresses, failure)
-
-    threading.Thread(target=look_up, name=f"look-up of {name}", daemon=True).start()
-    return await answer
+    """Return the IP addresses of a host name, at least one. Raises OSError if there are none. It may take a minute."""
+    found = await in_daemon_thread(lambda: socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
+    return [str(address[4][0]) for address in found]

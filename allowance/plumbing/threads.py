@@ -1,13 +1,17 @@
-"""The threads in which coroutines use the database. A forked child process gets a pool of its own."""
+"""The threads in which coroutines use the database, or wait for something else that has no coroutine.
+
+A forked child process gets a pool of its own.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, wraps
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from channels.db import database_sync_to_async
@@ -58,6 +62,24 @@ def coroutine_twin(
         return await in_database_thread(plain, release_undelivered=release_undelivered)(*args, **kwargs)
 
     return call
+
+
+async def in_daemon_thread(function: Callable[[], R]) -> R:
+    """Run a function in a new thread, which delays neither other calls nor the end of the process.
+
+    It is for functions that can't be cancelled and may hang, and that do not use the database.
+    """
+    future: Future[R] = Future()
+    future.set_running_or_notify_cancel()  # the caller may be cancelled, but not the thread
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return await asyncio.wrap_future(future)
 
 
 def _cancellable(function: Callable[P, R], release_undelivered: Callable[[R], None]) -> Callable[P, Awaitable[R]]:

@@ -25,11 +25,11 @@ from pydantic import ValidationError as BadEntry
 from allowance.interface import SourceError, clock
 from allowance.plumbing.calls import Calls
 from allowance.plumbing.database import alias
-from allowance.plumbing.threads import in_database_thread
+from allowance.plumbing.threads import in_daemon_thread, in_database_thread
 from routing.conf import conf
 from routing.dynamic import CONSTANCE_SETTINGS
 from routing.requests import first_problem
-from routing.upkeep.fetching import DEADLINE, check_location, fetch, in_daemon_thread, shown
+from routing.upkeep.fetching import DEADLINE, check_location, fetch, shown
 
 logger = logging.getLogger(__name__)
 

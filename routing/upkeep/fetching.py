@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
-from threading import Thread
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
-
-Answer = TypeVar("Answer")
 
 DEADLINE = 10.0
 """The maximum time (s) of a reading."""
@@ -88,18 +82,3 @@ def _read(source: Any, until: float) -> bytes:
         if time.monotonic() > until:
             raise TimeoutError("it takes too long to read")
     return bytes(content)
-
-
-async def in_daemon_thread(function: Callable[[], Answer]) -> Answer:
-    """Run a function in a thread that the end of the process does not wait for."""
-    future: Future[Answer] = Future()
-    future.set_running_or_notify_cancel()  # the caller may be cancelled, but not the thread
-
-    def run() -> None:
-        try:
-            future.set_result(function())
-        except BaseException as error:
-            future.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    return await asyncio.wrap_future(future)

@@ -16,6 +16,7 @@ from allowance.interface import (
     chain_source,
     collateral_source,
     follow_settings,
+    is_played,
     manifest_source,
     parse_limits,
     present,
@@ -48,9 +49,8 @@ def following(tell: Callable[..., None], *, parts: Collection[str] = PARTS, acce
         limits=executor_limits,
         accept_silence=accept_silence,
     )
-    if (
-        "receipts" in parts and conf.RECEIPTS_FROM_MINERS and not hasattr(chain, "manifests")
-    ):  # a played miner serves no receipts
+    serves_receipts = conf.RECEIPTS_FROM_MINERS and not is_played(chain)  # a played miner does not exist
+    if "receipts" in parts and serves_receipts:
         made.loops.append(receipts_loop(made.hotkey, made.blocks.validators, tell))
     if document := document_loop(tell):
         made.loops.append(document)
